@@ -1,0 +1,147 @@
+"""One fixture for every array library: the same test on all backends that are installed.
+
+``backend`` is a `BackendCase`, ``dtype`` the name of a dtype. NumPy comes twice, the second
+time with read-only arrays; array-api-strict lives on a device that is not the CPU, so that a
+forgotten ``device=`` or a silent transfer to the host fails without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xplinear.backends import Backend, BackendError, get_backend
+from xplinear.data import ArrayData
+from xplinear.losses import Loss
+from xplinear.objective import Objective, Params
+from xplinear.penalties import Penalty
+
+
+@dataclass(frozen=True)
+class BackendCase:
+    """A backend, and how a test makes and reads its arrays."""
+
+    backend: Backend
+    read_only: bool = False
+
+    @property
+    def xp(self) -> Any:
+        return self.backend.xp
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Any:
+        """Return a fresh array of anything NumPy reads, in the dtype of that name if given."""
+        array = self.backend.asarray(
+            np.array(x), None if dtype is None else getattr(self.xp, dtype)
+        )
+        if self.read_only:
+            array.flags.writeable = False
+        return array
+
+    def to_numpy(self, x: Any) -> np.ndarray[Any, Any]:
+        return self.backend.fetch(x)
+
+    def with_blocks_of(self, block_bytes: int) -> BackendCase:
+        """Return the case with small blocks: many of them for few rows."""
+        return replace(self, backend=replace(self.backend, block_bytes=block_bytes))
+
+    def objective(
+        self,
+        loss: Loss,
+        penalty: Penalty,
+        X: Any,
+        y: Any,
+        s: Any = None,
+        *,
+        alpha: Any = (0.1,),
+        k: int = 3,
+        dtype: str = "float64",
+        stored: str | None = None,
+        fit_intercept: bool = True,
+    ) -> Objective:
+        """Return an objective of host arrays; X is kept in ``stored`` if given, else in dtype."""
+        data = ArrayData(
+            self.asarray(X, stored or dtype),
+            self.asarray(y),
+            None if s is None else self.asarray(s, dtype),
+            getattr(self.xp, dtype),
+            backend=self.backend,
+        )
+        return Objective(
+            loss, penalty, self.asarray(alpha, dtype), data, k=k, fit_intercept=fit_intercept
+        )
+
+    def params(self, objective: Objective, seed: int = 0) -> Params:
+        """Return random parameters in the objective's dtype."""
+        rng = np.random.default_rng(seed)
+        W, b = objective.zeros()
+        return Params(
+            *(self.backend.asarray(0.5 * rng.standard_normal(a.shape), a.dtype) for a in (W, b))
+        )
+
+
+def _has_gpu() -> bool:
+    if find_spec("cupy") is None:
+        return False
+    try:
+        get_backend("cupy")
+    except BackendError:
+        return False
+    return True
+
+
+def _cases() -> Iterator[Any]:
+    yield pytest.param(("numpy", False), id="numpy")
+    yield pytest.param(("numpy", True), id="numpy-read-only")
+    if find_spec("array_api_strict") is not None:
+        yield pytest.param(("array_api_strict:device1", False), id="array_api_strict")
+    if find_spec("torch") is not None:
+        yield pytest.param(("torch", False), id="torch")
+    if find_spec("jax") is not None:
+        yield pytest.param(("jax:cpu", False), id="jax")
+    if _has_gpu():
+        yield pytest.param(("cupy", False), id="cupy", marks=pytest.mark.cuda)
+
+
+@pytest.fixture(scope="session", params=list(_cases()))
+def backend(request: pytest.FixtureRequest) -> BackendCase:
+    """Every installed backend in turn."""
+    name, read_only = request.param
+    return BackendCase(get_backend(name), read_only)
+
+
+@pytest.fixture(scope="session")
+def numpy_backend() -> BackendCase:
+    """NumPy alone, for what does not depend on the array library."""
+    return BackendCase(get_backend("numpy"))
+
+
+@pytest.fixture(scope="session", params=["float64", "float32"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    """Each dtype the library computes in."""
+    return request.param
+
+
+def pytest_configure() -> None:
+    """Set the libraries to their strictest, or to what the tests need, before any array exists."""
+    if find_spec("array_api_strict") is not None:
+        import array_api_strict
+
+        array_api_strict.set_array_api_strict_flags(
+            api_version="2024.12",
+            boolean_indexing=False,
+            data_dependent_shapes=False,
+            enabled_extensions=(),
+        )
+    if find_spec("jax") is not None:
+        import jax
+
+        jax.config.update("jax_enable_x64", True)  # float64 is tested on every backend
+    if find_spec("torch") is not None:
+        import torch
+
+        torch.set_num_threads(1)  # small arrays, and pytest-xdist already uses every core

@@ -1,0 +1,466 @@
+"""The laws of the design, kept over the syntax tree; where a tree cannot tell, at run time.
+
+1. One word, one file: a foreign library is imported in one file, and only when it is used.
+2. The maths is pure array API.
+3. One counted door to the host.
+4. No twins: an accelerated kernel gives what the reference gives.
+5. Explicit registries.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xplinear
+from xplinear.backends import BACKENDS, get_backend, host_reads
+from xplinear.losses import LOSSES, MulticlassHingeLoss, SoftmaxLoss
+from xplinear.minimize import minimize
+from xplinear.namespace import device
+from xplinear.penalties import PENALTIES, ElasticNetPenalty
+from xplinear.solvers import SOLVERS
+
+PACKAGE = Path(xplinear.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+MATHS = [
+    path
+    for path in FILES
+    if path.parent.name in {"losses", "penalties", "solvers"} or path.name == "objective.py"
+]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the full name of every module imported anywhere in a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Yield every call with the last word of what is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            function = node.func
+            if isinstance(function, ast.Attribute):
+                yield node, function.attr
+            elif isinstance(function, ast.Name):
+                yield node, function.id
+
+
+class TestLaw1:
+    OPTIONAL = (
+        "array_api_strict",
+        "cupy",
+        "dask",
+        "jax",
+        "matplotlib",
+        "pandas",
+        "pyarrow",
+        "torch",
+    )
+    FOREIGN = (*OPTIONAL, "array_api_compat", "rich", "safetensors", "typer")
+
+    @pytest.mark.parametrize("library", FOREIGN)
+    def test_one_file_imports_it(self, library: str) -> None:
+        # A backend's file may name the namespace array-api-compat wraps its library in.
+        own = "array_api_compat" if library == "array_api_compat" else rf"{library}(\..*)?"
+        users = [
+            name_of(path)
+            for path in FILES
+            if any(re.fullmatch(own, module) for module in imports(parsed(path)))
+        ]
+        assert len(users) <= 1, users
+
+    @pytest.mark.parametrize(
+        ("part", "may_import"),
+        [
+            ("losses", {"losses", "namespace"}),
+            ("penalties", {"penalties", "namespace"}),
+            ("objective.py", {"data", "losses", "namespace", "penalties"}),
+            ("solvers", {"data", "losses", "namespace", "objective", "penalties", "solvers"}),
+            ("minimize.py", {"namespace", "objective", "solvers"}),
+        ],
+    )
+    def test_imports_point_one_way(self, part: str, may_import: set[str]) -> None:
+        for path in FILES:
+            if name_of(path).partition("/")[0] == part:
+                ours = [m.split(".") for m in imports(parsed(path)) if m.startswith("xplinear")]
+                assert {module[1] for module in ours} <= may_import, path
+
+    def test_import_is_quick_and_needs_no_optional_library(self) -> None:
+        script = f"""
+import sys, time
+import array_api_compat, numpy, rich, safetensors, scipy, sklearn, typer
+import safetensors.numpy, sklearn.model_selection, sklearn.utils.validation
+start = time.perf_counter()
+import xplinear
+print(time.perf_counter() - start, *[name for name in {self.OPTIONAL} if name in sys.modules])
+"""
+        seconds = []
+        for _ in range(3):
+            command = [sys.executable, "-c", script]
+            run = subprocess.run(
+                command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+            )
+            first, *loaded = run.stdout.split()
+            assert loaded == []
+            seconds.append(float(first))
+            if seconds[-1] < 0.5:
+                return
+        pytest.fail(f"import xplinear took {min(seconds):.2f} s")
+
+
+CREATION = {"arange", "asarray", "empty", "eye", "full", "linspace", "ones", "zeros"}
+HOST_TYPES = {"bool", "dict", "float", "int", "str", "tuple"}
+
+
+def probes(node: ast.AST) -> bool:
+    """Whether a type or a capability is asked for."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        return False
+    if node.func.id == "isinstance":
+        types = {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}
+        return not types <= HOST_TYPES
+    return node.func.id == "hasattr"
+
+
+def creates_anywhere(node: ast.AST) -> bool:
+    """Whether an array is created without saying its dtype and device."""
+    if not (isinstance(node, ast.Call) and re.match(r"(\w+\.)*xp\.\w+$", ast.unparse(node.func))):
+        return False
+    said = {keyword.arg for keyword in node.keywords}  # None is **keywords
+    return node.func.attr in CREATION and not ({"dtype", "device"} <= said or None in said)
+
+
+def writes_in_place(node: ast.AST) -> bool:
+    """Whether something other than a name is assigned to."""
+    if isinstance(node, ast.Call):
+        return any(keyword.arg == "out" for keyword in node.keywords)
+    return isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load)
+
+
+def indexes_by_mask(node: ast.AST) -> bool:
+    """Whether a comparison stands in brackets; other masks array-api-strict refuses."""
+    return isinstance(node, ast.Subscript) and any(
+        isinstance(part, ast.Compare | ast.Invert) for part in ast.walk(node.slice)
+    )
+
+
+def takes_xp_after_arrays(node: ast.AST) -> bool:
+    """Whether a public function takes xp by position, other than as a leading static argument."""
+    if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+        return False
+    positional = (*node.args.posonlyargs, *node.args.args)
+    names = [arg.arg for arg in positional]
+    before = positional[: names.index("xp")] if "xp" in names else ()
+    return any(
+        arg.annotation is None or ast.unparse(arg.annotation) in {"Array", "Block", "Params"}
+        for arg in before
+    )
+
+
+def computes_with_numpy(node: ast.AST) -> bool:
+    """Whether NumPy does more than draw random numbers on the host."""
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "np"
+        and node.attr != "random"
+    )
+
+
+RULES = (
+    probes,
+    creates_anywhere,
+    writes_in_place,
+    indexes_by_mask,
+    takes_xp_after_arrays,
+    computes_with_numpy,
+)
+
+
+def impurities(tree: ast.Module) -> list[str]:
+    """Return what law 2 forbids in a file of the maths."""
+    return [
+        f"{rule.__name__}: {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        for rule in RULES
+        if rule(node)
+    ]
+
+
+class TestLaw2:
+    @pytest.mark.parametrize("path", MATHS, ids=name_of)
+    def test_maths_is_pure(self, path: Path) -> None:
+        assert impurities(parsed(path)) == []
+
+    @pytest.mark.parametrize("path", MATHS, ids=name_of)
+    def test_maths_knows_no_library(self, path: Path) -> None:
+        foreign = {m.partition(".")[0] for m in imports(parsed(path))} - sys.stdlib_module_names
+        # NumPy is the host's source of random numbers, there and nowhere else.
+        allowed = {"xplinear", "numpy"} if path.name == "metric.py" else {"xplinear"}
+        assert foreign <= allowed
+
+    @pytest.mark.parametrize("path", MATHS, ids=name_of)
+    def test_only_functions_of_the_standard(self, path: Path) -> None:
+        standard = set(dir(pytest.importorskip("array_api_strict"))) - {"fft", "linalg"}
+        used = {
+            node.attr
+            for node in ast.walk(parsed(path))
+            if isinstance(node, ast.Attribute) and re.search(r"\bxp$", ast.unparse(node.value))
+        }
+        assert used <= standard
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "hasattr(x, 'shape')",
+            "isinstance(x, xp.ndarray)",
+            "xp.exp(x, out=x)",
+            "xp.zeros((3,), dtype=x.dtype)",
+            "self.xp.arange(3, device=x.device)",
+            "x[0] = 1.0",
+            "x[0], y = 1.0, 2.0",
+            "x[0] += 1.0",
+            "self.count += 1",
+            "x[x > 0]",
+            "x[~mask]",
+            "np.asarray(x)",
+            "def f(x: Array, xp: Namespace): ...",
+        ],
+    )
+    def test_the_test_finds(self, code: str) -> None:
+        assert impurities(ast.parse(code))
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "isinstance(step, (int, float))",
+            "xp.zeros((3,), dtype=x.dtype, device=device(x))",
+            "xp.zeros((3,), **backend.kind(dtype))",
+            "xp.zeros_like(x)",
+            "x = x[:, None]",
+            "total: float = 0.0",
+            "share *= 0.5",
+            "def f(x: Array, *, xp: Namespace): ...",
+            "def f(loss: Loss, xp: Namespace, x: Array): ...",
+            "np.random.Generator(np.random.PCG64(0))",
+        ],
+    )
+    def test_the_test_allows(self, code: str) -> None:
+        assert not impurities(ast.parse(code))
+
+
+# Conversions of values that never were on a device.
+CONVERSIONS = {
+    r"float\(xp\.finfo\(.*\)\.eps\)": "a property of a dtype",
+    r"float\((objective\.)?fit_intercept\)": "a bool of the configuration",
+    r"int\(average\)": "a bool of the configuration",
+}
+
+
+def host_access(tree: ast.Module) -> Iterator[str]:
+    """Yield what law 3 forbids outside of minimize: values read by the host."""
+    for call, name in calls(tree):
+        text = ast.unparse(call)
+        builtin = isinstance(call.func, ast.Name) and name in {"bool", "complex", "float", "int"}
+        method = isinstance(call.func, ast.Attribute) and name in {
+            "fetch",
+            "item",
+            "to_host",
+            "tolist",
+        }
+        if method or (builtin and not any(re.fullmatch(p, text) for p in CONVERSIONS)):
+            yield text
+
+
+def problem(backend: Any, loss: Any, dtype: str = "float32") -> Any:
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 4)), rng.integers(0, 3, 30)
+    return backend.objective(loss, ElasticNetPenalty(), X, y, alpha=[1e-3, 0.1], dtype=dtype)
+
+
+class TestLaw3:
+    @pytest.mark.parametrize("path", MATHS, ids=name_of)
+    def test_maths_never_reads_a_value(self, path: Path) -> None:
+        assert list(host_access(parsed(path))) == []
+
+    @pytest.mark.parametrize(
+        "code", ["float(x)", "bool(xp.any(x))", "x.item()", "backend.to_host(x)", "x.tolist()"]
+    )
+    def test_the_test_finds(self, code: str) -> None:
+        assert list(host_access(ast.parse(code)))
+
+    def test_the_loop_has_one_door(self) -> None:
+        tree = parsed(PACKAGE / "minimize.py")
+        doors = [call for call, name in calls(tree) if name in {"to_host", "fetch", "item"}]
+        loops = [node for node in ast.walk(tree) if isinstance(node, ast.For)]
+        assert len(doors) == 1
+        assert any(doors[0] in ast.walk(loop) for loop in loops)
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    def test_minimize_reads_once_per_iteration(self, solver: str, backend: Any) -> None:
+        objective = problem(backend, SoftmaxLoss())
+        before = host_reads.count
+        result = minimize(objective, SOLVERS[solver](max_iter=3))
+        assert 0 < host_reads.count - before <= result.n_iter
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    @pytest.mark.parametrize(
+        "loss", [SoftmaxLoss(), MulticlassHingeLoss()], ids=["smooth", "kinked"]
+    )
+    def test_a_step_reads_nothing(
+        self, solver: str, loss: Any, library: str, numpy_backend: Any
+    ) -> None:
+        backend, guard = replace(numpy_backend, backend=get_backend(library)), GUARDS[library]
+        one = backend.asarray([1.0, 2.0])
+        with pytest.raises(AssertionError, match="the host read a value"), guard():
+            float(one[0] + one[1])
+        objective = problem(backend, loss)
+        config = SOLVERS[solver](max_iter=3)
+        state = config.init(objective, objective.zeros())
+        with guard():
+            for _ in range(3):
+                state = config.step(objective, state)
+        assert np.isfinite(backend.to_numpy(state.loss)).all()
+
+
+@contextmanager
+def torch_guard() -> Iterator[None]:
+    """Fail where torch copies a value to the host, or waits for the number of nonzeros."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Guard(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            del types
+            name = func.overloadpacket._qualified_op_name
+            assert name not in {"aten::_local_scalar_dense", "aten::nonzero"}, (
+                f"the host read a value: {name}"
+            )
+            return func(*args, **(kwargs or {}))
+
+    with Guard():
+        yield
+
+
+@contextmanager
+def strict_guard() -> Iterator[None]:
+    """Fail where an array of array-api-strict is converted to a Python or NumPy value."""
+    import array_api_strict
+
+    def refuse(*args: object) -> None:
+        del args
+        msg = "the host read a value"
+        raise AssertionError(msg)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for method in ("__array__", "__bool__", "__float__", "__index__", "__int__"):
+            patch.setattr(type(array_api_strict.asarray(0.0)), method, refuse)
+        yield
+
+
+GUARDS = {"torch": torch_guard, "array_api_strict:device1": strict_guard}
+
+
+@pytest.fixture(params=[name for name in GUARDS if find_spec(name.partition(":")[0])])
+def library(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class TestLaw4:
+    def test_kernels_give_what_the_reference_gives(self, backend: Any, dtype: str) -> None:
+        rng = np.random.default_rng(0)
+        rtol = 1e-12 if dtype == "float64" else 1e-5
+        for (kind, operation), kernel in backend.backend.kernels.items():
+            assert operation == "value_and_grad"
+            loss = kind()
+            for n, m, k in ((1, 1, 2), (40, 1, 10), (40, 3, 4), (5, 2, 300)):
+                for scale in (1e-3, 1.0, 1e4):
+                    Z = backend.asarray(scale * rng.standard_normal((n, m, k)), dtype)
+                    for integer in ("int32", "int64"):
+                        y = backend.asarray(rng.integers(0, k, n), integer)
+                        before = backend.to_numpy(Z).copy()
+                        ours = kernel(loss, Z, y, xp=backend.xp)
+                        reference = loss.value_and_grad(Z, y)
+                        np.testing.assert_array_equal(backend.to_numpy(Z), before)
+                        for a, b in zip(ours, reference, strict=True):
+                            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+                            assert device(a) == device(b)
+                            np.testing.assert_allclose(
+                                backend.to_numpy(a), backend.to_numpy(b), rtol=rtol, atol=rtol
+                            )
+
+    def test_kernels_can_be_switched_off(self, backend: Any) -> None:
+        reference = backend.backend.reference()
+        assert not reference.kernels
+        for kind in LOSSES.values():
+            loss = kind()
+            accelerated = backend.backend.accelerated(loss)
+            has_kernel = (kind, "value_and_grad") in backend.backend.kernels
+            assert (accelerated is not loss) == has_kernel
+            assert reference.accelerated(loss) is loss
+            for name in ("smooth", "shift_invariant", "probabilistic"):
+                assert getattr(accelerated, name) == getattr(loss, name)
+            for k in (2, 5):
+                assert accelerated.curvature(k) == loss.curvature(k)
+                assert accelerated.lipschitz(k) == loss.lipschitz(k)
+
+
+@pytest.mark.parametrize(
+    ("folder", "registry", "method"),
+    [
+        ("losses", LOSSES, "value_and_grad"),
+        ("penalties", PENALTIES, "prox"),
+        ("solvers", SOLVERS, "step"),
+    ],
+)
+def test_law_5_every_class_is_registered(
+    folder: str, registry: dict[str, type], method: str
+) -> None:
+    defined = {
+        f"xplinear.{folder}.{path.stem}.{node.name}"
+        for path in FILES
+        if path.parent.name == folder and path.stem not in {"__init__", "protocol"}
+        for node in parsed(path).body
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(part, ast.FunctionDef) and part.name == method for part in node.body)
+    }
+    registered = [f"{kind.__module__}.{kind.__qualname__}" for kind in registry.values()]
+    assert sorted(registered) == sorted(defined)
+    files = [kind.__module__ for kind in registry.values()]
+    assert len(set(files)) == len(files), "one class, one file"
+
+
+def test_law_5_every_backend_is_registered() -> None:
+    files = {path.stem for path in FILES if path.parent.name == "backends"}
+    assert files - {"__init__", "base"} == set(BACKENDS)
+    for name in BACKENDS:
+        functions = {
+            node.name
+            for node in parsed(PACKAGE / "backends" / f"{name}.py").body
+            if isinstance(node, ast.FunctionDef)
+        }
+        assert {"select", "follow", "describe"} <= functions

@@ -1,0 +1,105 @@
+"""The loop: history, stopping, callbacks, interrupts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from xplinear.backends import host_reads
+from xplinear.losses import SoftmaxLoss
+from xplinear.minimize import minimize
+from xplinear.penalties import L2Penalty
+from xplinear.solvers import GD, SGD
+
+rng = np.random.default_rng(1)
+X = rng.standard_normal((120, 5))
+Y = np.argmax(X[:, :3] + 0.5 * rng.gumbel(size=(120, 3)), axis=1).astype(np.int32)
+
+
+@pytest.fixture
+def objective(backend):
+    return backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=(0.01, 0.1))
+
+
+def test_history_has_a_row_per_iteration_and_a_column_per_model(objective):
+    result = minimize(objective, SGD(max_iter=4, batch_size=32))
+    assert result.n_iter == 4
+    for name in ("loss", "penalty", "validation_score", "step_size"):
+        assert result.history[name].shape == (4, 2)
+    assert result.history["seconds"].shape == (4,)
+    assert np.all(np.diff(result.history["seconds"]) > 0)
+    assert np.isnan(result.history["validation_score"]).all()
+
+
+def test_the_device_is_read_once_per_iteration(objective):
+    before = host_reads.count
+    result = minimize(objective, GD(max_iter=7))
+    assert host_reads.count - before == result.n_iter
+
+
+def test_gd_history_ends_at_the_objective(backend, objective):
+    result = minimize(objective, GD(max_iter=20))
+    last = result.history["loss"][-1] + result.history["penalty"][-1]
+    np.testing.assert_allclose(backend.to_numpy(objective.value(result.params)), last, rtol=1e-12)
+
+
+def test_a_callback_sees_progress_and_can_stop(objective):
+    seen = []
+
+    def stop_after_three(progress):
+        seen.append(progress)
+        return progress.iteration == 3
+
+    result = minimize(objective, GD(), callbacks=[stop_after_three])
+    assert result.reason == "callback"
+    assert [p.iteration for p in seen] == [1, 2, 3]
+    assert seen[0].loss.shape == (2,)
+    assert seen[0].iterations == 1000
+
+
+def test_every_callback_is_called_although_one_stops(objective):
+    calls = []
+    minimize(objective, GD(), callbacks=[lambda p: True, calls.append])
+    assert len(calls) == 1
+
+
+def test_ctrl_c_returns_the_best_so_far_with_a_warning(backend, objective):
+    def interrupt(progress):
+        if progress.iteration == 3:
+            raise KeyboardInterrupt
+
+    with pytest.warns(RuntimeWarning, match="interrupted after 3 iterations; the result is the"):
+        result = minimize(objective, GD(), callbacks=[interrupt])
+    assert result.reason == "interrupted"
+    assert result.n_iter == 3
+    history = (result.history["loss"] + result.history["penalty"]).min(axis=0)
+    np.testing.assert_allclose(
+        backend.to_numpy(objective.value(result.params)), history, rtol=1e-12
+    )
+
+
+def test_ctrl_c_before_the_first_iteration_returns_the_start(objective, backend):
+    class Interrupted(GD):
+        def step(self, objective, state):
+            raise KeyboardInterrupt
+
+    with pytest.warns(RuntimeWarning, match="interrupted after 0 iterations"):
+        result = minimize(objective, Interrupted())
+    assert not backend.to_numpy(result.params.W).any()
+    assert not result.converged.any()
+
+
+def test_early_stopping_keeps_each_models_best(backend, objective):
+    scores = iter([[0.5, 0.1], [0.9, 0.2], [0.6, 0.8], [0.5, 0.5], [0.4, 0.4], [0.3, 0.3]])
+    seen = []
+
+    def score(params):
+        seen.append(backend.to_numpy(params.W).copy())
+        return backend.asarray(np.asarray(next(scores)))
+
+    result = minimize(objective, GD(tol=0.0), validation_score=score, patience=3)
+    assert result.reason == "early_stopping"
+    assert result.n_iter == 6
+    W = backend.to_numpy(result.params.W)
+    np.testing.assert_array_equal(W[:, 0], seen[1][:, 0])
+    np.testing.assert_array_equal(W[:, 1], seen[2][:, 1])

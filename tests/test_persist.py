@@ -1,0 +1,103 @@
+"""Saving and loading: what comes back is what was fitted; damaged files say so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import xplinear as xl
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((80, 4))
+Y = np.argmax(X[:, :3], axis=1)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        Y,
+        (Y == 1).astype(int),
+        np.asarray(["cat", "dog", "frog"])[Y],
+        np.asarray(["cat", "dog", "frog"], dtype=object)[Y],
+        np.asarray([0.0, 2.0, 4.0])[Y],
+        Y == 1,
+    ],
+)
+def test_a_round_trip_changes_nothing(backend, tmp_path, labels):
+    clf = xl.LinearClassifier(alpha=0.01, random_state=0).fit(backend.asarray(X), labels)
+    clf.save(tmp_path / "model.safetensors")
+    again = xl.load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(again.coef_, backend.to_numpy(clf.coef_))
+    np.testing.assert_array_equal(again.predict(X), clf.to("numpy").predict(X))
+    assert again.predict(X).dtype == np.asarray(labels).dtype
+    assert again.get_params() == clf.get_params()
+    assert again.objective_ == clf.objective_
+    assert again.n_iter_ == clf.n_iter_
+    np.testing.assert_array_equal(again.history_["loss"], clf.history_["loss"])
+    there = xl.load(tmp_path / "model.safetensors", backend=backend.backend)
+    assert there.backend_.name == backend.backend.name
+
+
+def test_objects_and_class_weights_round_trip(tmp_path):
+    clf = xl.LinearClassifier(
+        xl.losses.MulticlassHingeLoss(margin=2.0),
+        penalty=xl.penalties.ElasticNetPenalty(0.3),
+        solver=xl.solvers.SGD(max_iter=3, schedule="cosine"),
+        class_weight={0: 2.0, 1: 1.0, 2: 0.5},
+    ).fit(X, Y)
+    clf.save(tmp_path / "m.safetensors")
+    assert xl.load(tmp_path / "m.safetensors").get_params() == clf.get_params()
+
+
+def test_what_would_need_code_is_refused(tmp_path):
+    class OwnLoss(xl.losses.SoftmaxLoss):
+        pass
+
+    clf = xl.LinearClassifier(OwnLoss()).fit(X, Y)
+    with pytest.raises(TypeError, match=r"loss=.*not one of xplinear's own objects.*use pickle"):
+        clf.save(tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    clf = xl.LinearClassifier(random_state=0).fit(X, Y)
+    clf.save(path)
+    before = path.read_bytes()
+
+    def full_disk(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("xplinear.persist.save_file", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        clf.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_no_models(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(FileNotFoundError, match="no model file"):
+        xl.load(path)
+    path.write_bytes(b"not a model at all")
+    with pytest.raises(ValueError, match="is damaged or no safetensors file"):
+        xl.load(path)
+    save_file({"a": np.ones(3)}, path)
+    with pytest.raises(ValueError, match="was not written by xplinear"):
+        xl.load(path)
+    save_file({"a": np.ones(3)}, path, {"format": "xplinear", "version": "999", "content": "{}"})
+    with pytest.raises(ValueError, match=r"format version 999.*upgrade xplinear"):
+        xl.load(path)
+    save_file({"a": np.ones(3)}, path, {"format": "xplinear", "version": "1", "content": "{}"})
+    with pytest.raises(ValueError, match=r"is damaged: .*save it again"):
+        xl.load(path)
+    xl.LinearClassifier(random_state=0).fit(X, Y).save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is damaged"):
+        xl.load(path)
+
+
+def test_an_unfitted_classifier_cannot_be_saved(tmp_path):
+    with pytest.raises(Exception, match="not fitted"):
+        xl.LinearClassifier().save(tmp_path / "m.safetensors")

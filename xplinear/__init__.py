@@ -1,0 +1,53 @@
+"""Linear classifiers on any array library.
+
+Minimizes, for m ≥ 1 models at once,
+
+    F_j(W_j, b_j) = (1 / Σ_i s_ij) Σ_i s_ij ℓ(x_i W_j + b_j, y_i) + α_j Ω(W_j)
+
+and the package is that formula, read from the inside out:
+
+=================  =============================================================
+losses             ℓ: scores and labels in, value and gradient out
+penalties          Ω: value, gradient, prox
+objective          F over blocks of rows
+gradients          numerical gradients and the gradient check
+solvers            gd, sgd: a frozen configuration, a state, one step
+minimize           the only loop: stopping, history, callbacks, interrupts
+data               where rows come from: blocks and shuffled mini-batches
+backends           which array library, which device
+estimator          LinearClassifier, scikit-learn's conventions
+parity             the same fit on every backend, compared
+persist, plot,     files, pictures, data sets by name, the command line
+datasets, cli
+=================  =============================================================
+"""
+
+from __future__ import annotations
+
+from xplinear import losses, parity, penalties, solvers
+from xplinear.backends import BackendError, available_backends, get_backend, use_backend
+from xplinear.estimator import LinearClassifier
+from xplinear.gradients import check_gradient, numerical_gradient
+from xplinear.minimize import minimize
+from xplinear.objective import Objective, Params
+from xplinear.persist import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "LinearClassifier",
+    "Objective",
+    "Params",
+    "available_backends",
+    "check_gradient",
+    "get_backend",
+    "load",
+    "losses",
+    "minimize",
+    "numerical_gradient",
+    "parity",
+    "penalties",
+    "solvers",
+    "use_backend",
+]

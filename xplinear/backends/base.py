@@ -1,0 +1,165 @@
+"""What a backend is: an array library on one device, as plain functions in a frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from xplinear.losses import Loss
+from xplinear.namespace import Array, Namespace
+
+__all__ = ["Backend", "BackendError", "fold_in_python", "host_reads"]
+
+
+class BackendError(RuntimeError):
+    """A backend that cannot be used: says why, and what to install or call."""
+
+
+class _HostReads:
+    """Counts the transfers from a device to the host, so that tests can bound them."""
+
+    count = 0
+
+
+host_reads = _HostReads()
+
+
+def fold_in_python(
+    update: Callable[..., Any],
+    static: Sequence[Hashable],
+    carry: Any,
+    data: Sequence[Array | None],
+    rows: Array,
+    schedule: Sequence[float],
+    size: int,
+    *args: Any,
+    xp: Namespace,
+) -> Any:
+    """Fold ``update(*static, carry, batch, factor, *args)`` over mini-batches of ``size`` rows.
+
+    ``data`` are arrays over the samples, or None; ``rows`` their order; a batch holds the rows
+    of each; ``schedule`` gives one factor per batch.
+    """
+    step = partial(update, *static)
+    n = rows.shape[0]
+    for start, factor in zip(range(0, n, size), schedule, strict=True):
+        index = rows[start : min(start + size, n)]
+        batch = tuple(None if a is None else xp.take(a, index, axis=0) for a in data)
+        carry = step(carry, batch, factor, *args)
+    return carry
+
+
+@dataclass(frozen=True)
+class AcceleratedLoss:
+    """A loss whose value and gradient come from a backend's own kernel."""
+
+    loss: Loss
+    kernel: Callable[..., tuple[Array, Array]]
+
+    @property
+    def smooth(self) -> bool:
+        return self.loss.smooth
+
+    @property
+    def shift_invariant(self) -> bool:
+        return self.loss.shift_invariant
+
+    @property
+    def probabilistic(self) -> bool:
+        return self.loss.probabilistic
+
+    def curvature(self, k: int) -> float | None:
+        return self.loss.curvature(k)
+
+    def lipschitz(self, k: int) -> float | None:
+        return self.loss.lipschitz(k)
+
+    def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
+        return self.kernel(self.loss, Z, y, xp=xp)
+
+
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """An array library on one device.
+
+    Parameters
+    ----------
+    name : str
+        The name that selects it again, such as ``"numpy"`` or ``"torch:cuda:0"``.
+    xp : Namespace
+        Its array API namespace.
+    device : object
+        The device new arrays are created on.
+    move : callable
+        ``move(x) -> Array``: brings an array of this library, or anything NumPy can read,
+        to the device; no copy where none is needed.
+    fetch : callable
+        ``fetch(x) -> numpy.ndarray``.
+    fold : callable
+        Folds an update over mini-batches; see `fold_in_python`.
+    block_bytes : int
+        Working set of one block of rows in a full pass.
+    synchronize : callable
+        Waits for the device.
+    compile : callable
+        ``compile(function, *static)`` gives ``function`` with its static arguments bound.
+    double_precision : callable
+        Gives a context in which float64 works on this backend.
+    kernels : mapping
+        Accelerated kernels by (loss type, operation).
+
+    Examples
+    --------
+    >>> from xplinear.backends import get_backend
+    >>> get_backend("numpy").name
+    'numpy'
+    """
+
+    name: str
+    xp: Namespace
+    device: Any
+    move: Callable[[Any], Array]
+    fetch: Callable[[Array], np.ndarray[Any, Any]]
+    fold: Callable[..., Any]
+    block_bytes: int = 16 * 2**20
+    synchronize: Callable[[], None] = lambda: None
+    compile: Callable[..., Callable[..., Any]] = partial
+    double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+    kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the name: modules and functions cannot be pickled."""
+        from xplinear.backends import get_backend
+
+        return get_backend, (self.name,)
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return ``x`` on this backend, converted to ``dtype`` if given."""
+        array = self.move(x)
+        return array if dtype is None else self.xp.astype(array, dtype, copy=False)
+
+    def kind(self, dtype: Any) -> dict[str, Any]:
+        """Return the keywords every creation function is given: dtype and device."""
+        return {"dtype": dtype, "device": self.device}
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        """Return ``x`` as a NumPy array: the one counted door to the host."""
+        host_reads.count += 1
+        return self.fetch(x)
+
+    def accelerated(self, loss: Loss) -> Loss:
+        """Return ``loss`` on this backend's own kernel where there is one, else itself."""
+        kernel = self.kernels.get((type(loss), "value_and_grad"))
+        return loss if kernel is None else AcceleratedLoss(loss, kernel)
+
+    def reference(self) -> Backend:
+        """Return this backend without its accelerated kernels."""
+        return replace(self, kernels=MappingProxyType({}))

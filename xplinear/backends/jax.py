@@ -1,0 +1,119 @@
+"""JAX: the same pure functions, compiled; an epoch is one ``lax.scan``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xplinear.backends.base import Backend, BackendError
+
+__all__ = ["describe", "follow", "select"]
+
+# JAX multiplies float32 in TF32 on recent GPUs unless told otherwise: parity would be lost.
+_full_precision = partial(jax.default_matmul_precision, "highest")
+
+
+@cache
+def _jit(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
+    compiled = jax.jit(partial(function, *static))
+
+    def call(*args: Any) -> Any:
+        with _full_precision():
+            return compiled(*args)
+
+    return call
+
+
+def _batch_update(
+    update: Callable[..., Any],
+    static: tuple[Hashable, ...],
+    carry: Any,
+    rows: jax.Array,
+    factor: jax.Array,
+    data: Sequence[jax.Array | None],
+    *args: Any,
+) -> Any:
+    batch = tuple(None if a is None else jnp.take(a, rows, axis=0) for a in data)
+    return update(*static, carry, batch, factor, *args)
+
+
+def _scan(
+    update: Callable[..., Any],
+    static: tuple[Hashable, ...],
+    carry: Any,
+    rows: jax.Array,
+    factors: jax.Array,
+    *args: Any,
+) -> Any:
+    def step(carry: Any, batch: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        return _batch_update(update, static, carry, *batch, *args), None
+
+    return jax.lax.scan(step, carry, (rows, factors))[0]
+
+
+def _fold(
+    update: Callable[..., Any],
+    static: tuple[Hashable, ...],
+    carry: Any,
+    data: Sequence[jax.Array | None],
+    rows: jax.Array,
+    schedule: Sequence[float],
+    size: int,
+    *args: Any,
+) -> Any:
+    """Fold as `fold_in_python` does: one scan over the whole batches, then the incomplete one."""
+    whole = rows.shape[0] // size
+    factors = jnp.asarray(schedule, dtype=jax.tree.leaves(carry)[0].dtype)
+    if whole:
+        batches = jnp.reshape(rows[: whole * size], (whole, size))
+        carry = _jit(_scan, update, static)(carry, batches, factors[:whole], data, *args)
+    if rows.shape[0] > whole * size:
+        last = rows[whole * size :]
+        carry = _jit(_batch_update, update, static)(carry, last, factors[whole], data, *args)
+    return carry
+
+
+def _on(device: Any) -> Backend:
+    def move(x: Any) -> jax.Array:
+        return jax.device_put(x if isinstance(x, jax.Array) else np.asarray(x), device)
+
+    def synchronize() -> None:
+        jax.device_put(0.0, device).block_until_ready()
+
+    return Backend(
+        name="jax" if device == jax.devices()[0] else f"jax:{device.platform}:{device.id}",
+        xp=jnp,
+        device=device,
+        move=move,
+        fetch=np.asarray,
+        block_bytes=16 * 2**20 if device.platform == "cpu" else 256 * 2**20,
+        synchronize=synchronize,
+        compile=_jit,
+        fold=_fold,
+        double_precision=partial(jax.enable_x64, True),
+    )
+
+
+def select(device: str) -> Backend:
+    """Return the backend on JAX's default device, or on ``cpu``, ``cuda``, ``cuda:1`` ..."""
+    platform, _, index = device.partition(":")
+    try:
+        return _on(jax.devices(platform or None)[int(index or 0)])
+    except (RuntimeError, IndexError, ValueError) as error:
+        msg = f"JAX {jax.__version__} has no device {device!r} here ({error})"
+        raise BackendError(msg) from error
+
+
+def follow(x: jax.Array) -> Backend:
+    """Return the backend on the device of ``x``."""
+    return _on(next(iter(x.devices())))
+
+
+def describe() -> tuple[str, list[str]]:
+    """Return version and devices."""
+    return jax.__version__, [f"{device.platform}:{device.id}" for device in jax.devices()]

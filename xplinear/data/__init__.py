@@ -1,0 +1,8 @@
+"""Where rows come from: blocks for full passes, shuffled mini-batches for SGD."""
+
+from __future__ import annotations
+
+from xplinear.data.arrays import ArrayData
+from xplinear.data.protocol import Block, Data
+
+__all__ = ["ArrayData", "Block", "Data"]

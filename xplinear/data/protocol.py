@@ -1,0 +1,80 @@
+"""What a solver may ask of a data source.
+
+A source applies pure functions to its rows. They are module-level functions whose leading,
+static arguments are hashable, so that a backend may compile them once and keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from xplinear.backends.base import Backend
+from xplinear.namespace import Array
+
+__all__ = ["Block", "Data"]
+
+
+class Block(NamedTuple):
+    """Some rows: ``X (r, p)`` in the computation's dtype, ``y (r,)``, ``s (r, 1 or m)`` or None."""
+
+    X: Array
+    y: Array
+    s: Array | None
+
+
+class Data(Protocol):
+    """A source of n rows with p features, y class codes 0 … k−1 and weights s."""
+
+    @property
+    def backend(self) -> Backend: ...
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the computation; X may be stored in another."""
+        ...
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def p(self) -> int: ...
+
+    @property
+    def weight_sum(self) -> Array:
+        """Σ_i s_ij, shape ``(1,)`` or ``(m,)``."""
+        ...
+
+    def reduce(
+        self,
+        function: Callable[..., tuple[Array, ...]],
+        static: Sequence[Hashable],
+        *args: Any,
+        scores: int = 0,
+    ) -> tuple[Array, ...]:
+        """Return the sums over all blocks of ``function(*static, block, *args)``.
+
+        ``scores`` is the number of scores per row the function makes, to bound its memory.
+        """
+        ...
+
+    def epoch(
+        self,
+        update: Callable[..., Any],
+        static: Sequence[Hashable],
+        carry: Any,
+        *args: Any,
+        batch_size: int,
+        shuffle: tuple[int, int],
+        schedule: Sequence[float],
+    ) -> Any:
+        """Fold ``update(*static, carry, block, factor, *args)`` over one epoch of mini-batches.
+
+        ``shuffle`` (a seed and the epoch's number) decides the order, the same on every
+        backend; ``schedule`` gives the factor of each batch.
+        """
+        ...
+
+    def sample(self, rows: int) -> Block:
+        """Return at most ``rows`` evenly spaced rows."""
+        ...

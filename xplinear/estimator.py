@@ -1,0 +1,618 @@
+"""LinearClassifier: the scikit-learn estimator, and the only mutable class."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from xplinear.backends import Backend, backend_of, chosen_backend, get_backend
+from xplinear.data import ArrayData, Block
+from xplinear.losses import LOSSES, Loss
+from xplinear.losses.softmax import softmax
+from xplinear.minimize import Progress, Result, minimize
+from xplinear.namespace import Array, Namespace, is_array
+from xplinear.objective import Objective, Params, class_scores, scores
+from xplinear.penalties import PENALTIES, ElasticNetPenalty, Penalty
+from xplinear.solvers import GD, SGD, SOLVERS, Solver
+from xplinear.validation import (
+    Features,
+    check_features,
+    check_labels,
+    check_lengths,
+    check_weights,
+    computation_dtype,
+    encode_labels,
+)
+
+__all__ = ["LinearClassifier"]
+
+_NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
+_FEW_ROWS = 1024  # up to here a full pass costs no more than a few mini-batches
+
+
+def _block_scores(xp: Namespace, block: Block, params: Params) -> Array:
+    return scores(block.X, params, xp=xp)[:, 0, :]
+
+
+def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
+    Z = class_scores(scores(block.X, params, xp=xp), xp=xp)
+    correct = xp.astype(xp.argmax(Z, axis=-1) == block.y[:, None], Z.dtype)
+    correct = correct if block.s is None else correct * block.s
+    return (xp.sum(correct, axis=0),)
+
+
+def _accuracy(objective: Objective, rows: ArrayData) -> Callable[[Params], Array]:
+    def accuracy(params: Params) -> Array:
+        (correct,) = rows.reduce(_block_correct, (objective.xp,), params, scores=objective.k)
+        return correct / rows.weight_sum
+
+    return accuracy
+
+
+def _resolve(value: Any, registry: Mapping[str, type[Any]], argument: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in registry:
+        msg = f"unknown {argument} {value!r}; choose from {', '.join(registry)}, or pass an object"
+        raise ValueError(msg)
+    return registry[value]()
+
+
+def _print_progress(progress: Progress) -> None:
+    print(  # noqa: T201 - asked for by `verbose`
+        f"iteration {progress.iteration}/{progress.iterations}"
+        f"  loss {progress.loss[0]:.6g}  penalty {progress.penalty[0]:.3g}"
+        f"  {progress.seconds:.2f} s"
+    )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A fit made ready: everything checked, nothing of the estimator changed yet."""
+
+    objective: Objective
+    features: Features
+    classes: np.ndarray[Any, Any]
+    label_backend: Backend
+    host_input: bool
+    seed: int
+    held_out: ArrayData | None
+
+
+def _is_probabilistic(estimator: LinearClassifier) -> bool:
+    if _resolve(estimator.loss, LOSSES, "loss").probabilistic:
+        return True
+    msg = f"predict_proba needs loss='softmax'; {estimator.loss!r} gives scores, not probabilities"
+    raise AttributeError(msg)
+
+
+class LinearClassifier(ClassifierMixin, BaseEstimator):
+    """Linear classifier: scores XW + b, trained on any array library and device.
+
+    Minimizes (1 / Σ s_i) Σ s_i ℓ(x_i W + b, y_i) + α Ω(W); the intercept is not penalized.
+    With L2, α is 1 / (C n) for scikit-learn's C.
+
+    Parameters
+    ----------
+    loss : str or Loss, default "softmax"
+        ``softmax``, ``multiclass_hinge``, ``crammer_singer``, ``squared_hinge``,
+        ``squared_error``, ``absolute_error``, or an object with the methods of
+        `xplinear.losses.Loss`.
+    penalty : str, Penalty or None, default "l2"
+        ``none``, ``l2`` (½‖W‖²), ``l1``, ``elastic_net``, or an object.
+    alpha : float, default 1e-4
+        Strength of the penalty, at least 0.
+    l1_ratio : float, default 0.15
+        Share of L1 in ``elastic_net``.
+    fit_intercept : bool, default True
+    solver : str or Solver, default "auto"
+        ``gd``, ``sgd``, or an object such as ``xplinear.solvers.SGD(schedule="cosine")``, whose
+        own settings then stand for the six parameters below. ``auto`` is ``gd`` for a smooth
+        loss on at most 1,024 rows, else ``sgd``.
+    batch_size : int, default 64
+    learning_rate : "auto" or float, default "auto"
+        "auto" measures the data and needs no tuning or scaling; a number is a plain step.
+    momentum : float, default 0.9
+    max_iter : int, optional
+        Iterations of ``gd`` (default 1000) or epochs of ``sgd`` (default 10, more on few rows).
+    tol : float, default 1e-4
+        Relative; see the solver.
+    n_iter_no_change : int, default 5
+        Patience of ``early_stopping`` and of SGD schedules without an end.
+    early_stopping : bool, default False
+        Hold out ``validation_fraction`` of the rows, stop when their accuracy no longer
+        grows, and keep the best weights.
+    validation_fraction : float, default 0.1
+    class_weight : dict, "balanced" or None
+        Multiplied into the sample weights.
+    warm_start : bool, default False
+        Start from the weights of the last fit.
+    random_state : int, RandomState or None
+        Of the shuffles and the held-out rows, the same on every backend.
+    backend : str, Backend or None
+        ``numpy``, ``cupy``, ``torch``, ``jax``, ``cupy:1``, ``torch:cuda:0``, ``auto``, ...;
+        None follows `xplinear.use_backend`, ``XPLINEAR_BACKEND``, or the library and device of X.
+    dtype : "float32", "float64" or None
+        Of the computation; None follows X. X itself is never converted as a whole.
+    accelerate : bool, default True
+        Use the backend's own kernels where it has them.
+    verbose : int, default 0
+        1 prints a line per iteration.
+
+    Attributes
+    ----------
+    coef_ : Array of shape (k, p), or (1, p) when binary
+    intercept_ : Array of shape (k,), or (1,) when binary
+    classes_ : Array of shape (k,)
+    n_iter_ : int
+    objective_ : float
+        F at the solution.
+    history_ : dict of ndarray
+        ``loss``, ``penalty``, ``validation_score``, ``step_size``, ``seconds`` per iteration.
+    params_ : Params
+        The same as the solvers see them: ``W (p, 1, c)``, ``b (1, c)``.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+    backend_ : Backend
+        Where the attributes live and the computation runs.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument or the data is invalid; what was fitted before stays as it was.
+    xplinear.BackendError
+        If the chosen backend cannot be used here.
+
+    Notes
+    -----
+    Predictions come back in the library of the rows they are for. Rows on NumPy are moved to
+    a backend chosen by name; rows on any other device must be where the model is: `to` moves it.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> import xplinear as xl
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = xl.LinearClassifier(random_state=0).fit(X, y)
+    >>> clf.coef_.shape, bool(clf.score(X, y) > 0.98)
+    ((10, 64), True)
+    """
+
+    def __init__(
+        self,
+        loss: str | Loss = "softmax",
+        *,
+        penalty: str | Penalty | None = "l2",
+        alpha: float = 1e-4,
+        l1_ratio: float = 0.15,
+        fit_intercept: bool = True,
+        solver: str | Solver = "auto",
+        batch_size: int = 64,
+        learning_rate: Literal["auto"] | float = "auto",
+        momentum: float = 0.9,
+        max_iter: int | None = None,
+        tol: float = 1e-4,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        class_weight: Mapping[Any, float] | str | None = None,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        backend: str | Backend | None = None,
+        dtype: str | None = None,
+        accelerate: bool = True,
+        verbose: int = 0,
+    ) -> None:
+        self.loss = loss
+        self.penalty = penalty
+        self.alpha = alpha
+        self.l1_ratio = l1_ratio
+        self.fit_intercept = fit_intercept
+        self.solver = solver
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.max_iter = max_iter
+        self.tol = tol
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.backend = backend
+        self.dtype = dtype
+        self.accelerate = accelerate
+        self.verbose = verbose
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        callbacks: Sequence[Callable[[Progress], bool | None]] = (),
+    ) -> Self:
+        """Fit to rows ``X (n, p)`` and labels ``y (n,)`` of any type.
+
+        Parameters
+        ----------
+        X : array of shape (n, p)
+            Numbers of any dtype, from any supported library, read-only or strided; not sparse.
+        y : array of shape (n,)
+        sample_weight : array of shape (n,), optional
+            At least 0, not all 0.
+        callbacks : sequence of callables
+            Each is given a `xplinear.minimize.Progress` per iteration; a true value stops.
+        """
+        problem = self._problem(X, y, sample_weight)
+        objective = problem.objective
+        solver = self._solver(objective, problem.seed)
+        start = None
+        if self.warm_start and hasattr(self, "params_"):
+            start = self._warm_params(problem)
+        result = minimize(
+            objective,
+            solver,
+            start,
+            validation_score=_accuracy(objective, problem.held_out) if problem.held_out else None,
+            patience=self.n_iter_no_change,
+            min_improvement=self.tol,
+            callbacks=[*callbacks, *([_print_progress] if self.verbose else [])],
+        )
+        if result.reason == "max_iter" and not result.converged.all():
+            warnings.warn(
+                f"stopped after max_iter={result.n_iter} iterations before tol={self.tol} was "
+                "reached; raise max_iter or tol",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        self._keep(problem, result)
+        self._sgd_state = None  # partial_fit starts anew from here
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Make one epoch of SGD over the given rows, going on from the last call.
+
+        Parameters
+        ----------
+        X, y, sample_weight : arrays
+            As in `fit`; rows to learn from now.
+        classes : array of shape (k,)
+            All labels there will ever be; needed in the first call.
+        """
+        fitted = hasattr(self, "params_")
+        if not fitted and classes is None:
+            msg = "classes must be passed on the first call to partial_fit."
+            raise ValueError(msg)
+        known = encode_labels(check_labels(self, classes if not fitted else self._host_classes))[0]
+        if fitted and classes is not None and list(np.unique(classes)) != list(known):
+            msg = f"classes={list(classes)} differ from those of the first call, {list(known)}"
+            raise ValueError(msg)
+        if self.class_weight == "balanced":
+            msg = "class_weight='balanced' needs all rows at once; give partial_fit a dict"
+            raise ValueError(msg)
+        problem = self._problem(X, y, sample_weight, classes=known)
+        objective = problem.objective
+        solver = self._solver(objective, problem.seed, partial=True)
+        start = self._warm_params(problem) if fitted else objective.zeros()
+        previous = getattr(self, "_sgd_state", None)
+        state = solver.init(objective, start, previous)
+        result = minimize(objective, solver, state=state)
+        before = getattr(self, "history_", None) if previous is not None else None
+        self._keep(problem, result, before)
+        self._sgd_state = result.state
+        return self
+
+    def decision_function(self, X: Any) -> Array:
+        """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class."""
+        Z, give_back = self._scores(X, "decision_function")
+        return give_back(Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z)
+
+    def predict(self, X: Any) -> Array:
+        """Return the label ``(n,)`` of the largest score of each row."""
+        Z, give_back = self._scores(X, "predict")
+        codes = self.backend_.xp.argmax(Z, axis=1)
+        classes = self._host_classes
+        if classes.dtype.kind in _NUMERIC:
+            labels = self.backend_.asarray(classes)
+            return give_back(self.backend_.xp.take(labels, codes, axis=0))
+        return classes[self.backend_.to_host(codes)]
+
+    @available_if(_is_probabilistic)
+    def predict_proba(self, X: Any) -> Array:
+        """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax)."""
+        Z, give_back = self._scores(X, "predict_proba")
+        return give_back(softmax(Z, xp=self.backend_.xp))
+
+    @available_if(_is_probabilistic)
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
+        Z, give_back = self._scores(X, "predict_log_proba")
+        xp = self.backend_.xp
+        Z = Z - xp.max(Z, axis=1, keepdims=True)
+        return give_back(Z - xp.log(xp.sum(xp.exp(Z), axis=1, keepdims=True)))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given."""
+        labels = check_labels(self, y)
+        check_lengths(X, labels)
+        predicted = self.predict(X)
+        if is_array(predicted):
+            predicted = backend_of(predicted).to_host(predicted)
+        if sample_weight is not None and is_array(sample_weight):
+            sample_weight = backend_of(sample_weight).to_host(sample_weight)
+        return float(np.average(predicted == labels, weights=sample_weight))
+
+    def to(self, backend: str | Backend) -> Self:
+        """Return a fitted copy on another backend: train on a GPU, serve on a CPU.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> clf = LinearClassifier().fit(np.asarray([[0.0], [1.0]]), [0, 1])
+        >>> clf.to("numpy").backend_.name
+        'numpy'
+        """
+        check_is_fitted(self)
+        target = get_backend(backend)
+        params = Params(*(target.asarray(self.backend_.to_host(a)) for a in self.params_))
+        settings = {**self.get_params(deep=False), "backend": target.name}
+        moved = self.from_params(params, self._host_classes, **settings)
+        for name in ("n_iter_", "objective_", "history_", "feature_names_in_"):
+            if hasattr(self, name):
+                setattr(moved, name, getattr(self, name))
+        return moved
+
+    @classmethod
+    def from_params(cls, params: Params, classes: Any, **settings: Any) -> Self:
+        """Return a fitted classifier made of given weights.
+
+        Parameters
+        ----------
+        params : Params
+            ``W (p, 1, c)`` and ``b (1, c)``; c is 1 for two classes under a loss of score
+            differences, else the number of classes.
+        classes : array of shape (k,)
+        **settings
+            Parameters of the classifier.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import xplinear as xl
+        >>> params = xl.Params(np.asarray([[[2.0]]]), np.asarray([[-1.0]]))
+        >>> clf = xl.LinearClassifier.from_params(params, ["no", "yes"])
+        >>> clf.predict([[0.0], [1.0]])
+        array(['no', 'yes'], dtype='<U3')
+        """
+        clf = cls(**settings)
+        clf.classes_ = np.asarray(classes)
+        clf.n_features_in_ = params.W.shape[0]
+        clf._host_input = True
+        clf._set_params(backend_of(params.W), params)
+        return clf
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted classifier to a safetensors file; see `xplinear.load`."""
+        from xplinear.persist import save
+
+        save(self, path)
+
+    def __sklearn_tags__(self) -> Any:
+        """Declare array API support."""
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        return tags
+
+    # What follows prepares and keeps; the maths is elsewhere.
+
+    def _check_parameters(self) -> None:
+        def at_least(name: str, least: float) -> None:
+            value = getattr(self, name)
+            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            if not (number and np.isfinite(value) and value >= least):
+                msg = f"{name} must be a finite number of at least {least:g}, got {value!r}"
+                raise ValueError(msg)
+
+        at_least("alpha", 0.0)
+        at_least("tol", 0.0)
+        at_least("batch_size", 1)
+        at_least("n_iter_no_change", 1)
+        if self.max_iter is not None:
+            at_least("max_iter", 1)
+        fraction = self.validation_fraction
+        if self.early_stopping and not 0.0 < fraction < 1.0:
+            msg = f"validation_fraction must lie strictly between 0 and 1, got {fraction!r}"
+            raise ValueError(msg)
+
+    def _penalty(self) -> Penalty:
+        if self.penalty == "elastic_net":
+            return ElasticNetPenalty(self.l1_ratio)
+        return _resolve("none" if self.penalty is None else self.penalty, PENALTIES, "penalty")
+
+    def _solver(self, objective: Objective, seed: int, *, partial: bool = False) -> Any:
+        name, n = self.solver, objective.data.n
+        if name == "auto":
+            name = "gd" if n <= _FEW_ROWS and objective.loss.smooth and not partial else "sgd"
+        if name == "gd" and not partial:
+            rate = cast(Any, self.learning_rate)
+            limit = 1000 if self.max_iter is None else self.max_iter
+            return GD(limit, self.tol, "backtracking" if rate == "auto" else rate)
+        if name == "sgd":
+            solver = SGD(
+                self.max_iter,
+                self.tol,
+                self.n_iter_no_change,
+                self.batch_size,
+                cast(Any, self.learning_rate),
+                momentum=self.momentum,
+                seed=seed,
+            )
+        else:
+            solver = _resolve(name, SOLVERS, "solver")
+        if partial:
+            if not isinstance(solver, SGD):
+                msg = f"partial_fit needs solver='sgd' (or 'auto'), got {self.solver!r}"
+                raise ValueError(msg)
+            return replace(solver, max_iter=1, schedule="inverse_scaling", average=False)
+        return solver
+
+    def _problem(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        classes: np.ndarray[Any, Any] | None = None,
+    ) -> _Problem:
+        """Check everything; ``classes`` are given by `partial_fit`, which may go on from before."""
+        self._check_parameters()
+        partial = classes is not None
+        reset = not (partial and hasattr(self, "params_"))
+        loss, penalty = _resolve(self.loss, LOSSES, "loss"), self._penalty()
+        backend = chosen_backend(self.backend)
+        labels = check_labels(self, y)
+        X, features = check_features(self, X, reset=reset)
+        check_lengths(X, labels)
+        own = backend_of(X)
+        backend = backend or own
+        if not (self.accelerate and os.environ.get("XPLINEAR_ACCELERATE") != "0"):
+            backend = backend.reference()
+        classes, codes = encode_labels(labels, classes)
+        weights = check_weights(sample_weight, self.class_weight, codes, classes)
+        random_state = self.random_state
+        seed = (
+            int(random_state)
+            if isinstance(random_state, (int, np.integer))
+            else int(check_random_state(random_state).randint(2**31 - 1))
+        )
+        rows = backend.asarray(X)
+        dtype = computation_dtype(rows, self.dtype, backend)
+
+        def part(index: np.ndarray[Any, Any] | None, weights: Any) -> ArrayData:
+            at = None if index is None else backend.asarray(index)
+            return ArrayData(
+                rows if at is None else backend.xp.take(rows, at, axis=0),
+                backend.asarray(codes if index is None else codes[index]),
+                None if weights is None else backend.asarray(weights[:, None], dtype),
+                dtype,
+                backend=backend,
+            )
+
+        held_out = None
+        if self.early_stopping and not partial:
+            train_weights = np.ones(len(codes)) if weights is None else weights.copy()
+            index = np.asarray(
+                train_test_split(
+                    np.arange(len(codes)),
+                    test_size=self.validation_fraction,
+                    stratify=codes,
+                    random_state=seed % 2**32,
+                )[1]
+            )
+            held_out = part(index, train_weights[index])
+            # Weight 0 instead of a copy of all the other rows.
+            train_weights[index] = 0.0
+            weights = train_weights
+        return _Problem(
+            objective=Objective(
+                backend.accelerated(loss),
+                penalty,
+                backend.asarray(np.asarray([self.alpha], dtype=np.float64), dtype),
+                part(None, weights),
+                len(classes),
+                self.fit_intercept,
+            ),
+            features=features,
+            classes=classes,
+            label_backend=backend_of(y) if is_array(y) else get_backend("numpy"),
+            host_input=own.name == "numpy",
+            seed=seed,
+            held_out=held_out,
+        )
+
+    def _warm_params(self, problem: _Problem) -> Params:
+        start = problem.objective.zeros()
+        if tuple(self.params_.W.shape) != tuple(start.W.shape) or list(self._host_classes) != list(
+            problem.classes
+        ):
+            msg = (
+                f"warm_start needs the features and classes of the last fit: {self.n_features_in_} "
+                f"features, classes {list(self._host_classes)[:10]}; set warm_start=False"
+            )
+            raise ValueError(msg)
+        backend, dtype = problem.objective.data.backend, problem.objective.data.dtype
+        return Params(*(backend.asarray(self.backend_.to_host(a), dtype) for a in self.params_))
+
+    @property
+    def _host_classes(self) -> np.ndarray[Any, Any]:
+        return backend_of(self.classes_).to_host(self.classes_)
+
+    def _keep(
+        self,
+        problem: _Problem,
+        result: Result,
+        before: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    ) -> None:
+        """Take over a result; from here on nothing fails."""
+        objective = problem.objective
+        value = float(objective.data.backend.to_host(objective.value(result.params))[0])
+        history = {
+            key: column[:, 0] if column.ndim == 2 else column
+            for key, column in result.history.items()
+        }
+        if before is not None:
+            history["seconds"] = history["seconds"] + before["seconds"][-1]
+            history = {key: np.concatenate([before[key], history[key]]) for key in history}
+        self.history_ = history
+        self.n_iter_ = len(history["seconds"])
+        self.objective_ = value
+        self.n_features_in_ = problem.features.n_features
+        if problem.features.names is not None:
+            self.feature_names_in_ = problem.features.names
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        numeric = problem.classes.dtype.kind in _NUMERIC
+        self.classes_ = (
+            problem.label_backend.asarray(problem.classes) if numeric else problem.classes
+        )
+        self._host_input = problem.host_input
+        self._set_params(objective.data.backend, result.params)
+
+    def _set_params(self, backend: Backend, params: Params) -> None:
+        self.backend_ = backend
+        self.params_ = params
+        W, b = params.W[:, 0, :], params.b[0, :]
+        if W.shape[1] == 2:
+            W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]
+        self.coef_, self.intercept_ = W.T, b
+
+    def _scores(self, X: Any, method: str) -> tuple[Array, Callable[[Array], Array]]:
+        """Return class scores ``(n, k)`` and how to hand results back in the library of X."""
+        check_is_fitted(self)
+        backend = self.backend_
+        own = backend_of(X) if is_array(X) else get_backend("numpy")
+        moved = own.name == "numpy" and backend.name != "numpy"
+        if own.name != backend.name and not (moved and self._host_input):
+            msg = (
+                f"{type(self).__name__}.{method}() and fit must use the same namespace and device: "
+                f"X is on {own.name}, the model on {backend.name}; "
+                f"clf.to({own.name!r}) gives a copy of the model there"
+            )
+            raise ValueError(msg)
+        X, _ = check_features(self, X, reset=False)
+        data = ArrayData(backend.asarray(X), None, None, self.params_.W.dtype, backend=backend)
+        k = self.classes_.shape[0]
+        Z = data.map(_block_scores, (backend.xp,), self.params_, scores=k)
+        return class_scores(Z, xp=backend.xp), backend.to_host if moved else lambda result: result

@@ -1,0 +1,74 @@
+"""Losses: functions of scores and labels; they never see X, W or the penalty.
+
+``Z (..., k)`` are scores, the axes of ``y`` are the leading axes of ``Z``:
+``y (n,)`` serves ``Z (n, k)`` and the stacked ``Z (n, m, k)``.
+A new loss is one file plus one line in ``LOSSES``.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from xplinear.losses.absolute_error import AbsoluteErrorLoss
+from xplinear.losses.crammer_singer import CrammerSingerLoss
+from xplinear.losses.multiclass_hinge import MulticlassHingeLoss
+from xplinear.losses.softmax import SoftmaxLoss
+from xplinear.losses.squared_error import SquaredErrorLoss
+from xplinear.losses.squared_hinge import SquaredHingeLoss
+from xplinear.namespace import Array, Namespace
+
+__all__ = [
+    "LOSSES",
+    "AbsoluteErrorLoss",
+    "CrammerSingerLoss",
+    "Loss",
+    "MulticlassHingeLoss",
+    "SoftmaxLoss",
+    "SquaredErrorLoss",
+    "SquaredHingeLoss",
+]
+
+
+class Loss(Protocol):
+    """What a loss must offer; a frozen dataclass is the natural form.
+
+    Attributes
+    ----------
+    smooth : bool
+        Whether the gradient is continuous.
+    shift_invariant : bool
+        Whether only differences of scores matter. Two classes then need one column of weights.
+    probabilistic : bool
+        Whether softmax(Z) estimates class probabilities.
+    """
+
+    @property
+    def smooth(self) -> bool: ...
+
+    @property
+    def shift_invariant(self) -> bool: ...
+
+    @property
+    def probabilistic(self) -> bool: ...
+
+    def curvature(self, k: int) -> float | None:
+        """Bound the largest eigenvalue of the Hessian in the scores; None where kinked."""
+        ...
+
+    def lipschitz(self, k: int) -> float | None:
+        """Bound the norm of the gradient in the scores; None where it grows without end."""
+        ...
+
+    def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
+        """Return the per-sample losses ``(...)`` and their gradient in the scores ``(..., k)``."""
+        ...
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "softmax": SoftmaxLoss,
+    "multiclass_hinge": MulticlassHingeLoss,
+    "crammer_singer": CrammerSingerLoss,
+    "squared_hinge": SquaredHingeLoss,
+    "squared_error": SquaredErrorLoss,
+    "absolute_error": AbsoluteErrorLoss,
+}

@@ -1,0 +1,61 @@
+"""Multiclass SVM loss of Crammer and Singer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xplinear.losses.true_class import true_class, true_score
+from xplinear.namespace import Array, Namespace, array_namespace
+
+__all__ = ["CrammerSingerLoss"]
+
+
+@dataclass(frozen=True)
+class CrammerSingerLoss:
+    """Crammer–Singer multiclass hinge: only the worst violation counts.
+
+    L_i = max_j (z_j + Δ·1[j ≠ y]) − z_y. Subgradient: the mean of e_j over the maximizers,
+    minus e_y; symmetric in tied classes, so equal scores move no class first.
+
+    Parameters
+    ----------
+    margin : float, default 1.0
+        Δ, in units of the scores.
+
+    References
+    ----------
+    Crammer and Singer, On the algorithmic implementation of multiclass kernel-based vector
+    machines, JMLR 2001.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Z = np.asarray([[3.2, 5.1, -1.7], [2.2, 2.5, -3.1]])
+    >>> CrammerSingerLoss().value_and_grad(Z, np.asarray([0, 2]))[0].round(4)
+    array([2.9, 6.6])
+    """
+
+    margin: float = 1.0
+
+    smooth = False
+    shift_invariant = True
+    probabilistic = False
+
+    def curvature(self, k: int) -> None:
+        """Return None: the loss is kinked."""
+        del k
+
+    def lipschitz(self, k: int) -> float:
+        """Return √2, the norm of e_j − e_y."""
+        del k
+        return 2.0**0.5
+
+    def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
+        """Return losses ``(...)`` and a subgradient ``(..., k)``: ``Z (..., k)``, ``y (...)``."""
+        xp = array_namespace(Z, xp=xp)
+        true = true_class(Z, y, xp=xp)
+        gap = Z - true_score(Z, true, xp=xp) + xp.where(true, 0.0, xp.full_like(Z, self.margin))
+        worst = xp.max(gap, axis=-1, keepdims=True)
+        tied = xp.astype(gap == worst, Z.dtype)
+        share = tied / xp.sum(tied, axis=-1, keepdims=True)
+        return worst[..., 0], share - xp.astype(true, Z.dtype)

@@ -1,0 +1,76 @@
+"""Softmax loss: the negative log-likelihood of softmax probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xplinear.losses.true_class import true_class, true_score
+from xplinear.namespace import Array, Namespace, array_namespace
+
+__all__ = ["SoftmaxLoss", "softmax"]
+
+
+def softmax(Z: Array, *, xp: Namespace = None) -> Array:
+    """Return class probabilities P_j = exp(z_j) / Σ_i exp(z_i), shape ``(..., k)`` as Z.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softmax(np.asarray([3.2, 5.1, -1.7])).round(4)
+    array([0.13 , 0.869, 0.001])
+    """
+    xp = array_namespace(Z, xp=xp)
+    E = xp.exp(Z - xp.max(Z, axis=-1, keepdims=True))
+    return E / xp.sum(E, axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class SoftmaxLoss:
+    """Softmax loss (cross-entropy, multinomial logistic loss).
+
+    L_i = −log P_y = log Σ_j exp(z_j) − z_y, in nats; always positive, log k when all scores
+    are equal. Gradient in the scores: P − e_y.
+
+    References
+    ----------
+    Böhning, Multinomial logistic regression algorithm, AISM 1992 (the curvature bound ½).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> value, grad = SoftmaxLoss().value_and_grad(np.asarray([[3.2, 5.1, -1.7]]), np.asarray([0]))
+    >>> value.round(4), grad.round(4)
+    (array([2.0404]), array([[-0.87 ,  0.869,  0.001]]))
+    """
+
+    smooth = True
+    shift_invariant = True
+    probabilistic = True
+
+    def curvature(self, k: int) -> float:
+        """Return ½, the bound of the eigenvalues of diag(P) − P Pᵀ."""
+        del k
+        return 0.5
+
+    def lipschitz(self, k: int) -> float:
+        """Return √2, the bound of ‖P − e_y‖."""
+        del k
+        return 2.0**0.5
+
+    def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
+        """Return losses ``(...)`` and gradient ``(..., k)`` in the dtype of Z.
+
+        Parameters
+        ----------
+        Z : Array of shape (..., k)
+            Scores, real floating; any magnitude, the maximum is subtracted first.
+        y : Array of shape (...)
+            Class codes 0 … k−1, integer.
+        """
+        xp = array_namespace(Z, xp=xp)
+        true = true_class(Z, y, xp=xp)
+        Z = Z - xp.max(Z, axis=-1, keepdims=True)
+        E = xp.exp(Z)
+        total = xp.sum(E, axis=-1, keepdims=True)
+        value = xp.log(total) - true_score(Z, true, xp=xp)
+        return value[..., 0], E / total - xp.astype(true, Z.dtype)

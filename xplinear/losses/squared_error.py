@@ -1,0 +1,47 @@
+"""L2-norm loss on one-hot targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xplinear.losses.true_class import true_class
+from xplinear.namespace import Array, Namespace, array_namespace
+
+__all__ = ["SquaredErrorLoss"]
+
+
+@dataclass(frozen=True)
+class SquaredErrorLoss:
+    """Squared error to the one-hot target (ridge classification).
+
+    L_i = ½‖z − e_y‖². Gradient: z − e_y.
+
+    References
+    ----------
+    Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 2009, §4.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> SquaredErrorLoss().value_and_grad(np.asarray([[0.5, 0.5]]), np.asarray([0]))
+    (array([0.25]), array([[-0.5,  0.5]]))
+    """
+
+    smooth = True
+    shift_invariant = False
+    probabilistic = False
+
+    def curvature(self, k: int) -> float:
+        """Return 1: the Hessian is the identity."""
+        del k
+        return 1.0
+
+    def lipschitz(self, k: int) -> None:
+        """Return None: the gradient grows with the scores."""
+        del k
+
+    def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
+        """Return losses ``(...)`` and gradient ``(..., k)`` for ``Z (..., k)``, ``y (...)``."""
+        xp = array_namespace(Z, xp=xp)
+        error = Z - xp.astype(true_class(Z, y, xp=xp), Z.dtype)
+        return 0.5 * xp.sum(error * error, axis=-1), error

@@ -1,0 +1,56 @@
+"""Squared multiclass hinge: Weston–Watkins violations, squared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xplinear.losses.multiclass_hinge import violations
+from xplinear.namespace import Array, Namespace, array_namespace
+
+__all__ = ["SquaredHingeLoss"]
+
+
+@dataclass(frozen=True)
+class SquaredHingeLoss:
+    """Squared multiclass hinge, the smooth relative of the multiclass SVM loss.
+
+    L_i = Σ_{j≠y} max(0, z_j − z_y + Δ)². Gradient: twice the violation for j ≠ y, minus
+    their sum at y.
+
+    Parameters
+    ----------
+    margin : float, default 1.0
+        Δ, in units of the scores.
+
+    References
+    ----------
+    Lee and Lin, A study on L2-loss (squared hinge-loss) multiclass SVM, Neural Computation 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Z = np.asarray([[3.2, 5.1, -1.7]])
+    >>> SquaredHingeLoss().value_and_grad(Z, np.asarray([0]))[0].round(2)
+    array([8.41])
+    """
+
+    margin: float = 1.0
+
+    smooth = True
+    shift_invariant = True
+    probabilistic = False
+
+    def curvature(self, k: int) -> float:
+        """Return 2k, the largest eigenvalue of 2 Σ_{j≠y} (e_j − e_y)(e_j − e_y)ᵀ."""
+        return 2.0 * k
+
+    def lipschitz(self, k: int) -> None:
+        """Return None: the gradient grows with the scores."""
+        del k
+
+    def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
+        """Return losses ``(...)`` and gradient ``(..., k)`` for ``Z (..., k)``, ``y (...)``."""
+        xp = array_namespace(Z, xp=xp)
+        violation, true = violations(Z, y, self.margin, xp=xp)
+        total = xp.sum(violation, axis=-1, keepdims=True)
+        return xp.sum(violation * violation, axis=-1), 2.0 * xp.where(true, -total, violation)

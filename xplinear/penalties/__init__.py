@@ -1,0 +1,52 @@
+"""Penalties Ω(W): functions of the weights; they never see X, y or the loss.
+
+``W (p, m, k)`` gives values ``(m,)``: the first and last axes are summed, so ``W (p, k)``
+gives a scalar. A step broadcasts against W and already contains α: ``(m, 1)`` is one step
+per model, ``(p, m, 1)`` one per feature.
+A new penalty is one file plus one line in ``PENALTIES``.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from xplinear.namespace import Array, Namespace
+from xplinear.penalties.elastic_net import ElasticNetPenalty
+from xplinear.penalties.l1 import L1Penalty
+from xplinear.penalties.l2 import L2Penalty
+from xplinear.penalties.none import NoPenalty
+
+__all__ = ["PENALTIES", "ElasticNetPenalty", "L1Penalty", "L2Penalty", "NoPenalty", "Penalty"]
+
+
+class Penalty(Protocol):
+    """What a penalty must offer; a frozen dataclass is the natural form.
+
+    Attributes
+    ----------
+    smooth : bool
+        Whether the gradient is continuous.
+    """
+
+    @property
+    def smooth(self) -> bool: ...
+
+    def value(self, W: Array, *, xp: Namespace = None) -> Array:
+        """Return Ω ``(m,)`` of ``W (p, m, k)``."""
+        ...
+
+    def grad(self, W: Array, *, xp: Namespace = None) -> Array:
+        """Return the gradient, or a subgradient where kinked, in the shape of W."""
+        ...
+
+    def prox(self, W: Array, step: Array | float, *, xp: Namespace = None) -> Array:
+        """Return argmin_V ½‖V − W‖² + step·Ω(V), in the shape of W."""
+        ...
+
+
+PENALTIES: dict[str, type[Penalty]] = {
+    "none": NoPenalty,
+    "l2": L2Penalty,
+    "l1": L1Penalty,
+    "elastic_net": ElasticNetPenalty,
+}

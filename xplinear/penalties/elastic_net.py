@@ -1,0 +1,65 @@
+"""Elastic net: L1 and L2 mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xplinear.namespace import Array, Namespace
+from xplinear.penalties.l1 import L1Penalty
+from xplinear.penalties.l2 import L2Penalty
+
+__all__ = ["ElasticNetPenalty"]
+
+_L1, _L2 = L1Penalty(), L2Penalty()
+
+
+@dataclass(frozen=True)
+class ElasticNetPenalty:
+    """Ω = r‖W‖₁ + (1 − r)·½‖W‖², r the share of L1.
+
+    Prox: soft thresholding at step·r, then division by 1 + step·(1 − r).
+
+    Parameters
+    ----------
+    l1_ratio : float, default 0.15
+        r in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If ``l1_ratio`` is outside [0, 1].
+
+    References
+    ----------
+    Zou and Hastie, Regularization and variable selection via the elastic net, JRSS B 2005.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ElasticNetPenalty(l1_ratio=0.5).value(np.asarray([[3.0], [-1.0]]))
+    np.float64(4.5)
+    """
+
+    l1_ratio: float = 0.15
+
+    smooth = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.l1_ratio <= 1.0:
+            msg = f"l1_ratio must lie in [0, 1], got {self.l1_ratio!r}"
+            raise ValueError(msg)
+
+    def value(self, W: Array, *, xp: Namespace = None) -> Array:
+        """Return r‖W‖₁ + (1 − r)·½‖W‖² ``(m,)``."""
+        r = self.l1_ratio
+        return r * _L1.value(W, xp=xp) + (1.0 - r) * _L2.value(W, xp=xp)
+
+    def grad(self, W: Array, *, xp: Namespace = None) -> Array:
+        """Return r·sign(W) + (1 − r)·W."""
+        r = self.l1_ratio
+        return r * _L1.grad(W, xp=xp) + (1.0 - r) * _L2.grad(W, xp=xp)
+
+    def prox(self, W: Array, step: Array | float, *, xp: Namespace = None) -> Array:
+        """Return the prox of L1, then of L2, each with its share of the step."""
+        r = self.l1_ratio
+        return _L2.prox(_L1.prox(W, r * step, xp=xp), (1.0 - r) * step, xp=xp)

@@ -1,0 +1,179 @@
+"""Saving and loading: safetensors for the numbers, JSON for the rest. Loading runs no code."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from sklearn.utils.validation import check_is_fitted
+
+from xplinear.backends import backend_of, get_backend
+from xplinear.estimator import LinearClassifier
+from xplinear.losses import LOSSES
+from xplinear.objective import Params
+from xplinear.penalties import PENALTIES
+from xplinear.solvers import SOLVERS
+
+if TYPE_CHECKING:
+    from xplinear.backends import Backend
+
+__all__ = ["load", "save"]
+
+_FORMAT = "xplinear"
+_VERSION = 1
+_OBJECTS = {cls.__name__: cls for cls in (*LOSSES.values(), *PENALTIES.values(), *SOLVERS.values())}
+
+
+def _describe(name: str, value: Any) -> Any:
+    """Return a parameter as JSON can hold it."""
+    if type(value).__name__ in _OBJECTS and is_dataclass(value):
+        return {"type": type(value).__name__, "fields": asdict(value)}  # pyright: ignore[reportArgumentType]
+    if name == "random_state" and not isinstance(value, int):
+        return None
+    if name == "backend":
+        return None
+    if isinstance(value, dict):
+        return {"type": "dict", "items": [[_plain(k), _plain(v)] for k, v in value.items()]}
+    value = _plain(value)
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    msg = (
+        f"{name}={value!r} is not one of xplinear's own objects, and a file that runs no code "
+        "cannot hold it; use pickle, or set the parameter by name"
+    )
+    raise TypeError(msg)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _restore(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value["type"] == "dict":
+            return dict(value["items"])
+        return _OBJECTS[value["type"]](**value["fields"])
+    return value
+
+
+def save(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
+    """Write a fitted classifier to one safetensors file, replacing it only when complete.
+
+    Parameters
+    ----------
+    clf : LinearClassifier
+    path : path-like
+
+    Raises
+    ------
+    TypeError
+        If a parameter or the labels cannot be written without code (an own loss, say).
+
+    Examples
+    --------
+    >>> import tempfile, os, numpy as np, xplinear as xl
+    >>> clf = xl.LinearClassifier().fit(np.asarray([[0.0], [1.0]]), ["no", "yes"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     clf.save(os.path.join(folder, "model.safetensors"))
+    ...     xl.load(os.path.join(folder, "model.safetensors")).predict([[2.0]])
+    array(['yes'], dtype='<U3')
+    """
+    check_is_fitted(clf)
+    classes = backend_of(clf.classes_).to_host(clf.classes_)
+    numeric = classes.dtype.kind in "biuf"
+    if not numeric and not all(isinstance(label, str) for label in classes.tolist()):
+        msg = f"labels of type {classes.dtype} cannot be saved; use numbers or strings, or pickle"
+        raise TypeError(msg)
+    W, b = (np.ascontiguousarray(clf.backend_.to_host(a)) for a in clf.params_)
+    tensors = {"W": W, "b": b} | {f"history.{key}": a for key, a in clf.history_.items()}
+    if numeric:
+        tensors["classes"] = classes
+    names = getattr(clf, "feature_names_in_", None)
+    content = {
+        "params": {key: _describe(key, a) for key, a in clf.get_params(deep=False).items()},
+        "classes": None if numeric else classes.tolist(),
+        "object_labels": classes.dtype.kind == "O",
+        "objective": clf.objective_,
+        "feature_names": None if names is None else names.tolist(),
+    }
+    metadata = {"format": _FORMAT, "version": str(_VERSION), "content": json.dumps(content)}
+    target = Path(path)
+    descriptor, unfinished = tempfile.mkstemp(dir=target.parent, suffix=".unfinished")
+    os.close(descriptor)
+    try:
+        save_file(
+            {key: np.ascontiguousarray(a) for key, a in tensors.items()}, unfinished, metadata
+        )
+        Path(unfinished).replace(target)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> LinearClassifier:
+    """Read a classifier that `save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+    backend : str or Backend, default "numpy"
+        Where the classifier is to live.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, was not written by xplinear, or by a newer version.
+    """
+    if not Path(path).is_file():
+        msg = f"no model file {os.fspath(path)!r}"
+        raise FileNotFoundError(msg)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        msg = f"{os.fspath(path)!r} is damaged or no safetensors file ({error}); save it again"
+        raise ValueError(msg) from error
+    if metadata.get("format") != _FORMAT:
+        msg = f"{os.fspath(path)!r} was not written by xplinear: it holds other tensors"
+        raise ValueError(msg)
+    if int(metadata["version"]) > _VERSION:
+        msg = (
+            f"{os.fspath(path)!r} has format version {metadata['version']}, this xplinear reads "
+            f"up to {_VERSION}; upgrade xplinear"
+        )
+        raise ValueError(msg)
+    try:
+        content = json.loads(metadata["content"])
+        labels = content["classes"]
+        classes = (
+            tensors["classes"]
+            if labels is None
+            else np.asarray(labels, dtype=object if content["object_labels"] else None)
+        )
+        settings = {key: _restore(a) for key, a in content["params"].items()}
+        params = Params(tensors["W"], tensors["b"])
+        clf = LinearClassifier.from_params(params, classes, **settings)
+        clf.objective_ = content["objective"]
+        clf.history_ = {
+            key.removeprefix("history."): a
+            for key, a in tensors.items()
+            if key.startswith("history.")
+        }
+        clf.n_iter_ = len(clf.history_["seconds"])
+        if content["feature_names"] is not None:
+            clf.feature_names_in_ = np.asarray(content["feature_names"], dtype=object)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        msg = f"{os.fspath(path)!r} is damaged: {error!r} is missing or wrong; save it again"
+        raise ValueError(msg) from error
+    target = get_backend(backend)
+    return clf if target.name == "numpy" else clf.to(target)

@@ -1,0 +1,16 @@
+"""Solvers: a frozen configuration, a NamedTuple state, ``init`` and ``step``.
+
+The state's fields beyond those of `State` are the solver's own. Nothing here waits for the
+device: what a solver decides, it decides per model on the device; `minimize` reads it.
+A new solver is one file plus one line in ``SOLVERS``.
+"""
+
+from __future__ import annotations
+
+from xplinear.solvers.gd import GD
+from xplinear.solvers.protocol import Solver, State
+from xplinear.solvers.sgd import SGD
+
+__all__ = ["GD", "SGD", "SOLVERS", "Solver", "State"]
+
+SOLVERS: dict[str, type[Solver]] = {"gd": GD, "sgd": SGD}

@@ -1,0 +1,201 @@
+"""Step sizes in units of each feature: why data of any scale needs no tuning.
+
+Gradient steps are made in centred and scaled features, (x_j − μ_j) √d_j with d_j = 1 / var_j,
+without touching X: the intercept absorbs μ (an unpenalized intercept makes this a mere change
+of coordinates, b' = b + μᵀW), and feature j moves with its own step d_j · η. The penalty's prox
+takes the same step, so the minimizer is that of the original objective.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xplinear.data import Block
+from xplinear.losses import Loss
+from xplinear.namespace import Array, Namespace, accumulator
+from xplinear.objective import Objective, Params, columns, loss_and_grads
+
+__all__ = [
+    "Metric",
+    "Moments",
+    "centred_scores",
+    "feature_metric",
+    "feature_moments",
+    "loss_curvature",
+    "plain_metric",
+    "sample_loss",
+    "spread",
+]
+
+_SAMPLE_ROWS = 2048
+_SAMPLE_BYTES = 2**25
+_POWER_ITERATIONS = 10
+
+
+class Moments(NamedTuple):
+    """Weight ``(m,)``, mean ``(p, m)`` and sum of squared deviations ``(p, m)`` of the features."""
+
+    weight: Array
+    mean: Array
+    deviation: Array
+
+
+class Metric(NamedTuple):
+    """Centre μ and scale d ``(p, m)``; eigenvalue and squared row norms ``(m,)``.
+
+    Of the rows x in centred and scaled features, 1 added for the intercept: ``eigenvalue`` is
+    the largest of E[x xᵀ]; ``row`` is E‖x‖⁴ / E‖x‖², a mean in which long rows count more;
+    ``worst_row`` is the largest E[‖x‖² x_j²] / E[x_j²] of any feature j, which rare features
+    raise. m is 1 when all models weigh the rows alike.
+    """
+
+    centre: Array
+    scale: Array
+    eigenvalue: Array
+    row: Array
+    worst_row: Array
+
+
+def centred_scores(centre: Array, W: Array, *, xp: Namespace) -> Array:
+    """Return μᵀW ``(m, c)``: the scores of the centre without intercept."""
+    p, m, c = W.shape
+    if centre.shape[1] == 1:
+        return xp.reshape(centre[:, 0] @ xp.reshape(W, (p, m * c)), (m, c))
+    return xp.sum(centre[:, :, None] * W, axis=0)
+
+
+def spread(centre: Array, db: Array, *, xp: Namespace) -> Array:
+    """Return μ dbᵀ ``(p, m, c)``: the transpose of `centred_scores`."""
+    return xp.permute_dims(centre.T[:, None, :] * db[:, :, None], (2, 0, 1))
+
+
+def _row_weights(block: Block, *, xp: Namespace) -> Array:
+    return xp.ones_like(block.X[:, :1]) if block.s is None else block.s
+
+
+def _block_moments(xp: Namespace, block: Block, shift: Array) -> tuple[Array, Array, Array]:
+    s, X = _row_weights(block, xp=xp), block.X - shift
+    wide = accumulator(s, xp=xp)
+    return (
+        xp.sum(s, axis=0, dtype=wide),
+        xp.astype(X.T @ s, wide),
+        xp.astype((X * X).T @ s, wide),
+    )
+
+
+def feature_moments(objective: Objective, previous: Moments | None = None) -> Moments:
+    """Return the weighted moments of the features, those of ``previous`` rows included.
+
+    References
+    ----------
+    Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983.
+    """
+    data, xp = objective.data, objective.xp
+    # Deviations from a nearby point: squares of the raw features would cancel.
+    shift = xp.mean(_sample(objective).X, axis=0)
+    weight, first, second = data.reduce(_block_moments, (xp,), shift, scores=data.p)
+    mean = first / weight
+    deviation = second - first * mean
+    mean = mean + xp.astype(shift, mean.dtype)[:, None]
+    if previous is None:
+        return Moments(weight, mean, deviation)
+    total = previous.weight + weight
+    gap = mean - previous.mean
+    return Moments(
+        total,
+        previous.mean + gap * (weight / total),
+        previous.deviation + deviation + gap * gap * (previous.weight * weight / total),
+    )
+
+
+def feature_metric(objective: Objective, moments: Moments) -> Metric:
+    """Return the metric in which every feature has unit variance (unit square, if not centred).
+
+    A feature that is constant up to rounding gets scale 0: it has no direction of its own.
+    """
+    static = objective.fit_intercept, objective.data.dtype, objective.xp
+    centre, scale = objective.data.backend.compile(_centre_and_scale, *static)(moments)
+    return Metric(centre, scale, *_spectrum(objective, centre, scale))
+
+
+def _centre_and_scale(
+    fit_intercept: bool, dtype: Any, xp: Namespace, moments: Moments
+) -> tuple[Array, Array]:
+    mean, variance = moments.mean, moments.deviation / moments.weight
+    if fit_intercept:
+        varies = variance > (4.0 * float(xp.finfo(dtype).eps) * mean) ** 2
+    else:
+        variance = variance + mean * mean
+        varies = variance > 0
+        mean = xp.zeros_like(mean)
+    scale = xp.where(varies, 1.0 / xp.where(varies, variance, 1.0), 0.0)
+    return xp.astype(mean, dtype), xp.astype(scale, dtype)
+
+
+def plain_metric(objective: Objective) -> Metric:
+    """Return the metric of the raw features: no centre, scale 1."""
+    like = objective.zeros().W[:, :1, 0]
+    xp = objective.xp
+    centre, scale = xp.zeros_like(like), xp.ones_like(like)
+    return Metric(centre, scale, *_spectrum(objective, centre, scale))
+
+
+def _sample(objective: Objective) -> Block:
+    rows = _SAMPLE_BYTES // (8 * objective.data.p)
+    return objective.data.sample(max(64, min(_SAMPLE_ROWS, rows)))
+
+
+def sample_loss(objective: Objective, params: Params) -> Array:
+    """Return the mean loss ``(m,)`` of a sample of the rows: the scale of the loss, for little."""
+    xp = objective.xp
+    X, y, s = _sample(objective)
+    value, _ = loss_and_grads(objective.loss, X, y, s, params, xp=xp)
+    total = xp.sum(_row_weights(Block(X, y, s), xp=xp), axis=0)
+    return xp.sum(value, axis=0) / xp.where(total > 0, total, 1.0)
+
+
+def _spectrum(objective: Objective, centre: Array, scale: Array) -> tuple[Array, ...]:
+    """Return what `Metric` says of the rows, from a sample of them."""
+    block, backend = _sample(objective), objective.data.backend
+    start = np.random.Generator(np.random.PCG64(0)).standard_normal((objective.data.p, 1))
+    norms = backend.compile(_norms, objective.xp)
+    return norms(block, centre, scale, backend.asarray(start, objective.data.dtype))
+
+
+def _norms(xp: Namespace, block: Block, centre: Array, scale: Array, start: Array) -> Any:
+    s = _row_weights(block, xp=xp)
+    total = xp.sum(s, axis=0)
+    total = xp.where(total > 0, total, 1.0)  # a sample may hold only rows of weight 0
+    shift = xp.mean(block.X, axis=0)
+    X, gap, root = block.X - shift, centre - shift[:, None], xp.sqrt(scale)
+
+    v, norm = start * xp.ones_like(scale), xp.ones_like(total)
+    for _ in range(_POWER_ITERATIONS):
+        v = v / xp.where(norm > 0, norm, 1.0)
+        direction = root * v
+        u = s * (X @ direction - xp.sum(gap * direction, axis=0))
+        v = root * (X.T @ u - gap * xp.sum(u, axis=0)) / total
+        norm = xp.sqrt(xp.sum(v * v, axis=0))
+
+    def squares(weights: Array) -> Array:
+        """Return Σ_i weights_i (x_ij − μ_j)² ``(p, m)``."""
+        total = xp.sum(weights, axis=0)
+        return (X * X).T @ weights - 2.0 * gap * (X.T @ weights) + gap * gap * total
+
+    rows = 1.0 + (X * X) @ scale - 2.0 * (X @ (scale * gap)) + xp.sum(scale * gap * gap, axis=0)
+    row = xp.sum(s * rows * rows, axis=0) / xp.maximum(xp.sum(s * rows, axis=0), 1e-30 * total)
+    plain, weighted = squares(s), squares(s * rows)
+    worst = xp.max(weighted / xp.where(plain > 0, plain, xp.inf), axis=0)
+    return tuple(xp.where(a > 1.0, a, 1.0) for a in (norm, row, xp.maximum(row, worst)))
+
+
+def loss_curvature(loss: Loss, k: int) -> float:
+    """Return the curvature in the scores of the columns.
+
+    Where the loss is kinked: half its steepest slope, as if the kink were rounded over two units.
+    """
+    bound, slope = loss.curvature(k), loss.lipschitz(k)
+    curvature = bound if bound is not None else 1.0 if slope is None else 0.5 * slope
+    return 0.5 * curvature if columns(loss, k) == 1 else curvature
