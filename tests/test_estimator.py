@@ -31,7 +31,10 @@ NAMES = np.asarray(["cat", "dog", "frog"])
 
 
 @parametrize_with_checks(
-    [xl.LinearClassifier(random_state=0), xl.LinearClassifier("multiclass_hinge", solver="sgd")],
+    [
+        xl.LinearClassifier(random_state=0),
+        xl.LinearClassifier("multiclass_hinge", solver="sgd", max_iter=100),
+    ],
     # Mini-batches of repeated rows are not mini-batches of weighted rows.
     expected_failed_checks=lambda clf: (
         {}

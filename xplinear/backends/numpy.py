@@ -34,21 +34,31 @@ def _fold(
 
     Scattered reads wait for memory, not for the processor; `take` releases the interpreter lock.
     """
-    step = partial(update, *static)
+    step, n = partial(update, *static), len(rows)
+    rows = rows.astype(np.intp)  # once, not in every `take`
     row_bytes = sum(a[:1].nbytes for a in data if a is not None)
-    per_piece = size * max(1, _PIECE_BYTES // (size * row_bytes))
+    per_piece = size * max(1, min(_PIECE_BYTES // (size * row_bytes), -(-n // size)))
+    # Two pieces in turn, in the same memory: fresh memory would cost a page fault per 4 KiB.
+    pieces = [
+        [None if a is None else np.empty((per_piece, *a.shape[1:]), a.dtype) for a in data]
+        for _ in range(1 + (n > per_piece))
+    ]
 
     def gather(start: int) -> list[np.ndarray[Any, Any] | None]:
         index = rows[start : start + per_piece]
-        return [None if a is None else np.take(a, index, axis=0) for a in data]
+        piece = pieces[start // per_piece % 2]
+        return [
+            # Only "clip" writes straight into `out`; the indices are valid.
+            a if a is None or into is None else np.take(a, index, 0, into[: len(index)], "clip")
+            for a, into in zip(data, piece, strict=True)
+        ]
 
     factors = iter(schedule)
     with ThreadPoolExecutor(1) as thread:
         piece = gather(0)
-        for start in range(0, len(rows), per_piece):
-            later = start + per_piece < len(rows)
-            coming = thread.submit(gather, start + per_piece) if later else None
-            for i in range(0, min(per_piece, len(rows) - start), size):
+        for start in range(0, n, per_piece):
+            coming = thread.submit(gather, start + per_piece) if start + per_piece < n else None
+            for i in range(0, min(per_piece, n - start), size):
                 batch = tuple(None if a is None else a[i : i + size] for a in piece)
                 carry = step(carry, batch, next(factors), *args)
             piece = coming.result() if coming else piece
@@ -58,19 +68,21 @@ def _fold(
 def _softmax(
     loss: SoftmaxLoss, Z: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, xp: Namespace
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Softmax loss and gradient in one buffer, the true class found by index."""
+    """Softmax loss and gradient in one buffer, classes first: reductions then run over rows."""
     del loss, xp
     n, m, k = Z.shape
-    Z = Z.reshape(n * m, k)
-    true = np.arange(n * m), y if m == 1 else np.repeat(y, m)
-    G = Z - np.maximum.reduce(Z, axis=1, keepdims=True)
-    value = -G[true]
+    G = Z.reshape(n * m, k).T.copy()
+    y = y if m == 1 else np.repeat(y, m)
+    true = np.multiply(y, n * m, dtype=np.intp) + np.arange(n * m)
+    G -= np.maximum.reduce(G, axis=0)
+    flat = G.reshape(-1)
+    value = flat.take(true)
     np.exp(G, out=G)
-    total = np.add.reduce(G, axis=1)
-    value += np.log(total)
-    G /= total[:, None]
-    G[true] -= 1.0
-    return value.reshape(n, m), G.reshape(n, m, k)
+    total = np.add.reduce(G, axis=0)
+    value = np.log(total) - value
+    G /= total
+    flat[true] -= 1.0
+    return value.reshape(n, m), G.T.reshape(n, m, k)
 
 
 _BACKEND = Backend(
