@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import inspect
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.datasets import dump_svmlight_file, make_blobs
+from typer.testing import CliRunner
+
+import xplinear
+from xplinear import LinearClassifier, cli, parity
+from xplinear.losses import LOSSES
+from xplinear.minimize import Progress
+from xplinear.plot import learning_curve
+
+PNG = b"\x89PNG\r\n"
+
+
+def run(*arguments, expect=0):
+    """Return the output of ``xplinear *arguments``; stderr where it is expected to fail."""
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    assert result.exit_code == expect, result.output
+    if expect != 0:
+        assert "Traceback" not in result.output
+    return result.stderr if expect == 2 else result.stdout
+
+
+def refused(message, *arguments):
+    """Check that bad input ends in one clear line on stderr and exit code 2."""
+    stderr = run(*arguments, expect=2)
+    assert re.fullmatch(r"error: .*\n", stderr), stderr
+    assert message in stderr
+
+
+def rows_of(table):
+    """Return the rows of a two-column table as a dictionary."""
+    cells = [re.split(" *│ *", line.strip("│ ")) for line in table.splitlines() if "│" in line]
+    return {row[0].strip(): row[1].strip() for row in cells}
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    X, y = make_blobs(200, n_features=3, centers=3, random_state=0, cluster_std=0.5)
+    return np.abs(X * 10).astype(np.uint8), y
+
+
+@pytest.fixture(params=[".npz", ".npy", ".csv", ".parquet", ".svm"])
+def file(request, tmp_path, blobs):
+    X, y = blobs
+    path = tmp_path / f"X{request.param}"
+    match request.param:
+        case ".npz":
+            np.savez(path, X=X, y=y)
+        case ".npy":
+            np.save(path, X)
+            np.save(tmp_path / "y.npy", y)
+        case ".csv":
+            np.savetxt(path, np.column_stack([X, y]), "%d", ",", header="a,b,c,kind", comments="")
+        case ".parquet":
+            columns = {name: X[:, j] for j, name in enumerate("abc")}
+            pq.write_table(pa.table(columns | {"kind": y}), path)
+        case _:
+            dump_svmlight_file(X.astype(float), y, str(path))
+    return path
+
+
+class TestTrainAndPredict:
+    def test_digits(self, tmp_path):
+        model, picture = tmp_path / "m.safetensors", tmp_path / "m.png"
+        rows = rows_of(run("train", "digits", "--out", model, "--plot", picture))
+        assert rows["data"] == "digits: n = 1,347, p = 64, k = 10"
+        assert rows["dtype"] == "float64, computed in float64"
+        assert rows["backend, device"] == "numpy, cpu"
+        assert rows["test accuracy"].endswith("(450 rows)")
+        assert float(rows["test accuracy"].split()[0]) >= 0.95
+        assert float(rows["train accuracy"]) > 0.98
+        assert float(rows["objective"].split()[0]) < 0.1
+        assert float(rows["training time"].split()[0]) >= 0.0
+        assert int(rows["examples per second"].replace(",", "")) > 0
+        assert rows["model"] == str(model)
+        assert picture.read_bytes().startswith(PNG)
+
+        labels = tmp_path / "labels.csv"
+        rows = rows_of(run("predict", model, "digits", "--out", labels))
+        assert float(rows["accuracy"]) > 0.97
+        header, *lines = labels.read_text().split()
+        assert header == "label"
+        assert len(lines) == 1797
+        assert set(lines) == set("0123456789")
+
+    def test_every_format(self, file, tmp_path, blobs):
+        model, out = tmp_path / "m.safetensors", tmp_path / "out.csv"
+        rows = rows_of(run("train", file, "--dtype", "float32", "--out", model))
+        assert rows["data"] == f"{file.name}: n = 150, p = 3, k = 3"
+        assert rows["dtype"].endswith("computed in float32")
+        assert float(rows["test accuracy"].split()[0]) > 0.95
+        if file.suffix in (".npz", ".npy", ".parquet"):
+            assert rows["dtype"].startswith("uint8, ")
+        rows = rows_of(run("predict", model, file, "--out", out))
+        assert float(rows["accuracy"]) > 0.95
+        labels = np.loadtxt(out, skiprows=1)
+        assert np.mean(labels == blobs[1]) == pytest.approx(float(rows["accuracy"]), abs=1e-4)
+
+    def test_accuracy_is_that_of_the_library(self, tmp_path, blobs):
+        X, y = blobs
+        np.savez(tmp_path / "a.npz", X=X[:100], y=y[:100], X_test=X[100:], y_test=y[100:])
+        rows = rows_of(run("train", tmp_path / "a.npz", "--loss", "squared_hinge", "--seed", 3))
+        clf = LinearClassifier("squared_hinge", random_state=3).fit(X[:100], y[:100])
+        assert rows["test accuracy"] == f"{clf.score(X[100:], y[100:]):.4f}  (100 rows)"
+        assert rows["objective"] == f"{clf.objective_:.6g}  (squared_hinge + 0.0001 · l2)"
+        assert rows["iterations"] == f"{clf.n_iter_:,}"
+
+    def test_options_reach_the_classifier(self, tmp_path, blobs):
+        X, y = blobs
+        np.savez(tmp_path / "a.npz", X=X, y=y)
+        options = {
+            "loss": "crammer_singer",
+            "penalty": "elastic_net",
+            "alpha": 0.01,
+            "l1_ratio": 0.5,
+            "solver": "sgd",
+            "batch_size": 16,
+            "learning_rate": 1e-4,
+            "max_iter": 7,
+            "tol": 1e-3,
+            "backend": "numpy",
+            "dtype": "float32",
+        }
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        model = tmp_path / "m.safetensors"
+        rows = rows_of(
+            run("train", tmp_path / "a.npz", *arguments, "--no-accelerate", "--seed=5",
+                "--test-fraction=0", "--early-stopping", "--out", model)
+        )  # fmt: skip
+        assert "test accuracy" not in rows
+        clf = xplinear.load(model)
+        expected = options | {"accelerate": False, "random_state": 5, "early_stopping": True}
+        del expected["backend"]  # a model file lives anywhere
+        assert {name: getattr(clf, name) for name in expected} == expected
+        assert rows["data"] == "a.npz: n = 200, p = 3, k = 3"
+
+    def test_defaults_are_those_of_the_classifier(self):
+        own = inspect.signature(LinearClassifier).parameters
+        options = inspect.signature(cli.train).parameters
+        same = {
+            name: option.default
+            for name, option in options.items()
+            if name in own and name != "learning_rate"
+        }
+        assert same == {name: own[name].default for name in same}
+        assert len(same) == 12
+
+    def test_unlabelled_table(self, tmp_path, blobs):
+        X, y = blobs
+        kinds = np.asarray(["red", "green", "dark blue"])[y]
+        table = tmp_path / "train.csv"
+        table.write_text(
+            "a,b,c,kind\n"
+            + "".join(f"{a},{b},{c},{k}\n" for (a, b, c), k in zip(X, kinds, strict=True))
+        )
+        model, out = tmp_path / "m.safetensors", tmp_path / "out.csv"
+        run("train", table, "--target", "kind", "--out", model)
+        new = tmp_path / "new.csv"
+        new.write_text("a,b,c\n" + "".join(f"{a},{b},{c}\n" for a, b, c in X))
+        output = run("predict", model, new, "--out", out)
+        assert "accuracy" not in output
+        assert np.mean(np.asarray(out.read_text().splitlines()[1:]) == kinds) > 0.95
+        refused("new.csv has no labels to compare with; --out", "predict", model, new)
+
+    def test_labels_that_look_like_numbers(self, tmp_path):
+        table, some = tmp_path / "all.csv", tmp_path / "some.csv"
+        table.write_text("a,kind\n" + "0,1\n5,2\n9,x\n" * 20)
+        some.write_text("a,kind\n" + "0,1\n5,2\n" * 20)
+        model = tmp_path / "m.safetensors"
+        run("train", table, "--out", model)
+        assert rows_of(run("predict", model, some))["accuracy"] == "1.0000"
+
+    def test_warnings_are_one_line(self):
+        result = CliRunner().invoke(cli.app, ["train", "digits", "--solver=gd", "--max-iter=2"])
+        assert result.exit_code == 0
+        assert re.fullmatch(r"warning: stopped after max_iter=2 .*\n", result.stderr)
+
+    def test_progress_bar(self, monkeypatch):
+        console = cli.Console
+        monkeypatch.setattr(cli, "Console", lambda **o: console(**o, force_terminal=True, width=90))
+        result = CliRunner().invoke(
+            cli.app, ["train", "digits", "--solver", "sgd", "--max-iter", "4"]
+        )
+        assert "training" in result.stderr
+        assert re.search(r"4/4\S* loss 0\.\d+", result.stderr)
+
+    def test_progress_bar_is_silent_without_a_terminal(self):
+        with cli._progress_bar() as show:
+            one = np.ones(1)
+            show(Progress(1, 10, one, one, one, one, 0.1, None))
+        result = CliRunner().invoke(cli.app, ["train", "digits"])
+        assert result.stderr == ""
+
+
+class TestLearningCurve:
+    def test_loss_and_validation_accuracy(self, tmp_path):
+        history = {
+            "loss": np.asarray([2.0, 0.9, 0.1]),
+            "validation_score": np.asarray([0.5, 0.8, 0.9]),
+        }
+        ax = learning_curve(history, tmp_path / "a.png")
+        right = next(other for other in ax.figure.axes if other is not ax)
+        assert ax.lines[0].get_xydata().tolist() == [[1, 2.0], [2, 0.9], [3, 0.1]]
+        assert right.lines[0].get_ydata().tolist() == [0.5, 0.8, 0.9]
+        assert ax.lines[0].get_linestyle() != right.lines[0].get_linestyle()
+        assert ax.get_yscale() == "log"
+        assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+    def test_without_validation_in_given_axes(self):
+        _, given = plt.subplots()
+        history = {"loss": np.asarray([0.0, -1.0]), "validation_score": np.full(2, np.nan)}
+        ax = learning_curve(history, ax=given)
+        assert ax is given
+        assert ax.figure.axes == [ax]
+        assert ax.get_yscale() == "linear"
+        plt.close(ax.figure)
+
+    def test_picture_of_a_fit(self, tmp_path):
+        run("train", "digits", "--early-stopping", "--plot", tmp_path / "a.svg")
+        assert "validation accuracy" in (tmp_path / "a.svg").read_text()
+
+    def test_nothing_to_draw(self):
+        with pytest.raises(ValueError, match="no iterations"):
+            learning_curve({"loss": np.zeros(0)})
+
+
+class TestBadInput:
+    def test_data(self, tmp_path):
+        refused("unknown data set 'digit'", "train", "digit")
+        refused("no file", "train", tmp_path / "absent.csv")
+        (tmp_path / "a.csv").write_text("a,b,y\n1,2,0\n1,,1\n")
+        refused("line 3: column 'b' has a missing value", "train", tmp_path / "a.csv")
+        (tmp_path / "b.csv").write_text("a,y\n1,0\n2,0\n3,0\n4,0\n")
+        refused("one class", "train", tmp_path / "b.csv")
+        refused("has no columns 'kind'", "train", tmp_path / "b.csv", "--target", "kind")
+        np.savez(tmp_path / "c.npz", X=np.full((8, 2), np.inf), y=np.arange(8) % 2)
+        refused("infinity", "train", tmp_path / "c.npz")
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("--loss=hinge", "unknown loss 'hinge'; choose from softmax"),
+            ("--penalty=l3", "unknown penalty 'l3'"),
+            ("--solver=newton", "unknown solver 'newton'"),
+            ("--backend=matlab", "unknown backend 'matlab'"),
+            ("--backend=numpy:7", "NumPy has no device '7'"),
+            ("--dtype=float8", "float8"),
+            ("--alpha=-1", "alpha must be a finite number"),
+            ("--batch-size=0", "batch_size"),
+            ("--learning-rate=fast", "'auto' or a number is needed, got 'fast'"),
+            ("--max-iter=0", "max_iter"),
+            ("--test-fraction=2", "fraction must lie between 0 and 1"),
+            ("--out=/absent/m.safetensors", "--out: no directory '/absent'"),
+            ("--plot=/absent/m.png", "--plot: no directory '/absent'"),
+            ("--out=/", "--out: '/' is a directory"),
+        ],
+    )
+    def test_options(self, option, message):
+        refused(message, "train", "digits", option)
+
+    def test_model(self, tmp_path):
+        refused("no model file", "predict", tmp_path / "absent.safetensors", "digits")
+        bad = tmp_path / "bad.safetensors"
+        bad.write_bytes(b"nothing of the kind")
+        refused("damaged", "predict", bad, "digits")
+        np.savez(tmp_path / "a.npz", X=np.eye(4), y=[0, 1, 0, 1])
+        run("train", tmp_path / "a.npz", "--out", tmp_path / "m.safetensors", "--test-fraction=0.5")
+        refused("64 features", "predict", tmp_path / "m.safetensors", "digits")
+
+    def test_usage(self):
+        assert "Missing argument 'DATA'" in run("train", expect=2)
+        assert "No such option" in run("train", "digits", "--speed=9", expect=2)
+        assert "Invalid value for '--alpha'" in run("train", "digits", "--alpha=much", expect=2)
+
+    def test_plot_without_matplotlib(self, monkeypatch, tmp_path):
+        monkeypatch.delitem(sys.modules, "xplinear.plot", raising=False)
+        monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+        picture = tmp_path / "a.png"
+        refused("pip install 'xplinear[plot]'", "train", "digits", "--plot", picture)
+
+
+def test_backends():
+    output = run("backends")
+    assert f"numpy            │ {np.__version__}" in output
+    for status in xplinear.available_backends():
+        assert (status.version if status.available else "not available") in output
+    assert re.search(r"^auto is (numpy|cupy)", output, re.MULTILINE)
+
+
+def test_backends_keep_the_brackets_of_extras(monkeypatch):
+    status = xplinear.backends.BackendStatus("cupy", False, "", (), "use xplinear[cuda13]")
+    monkeypatch.setattr(cli, "available_backends", lambda: [status])
+    assert "not available: use xplinear[cuda13]" in run("backends")
+
+
+class TestParity:
+    def test_passes(self):
+        output = run("parity", "--backends=numpy,array_api_strict:device1", "--losses=softmax")
+        assert "16 of 16 comparisons within tolerance" in output
+        assert output.count("passed") == 4
+        assert output.index("numpy ") < output.index("device1")
+
+    @pytest.mark.parametrize("error", [1e-3, float("nan")])
+    def test_broken_tolerance_exits_1(self, monkeypatch, error):
+        rows = [
+            parity.Comparison("numpy", "float64", "softmax", penalty, 0.0, error_here, 0.0)
+            for penalty, error_here in (("l2", error), ("l1", 0.0))
+        ]
+        monkeypatch.setattr(cli, "compare", lambda *_: rows)
+        output = run("parity", expect=1)
+        assert "BROKEN: l2 " in output
+        assert f"{error:.1e}" in output
+        assert "1 of 2 comparisons" in output
+
+    def test_bad_options(self):
+        refused("--losses: unknown 'hinge'", "parity", "--losses=softmax,hinge")
+        refused("--dtypes: unknown 'float16'", "parity", "--dtypes=float16")
+        refused("unknown backend 'matlab'", "parity", "--backends=numpy,matlab")
+
+
+class WrongSoftmax(LOSSES["softmax"]):
+    def value_and_grad(self, Z, y, *, xp=None):
+        value, G = super().value_and_grad(Z, y, xp=xp)
+        return value, 1.01 * G
+
+
+class TestCheckGradient:
+    def test_every_loss_and_penalty(self):
+        output = run("check-gradient", "--backends=numpy")
+        assert "24 of 24 gradients agree with differences" in output
+        assert "3 of 15" in output  # L1 at a zero weight
+        for loss in LOSSES:
+            assert loss in output
+
+    def test_chosen_ones(self):
+        output = run("check-gradient", "--backends=array_api_strict:device1",
+                     "--losses=softmax,absolute_error", "--penalties=l1", "--seed=1")  # fmt: skip
+        assert "2 of 2 gradients agree" in output
+
+    def test_wrong_gradient_exits_1(self, monkeypatch):
+        monkeypatch.setitem(LOSSES, "softmax", WrongSoftmax)
+        output = run(
+            "check-gradient", "--backends=numpy", "--losses=softmax,squared_error", expect=1
+        )
+        assert output.count("WRONG") == 4
+        assert "4 of 8 gradients agree" in output
+
+    def test_bad_options(self):
+        refused("--penalties: unknown 'l3'", "check-gradient", "--penalties=l3")
+
+
+def test_the_program_starts():
+    command = [sys.executable, "-c", "from xplinear.cli import main; main()", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"xplinear {xplinear.__version__}\n"
+
+
+def test_help():
+    for command in ("train", "predict", "backends", "parity", "check-gradient"):
+        assert command in run("--help")
+        assert "Usage" in run(command, "--help")
+
+
+def test_interrupt_keeps_the_best_so_far(monkeypatch, tmp_path):
+    def press_ctrl_c(progress):
+        if progress.iteration == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    @contextmanager
+    def pressed():
+        yield press_ctrl_c
+
+    monkeypatch.setattr(cli, "_progress_bar", pressed)
+    model = tmp_path / "m.safetensors"
+    result = CliRunner().invoke(cli.app, ["train", "digits", "--out", str(model)])
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(r"warning: interrupted after 3 iterations.*\n", result.stderr)
+    assert "test accuracy" in result.stdout
+    assert xplinear.load(model).n_iter_ == 3

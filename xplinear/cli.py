@@ -1,0 +1,412 @@
+"""The command line: ``xplinear train digits`` and the rest; the only file that imports typer."""
+
+from __future__ import annotations
+
+import csv
+import time
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import rich.progress
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+import xplinear
+from xplinear.backends import Backend, available_backends, get_backend
+from xplinear.data import ArrayData
+from xplinear.datasets import FORMATS, NAMES, holdout, load
+from xplinear.estimator import LinearClassifier
+from xplinear.gradients import check_gradient
+from xplinear.losses import LOSSES
+from xplinear.minimize import Progress
+from xplinear.objective import Objective, Params
+from xplinear.parity import TOLERANCES, WEIGHT_TOLERANCES, Comparison, compare
+from xplinear.penalties import PENALTIES
+from xplinear.solvers import SOLVERS
+
+__all__ = ["app", "main"]
+
+_PIPE_WIDTH = 160  # of tables that no terminal limits
+_BAD_INPUT = (ValueError, OSError, ImportError, MemoryError, xplinear.BackendError)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    typer.echo(f"warning: {message}", err=True)
+
+
+class _Commands(TyperGroup):
+    """The commands; bad input ends in one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with warnings.catch_warnings():
+            for category in (UserWarning, RuntimeWarning):
+                warnings.simplefilter("default", category)
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except _BAD_INPUT as error:
+                typer.echo(f"error: {error}", err=True)
+                raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Linear classifiers on any array library.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_DATA_HELP = f"{', '.join(NAMES)}, or a file: {', '.join(FORMATS)}."
+_Data = Annotated[str, typer.Argument(metavar="DATA", help=_DATA_HELP, show_default=False)]
+_Target = Annotated[
+    str | None,
+    typer.Option(help="Column (or array, or file) of the labels; the last column by default."),
+]
+_Losses = Annotated[str | None, typer.Option(help=f"Of {','.join(LOSSES)}; all by default.")]
+_Backends = Annotated[
+    str | None, typer.Option(help="Such as numpy,torch,jax; all that work here by default.")
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xplinear {xplinear.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="And exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+def _console() -> Console:
+    # Without markup: brackets belong to names of files and extras.
+    width = None if Console().is_terminal else _PIPE_WIDTH
+    return Console(width=width, markup=False)
+
+
+def _split(names: str | None, known: Sequence[str], option: str) -> list[str]:
+    """Return the names of a comma-separated option, all known ones where it is not given."""
+    chosen = list(known) if names is None else [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in known:
+            msg = f"{option}: unknown {name!r}; choose from {', '.join(known)}"
+            raise ValueError(msg)
+    return chosen
+
+
+def _chosen_backends(names: str | None) -> list[Backend]:
+    if names is None:
+        return [get_backend(status.name) for status in available_backends() if status.available]
+    return [get_backend(name.strip()) for name in names.split(",")]
+
+
+def _check_writable(option: str, path: Path | None) -> None:
+    """Fail before the work is done, not after it."""
+    if path is not None and not path.parent.is_dir():
+        msg = f"{option}: no directory {str(path.parent)!r}"
+        raise ValueError(msg)
+    if path is not None and path.is_dir():
+        msg = f"{option}: {str(path)!r} is a directory; name a file"
+        raise ValueError(msg)
+
+
+@contextmanager
+def _progress_bar() -> Generator[Callable[[Progress], None]]:
+    """Give a callback that shows the progress of a fit, silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    bar = rich.progress.Progress(
+        rich.progress.TextColumn("training"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[loss]}"),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("training", total=None, loss="")
+
+        def show(progress: Progress) -> None:
+            bar.update(
+                task,
+                completed=progress.iteration,
+                total=progress.iterations,
+                loss=f"loss {progress.loss[0]:.4f}",
+            )
+
+        yield show
+
+
+@app.command()
+def train(
+    data: _Data,
+    loss: Annotated[str, typer.Option(help=f"{', '.join(LOSSES)}.")] = "softmax",
+    penalty: Annotated[str, typer.Option(help=f"{', '.join(PENALTIES)}.")] = "l2",
+    alpha: Annotated[float, typer.Option(help="Strength λ of the penalty.")] = 1e-4,
+    l1_ratio: Annotated[float, typer.Option(help="Share of L1 in elastic_net.")] = 0.15,
+    solver: Annotated[str, typer.Option(help=f"auto, {', '.join(SOLVERS)}.")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Rows of a mini-batch.")] = 64,
+    learning_rate: Annotated[str, typer.Option(help="auto, or a number.")] = "auto",
+    max_iter: Annotated[
+        int | None, typer.Option(help="Iterations, epochs of sgd; the solver's own by default.")
+    ] = None,
+    tol: Annotated[float, typer.Option(help="Tolerance of the stopping test.")] = 1e-4,
+    early_stopping: Annotated[
+        bool, typer.Option("--early-stopping", help="Stop on a held-out tenth of the rows.")
+    ] = False,
+    backend: Annotated[str | None, typer.Option(help="numpy, cupy, torch:cuda:0, auto …")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64; that of the data.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split and the shuffles.")] = 0,
+    target: _Target = None,
+    test_fraction: Annotated[
+        float, typer.Option(help="Rows held out where DATA has no test part; 0 for none.")
+    ] = 0.25,
+    accelerate: Annotated[
+        bool, typer.Option("--accelerate/--no-accelerate", help="Use the backend's own kernels.")
+    ] = True,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw loss, and validation accuracy if there is one: FILE.png."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Save the model: FILE.safetensors.")] = None,
+) -> None:
+    """Train a classifier and report how well it does."""
+    _check_writable("--plot", plot)
+    _check_writable("--out", out)
+    learning_curve = None
+    if plot is not None:
+        from xplinear.plot import learning_curve
+    dataset = load(data, target=target)
+    if test_fraction != 0.0:
+        dataset = holdout(dataset, test_fraction, seed)
+    clf = LinearClassifier(
+        loss,
+        penalty=penalty,
+        alpha=alpha,
+        l1_ratio=l1_ratio,
+        solver=solver,
+        batch_size=batch_size,
+        learning_rate=_rate(learning_rate),
+        max_iter=max_iter,
+        tol=tol,
+        early_stopping=early_stopping,
+        random_state=seed,
+        backend=backend,
+        dtype=dtype,
+        accelerate=accelerate,
+    )
+    start = time.perf_counter()
+    with _progress_bar() as show:
+        clf.fit(dataset.X, dataset.y, callbacks=[show])
+    seconds = time.perf_counter() - start
+    if out is not None:
+        clf.save(out)
+    if learning_curve is not None:
+        learning_curve(clf.history_, path=plot)
+
+    n, p = dataset.X.shape
+    fitted = clf.backend_
+    table = Table(show_header=False)
+    table.add_row("data", f"{dataset.name}: n = {n:,}, p = {p:,}, k = {len(clf.classes_):,}")
+    table.add_row("dtype", f"{dataset.X.dtype}, computed in {_dtype_name(clf.coef_)}")
+    table.add_row("backend, device", f"{fitted.name}, {fitted.device}")
+    table.add_row("objective", f"{clf.objective_:.6g}  ({loss} + {alpha:g} · {penalty})")
+    table.add_row("iterations", f"{clf.n_iter_:,}")
+    table.add_row("train accuracy", f"{clf.score(dataset.X, dataset.y):.4f}")
+    if dataset.X_test is not None:
+        score = clf.score(dataset.X_test, dataset.y_test)
+        table.add_row("test accuracy", f"{score:.4f}  ({dataset.X_test.shape[0]:,} rows)")
+    table.add_row("training time", f"{seconds:.2f} s")
+    table.add_row("examples per second", f"{n * clf.n_iter_ / seconds:,.0f}")
+    for name, path in (("model", out), ("picture", plot)):
+        if path is not None:
+            table.add_row(name, str(path))
+    _console().print(table)
+
+
+def _rate(text: str) -> Literal["auto"] | float:
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError as error:
+        msg = f"--learning-rate: 'auto' or a number is needed, got {text!r}"
+        raise ValueError(msg) from error
+
+
+def _dtype_name(x: Any) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A file that train --out wrote.")],
+    data: _Data,
+    out: Annotated[Path | None, typer.Option(help="Write the labels: FILE.csv.")] = None,
+    target: _Target = None,
+) -> None:
+    """Predict labels; report the accuracy where DATA has labels too.
+
+    The test part of DATA is taken where it has one.
+    """
+    _check_writable("--out", out)
+    clf = xplinear.load(model)
+    dataset = load(data, target=target, n_features=clf.n_features_in_)
+    X, y = dataset.X, dataset.y
+    if dataset.X_test is not None:
+        X, y = dataset.X_test, dataset.y_test
+    if y is None and out is None:
+        msg = f"{dataset.name} has no labels to compare with; --out FILE.csv writes the predictions"
+        raise ValueError(msg)
+    labels = clf.predict(X)
+    if out is not None:
+        with out.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["label"], *([label] for label in labels.tolist())])
+    table = Table(show_header=False)
+    table.add_row("data", f"{dataset.name}: {X.shape[0]:,} rows")
+    if y is not None:
+        # Labels that all look like numbers were read as such, the model's may be words too.
+        y = y if labels.dtype.kind in "biuf" else y.astype(str)
+        table.add_row("accuracy", f"{np.mean(labels == y):.4f}")
+    if out is not None:
+        table.add_row("labels", str(out))
+    _console().print(table)
+
+
+@app.command()
+def backends() -> None:
+    """List the array libraries: what works here, and why the others do not."""
+    table = Table("backend", "version", "devices")
+    for status in available_backends():
+        if status.available:
+            table.add_row(status.name, status.version, ", ".join(status.devices))
+        else:
+            table.add_row(status.name, "–", f"not available: {status.reason}", style="dim")
+    console = _console()
+    console.print(table)
+    console.print(f"auto is {get_backend('auto').name}")
+
+
+@app.command()
+def parity(
+    backends: _Backends = None,
+    dtypes: Annotated[str | None, typer.Option(help=f"Of {','.join(TOLERANCES)}.")] = None,
+    losses: _Losses = None,
+) -> None:
+    """Compare losses, gradients and SGD steps of all backends with NumPy float64."""
+    with Console(stderr=True).status("comparing with NumPy float64"):
+        rows = compare(
+            _chosen_backends(backends),
+            _split(dtypes, list(TOLERANCES), "--dtypes"),
+            _split(losses, list(LOSSES), "--losses"),
+        )
+
+    names = list(dict.fromkeys(row.backend for row in rows))
+
+    def key(row: Comparison) -> tuple[int, int, int]:
+        order = names.index(row.backend), list(TOLERANCES).index(row.dtype)
+        return *order, list(LOSSES).index(row.loss)
+
+    table = Table(
+        "backend",
+        "dtype",
+        "loss",
+        *("loss error", "gradient error", "weights error"),
+        "result",
+        caption="relative differences, the largest over all penalties; weights after 100 SGD steps",
+    )
+    for _, group in groupby(sorted(rows, key=key), key):
+        same = list(group)
+        one = same[0]
+        # Not max(): it would lose a NaN.
+        errors = np.max([[r.loss_error, r.gradient_error, r.weights_error] for r in same], axis=0)
+        broken = [row.penalty for row in same if not row.passed]
+        result = f"BROKEN: {', '.join(broken)}" if broken else "passed"
+        cells = (one.backend, one.dtype, one.loss, *(f"{error:.1e}" for error in errors), result)
+        table.add_row(*cells, style="red" if broken else None)
+    console = _console()
+    console.print(table)
+    limits = "; ".join(
+        f"{name} {limit:g}, weights {WEIGHT_TOLERANCES[name]:g}"
+        for name, limit in TOLERANCES.items()
+    )
+    _conclude(console, [row.passed for row in rows], f"comparisons within tolerance ({limits})")
+
+
+@app.command("check-gradient")
+def check_gradients(
+    backends: _Backends = None,
+    losses: _Losses = None,
+    penalties: Annotated[
+        str | None, typer.Option(help=f"Of {','.join(PENALTIES)}; all by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random data.")] = 0,
+) -> None:
+    """Check the gradient of every objective against differences, in float64."""
+    chosen = _chosen_backends(backends)
+    table = Table(
+        "backend", "loss", "penalty", "largest relative error", "where", "kinks", "result"
+    )
+    passed: list[bool] = []
+    with Console(stderr=True).status("checking gradients"):
+        for backend in chosen:
+            for loss in _split(losses, list(LOSSES), "--losses"):
+                for penalty in _split(penalties, list(PENALTIES), "--penalties"):
+                    with backend.double_precision():
+                        check = check_gradient(*_random_problem(backend, loss, penalty, seed))
+                    passed.append(check.passed)
+                    table.add_row(
+                        backend.name,
+                        loss,
+                        penalty,
+                        f"{check.max_relative_error:.1e}",
+                        f"{check.array}{list(check.index)}",
+                        f"{check.kinks} of {check.coordinates}",
+                        "passed" if check.passed else "WRONG",
+                        style=None if check.passed else "red",
+                    )
+    console = _console()
+    console.print(table)
+    _conclude(console, passed, "gradients agree with differences")
+
+
+def _random_problem(
+    backend: Backend, loss: str, penalty: str, seed: int
+) -> tuple[Objective, Params]:
+    """Return a small weighted objective and a point, in float64."""
+    n, p, m, k = 20, 4, 1, 3
+    random = np.random.default_rng(seed)
+    X, s = random.standard_normal((n, p)), random.uniform(0.5, 2.0, (n, 1))
+    y = random.integers(0, k, n, dtype=np.int32)
+    W, b = random.standard_normal((p, m, k)), random.standard_normal((m, k))
+    W[0] = 0.0  # where L1 has its kink
+    X, y, s, alpha, W, b = (backend.asarray(a) for a in (X, y, s, np.asarray([0.1]), W, b))
+    data = ArrayData(X, y, s, backend=backend)
+    objective = Objective(backend.accelerated(LOSSES[loss]()), PENALTIES[penalty](), alpha, data, k)
+    return objective, Params(W, b)
+
+
+def _conclude(console: Console, passed: Sequence[bool], what: str) -> None:
+    console.print(f"{sum(passed)} of {len(passed)} {what}")
+    if not all(passed):
+        raise typer.Exit(1)
