@@ -47,7 +47,7 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
             for category in (UserWarning, RuntimeWarning):
-                warnings.simplefilter("default", category)
+                warnings.simplefilter("always", category)
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
