@@ -554,3 +554,11 @@ def test_predicting_before_fitting():
 def test_an_unconverged_gd_warns():
     with pytest.warns(ConvergenceWarning, match="stopped after max_iter=2 iterations before tol"):
         xl.LinearClassifier(solver="gd", max_iter=2).fit(X, Y)
+
+
+def test_lbfgs_warns_when_only_rounding_stopped_it():
+    X, y = load_digits(return_X_y=True)
+    clf = xl.LinearClassifier(solver="lbfgs", tol=1e-12, dtype="float32")
+    with pytest.warns(ConvergenceWarning, match=r"float32 floor: .* use dtype='float64'"):
+        clf.fit(X, y)
+    assert clf.score(X, y) > 0.99

@@ -7,12 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.optimize import minimize as scipy_minimize
+from sklearn.linear_model import LogisticRegression
 
-from xplinear.losses import LOSSES, MulticlassHingeLoss, SoftmaxLoss, SquaredErrorLoss
+from xplinear.losses import (
+    LOSSES,
+    MulticlassHingeLoss,
+    SoftmaxLoss,
+    SquaredErrorLoss,
+    SquaredHingeLoss,
+)
 from xplinear.minimize import minimize
 from xplinear.objective import Params
 from xplinear.penalties import PENALTIES, L1Penalty, L2Penalty, NoPenalty
-from xplinear.solvers import GD, SGD, SOLVERS
+from xplinear.solvers import GD, LBFGS, SGD, SOLVERS
 from xplinear.solvers.sgd import SCHEDULES
 
 rng = np.random.default_rng(0)
@@ -57,6 +64,95 @@ def test_gd_needs_a_smooth_loss_for_a_curvature_step(numpy_backend):
     objective = numpy_backend.objective(MulticlassHingeLoss(), L2Penalty(), X, Y)
     with pytest.raises(ValueError, match="step_size='curvature' needs a smooth loss"):
         minimize(objective, GD(step_size="curvature"))
+
+
+@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_lbfgs_reaches_scikit_learns_optimum(backend, gram, fit_intercept):
+    objective = backend.objective(
+        SoftmaxLoss(), L2Penalty(), X + 1.0, Y, alpha=ALPHAS, fit_intercept=fit_intercept
+    )
+    result = minimize(objective, LBFGS(tol=1e-11, gram=gram))
+    assert result.reason == "converged"
+    W, b = (backend.to_numpy(a) for a in result.params)
+    for j, alpha in enumerate(ALPHAS):
+        reference = LogisticRegression(
+            C=1.0 / (alpha * N), solver="newton-cg", tol=1e-12, fit_intercept=fit_intercept
+        ).fit(X + 1.0, Y)
+        np.testing.assert_allclose(W[:, j].T, reference.coef_, atol=1e-6)
+        difference = b[j] - reference.intercept_
+        np.testing.assert_allclose(difference, difference.mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [SoftmaxLoss(), SquaredHingeLoss(), SquaredErrorLoss()])
+@pytest.mark.parametrize("penalty", [L2Penalty(), NoPenalty()])
+def test_the_gradient_vanishes_where_lbfgs_stops(backend, loss, penalty):
+    objective = backend.objective(loss, penalty, X, Y, alpha=ALPHAS)
+    first, last = (
+        objective.value_and_grad(params)[1]
+        for params in (objective.zeros(), minimize(objective, LBFGS(tol=1e-8)).params)
+    )
+    scale = np.abs(backend.to_numpy(first.W)).max()
+    assert np.abs(backend.to_numpy(last.W)).max() <= 1e-7 * scale
+    assert np.abs(backend.to_numpy(last.b)).max() <= 1e-7 * scale
+
+
+def test_an_lbfgs_stack_equals_single_fits(backend):
+    s = rng.integers(0, 3, size=(N, 3)).astype(float)
+    solver = LBFGS(tol=1e-11)
+    stacked = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, s, alpha=ALPHAS)
+    W, b = (backend.to_numpy(a) for a in minimize(stacked, solver).params)
+    for j, alpha in enumerate(ALPHAS):
+        single = backend.objective(
+            SoftmaxLoss(), L2Penalty(), X, Y, s[:, j : j + 1], alpha=(alpha,)
+        )
+        alone = minimize(single, solver).params
+        np.testing.assert_allclose(W[:, j], backend.to_numpy(alone.W)[:, 0], atol=1e-8)
+        np.testing.assert_allclose(b[j], backend.to_numpy(alone.b)[0], atol=1e-8)
+
+
+@pytest.mark.parametrize("gram", [True, False])
+def test_lbfgs_never_raises_the_objective(backend, gram):
+    objective = backend.objective(SquaredHingeLoss(), L2Penalty(), X, Y, alpha=(1e-4,))
+    history = minimize(objective, LBFGS(tol=1e-9, gram=gram)).history
+    assert np.all(np.diff((history["loss"] + history["penalty"])[:, 0]) <= 1e-12)
+
+
+def test_lbfgs_on_columns_of_very_different_scales(backend):
+    scales = np.logspace(-3, 3, P)
+    objective = backend.objective(SoftmaxLoss(), NoPenalty(), X * scales, Y, alpha=(0.0,))
+    result = minimize(objective, LBFGS(tol=1e-7))
+    assert result.n_iter < 60
+    value = backend.to_numpy(objective.value(result.params))[0]
+    np.testing.assert_allclose(value, reference_optimum(0.0), rtol=1e-8)
+
+
+def test_lbfgs_where_features_outnumber_rows(numpy_backend):
+    wide = np.random.default_rng(0).standard_normal((20, 300))
+    objective = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), wide, Y[:20], alpha=(0.01,))
+    state = LBFGS().init(objective, objective.zeros())
+    assert state.preconditioner.basis.shape == (300, 0)
+    assert minimize(objective, LBFGS(tol=1e-8)).reason == "converged"
+
+
+def test_lbfgs_stalls_honestly_where_rounding_hides_the_rest(backend):
+    objective = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=(0.01,), dtype="float32")
+    result = minimize(objective, LBFGS(tol=1e-12))
+    assert result.n_iter < 200
+    assert backend.to_numpy(result.state.stalled).all()
+    assert backend.to_numpy(result.state.residual)[0] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("loss", "penalty", "message"),
+    [
+        (MulticlassHingeLoss(), L2Penalty(), "needs a smooth loss, got MulticlassHingeLoss"),
+        (SoftmaxLoss(), L1Penalty(), "needs a smooth penalty, got L1Penalty"),
+    ],
+)
+def test_lbfgs_refuses_kinks(numpy_backend, loss, penalty, message):
+    with pytest.raises(ValueError, match=message):
+        minimize(numpy_backend.objective(loss, penalty, X, Y), LBFGS())
 
 
 @pytest.mark.parametrize("solver", [GD(max_iter=400), SGD(max_iter=300, batch_size=32)])
@@ -257,6 +353,9 @@ def test_no_intercept_keeps_b_at_zero(backend):
         ("sgd", {"schedule": "cubic"}, "schedule must be one of constant, inverse_scaling"),
         ("sgd", {"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
         ("sgd", {"batch_size": 0}, "batch_size must be at least 1"),
+        ("lbfgs", {"memory": 0}, "memory must be at least 1"),
+        ("lbfgs", {"max_iter": 0}, "max_iter must be at least 1"),
+        ("lbfgs", {"gram": "yes"}, "gram must be 'auto', True or False"),
         ("gd", {"step_size": 0.0}, "step_size must be 'backtracking', 'curvature' or a positive"),
     ],
 )

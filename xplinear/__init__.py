@@ -11,7 +11,7 @@ losses             ℓ: scores and labels in, value and gradient out
 penalties          Ω: value, gradient, prox
 objective          F over blocks of rows
 gradients          numerical gradients and the gradient check
-solvers            gd, sgd: a frozen configuration, a state, one step
+solvers            gd, lbfgs, sgd: a frozen configuration, a state, one step
 minimize           the only loop: stopping, history, callbacks, interrupts
 data               where rows come from: blocks and shuffled mini-batches
 backends           which array library, which device

@@ -24,7 +24,8 @@ from xplinear.minimize import Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, Penalty
-from xplinear.solvers import GD, SGD, SOLVERS, Solver
+from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, Solver
+from xplinear.solvers.lbfgs import LBFGSState
 from xplinear.validation import (
     Features,
     check_features,
@@ -77,6 +78,22 @@ def _print_progress(progress: Progress) -> None:
     )
 
 
+def _warn_at_the_floor(objective: Objective, solver: LBFGS, result: Result) -> None:
+    """Say so when rounding, not ``tol``, ended the run."""
+    backend, xp = objective.data.backend, objective.xp
+    state = cast(LBFGSState, result.state)
+    observed = xp.stack([state.residual, xp.astype(state.stalled, state.residual.dtype)])
+    host = backend.to_host(observed)[:, 0]
+    if host[1]:
+        remedy = "" if host.dtype == np.float64 else "use dtype='float64' or "
+        warnings.warn(
+            f"stopped at the {host.dtype} floor: relative gradient {host[0]:.0e}, above "
+            f"tol={solver.tol:g}; {remedy}raise tol",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+
 @dataclass(frozen=True)
 class _Problem:
     """A fit made ready: everything checked, nothing of the estimator changed yet."""
@@ -117,15 +134,17 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         Share of L1 in ``elastic_net``.
     fit_intercept : bool, default True
     solver : str or Solver, default "auto"
-        ``gd``, ``sgd``, or an object such as ``xplinear.solvers.SGD(schedule="cosine")``, whose
-        own settings then stand for the six parameters below. ``auto`` is ``gd`` for a smooth
-        loss on at most 1,024 rows, else ``sgd``.
+        ``lbfgs`` (to the optimum; smooth losses and penalties), ``gd``, ``sgd``, or an object
+        such as ``xplinear.solvers.SGD(schedule="cosine")``, whose own settings then stand for
+        the six parameters below. ``auto`` is ``gd`` for a smooth loss on at most 1,024 rows,
+        else ``sgd``.
     batch_size : int, default 64
     learning_rate : "auto" or float, default "auto"
         "auto" measures the data and needs no tuning or scaling; a number is a plain step.
     momentum : float, default 0.9
     max_iter : int, optional
-        Iterations of ``gd`` (default 1000) or epochs of ``sgd`` (default 10, more on few rows).
+        Iterations of ``lbfgs`` and ``gd`` (default 1000) or epochs of ``sgd`` (default 10, more
+        on few rows).
     tol : float, default 1e-4
         Relative; see the solver.
     n_iter_no_change : int, default 5
@@ -278,6 +297,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=2,
             )
+        if isinstance(solver, LBFGS):
+            _warn_at_the_floor(objective, solver, result)
         self._keep(problem, result)
         self._sgd_state = None  # partial_fit starts anew from here
         return self
@@ -450,6 +471,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             rate = cast(Any, self.learning_rate)
             limit = 1000 if self.max_iter is None else self.max_iter
             return GD(limit, self.tol, "backtracking" if rate == "auto" else rate)
+        if name == "lbfgs" and not partial:
+            return LBFGS(1000 if self.max_iter is None else self.max_iter, self.tol)
         if name == "sgd":
             solver = SGD(
                 self.max_iter,

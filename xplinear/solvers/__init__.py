@@ -8,9 +8,10 @@ A new solver is one file plus one line in ``SOLVERS``.
 from __future__ import annotations
 
 from xplinear.solvers.gd import GD
+from xplinear.solvers.lbfgs import LBFGS
 from xplinear.solvers.protocol import Solver, State
 from xplinear.solvers.sgd import SGD
 
-__all__ = ["GD", "SGD", "SOLVERS", "Solver", "State"]
+__all__ = ["GD", "LBFGS", "SGD", "SOLVERS", "Solver", "State"]
 
-SOLVERS: dict[str, type[Solver]] = {"gd": GD, "sgd": SGD}
+SOLVERS: dict[str, type[Solver]] = {"gd": GD, "lbfgs": LBFGS, "sgd": SGD}
