@@ -19,7 +19,7 @@ _DAMPING = 0.3  # of the mean eigenvalue; 0.03 to 1 need about as many steps, 0 
 _WILD = 100.0  # mean variance over median variance from which features are scaled
 _LEAST_VARIANCE = 1e-4  # share of the mean below which a penalized feature is not scaled up
 _SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
-_PATIENCE = 5  # steps in a row that change F by no more than rounding
+_PATIENCE = 10  # steps in a row that decrease F by no more than rounding
 
 
 class Preconditioner(NamedTuple):
