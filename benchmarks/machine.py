@@ -16,7 +16,16 @@ from threadpoolctl import threadpool_info
 
 import xplinear
 
-LIBRARIES = ("numpy", "scipy", "scikit-learn", "array-api-compat", "torch", "jax", "cupy")
+LIBRARIES = (
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "scikit-learn-intelex",
+    "array-api-compat",
+    "torch",
+    "jax",
+    "cupy",
+)
 
 Machine = dict[str, str | int | float | dict[str, str]]
 

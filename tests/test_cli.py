@@ -136,6 +136,7 @@ class TestTrainAndPredict:
         }
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         model = tmp_path / "m.safetensors"
+        # Not formatted: a command line reads best as a line, not as a word per line.
         rows = rows_of(
             run("train", tmp_path / "a.npz", *arguments, "--no-accelerate", "--seed=5",
                 "--test-fraction=0", "--early-stopping", "--out", model)
@@ -346,6 +347,7 @@ class TestCheckGradient:
             assert loss in output
 
     def test_chosen_ones(self):
+        # Not formatted: a command line, as above.
         output = run("check-gradient", "--backends=array_api_strict:device1",
                      "--losses=softmax,absolute_error", "--penalties=l1", "--seed=1")  # fmt: skip
         assert "2 of 2 gradients agree" in output

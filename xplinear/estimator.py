@@ -467,12 +467,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         name, n = self.solver, objective.data.n
         if name == "auto":
             name = "gd" if n <= _FEW_ROWS and objective.loss.smooth and not partial else "sgd"
+        limit = 1000 if self.max_iter is None else self.max_iter
         if name == "gd" and not partial:
             rate = cast(Any, self.learning_rate)
-            limit = 1000 if self.max_iter is None else self.max_iter
             return GD(limit, self.tol, "backtracking" if rate == "auto" else rate)
         if name == "lbfgs" and not partial:
-            return LBFGS(1000 if self.max_iter is None else self.max_iter, self.tol)
+            return LBFGS(limit, self.tol)
         if name == "sgd":
             solver = SGD(
                 self.max_iter,

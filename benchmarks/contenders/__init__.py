@@ -31,10 +31,10 @@ class Contender(NamedTuple):
 
 
 CONTENDERS: dict[str, Contender] = {
-    "xplinear-numpy": Contender(partial(xplinear_fit.prepare, backend="numpy", solver="auto")),
-    "xplinear-torch": Contender(partial(xplinear_fit.prepare, backend="torch", solver="auto")),
+    "xplinear-numpy": Contender(partial(xplinear_fit.prepare, backend="numpy", solver="lbfgs")),
+    "xplinear-torch": Contender(partial(xplinear_fit.prepare, backend="torch", solver="lbfgs")),
     "xplinear-jax": Contender(
-        partial(xplinear_fit.prepare, backend="jax", solver="auto"), compiles=True
+        partial(xplinear_fit.prepare, backend="jax", solver="lbfgs"), compiles=True
     ),
     "xplinear-sgd": Contender(partial(xplinear_fit.prepare, backend="numpy", solver="sgd")),
     "sklearn-lbfgs": Contender(partial(sklearn_logistic.prepare, solver="lbfgs")),

@@ -159,11 +159,11 @@ class LBFGS:
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
         xp, compile_ = objective.xp, objective.data.backend.compile
-        c, fit = columns(objective.loss, objective.k), objective.fit_intercept
-        trial, params, slope = compile_(_propose, c, fit, xp)(state)
+        trial, params, slope = compile_(_propose, objective.fit_intercept, xp)(state)
         loss, grads = objective.data_loss_and_grad(params)
-        judge = compile_(_judge, self, objective.penalty, c, xp)
+        judge = compile_(_judge, self, objective.penalty, xp)
         judged = judge(state, objective.alpha, trial, params, slope, loss, grads)
+        # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(preconditioner=state.preconditioner)
 
     def _preconditioner(self, objective: Objective) -> Preconditioner:
@@ -207,7 +207,7 @@ def _decompose(
 
 
 def _vector(params: Params, *, xp: Namespace) -> Array:
-    """Return W and b as one vector per model ``(m, c p + c)``; no copy of W's memory order."""
+    """Return W and b as one vector per model ``(m, c p + c)``, W in its order in memory."""
     W, b = params
     p, m, c = W.shape
     return xp.concat([xp.reshape(xp.permute_dims(W, (1, 2, 0)), (m, c * p)), b], axis=1)
@@ -246,11 +246,9 @@ def _precondition(pre: Preconditioner, vector: Array, c: int, *, xp: Namespace) 
     return xp.concat([W + pre.base * vector[:, : d - c], pre.bias * vector[:, d - c :]], axis=1)
 
 
-def _propose(
-    c: int, fit_intercept: bool, xp: Namespace, state: LBFGSState
-) -> tuple[Array, Params, Array]:
+def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> tuple[Array, Params, Array]:
     """Return trial points, as vectors and as parameters, and the slope along the way there."""
-    direction, shares = state.gradient, []
+    direction, shares, c = state.gradient, [], state.params.b.shape[1]
     pairs = list(zip(state.steps, state.changes, state.inverse_curvatures, strict=True))
     for step, change, inverse in reversed(pairs):
         share = inverse * _dot(step, direction, xp=xp)
@@ -271,7 +269,6 @@ def _propose(
 def _judge(
     solver: LBFGS,
     penalty: Penalty,
-    c: int,
     xp: Namespace,
     state: LBFGSState,
     alpha: Array,
@@ -292,7 +289,7 @@ def _judge(
     curvature = _dot(step, change, xp=xp)
     useful = xp.isfinite(curvature) & (curvature > 1e-12 * _dot(step, step, xp=xp))
     step, change = (xp.where(useful[:, None], a, 0.0) for a in (step, change))
-    bent = _dot(change, _precondition(pre, change, c, xp=xp), xp=xp)
+    bent = _dot(change, _precondition(pre, change, params.b.shape[1], xp=xp), xp=xp)
     scale = xp.where(useful, curvature / xp.where(useful, bent, 1.0), state.scale)
     inverse = xp.where(useful, 1.0 / xp.where(useful, curvature, 1.0), 0.0)
 
