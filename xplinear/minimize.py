@@ -65,6 +65,8 @@ class Result:
     reason: str
 
 
+# BLAS kernels raise this flag on finite operands too (numpy#24067); here `diverged` decides.
+@np.errstate(invalid="ignore")
 def minimize(
     objective: Objective,
     solver: Solver,
