@@ -61,6 +61,7 @@ class BackendCase:
         k: int = 3,
         dtype: str = "float64",
         stored: str | None = None,
+        models: Any = None,
         fit_intercept: bool = True,
     ) -> Objective:
         """Return an objective of host arrays; X is kept in ``stored`` if given, else in dtype."""
@@ -69,6 +70,7 @@ class BackendCase:
             self.asarray(y),
             None if s is None else self.asarray(s, dtype),
             getattr(self.xp, dtype),
+            None if models is None else self.asarray(models),
             backend=self.backend,
         )
         return Objective(

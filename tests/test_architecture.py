@@ -132,7 +132,7 @@ print(time.perf_counter() - start, *[name for name in {self.OPTIONAL} if name in
 
 
 CREATION = {"arange", "asarray", "empty", "eye", "full", "linspace", "ones", "zeros"}
-HOST_TYPES = {"bool", "dict", "float", "int", "str", "tuple"}
+HOST_TYPES = {"Params", "bool", "dict", "float", "int", "str", "tuple"}
 
 
 def probes(node: ast.AST) -> bool:

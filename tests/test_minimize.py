@@ -9,7 +9,7 @@ from xplinear.backends import host_reads
 from xplinear.losses import SoftmaxLoss
 from xplinear.minimize import minimize
 from xplinear.penalties import L2Penalty
-from xplinear.solvers import GD, SGD
+from xplinear.solvers import GD, LBFGS, SGD
 
 rng = np.random.default_rng(1)
 X = rng.standard_normal((120, 5))
@@ -103,3 +103,53 @@ def test_early_stopping_keeps_each_models_best(backend, objective):
     W = backend.to_numpy(result.params.W)
     np.testing.assert_array_equal(W[:, 0], seen[1][:, 0])
     np.testing.assert_array_equal(W[:, 1], seen[2][:, 1])
+
+
+ALPHAS = (1e-4, 3.0, 0.3, 1e-3, 1.0)
+
+
+@pytest.mark.parametrize("solver", [GD(tol=1e-9, max_iter=400), LBFGS(tol=1e-11), SGD(max_iter=3)])
+def test_a_stack_equals_single_fits_whatever_leaves_it_first(backend, solver):
+    folds = (rng.uniform(size=(120, 2)) < 0.8).astype(float)
+    use = [0, 1, 1, 0, 1]
+    stack = backend.objective(
+        SoftmaxLoss(), L2Penalty(), X, Y, folds, alpha=ALPHAS, models=use, dtype="float64"
+    )
+    result = minimize(stack, solver)
+    assert result.params.W.shape == (5, 5, 3)
+    W = backend.to_numpy(result.params.W)
+    for j, (alpha, fold) in enumerate(zip(ALPHAS, use, strict=True)):
+        single = backend.objective(
+            SoftmaxLoss(), L2Penalty(), X, Y, folds[:, [fold]], alpha=(alpha,), dtype="float64"
+        )
+        alone = minimize(single, solver)
+        np.testing.assert_allclose(W[:, [j]], backend.to_numpy(alone.params.W), atol=1e-8)
+        assert result.reasons[j] == alone.reasons[0]
+        last = alone.history["loss"][-1, 0]
+        np.testing.assert_allclose(result.history["loss"][-1, j], last, rtol=1e-9)
+
+
+def test_models_that_converged_cost_no_more_passes(numpy_backend):
+    objective = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=ALPHAS)
+    widths = []
+
+    class Watched(LBFGS):
+        def step(self, objective, state):
+            widths.append(objective.m)
+            return super().step(objective, state)
+
+    result = minimize(objective, Watched(tol=1e-6))
+    assert result.reasons == ("converged",) * 5
+    assert (result.residual <= 1e-6).all()
+    assert widths[0] == 5
+    assert widths[-1] < 5
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_rounding_is_a_reason_of_its_own(numpy_backend):
+    objective = numpy_backend.objective(
+        SoftmaxLoss(), L2Penalty(), X, Y, alpha=(0.01, 0.1), dtype="float32"
+    )
+    result = minimize(objective, LBFGS(tol=1e-12))
+    assert result.reasons == ("rounding", "rounding")
+    assert minimize(objective, LBFGS(max_iter=2)).reasons == ("max_iter", "max_iter")

@@ -25,7 +25,6 @@ from xplinear.namespace import Array, Namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, Penalty
 from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, Solver
-from xplinear.solvers.lbfgs import LBFGSState
 from xplinear.validation import (
     Features,
     check_features,
@@ -80,15 +79,13 @@ def _print_progress(progress: Progress) -> None:
 
 def _warn_at_the_floor(objective: Objective, solver: LBFGS, result: Result) -> None:
     """Say so when rounding, not ``tol``, ended the run."""
-    backend, xp = objective.data.backend, objective.xp
-    state = cast(LBFGSState, result.state)
-    observed = xp.stack([state.residual, xp.astype(state.stalled, state.residual.dtype)])
-    host = backend.to_host(observed)[:, 0]
-    if host[1]:
-        remedy = "" if host.dtype == np.float64 else "use dtype='float64' or "
+    floored = np.asarray(result.reasons) == "rounding"
+    if floored.any():
+        bits = objective.xp.finfo(objective.data.dtype).bits
+        remedy = "" if bits == 64 else "use dtype='float64' or "
         warnings.warn(
-            f"stopped at the {host.dtype} floor: relative gradient {host[0]:.0e}, above "
-            f"tol={solver.tol:g}; {remedy}raise tol",
+            f"stopped at the float{bits} floor: relative gradient "
+            f"{result.residual[floored].max():.0e}, above tol={solver.tol:g}; {remedy}raise tol",
             ConvergenceWarning,
             stacklevel=3,
         )

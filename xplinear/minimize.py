@@ -16,7 +16,7 @@ import numpy as np
 
 from xplinear.namespace import Array
 from xplinear.objective import Objective, Params
-from xplinear.solvers.protocol import Solver, State, select
+from xplinear.solvers.protocol import Solver, State, select, take_models
 
 __all__ = ["Progress", "Result", "minimize"]
 
@@ -45,24 +45,34 @@ class Result:
     params : Params
         The solution.
     state : State
-        The solver's last state.
+        The solver's last state, of the models that were still in the stack.
     n_iter : int
         Iterations made.
     converged : ndarray of bool, shape (m,)
         Whether each model met the solver's own test.
+    residual : ndarray of shape (m,)
+        Norm of the gradient, or of the proximal step, over that at the start; NaN where the
+        solver measures none.
+    lower_bound : ndarray of shape (m,)
+        What the solver proved F cannot go below; −inf where it proves nothing.
     history : dict of str to ndarray
         ``loss``, ``penalty``, ``validation_score`` (NaN without validation), ``step_size``,
         each ``(n_iter, m)``; ``seconds`` since the start, ``(n_iter,)``.
     reason : str
         ``"converged"``, ``"max_iter"``, ``"early_stopping"``, ``"callback"``, ``"interrupted"``.
+    reasons : tuple of m strings
+        The same for each model; ``"rounding"`` where the dtype's rounding stopped it before tol.
     """
 
     params: Params
     state: State
     n_iter: int
     converged: np.ndarray[Any, np.dtype[np.bool_]]
+    residual: HostArray
+    lower_bound: HostArray
     history: dict[str, np.ndarray[Any, Any]]
     reason: str
+    reasons: tuple[str, ...]
 
 
 # BLAS kernels raise this flag on finite operands too (numpy#24067); here `diverged` decides.
@@ -124,6 +134,7 @@ def minimize(
     start = time.perf_counter()
     if state is None:
         state = solver.init(objective, objective.zeros() if params is None else params)
+    stack = _Stack(objective, solver)
     iterations = solver.iterations(objective.data.n)
     rows: list[HostArray] = []
     seconds: list[float] = []
@@ -132,51 +143,33 @@ def minimize(
     reason = "max_iter"
     try:
         for iteration in range(1, iterations + 1):
-            state = solver.step(objective, state)
-            penalty = objective.penalty_value(state.params)
-            score = (
-                xp.full_like(penalty, xp.nan)
-                if validation_score is None
-                else xp.astype(validation_score(state.params), penalty.dtype)
-            )
-            observed = (
-                state.loss,
-                penalty,
-                score,
-                state.step_size,
-                state.converged,
-                state.diverged,
-            )
-            row = backend.to_host(xp.stack([xp.astype(a, penalty.dtype) for a in observed]))
+            state = solver.step(stack.objective, state)
+            row = stack.observe(state, validation_score)
             seconds.append(time.perf_counter() - start)
-            rows.append(row.astype(np.float64))
-            loss_, penalty_, score_, step_, converged_, diverged_ = rows[-1]
-            if diverged_.any():
-                warnings.warn(
-                    f"iteration {iteration} diverged for {int(diverged_.sum())} of "
-                    f"{objective.m} models; undone, step size now {step_.min():.3g}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+            rows.append(stack.fill(row, rows[-1] if rows else None))
+            loss_, penalty_, score_, step_, converged_, diverged_, *_ = rows[-1]
+            _warn_of_divergence(iteration, diverged_, step_)
             merit = -(loss_ + penalty_) if validation_score is None else score_
             better = merit > best_score + (0.0 if validation_score is None else min_improvement)
             if better.any():
-                keep = backend.asarray(better)
+                keep = backend.asarray(better[stack.models])
                 best_params = select(keep, state.params, best_params, xp=xp)
                 best_score = np.where(better, merit, best_score)
             waited = np.where(better, 0, waited + 1)
-            progress = Progress(
-                iteration, iterations, loss_, penalty_, score_, step_, seconds[-1], state.params
-            )
-            if sum(bool(callback(progress)) for callback in callbacks):
-                reason = "callback"
-                break
+            if callbacks:
+                numbers = iteration, iterations, loss_, penalty_, score_, step_, seconds[-1]
+                progress = Progress(*numbers, stack.whole(state.params))
+                if sum(bool(callback(progress)) for callback in callbacks):
+                    reason = "callback"
+                    break
             if converged_.all():
                 reason = "converged"
                 break
             if validation_score is not None and (waited >= patience).all():
                 reason = "early_stopping"
                 break
+            if validation_score is None and stack.leaving(converged_):
+                state, best_params = stack.release(state, best_params, converged_)
     except KeyboardInterrupt:
         reason = "interrupted"
         warnings.warn(
@@ -185,14 +178,99 @@ def minimize(
             stacklevel=2,
         )
     use_best = validation_score is not None or reason == "interrupted"
-    table = np.asarray(rows).reshape(len(rows), 6, objective.m)
+    table = np.asarray(rows or [np.full((9, objective.m), np.nan)])
+    converged, stalled = table[-1, 4] > 0, table[-1, 7] > 0
     names = ("loss", "penalty", "validation_score", "step_size")
     return Result(
-        params=best_params if use_best else state.params,
+        params=stack.whole(best_params if use_best else state.params),
         state=state,
         n_iter=len(rows),
-        converged=table[-1, 4].astype(bool) if rows else np.zeros(objective.m, dtype=bool),
-        history={name: table[:, i] for i, name in enumerate(names)}
+        converged=converged,
+        residual=table[-1, 6],
+        lower_bound=table[-1, 8],
+        history={name: table[: len(rows), i] for i, name in enumerate(names)}
         | {"seconds": np.asarray(seconds)},
         reason=reason,
+        reasons=tuple(
+            "rounding" if floor else "converged" if done else reason
+            for done, floor in zip(converged, stalled, strict=True)
+        ),
     )
+
+
+def _warn_of_divergence(iteration: int, diverged: HostArray, step_size: HostArray) -> None:
+    if diverged.any():
+        warnings.warn(
+            f"iteration {iteration} diverged for {int(diverged.sum())} of {len(diverged)} models; "
+            f"undone, step size now {step_size.min():.3g}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+class _Stack:
+    """The models still running; those that converged leave, and are put back in the end."""
+
+    def __init__(self, objective: Objective, solver: Solver) -> None:
+        self.objective, self.solver = objective, solver
+        self.models = np.arange(objective.m)
+        self._left: list[tuple[np.ndarray[Any, Any], Params]] = []
+
+    def observe(
+        self, state: State, validation_score: Callable[[Params], Array] | None
+    ) -> HostArray:
+        """Return what `minimize` decides from ``(9, models running)``: the one transfer."""
+        xp = self.objective.xp
+        penalty = self.objective.penalty_value(state.params)
+        observed = (
+            state.loss,
+            penalty,
+            xp.full_like(penalty, xp.nan)
+            if validation_score is None
+            else validation_score(state.params),
+            state.step_size,
+            state.converged,
+            state.diverged,
+            state.residual,
+            state.stalled,
+            state.lower_bound,
+        )
+        row = xp.stack([xp.astype(a, penalty.dtype) for a in observed])
+        return self.objective.data.backend.to_host(row).astype(np.float64)
+
+    def fill(self, row: HostArray, previous: HostArray | None) -> HostArray:
+        """Return a row of all models: what left keeps its last values, and has not diverged."""
+        if previous is None:
+            return row
+        full = previous.copy()
+        full[5] = 0.0
+        full[:, self.models] = row
+        return full
+
+    def leaving(self, converged: HostArray) -> bool:
+        """Whether a quarter of the models are done: each smaller stack may be compiled anew."""
+        return 4.0 * converged[self.models].sum() >= len(self.models)
+
+    def release(
+        self, state: State, best_params: Params, converged: HostArray
+    ) -> tuple[State, Params]:
+        """Return state and parameters of the models that go on; keep those of the others."""
+        asarray, xp = self.objective.data.backend.asarray, self.objective.xp
+        done = converged[self.models] > 0
+        gone, kept = asarray(np.nonzero(done)[0]), asarray(np.nonzero(~done)[0])
+        self._left.append((self.models[done], take_models(state.params, gone, xp=xp)))
+        self.models = self.models[~done]
+        self.objective = self.objective.take(kept)
+        best_params = take_models(best_params, kept, xp=xp)
+        return self.solver.take(state, kept, xp=xp), best_params
+
+    def whole(self, params: Params) -> Params:
+        """Return the parameters of all models, those that left included."""
+        if not self._left:
+            return params
+        xp = self.objective.xp
+        models, parts = zip(*self._left, (self.models, params), strict=True)
+        order = self.objective.data.backend.asarray(np.argsort(np.concatenate(models)))
+        W = xp.concat([part.W for part in parts], axis=1)
+        b = xp.concat([part.b for part in parts], axis=0)
+        return take_models(Params(W, b), order, xp=xp)

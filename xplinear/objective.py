@@ -9,7 +9,7 @@ under a loss of score differences need one: its scores are (−z/2, z/2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from xplinear.data import Block, Data
@@ -149,6 +149,11 @@ class Objective:
         # Each column of weights is contiguous in memory: matrix products with few columns and
         # operations along the features run up to twice as fast that way.
         return Params(xp.permute_dims(xp.zeros((*b.shape, self.data.p), **kind), (2, 0, 1)), b)
+
+    def take(self, models: Array) -> Objective:
+        """Return the objective of a stack of these models only: ``models`` holds their indices."""
+        alpha = self.xp.take(self.alpha, models)
+        return replace(self, alpha=alpha, data=self.data.take(models))
 
     def data_loss(self, params: Params) -> Array:
         """Return the weighted mean loss ``(m,)``, accumulated in float64 where there is one."""

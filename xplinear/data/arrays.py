@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from typing import Any
 
@@ -39,10 +39,18 @@ def _minibatch(
     carry: Any,
     batch: tuple[Array, Array, Array | None],
     factor: float | Array,
+    models: Array | None,
     *args: Any,
 ) -> Any:
     X, y, s = batch
-    return update(*static, carry, Block(xp.astype(X, dtype, copy=False), y, s), factor, *args)
+    block = Block(xp.astype(X, dtype, copy=False), y, _of_models(s, models, xp=xp))
+    return update(*static, carry, block, factor, *args)
+
+
+def _of_models(weights: Array | None, models: Array | None, *, xp: Namespace) -> Array | None:
+    if weights is None or models is None:
+        return weights
+    return xp.take(weights, models, axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +65,12 @@ class ArrayData:
         Class codes 0 … k−1, integer, checked by the caller.
     s : Array of shape (n, 1) or (n, m), optional
         Weights in ``dtype``; None is 1 everywhere and costs nothing.
-    backend : Backend
     dtype : optional
         The dtype of the computation; that of X by default.
+    models : Array of shape (m,), optional
+        The column of ``s`` that serves each model, an integer: ``s`` is then ``(n, f)``, one
+        column per fold, however many models share it.
+    backend : Backend
 
     Examples
     --------
@@ -74,6 +85,7 @@ class ArrayData:
     y: Array
     s: Array | None = None
     dtype: Any = None
+    models: Array | None = None
     backend: Backend = field(kw_only=True)
 
     def __post_init__(self) -> None:
@@ -97,14 +109,22 @@ class ArrayData:
         if self.s is None:
             like = xp.zeros((1,), **self.backend.kind(self.dtype))
             return xp.full_like(like, self.n, dtype=accumulator(like, xp=xp))
-        return xp.sum(self.s, axis=0, dtype=accumulator(self.s, xp=xp))
+        total = xp.sum(self.s, axis=0, dtype=accumulator(self.s, xp=xp))
+        return total if self.models is None else xp.take(total, self.models)
+
+    def take(self, models: Array) -> ArrayData:
+        """Return the same rows for a stack of these models only; nothing is copied."""
+        if self.s is None or (self.s.shape[1] == 1 and self.models is None):
+            return self
+        kept = models if self.models is None else self.backend.xp.take(self.models, models)
+        return replace(self, models=kept)
 
     def block(self, start: int, stop: int, step: int = 1) -> Block:
         """Return the rows ``start:stop:step``, X converted to the computation's dtype."""
         X = self.backend.xp.astype(self.X[start:stop:step, :], self.dtype, copy=False)
-        s = self.s
+        s = None if self.s is None else self.s[start:stop:step, :]
         y = None if self.y is None else self.y[start:stop:step]
-        return Block(X, y, None if s is None else s[start:stop:step, :])
+        return Block(X, y, _of_models(s, self.models, xp=self.backend.xp))
 
     def rows_per_block(self, scores: int) -> int:
         """Return how many rows keep X and about four arrays of scores in the byte budget."""
@@ -162,6 +182,7 @@ class ArrayData:
             rows,
             schedule,
             batch_size,
+            self.models,
             *args,
         )
 

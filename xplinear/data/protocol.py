@@ -75,6 +75,10 @@ class Data(Protocol):
         """
         ...
 
+    def take(self, models: Array) -> Data:
+        """Return the same rows for a stack of these models only."""
+        ...
+
     def sample(self, rows: int) -> Block:
         """Return at most ``rows`` evenly spaced rows."""
         ...

@@ -16,7 +16,7 @@ from xplinear.solvers.metric import (
     plain_metric,
     sample_loss,
 )
-from xplinear.solvers.protocol import select
+from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.proximal import Move, proximal_step
 
 __all__ = ["GD", "GDState"]
@@ -30,6 +30,9 @@ class GDState(NamedTuple):
     step_size: Array
     converged: Array
     diverged: Array
+    residual: Array
+    stalled: Array
+    lower_bound: Array
     current: Params
     current_loss: Array
     grads: Params
@@ -121,6 +124,9 @@ class GD:
             step_size=step_size,
             converged=flags,
             diverged=flags,
+            residual=xp.ones_like(ones),
+            stalled=flags,
+            lower_bound=xp.full_like(ones, -xp.inf),
             current=params,
             current_loss=value,
             grads=grads,
@@ -140,6 +146,11 @@ class GD:
         loss, grads = objective.data_loss_and_grad(move.trial)
         judge = compile_(_judge, self, objective.penalty, smooth, objective.xp)
         return judge(state, objective.alpha, move, loss, grads)._replace(t=state.t + 1)
+
+    def take(self, state: GDState, models: Array, *, xp: Namespace) -> GDState:
+        """Return the state of a stack of these models only."""
+        kept = GDState(*take_models(state._replace(metric=None), models, xp=xp))
+        return kept._replace(metric=state.metric.take(models, xp=xp))
 
 
 def _judge(
@@ -187,6 +198,7 @@ def _judge(
         step_size=step_size,
         converged=converged,
         diverged=diverged,
+        residual=residual / xp.where(first > 0, first, 1.0),
         current=current,
         current_loss=current_loss,
         grads=select(accept, grads, state.grads, xp=xp),

@@ -9,6 +9,7 @@ from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.metric import centred_scores, loss_curvature, spread
+from xplinear.solvers.protocol import take_models
 
 __all__ = ["LBFGS", "LBFGSState"]
 
@@ -44,8 +45,9 @@ class LBFGSState(NamedTuple):
     step_size: Array
     converged: Array
     diverged: Array
-    stalled: Array  # converged, though not to tol: rounding hides any further decrease
-    residual: Array  # norm of the gradient / that of the first
+    residual: Array
+    stalled: Array
+    lower_bound: Array
     point: Array
     gradient: Array
     value: Array
@@ -142,8 +144,9 @@ class LBFGS:
             step_size=xp.ones_like(norm),
             converged=norm == 0.0,
             diverged=flags,
-            stalled=flags,
             residual=xp.ones_like(norm),
+            stalled=flags,
+            lower_bound=xp.full_like(norm, -xp.inf),
             point=point,
             gradient=gradient,
             value=value,
@@ -165,6 +168,13 @@ class LBFGS:
         judged = judge(state, objective.alpha, trial, params, slope, loss, grads)
         # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(preconditioner=state.preconditioner)
+
+    def take(self, state: LBFGSState, models: Array, *, xp: Namespace) -> LBFGSState:
+        """Return the state of a stack of these models only."""
+        pre = state.preconditioner
+        inner, base = (xp.take(a, models, axis=0) for a in (pre.inner, pre.base))
+        kept = LBFGSState(*take_models(state._replace(preconditioner=None), models, xp=xp))
+        return kept._replace(preconditioner=pre._replace(inner=inner, base=base))
 
     def _preconditioner(self, objective: Objective) -> Preconditioner:
         data, alpha = objective.data, objective.alpha
@@ -311,8 +321,8 @@ def _judge(
             accept, xp.minimum(2.0 * state.step_size, xp.ones_like(alpha)), 0.5 * state.step_size
         ),
         converged=state.converged | reached | stalled,
-        stalled=stalled,
         residual=residual,
+        stalled=stalled,
         point=xp.where(keep, trial, state.point),
         gradient=gradient,
         value=xp.where(accept, value, state.value),

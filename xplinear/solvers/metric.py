@@ -57,6 +57,12 @@ class Metric(NamedTuple):
     row: Array
     worst_row: Array
 
+    def take(self, models: Array, *, xp: Namespace) -> Metric:
+        """Return the metric of a stack of these models only."""
+        if self.eigenvalue.shape[0] == 1:
+            return self
+        return Metric(*(xp.take(a, models, axis=-1) for a in self))
+
 
 def centred_scores(centre: Array, W: Array, *, xp: Namespace) -> Array:
     """Return μᵀW ``(m, c)``: the scores of the centre without intercept."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 
-__all__ = ["Solver", "State", "select"]
+__all__ = ["Solver", "State", "select", "take_models"]
 
 
 class State(Protocol):
@@ -25,6 +25,13 @@ class State(Protocol):
         The model is done and no longer moves.
     diverged : Array of bool
         The last iteration was undone and the step size reduced.
+    residual : Array
+        Norm of the gradient (of the proximal step, where the penalty is kinked) over that at
+        the start; NaN where the solver measures none.
+    stalled : Array of bool
+        Converged, though not to ``tol``: rounding hides any further decrease.
+    lower_bound : Array
+        A proven lower bound of F; −inf where the solver has none.
     """
 
     @property
@@ -37,6 +44,12 @@ class State(Protocol):
     def converged(self) -> Array: ...
     @property
     def diverged(self) -> Array: ...
+    @property
+    def residual(self) -> Array: ...
+    @property
+    def stalled(self) -> Array: ...
+    @property
+    def lower_bound(self) -> Array: ...
 
 
 class Solver(Protocol):
@@ -54,8 +67,26 @@ class Solver(Protocol):
         """Return the state after one iteration; for SGD an iteration is an epoch."""
         ...
 
+    def take(self, state: Any, models: Array, *, xp: Namespace) -> State:
+        """Return the state of a stack of these models only: ``models`` holds their indices."""
+        ...
+
 
 def select(which: Array, a: Params, b: Params, *, xp: Namespace) -> Params:
     """Return, model by model, ``a`` where ``which (m,)`` is True and ``b`` elsewhere."""
     mask = which[:, None]
     return Params(xp.where(mask, a.W, b.W), xp.where(mask, a.b, b.b))
+
+
+def take_models(part: Any, models: Array, *, xp: Namespace) -> Any:
+    """Return these models' part: of `Params`, of arrays with the models first, of tuples of such.
+
+    None and integers belong to all models and stay.
+    """
+    if isinstance(part, Params):
+        # As in `Objective.zeros`: each column of weights stays contiguous in memory.
+        W = xp.take(xp.permute_dims(part.W, (1, 2, 0)), models, axis=0)
+        return Params(xp.permute_dims(W, (2, 0, 1)), xp.take(part.b, models, axis=0))
+    if isinstance(part, tuple):
+        return tuple(take_models(a, models, xp=xp) for a in cast("tuple[Any, ...]", part))
+    return part if part is None or isinstance(part, int) else xp.take(part, models, axis=0)

@@ -23,7 +23,7 @@ from xplinear.solvers.metric import (
     sample_loss,
     spread,
 )
-from xplinear.solvers.protocol import select
+from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.proximal import proximal_step
 
 __all__ = ["SCHEDULES", "SGD", "SGDState"]
@@ -53,6 +53,9 @@ class SGDState(NamedTuple):
     step_size: Array
     converged: Array
     diverged: Array
+    residual: Array
+    stalled: Array
+    lower_bound: Array
     current: Params
     velocity: Params
     average: Params
@@ -242,6 +245,9 @@ class SGD:
             step_size=step_size,
             converged=flags,
             diverged=flags,
+            residual=xp.full_like(start, xp.nan),
+            stalled=flags,
+            lower_bound=xp.full_like(start, -xp.inf),
             current=current,
             velocity=velocity,
             average=nothing,
@@ -288,6 +294,11 @@ class SGD:
         return settled._replace(
             averaged=averaged, epoch=state.epoch + 1, updates=state.updates + per_epoch
         )
+
+    def take(self, state: SGDState, models: Array, *, xp: Namespace) -> SGDState:
+        """Return the state of a stack of these models only."""
+        kept = SGDState(*take_models(state._replace(metric=None, moments=None), models, xp=xp))
+        return kept._replace(metric=state.metric.take(models, xp=xp))
 
     def _clear(self, objective: Objective, state: SGDState) -> SGDState:
         """Make one proximal step on all rows, where it helps: it zeroes what only noise moved."""
