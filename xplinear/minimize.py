@@ -144,7 +144,7 @@ def minimize(
     try:
         for iteration in range(1, iterations + 1):
             state = solver.step(stack.objective, state)
-            row = stack.observe(state, validation_score)
+            row = backend.to_host(stack.observed(state, validation_score)).astype(np.float64)
             seconds.append(time.perf_counter() - start)
             rows.append(stack.fill(row, rows[-1] if rows else None))
             loss_, penalty_, score_, step_, converged_, diverged_, *_ = rows[-1]
@@ -216,10 +216,8 @@ class _Stack:
         self.models = np.arange(objective.m)
         self._left: list[tuple[np.ndarray[Any, Any], Params]] = []
 
-    def observe(
-        self, state: State, validation_score: Callable[[Params], Array] | None
-    ) -> HostArray:
-        """Return what `minimize` decides from ``(9, models running)``: the one transfer."""
+    def observed(self, state: State, validation_score: Callable[[Params], Array] | None) -> Array:
+        """Return what `minimize` decides from, ``(9, models running)``."""
         xp = self.objective.xp
         penalty = self.objective.penalty_value(state.params)
         observed = (
@@ -235,8 +233,7 @@ class _Stack:
             state.stalled,
             state.lower_bound,
         )
-        row = xp.stack([xp.astype(a, penalty.dtype) for a in observed])
-        return self.objective.data.backend.to_host(row).astype(np.float64)
+        return xp.stack([xp.astype(a, penalty.dtype) for a in observed])
 
     def fill(self, row: HostArray, previous: HostArray | None) -> HostArray:
         """Return a row of all models: what left keeps its last values, and has not diverged."""
