@@ -8,18 +8,21 @@ from typing import Literal, NamedTuple
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
-from xplinear.solvers.metric import centred_scores, loss_curvature, spread
+from xplinear.solvers.metric import centred_scores, loss_curvature, sample_loss, spread
 from xplinear.solvers.protocol import take_models
 
 __all__ = ["LBFGS", "LBFGSState"]
 
 _SAMPLE_ROWS = 8192
+_FEW_ROWS = 1024  # they do for a largest eigenvalue
 _SAMPLE_ENTRIES = 2**26
 _LARGEST_GRAM = 4096  # features; an eigendecomposition of more takes minutes
 _DAMPING = 0.3  # of the mean eigenvalue; 0.03 to 1 need about as many steps, 0 up to twice as many
 _WILD = 100.0  # mean variance over median variance from which features are scaled
 _LEAST_VARIANCE = 1e-4  # share of the mean below which a penalized feature is not scaled up
 _SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
+_POWER_ITERATIONS = 5
+_FACTOR = 4.0  # from one length of the first step to the next
 _PATIENCE = 10  # steps in a row that decrease F by no more than rounding
 
 
@@ -68,7 +71,7 @@ class LBFGS:
     γ (c·(XᵀX/n + δI) + αI)⁻¹, c the loss's curvature bound (Böhning), X centred. One
     eigendecomposition, of a sample of the rows, serves every α of a stack. Each iteration is
     one pass over the data for all models: a model whose trial point does not decrease F enough
-    halves its step, and learns the curvature it met.
+    shortens its step. The first step is the best of a few lengths on a sample of the rows.
 
     Parameters
     ----------
@@ -138,7 +141,7 @@ class LBFGS:
         )
         norm = xp.sqrt(xp.sum(gradient * gradient, axis=1))
         flags, nothing = xp.zeros_like(norm, dtype=xp.bool), xp.zeros_like(norm)
-        return LBFGSState(
+        state = LBFGSState(
             params=params,
             loss=data_loss,
             step_size=xp.ones_like(norm),
@@ -158,6 +161,7 @@ class LBFGS:
             scale=xp.ones_like(norm),
             preconditioner=preconditioner,
         )
+        return state._replace(scale=_first_scale(objective, state))
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
@@ -183,7 +187,8 @@ class LBFGS:
         gram = self.gram
         if gram == "auto":
             gram = p <= _LARGEST_GRAM and p * p <= 2 * n * scores
-        X = data.sample(max(64, min(_SAMPLE_ROWS, _SAMPLE_ENTRIES // p))).X
+        rows = _SAMPLE_ROWS if gram else _FEW_ROWS
+        X = data.sample(max(64, min(rows, _SAMPLE_ENTRIES // p))).X
         static = gram, curvature, objective.fit_intercept, objective.xp
         arrays = data.backend.compile(_decompose, *static)(X, alpha)
         return Preconditioner(*arrays, bias=1.0 / curvature)
@@ -196,12 +201,12 @@ def _decompose(
     mean = xp.mean(X, axis=0)
     mean = mean if fit_intercept else xp.zeros_like(mean)
     X = X - mean
+    if not gram:
+        base = 1.0 / (curvature * _largest_eigenvalue(X, xp=xp) + alpha)
+        return mean[:, None], X[:0, :].T, alpha[:, None] * X[:0, :1].T, base[:, None]
     variance = xp.mean(X * X, axis=0)
     typical = xp.mean(variance)
     typical = xp.where(typical > 0.0, typical, 1.0)
-    if not gram:
-        base = 1.0 / (curvature * typical + alpha)
-        return mean[:, None], X[:0, :].T, alpha[:, None] * X[:0, :1].T, base[:, None]
     # Features of very different units: in theirs, the damping would drown the small ones.
     wild = typical > _WILD * xp.sort(variance)[variance.shape[0] // 2]
     tiny = float(xp.finfo(X.dtype).eps) ** 2
@@ -214,6 +219,34 @@ def _decompose(
     units = xp.sum(Q * Q * square[:, None], axis=0)
     inner = 1.0 / (curvature * damped + alpha[:, None] * units)
     return mean[:, None], xp.sqrt(square)[:, None] * Q, inner, xp.zeros_like(alpha[:, None])
+
+
+def _largest_eigenvalue(X: Array, *, xp: Namespace) -> Array:
+    """Return the largest eigenvalue of XᵀX/n, from below, by power iteration."""
+    v, norm = X[0, :], xp.ones_like(X[0, 0])
+    for _ in range(_POWER_ITERATIONS):
+        v = X.T @ (X @ (v / norm)) / X.shape[0]
+        norm = xp.sqrt(xp.sum(v * v))
+        norm = xp.where(norm > 0.0, norm, 1.0)
+    return norm
+
+
+def _first_scale(objective: Objective, state: LBFGSState) -> Array:
+    """Return the factor of H ``(m,)`` whose first step decreases F most on a sample.
+
+    At zero the Hessian of k classes can be k times flatter than the curvature bound.
+    """
+    xp, compile_ = objective.xp, objective.data.backend.compile
+    scale = xp.ones_like(state.scale)
+    best, factor = xp.full_like(state.value, xp.inf), 1.0
+    while factor <= objective.k:
+        tried = state._replace(scale=factor * xp.ones_like(scale))
+        _, params, _ = compile_(_propose, objective.fit_intercept, xp)(tried)
+        value = sample_loss(objective, params) + objective.penalty_value(params)
+        better = value < best
+        scale, best = xp.where(better, factor, scale), xp.where(better, value, best)
+        factor *= _FACTOR
+    return scale
 
 
 def _vector(params: Params, *, xp: Namespace) -> Array:
@@ -288,7 +321,7 @@ def _judge(
     loss: Array,
     grads: Params,
 ) -> LBFGSState:
-    """Keep the trial points that are good enough, and learn the curvature from all of them."""
+    """Keep the trial points that are good enough, and learn the curvature on the way there."""
     pre = state.preconditioner
     value, gradient = _evaluate(penalty, xp, trial, loss, grads, pre.centre, alpha)
     rounding = 10.0 * float(xp.finfo(trial.dtype).eps) * xp.abs(state.value)
@@ -297,11 +330,21 @@ def _judge(
 
     step, change = trial - state.point, gradient - state.gradient
     curvature = _dot(step, change, xp=xp)
-    useful = xp.isfinite(curvature) & (curvature > 1e-12 * _dot(step, step, xp=xp))
-    step, change = (xp.where(useful[:, None], a, 0.0) for a in (step, change))
+    # What a rejected step met is left out: far from the valley it misleads.
+    useful = accept & (curvature > 1e-12 * _dot(step, step, xp=xp))
+    curvature = xp.where(useful, curvature, 1.0)
     bent = _dot(change, _precondition(pre, change, params.b.shape[1], xp=xp), xp=xp)
     scale = xp.where(useful, curvature / xp.where(useful, bent, 1.0), state.scale)
-    inverse = xp.where(useful, 1.0 / xp.where(useful, curvature, 1.0), 0.0)
+
+    def remembered(past: tuple[Array, ...], newest: Array) -> tuple[Array, ...]:
+        learn = xp.reshape(useful, (-1,) + (1,) * (newest.ndim - 1))
+        pairs = zip(past, (*past[1:], newest), strict=True)
+        return tuple(xp.where(learn, shifted, old) for old, shifted in pairs)
+
+    # The parabola through the value and slope before and the value here has its bottom there.
+    rise = xp.astype(value - state.value, slope.dtype) - slope
+    bottom = -0.5 * slope / xp.where(rise > 0.0, rise, 1.0)
+    shorter = xp.where((rise > 0.0) & xp.isfinite(rise), xp.clip(bottom, 0.1, 0.5), 0.1)
 
     keep = accept[:, None]
     gradient = xp.where(keep, gradient, state.gradient)
@@ -317,9 +360,7 @@ def _judge(
             xp.where(keep, b, state.params.b),
         ),
         loss=xp.where(accept, loss, state.loss),
-        step_size=xp.where(
-            accept, xp.minimum(2.0 * state.step_size, xp.ones_like(alpha)), 0.5 * state.step_size
-        ),
+        step_size=xp.where(accept, 1.0, shorter * state.step_size),
         converged=state.converged | reached | stalled,
         residual=residual,
         stalled=stalled,
@@ -327,8 +368,8 @@ def _judge(
         gradient=gradient,
         value=xp.where(accept, value, state.value),
         idle=idle,
-        steps=(*state.steps[1:], step),
-        changes=(*state.changes[1:], change),
-        inverse_curvatures=(*state.inverse_curvatures[1:], inverse),
+        steps=remembered(state.steps, step),
+        changes=remembered(state.changes, change),
+        inverse_curvatures=remembered(state.inverse_curvatures, 1.0 / curvature),
         scale=scale,
     )
