@@ -106,7 +106,7 @@ def problem(
     steps=st.sampled_from([0, 30]),
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_bound_is_never_above_any_value(
     numpy_backend: Any, name: str, penalty: Any, k: int, intercept: bool, weights: str,
     scale: float, dtype: str, steps: int, seed: int,
