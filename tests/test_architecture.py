@@ -105,6 +105,7 @@ class TestLaw1:
                 {"data", "duality", "losses", "namespace", "objective", "penalties", "solvers"},
             ),
             ("minimize.py", {"namespace", "objective", "solvers"}),
+            ("certificate.py", {"duality", "minimize", "objective"}),
         ],
     )
     def test_imports_point_one_way(self, part: str, may_import: set[str]) -> None:
