@@ -10,7 +10,7 @@ import pytest
 
 import xplinear as xl
 from xplinear.certificate import certify
-from xplinear.losses import LOSSES, SoftmaxLoss
+from xplinear.losses import SoftmaxLoss
 from xplinear.minimize import minimize
 from xplinear.penalties import L2Penalty, NoPenalty
 from xplinear.solvers import GD, LBFGS, SGD
@@ -24,12 +24,12 @@ def rows(k: int = 3) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 
 class TestCertify:
-    def test_one_entry_per_model_as_if_fitted_alone(self, backend: Any, dtype: str) -> None:
+    def test_one_entry_per_model_as_if_fitted_alone(self, numpy_backend: Any, dtype: str) -> None:
         alphas = [1e-3, 0.1, 3.0]
         s = np.random.default_rng(1).exponential(size=(60, 3))
 
         def certificate(alpha: list[float], s: Any) -> xl.Certificate:
-            objective = backend.objective(
+            objective = numpy_backend.objective(
                 SoftmaxLoss(), L2Penalty(), *rows(), s, alpha=alpha, dtype=dtype
             )
             return certify(objective, minimize(objective, LBFGS(tol=1e-4)))
@@ -81,8 +81,7 @@ class TestCertify:
 
 
 class TestClassifier:
-    @pytest.mark.parametrize("loss", [name for name in LOSSES if LOSSES[name]().smooth])
-    @pytest.mark.parametrize("k", [2, 3])
+    @pytest.mark.parametrize(("loss", "k"), [("softmax", 3), ("squared_hinge", 2)])
     def test_of_lbfgs(self, backend: Any, loss: str, k: int) -> None:
         X, y = rows(k)
         clf = xl.LinearClassifier(loss, solver="lbfgs", alpha=0.01, tol=1e-7)
@@ -96,10 +95,10 @@ class TestClassifier:
         other.fit(backend.asarray(X), backend.asarray(y))
         assert certificate.lower_bound[0] <= other.objective_
 
-    def test_float32_is_certified_in_float64(self, backend: Any) -> None:
+    def test_float32_is_certified_in_float64(self) -> None:
         X, y = rows()
-        X = backend.asarray(X, "float32")
-        clf = xl.LinearClassifier(solver="lbfgs", alpha=0.01, tol=1e-5).fit(X, backend.asarray(y))
+        clf = xl.LinearClassifier(solver="lbfgs", alpha=0.01, tol=1e-5)
+        clf.fit(X.astype(np.float32), y)
         assert 0 <= clf.certificate_.relative_gap[0] < 1e-7
 
     def test_none_after_sgd(self) -> None:

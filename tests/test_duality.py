@@ -153,15 +153,15 @@ def test_bound_is_never_above_any_value(
 @pytest.mark.parametrize("k", [2, 4])
 @pytest.mark.parametrize("intercept", [True, False])
 def test_gap_vanishes_on_the_way_to_the_optimum(
-    backend: Any, name: str, k: int, intercept: bool
+    numpy_backend: Any, name: str, k: int, intercept: bool
 ) -> None:
     s = np.random.default_rng(3).exponential(size=(40, 2))
-    objective = problem(backend, LOSSES[name](), k=k, s=s, fit_intercept=intercept)
+    objective = problem(numpy_backend, LOSSES[name](), k=k, s=s, fit_intercept=intercept)
     solver = LBFGS(tol=1e-13)
     state = solver.init(objective, objective.zeros())
     gaps = []
     for _ in range(4):
-        value, bound = (backend.to_numpy(a) for a in value_and_lower_bound(objective, state.params))
+        value, bound = value_and_lower_bound(objective, state.params)
         gaps.append((value - bound).max())
         for _ in range(12):
             state = solver.step(objective, state)
@@ -170,13 +170,13 @@ def test_gap_vanishes_on_the_way_to_the_optimum(
     assert gaps[1] < 0.1 * gaps[0]
 
 
-def test_without_intercept_the_gap_is_that_of_the_gradient(backend: Any) -> None:
-    objective = problem(backend, SoftmaxLoss(), fit_intercept=False)
+def test_without_intercept_the_gap_is_that_of_the_gradient(numpy_backend: Any) -> None:
+    objective = problem(numpy_backend, SoftmaxLoss(), fit_intercept=False)
     result = minimize(objective, LBFGS(6))
     value, bound = value_and_lower_bound(objective, result.params)
     _, (dW, _) = objective.value_and_grad(result.params)
-    square = np.sum(backend.to_numpy(dW) ** 2, axis=(0, 2))
-    gap = backend.to_numpy(value) - backend.to_numpy(bound)
+    square = np.sum(dW**2, axis=(0, 2))
+    gap = value - bound
     np.testing.assert_allclose(gap, square / (2 * np.asarray([1e-2, 0.3])), rtol=1e-8, atol=1e-13)
 
 
@@ -194,11 +194,13 @@ def test_a_given_intercept_that_is_not_fitted(numpy_backend: Any) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_of_a_known_optimum(backend: Any, name: str) -> None:
+def test_of_a_known_optimum(numpy_backend: Any, name: str) -> None:
     # So strong a penalty that W = 0 is optimal for L1: the bound must touch.
-    objective = problem(backend, LOSSES[name](), L1Penalty(), alpha=[1e4], fit_intercept=False)
+    objective = problem(
+        numpy_backend, LOSSES[name](), L1Penalty(), alpha=[1e4], fit_intercept=False
+    )
     value, bound = value_and_lower_bound(objective, objective.zeros())
-    np.testing.assert_allclose(backend.to_numpy(bound), backend.to_numpy(value), rtol=1e-9)
+    np.testing.assert_allclose(bound, value, rtol=1e-9)
 
 
 def test_l1_gap_is_small_at_the_optimum(numpy_backend: Any) -> None:
@@ -208,18 +210,34 @@ def test_l1_gap_is_small_at_the_optimum(numpy_backend: Any) -> None:
     assert ((value - bound) / value < 1e-5).all()
 
 
-def test_blocks_dtypes_and_stacks_agree(backend: Any) -> None:
-    objective = problem(backend, SoftmaxLoss())
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("k", "intercept"), [(2, True), (3, True), (3, False)])
+def test_every_backend_agrees(
+    backend: Any, numpy_backend: Any, name: str, k: int, intercept: bool
+) -> None:
+    s = np.random.default_rng(3).exponential(size=(40, 2))
+    results = []
+    for case in (backend, numpy_backend):
+        build = {"k": k, "s": s, "fit_intercept": intercept, "alpha": [0.3, 3.0]}
+        objective = problem(case, LOSSES[name](), ElasticNetPenalty(0.4), **build)
+        at = Params(*(0.1 * a for a in case.params(objective)))
+        results.append([case.to_numpy(a) for a in value_and_lower_bound(objective, at)])
+    np.testing.assert_allclose(*results, rtol=1e-9, atol=1e-12)
+    assert (results[0][1][1] > 0.0).all()
+
+
+def test_blocks_dtypes_and_stacks_agree(numpy_backend: Any) -> None:
+    objective = problem(numpy_backend, SoftmaxLoss())
     params = minimize(objective, LBFGS(5)).params
     small = replace(objective, data=replace(objective.data, backend=replace(
         objective.data.backend, block_bytes=1024)))  # fmt: skip
-    whole = [backend.to_numpy(a) for a in value_and_lower_bound(objective, params)]
-    blocks = [backend.to_numpy(a) for a in value_and_lower_bound(small, params)]
+    whole = value_and_lower_bound(objective, params)
+    blocks = value_and_lower_bound(small, params)
     np.testing.assert_allclose(blocks, whole, rtol=1e-12)
     for j in range(2):
         one = replace(objective, alpha=objective.alpha[j : j + 1])
         own = Params(params.W[:, j : j + 1, :], params.b[j : j + 1, :])
-        single = [backend.to_numpy(a)[0] for a in value_and_lower_bound(one, own)]
+        single = [a[0] for a in value_and_lower_bound(one, own)]
         np.testing.assert_allclose(single, [a[j] for a in whole], rtol=1e-12)
 
 
@@ -278,12 +296,12 @@ class SmoothedHinge(MulticlassHingeLoss):
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-def test_dual_point_of_another_loss(backend: Any, intercept: bool) -> None:
-    smooth = problem(backend, SmoothedHinge(), fit_intercept=intercept)
+def test_dual_point_of_another_loss(numpy_backend: Any, intercept: bool) -> None:
+    smooth = problem(numpy_backend, SmoothedHinge(), fit_intercept=intercept)
     params = minimize(smooth, LBFGS(tol=1e-8)).params
     kinked = replace(smooth, loss=MulticlassHingeLoss())
     value, plain, same, better = (
-        backend.to_numpy(a)
+        a
         for dual in (None, SmoothedHinge())
         for a in value_and_lower_bound(kinked, params, dual=dual)
     )

@@ -70,8 +70,8 @@ def value_and_lower_bound(
         if not known:
             value = objective.value(params)
             return value, xp.full_like(value, -xp.inf)
-        width, free = 2 * objective.m * objective.k, objective.fit_intercept  # in float64
-        static, ratio = (loss, dual, xp), None
+        static, ratio, free = (loss, dual, xp), None, objective.fit_intercept
+        width = 2 * objective.m * objective.k + data.p  # scores in float64, and so X
         if free:
             flows = data.reduce(_block_flows, static, params, scores=width)
             ratio = backend.compile(_balance, loss.shift_invariant, xp)(*flows)
