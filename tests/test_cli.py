@@ -118,6 +118,16 @@ class TestTrainAndPredict:
         assert rows["objective"] == f"{clf.objective_:.6g}  (squared_hinge + 0.0001 · l2)"
         assert rows["iterations"] == f"{clf.n_iter_:,}"
 
+    def test_certificate_of_a_fit_to_the_optimum(self, tmp_path, blobs):
+        X, y = blobs
+        np.savez(tmp_path / "a.npz", X=X, y=y)
+        arguments = ("train", tmp_path / "a.npz", "--test-fraction=0", "--alpha=0.01")
+        rows = rows_of(run(*arguments, "--solver=lbfgs"))
+        clf = LinearClassifier(solver="lbfgs", alpha=0.01).fit(X, y)
+        assert rows["certificate"] == str(clf.certificate_)
+        assert rows["certificate"].startswith("within ")
+        assert "certificate" not in rows_of(run(*arguments, "--solver=sgd"))
+
     def test_options_reach_the_classifier(self, tmp_path, blobs):
         X, y = blobs
         np.savez(tmp_path / "a.npz", X=X, y=y)

@@ -11,8 +11,10 @@ losses             ℓ: scores and labels in, value and gradient out
 penalties          Ω: value, gradient, prox
 objective          F over blocks of rows
 gradients          numerical gradients and the gradient check
+duality            conjugates of both, and a proven lower bound of F
 solvers            gd, lbfgs, sgd: a frozen configuration, a state, one step
 minimize           the only loop: stopping, history, callbacks, interrupts
+certificate        how far from the optimum a fit can be at most, and why it stopped
 data               where rows come from: blocks and shuffled mini-batches
 backends           which array library, which device
 estimator          LinearClassifier, scikit-learn's conventions
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 from xplinear import losses, parity, penalties, solvers
 from xplinear.backends import BackendError, available_backends, get_backend, use_backend
+from xplinear.certificate import Certificate
 from xplinear.estimator import LinearClassifier
 from xplinear.gradients import check_gradient, numerical_gradient
 from xplinear.minimize import minimize
@@ -36,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "Certificate",
     "LinearClassifier",
     "Objective",
     "Params",

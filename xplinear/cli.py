@@ -231,6 +231,8 @@ def train(
     table.add_row("dtype", f"{dataset.X.dtype}, computed in {_dtype_name(clf.coef_)}")
     table.add_row("backend, device", f"{fitted.name}, {fitted.device}")
     table.add_row("objective", f"{clf.objective_:.6g}  ({loss} + {alpha:g} · {penalty})")
+    if hasattr(clf, "certificate_"):
+        table.add_row("certificate", str(clf.certificate_))
     table.add_row("iterations", f"{clf.n_iter_:,}")
     table.add_row("train accuracy", f"{clf.score(dataset.X, dataset.y):.4f}")
     if dataset.X_test is not None:

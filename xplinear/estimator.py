@@ -17,6 +17,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, backend_of, chosen_backend, get_backend
+from xplinear.certificate import Certificate, certify
 from xplinear.data import ArrayData, Block
 from xplinear.losses import LOSSES, Loss
 from xplinear.losses.softmax import softmax
@@ -38,6 +39,7 @@ from xplinear.validation import (
 __all__ = ["LinearClassifier"]
 
 _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
+_UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
 _FEW_ROWS = 1024  # up to here a full pass costs no more than a few mini-batches
 
 
@@ -174,6 +176,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     n_iter_ : int
     objective_ : float
         F at the solution.
+    certificate_ : Certificate
+        How far from the optimum F can be at most, and why the fit stopped; not after ``gd`` and
+        ``sgd``. See `xplinear.Certificate`.
     history_ : dict of ndarray
         ``loss``, ``penalty``, ``validation_score``, ``step_size``, ``seconds`` per iteration.
     params_ : Params
@@ -296,7 +301,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
         if isinstance(solver, LBFGS):
             _warn_at_the_floor(objective, solver, result)
-        self._keep(problem, result)
+        certified = not isinstance(solver, _UNCERTIFIED)
+        self._keep(problem, result, certify(objective, result) if certified else None)
         self._sgd_state = None  # partial_fit starts anew from here
         return self
 
@@ -329,7 +335,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         state = solver.init(objective, start, previous)
         result = minimize(objective, solver, state=state)
         before = getattr(self, "history_", None) if previous is not None else None
-        self._keep(problem, result, before)
+        self._keep(problem, result, before=before)
         self._sgd_state = result.state
         return self
 
@@ -388,7 +394,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         params = Params(*(target.asarray(self.backend_.to_host(a)) for a in self.params_))
         settings = {**self.get_params(deep=False), "backend": target.name}
         moved = self.from_params(params, self._host_classes, **settings)
-        for name in ("n_iter_", "objective_", "history_", "feature_names_in_"):
+        for name in ("n_iter_", "objective_", "certificate_", "history_", "feature_names_in_"):
             if hasattr(self, name):
                 setattr(moved, name, getattr(self, name))
         return moved
@@ -583,11 +589,15 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         self,
         problem: _Problem,
         result: Result,
+        certificate: Certificate | None = None,
         before: Mapping[str, np.ndarray[Any, Any]] | None = None,
     ) -> None:
         """Take over a result; from here on nothing fails."""
         objective = problem.objective
-        value = float(objective.data.backend.to_host(objective.value(result.params))[0])
+        if certificate is None:
+            value = float(objective.data.backend.to_host(objective.value(result.params))[0])
+        else:
+            value = float(certificate.objective[0])
         history = {
             key: column[:, 0] if column.ndim == 2 else column
             for key, column in result.history.items()
@@ -603,6 +613,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             self.feature_names_in_ = problem.features.names
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
+        if certificate is not None:
+            self.certificate_ = certificate
+        elif hasattr(self, "certificate_"):
+            del self.certificate_
         numeric = problem.classes.dtype.kind in _NUMERIC
         self.classes_ = (
             problem.label_backend.asarray(problem.classes) if numeric else problem.classes

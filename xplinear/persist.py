@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import backend_of, get_backend
+from xplinear.certificate import Certificate
 from xplinear.estimator import LinearClassifier
 from xplinear.losses import LOSSES
 from xplinear.objective import Params
@@ -28,6 +29,7 @@ __all__ = ["load", "save"]
 
 _FORMAT = "xplinear"
 _VERSION = 1
+_CERTIFIED = "objective", "lower_bound", "residual"
 _OBJECTS = {cls.__name__: cls for cls in (*LOSSES.values(), *PENALTIES.values(), *SOLVERS.values())}
 
 
@@ -96,11 +98,15 @@ def save(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     if numeric:
         tensors["classes"] = classes
     names = getattr(clf, "feature_names_in_", None)
+    certificate = getattr(clf, "certificate_", None)
+    if certificate is not None:
+        tensors |= {f"certificate.{key}": getattr(certificate, key) for key in _CERTIFIED}
     content = {
         "params": {key: _describe(key, a) for key, a in clf.get_params(deep=False).items()},
         "classes": None if numeric else classes.tolist(),
         "object_labels": classes.dtype.kind == "O",
         "objective": clf.objective_,
+        "reasons": None if certificate is None else certificate.reasons,
         "feature_names": None if names is None else names.tolist(),
     }
     metadata = {"format": _FORMAT, "version": str(_VERSION), "content": json.dumps(content)}
@@ -170,6 +176,9 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
             if key.startswith("history.")
         }
         clf.n_iter_ = len(clf.history_["seconds"])
+        if content.get("reasons") is not None:
+            certified = {key: tensors[f"certificate.{key}"] for key in _CERTIFIED}
+            clf.certificate_ = Certificate(**certified, reasons=tuple(content["reasons"]))
         if content["feature_names"] is not None:
             clf.feature_names_in_ = np.asarray(content["feature_names"], dtype=object)
     except (KeyError, TypeError, json.JSONDecodeError) as error:

@@ -80,6 +80,10 @@ class AcceleratedLoss:
     def lipschitz(self, k: int) -> float | None:
         return self.loss.lipschitz(k)
 
+    @property
+    def conjugate(self) -> Callable[..., Array] | None:
+        return getattr(self.loss, "conjugate", None)
+
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         return self.kernel(self.loss, Z, y, xp=xp)
 

@@ -32,6 +32,11 @@ __all__ = [
 class Loss(Protocol):
     """What a loss must offer; a frozen dataclass is the natural form.
 
+    A loss may also offer ``conjugate(A, y, *, xp)``: ℓ*(a) = sup_z a·z − ℓ(z) ``(...)`` for
+    ``A (..., k)`` in its domain, from which `xplinear.duality` bounds the optimum. It takes a
+    loss that is never negative, and a domain that keeps a point whose a_j, j ≠ y, shrink
+    (a_y = −Σ a_j following where the loss is shift-invariant, else shrinking as well).
+
     Attributes
     ----------
     smooth : bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xplinear.losses.true_class import true_class
+from xplinear.losses.true_class import true_class, true_score
 from xplinear.namespace import Array, Namespace, array_namespace
 
 __all__ = ["AbsoluteErrorLoss"]
@@ -44,3 +44,8 @@ class AbsoluteErrorLoss:
         xp = array_namespace(Z, xp=xp)
         error = Z - xp.astype(true_class(Z, y, xp=xp), Z.dtype)
         return xp.sum(xp.abs(error), axis=-1), xp.sign(error)
+
+    def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return a_y, for |a_j| ≤ 1."""
+        xp = array_namespace(A, xp=xp)
+        return true_score(A, true_class(A, y, xp=xp), xp=xp)[..., 0]

@@ -59,3 +59,8 @@ class CrammerSingerLoss:
         tied = xp.astype(gap == worst, Z.dtype)
         share = tied / xp.sum(tied, axis=-1, keepdims=True)
         return worst[..., 0], share - xp.astype(true, Z.dtype)
+
+    def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return −Δ Σ_{j≠y} a_j, for a_j ≥ 0 (j ≠ y) with sum at most 1."""
+        xp = array_namespace(A, xp=xp)
+        return self.margin * true_score(A, true_class(A, y, xp=xp), xp=xp)[..., 0]

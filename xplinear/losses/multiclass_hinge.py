@@ -62,3 +62,8 @@ class MulticlassHingeLoss:
         active = xp.astype(violation > 0, Z.dtype)
         count = xp.sum(active, axis=-1, keepdims=True)
         return xp.sum(violation, axis=-1), xp.where(true, -count, active)
+
+    def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return −Δ Σ_{j≠y} a_j, for 0 ≤ a_j ≤ 1 (j ≠ y)."""
+        xp = array_namespace(A, xp=xp)
+        return self.margin * true_score(A, true_class(A, y, xp=xp), xp=xp)[..., 0]

@@ -74,3 +74,13 @@ class SoftmaxLoss:
         total = xp.sum(E, axis=-1, keepdims=True)
         value = xp.log(total) - true_score(Z, true, xp=xp)
         return value[..., 0], E / total - xp.astype(true, Z.dtype)
+
+    def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return Σ_j p_j log p_j of the probabilities p = a + e_y."""
+        xp = array_namespace(A, xp=xp)
+        true = true_class(A, y, xp=xp)
+        P = xp.where(true, 1.0 + A, A)
+        # log1p, because p_y is 1 up to rounding where a sample is learned.
+        logs = xp.where(true, xp.log1p(xp.where(true & (P > 0), A, 0.0)), 0.0)
+        logs = logs + xp.log(xp.where(~true & (P > 0), P, 1.0))
+        return xp.sum(P * logs, axis=-1)

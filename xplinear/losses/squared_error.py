@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xplinear.losses.true_class import true_class
+from xplinear.losses.true_class import true_class, true_score
 from xplinear.namespace import Array, Namespace, array_namespace
 
 __all__ = ["SquaredErrorLoss"]
@@ -45,3 +45,9 @@ class SquaredErrorLoss:
         xp = array_namespace(Z, xp=xp)
         error = Z - xp.astype(true_class(Z, y, xp=xp), Z.dtype)
         return 0.5 * xp.sum(error * error, axis=-1), error
+
+    def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return ½‖a‖² + a_y."""
+        xp = array_namespace(A, xp=xp)
+        true = true_class(A, y, xp=xp)
+        return 0.5 * xp.sum(A * A, axis=-1) + true_score(A, true, xp=xp)[..., 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xplinear.losses.multiclass_hinge import violations
+from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, array_namespace
 
 __all__ = ["SquaredHingeLoss"]
@@ -54,3 +55,9 @@ class SquaredHingeLoss:
         violation, true = violations(Z, y, self.margin, xp=xp)
         total = xp.sum(violation, axis=-1, keepdims=True)
         return xp.sum(violation * violation, axis=-1), 2.0 * xp.where(true, -total, violation)
+
+    def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return Σ_{j≠y} (a_j²/4 − Δ a_j), for a_j ≥ 0 (j ≠ y)."""
+        xp = array_namespace(A, xp=xp)
+        others = xp.where(true_class(A, y, xp=xp), 0.0, A)
+        return xp.sum(others * (0.25 * others - self.margin), axis=-1)

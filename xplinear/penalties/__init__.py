@@ -22,6 +22,10 @@ __all__ = ["PENALTIES", "ElasticNetPenalty", "L1Penalty", "L2Penalty", "NoPenalt
 class Penalty(Protocol):
     """What a penalty must offer; a frozen dataclass is the natural form.
 
+    A penalty that grows at most with the square of W may also offer ``conjugate(V, *, xp)``:
+    Ω*(tV) = sup_W tV·W − Ω(W) and t, both ``(m,)``, for the largest t in (0, 1] at which it is
+    finite; `xplinear.duality` bounds the optimum with it.
+
     Attributes
     ----------
     smooth : bool

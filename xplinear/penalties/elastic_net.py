@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xplinear.namespace import Array, Namespace
-from xplinear.penalties.l1 import L1Penalty
+from xplinear.namespace import Array, Namespace, array_namespace
+from xplinear.penalties.l1 import L1Penalty, soft_threshold
 from xplinear.penalties.l2 import L2Penalty
 
 __all__ = ["ElasticNetPenalty"]
@@ -63,3 +63,12 @@ class ElasticNetPenalty:
         """Return the prox of L1, then of L2, each with its share of the step."""
         r = self.l1_ratio
         return _L2.prox(_L1.prox(W, r * step, xp=xp), (1.0 - r) * step, xp=xp)
+
+    def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
+        """Return Ω*(V) = ½‖soft(V, r)‖² / (1 − r) and 1; where r is 1, that of L1."""
+        r = self.l1_ratio
+        if r == 1.0:
+            return _L1.conjugate(V, xp=xp)
+        xp = array_namespace(V, xp=xp)
+        value, scale = _L2.conjugate(soft_threshold(V, r, xp=xp), xp=xp)
+        return value / (1.0 - r), scale

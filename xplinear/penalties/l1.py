@@ -47,3 +47,9 @@ class L1Penalty:
     def prox(self, W: Array, step: Array | float, *, xp: Namespace = None) -> Array:
         """Return W soft-thresholded at ``step``."""
         return soft_threshold(W, step, xp=array_namespace(W, xp=xp))
+
+    def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
+        """Return Ω*(tV) = 0 and t = min(1, 1 / ‖V‖_∞): Ω* is infinite where |v| > 1."""
+        xp = array_namespace(V, xp=xp)
+        largest = xp.max(xp.abs(V), axis=(0, -1))
+        return xp.zeros_like(largest), 1.0 / xp.where(largest > 1.0, largest, 1.0)

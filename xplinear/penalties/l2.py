@@ -43,3 +43,8 @@ class L2Penalty:
         """Return W / (1 + step)."""
         del xp
         return W / (1.0 + step)
+
+    def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
+        """Return Ω*(V) = ½‖V‖² and 1: any V will do."""
+        value = self.value(V, xp=xp)
+        return value, array_namespace(V, xp=xp).ones_like(value)
