@@ -36,7 +36,7 @@ _CAUTIOUS, _BOLD, _BOLDEST = 0.75, 2.0, 10.0
 _ENDLESS = 0.25  # where the schedule does not end at zero: nothing else lowers the noise
 _HALVING = 2000  # updates after which inverse scaling has shrunk the step by √2
 _LEAST_UPDATES = 2000
-_SETTLING = 200  # updates per multiple
+_SETTLING = 100  # updates per multiple
 _LEAST_EPOCHS = 10
 
 # Factor of the learning rate at update t of T.
