@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.optimize import minimize as scipy_minimize
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from xplinear.losses import (
@@ -18,8 +19,9 @@ from xplinear.losses import (
 )
 from xplinear.minimize import minimize
 from xplinear.objective import Params
-from xplinear.penalties import PENALTIES, L1Penalty, L2Penalty, NoPenalty
+from xplinear.penalties import PENALTIES, ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty
 from xplinear.solvers import GD, LBFGS, SGD, SOLVERS
+from xplinear.solvers.metric import feature_metric, feature_moments, penalty_curvature
 from xplinear.solvers.sgd import SCHEDULES
 
 rng = np.random.default_rng(0)
@@ -251,6 +253,79 @@ def test_a_stack_equals_single_fits(backend, solver, penalty):
         np.testing.assert_allclose(b[j], backend.to_numpy(alone.b)[0], atol=1e-10)
 
 
+def test_a_stack_of_learning_rates_and_alphas_equals_single_fits(backend):
+    rates, alphas = (a.ravel() for a in np.meshgrid((0.3, 0.1, 0.03, 0.01, 0.003), (1e-3, 0.1)))
+    solver = SGD(max_iter=5, batch_size=32)
+    stacked = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=alphas)
+    together = minimize(stacked, replace(solver, learning_rate=tuple(rates.tolist())))
+    np.testing.assert_allclose(together.history["step_size"][0], rates)
+    W, b = (backend.to_numpy(a) for a in together.params)
+    for j, (rate, alpha) in enumerate(zip(rates.tolist(), alphas, strict=True)):
+        single = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=(alpha,))
+        alone = minimize(single, replace(solver, learning_rate=rate)).params
+        np.testing.assert_allclose(W[:, j], backend.to_numpy(alone.W)[:, 0], atol=1e-10)
+        np.testing.assert_allclose(b[j], backend.to_numpy(alone.b)[0], atol=1e-10)
+
+
+def test_sgd_models_that_leave_the_stack_leave_the_others_alone(backend):
+    """Shared rows: the metric has one centre, but a scale for each alpha."""
+    alphas = (1e-3, 3.0, 10.0, 0.1)
+    solver = SGD(max_iter=40, schedule="constant", batch_size=50, tol=1e-3, patience=2)
+    stacked = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=alphas)
+    together = minimize(stacked, solver)
+    assert together.state.loss.shape[0] < len(alphas)  # some have left
+    W = backend.to_numpy(together.params.W)
+    for j, alpha in enumerate(alphas):
+        single = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=(alpha,))
+        alone = backend.to_numpy(minimize(single, solver).params.W)[:, 0]
+        np.testing.assert_allclose(W[:, j], alone, atol=1e-10)
+
+
+def test_a_diverging_learning_rate_does_not_disturb_its_stack(numpy_backend):
+    objective = numpy_backend.objective(SquaredErrorLoss(), L2Penalty(), X, Y, alpha=(0.1, 0.1))
+    with pytest.warns(RuntimeWarning, match="diverged for 1 of 2"):
+        mixed = minimize(objective, SGD(max_iter=5, learning_rate=(0.02, 1e4))).params
+    calm = minimize(objective, SGD(max_iter=5, learning_rate=0.02)).params
+    np.testing.assert_array_equal(calm.W[:, 0], mixed.W[:, 0])
+
+
+def test_learning_rates_are_counted(numpy_backend):
+    objective = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=ALPHAS)
+    with pytest.raises(ValueError, match="learning_rate has 2 numbers for a stack of 3 models"):
+        minimize(objective, SGD(learning_rate=(0.1, 0.2)))
+
+
+def test_sgd_finishes(numpy_backend):
+    """The last percent: steps long enough for correlated features, and a quiet end."""
+    digits, labels = load_digits(return_X_y=True)
+    objective = numpy_backend.objective(
+        SoftmaxLoss(), L2Penalty(), digits / 16, labels, alpha=(1e-4,), k=10
+    )
+    found, least = (
+        objective.value(minimize(objective, solver).params)[0] for solver in (SGD(), LBFGS())
+    )
+    assert found <= 1.007 * least
+
+
+@pytest.mark.parametrize(
+    ("penalty", "expected"),
+    [
+        (NoPenalty(), 0.0),
+        (L1Penalty(), 0.0),
+        (L2Penalty(), 1.0),
+        (ElasticNetPenalty(0.3), 0.7),
+    ],
+)
+def test_the_metric_knows_the_curvature_of_the_penalty(backend, penalty, expected):
+    objective = backend.objective(SoftmaxLoss(), penalty, X, Y, alpha=ALPHAS)
+    curvature = backend.to_numpy(penalty_curvature(objective))
+    np.testing.assert_allclose(curvature, expected * np.asarray(ALPHAS), atol=1e-15)
+    ridge = backend.asarray(np.asarray([0.0, 2.0, 5.0]), "float64")
+    scale = feature_metric(objective, feature_moments(objective), ridge).scale
+    variance = X.var(axis=0)[:, None] + np.asarray([0.0, 2.0, 5.0])
+    np.testing.assert_allclose(backend.to_numpy(scale), 1 / variance, rtol=1e-12)
+
+
 def test_a_converged_model_stays_while_others_move(numpy_backend):
     objective = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=(10.0, 1e-4))
     solver = GD(tol=1e-3)
@@ -348,8 +423,11 @@ def test_no_intercept_keeps_b_at_zero(backend):
 @pytest.mark.parametrize(
     ("solver", "settings", "message"),
     [
-        ("sgd", {"learning_rate": -1.0}, "learning_rate must be 'auto' or a positive number"),
+        ("sgd", {"learning_rate": -1.0}, "learning_rate must be 'auto', a positive number or a"),
         ("sgd", {"learning_rate": "fast"}, "learning_rate must be"),
+        ("sgd", {"learning_rate": (0.1, 0.0)}, r"learning_rate must be .* got \(0.1, 0.0\)"),
+        ("sgd", {"learning_rate": ()}, "learning_rate must be"),
+        ("sgd", {"learning_rate": [0.1, 0.2]}, "learning_rate must be"),
         ("sgd", {"schedule": "cubic"}, "schedule must be one of constant, inverse_scaling"),
         ("sgd", {"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
         ("sgd", {"batch_size": 0}, "batch_size must be at least 1"),

@@ -24,6 +24,7 @@ __all__ = [
     "feature_metric",
     "feature_moments",
     "loss_curvature",
+    "penalty_curvature",
     "plain_metric",
     "sample_loss",
     "spread",
@@ -48,7 +49,7 @@ class Metric(NamedTuple):
     Of the rows x in centred and scaled features, 1 added for the intercept: ``eigenvalue`` is
     the largest of E[x xᵀ]; ``row`` is E‖x‖⁴ / E‖x‖², a mean in which long rows count more;
     ``worst_row`` is the largest E[‖x‖² x_j²] / E[x_j²] of any feature j, which rare features
-    raise. m is 1 when all models weigh the rows alike.
+    raise. m is 1 where all models have it in common.
     """
 
     centre: Array
@@ -59,9 +60,7 @@ class Metric(NamedTuple):
 
     def take(self, models: Array, *, xp: Namespace) -> Metric:
         """Return the metric of a stack of these models only."""
-        if self.eigenvalue.shape[0] == 1:
-            return self
-        return Metric(*(xp.take(a, models, axis=-1) for a in self))
+        return Metric(*(a if a.shape[-1] == 1 else xp.take(a, models, axis=-1) for a in self))
 
 
 def centred_scores(centre: Array, W: Array, *, xp: Namespace) -> Array:
@@ -116,18 +115,20 @@ def feature_moments(objective: Objective, previous: Moments | None = None) -> Mo
     )
 
 
-def feature_metric(objective: Objective, moments: Moments) -> Metric:
+def feature_metric(objective: Objective, moments: Moments, ridge: Array | None = None) -> Metric:
     """Return the metric in which every feature has unit variance (unit square, if not centred).
 
+    ``ridge (m,)`` is added to the variances: the curvature of the penalty in units of the
+    loss's, so that features of little variance, which the penalty holds, do not move wildly.
     A feature that is constant up to rounding gets scale 0: it has no direction of its own.
     """
     static = objective.fit_intercept, objective.data.dtype, objective.xp
-    centre, scale = objective.data.backend.compile(_centre_and_scale, *static)(moments)
+    centre, scale = objective.data.backend.compile(_centre_and_scale, *static)(moments, ridge)
     return Metric(centre, scale, *_spectrum(objective, centre, scale))
 
 
 def _centre_and_scale(
-    fit_intercept: bool, dtype: Any, xp: Namespace, moments: Moments
+    fit_intercept: bool, dtype: Any, xp: Namespace, moments: Moments, ridge: Array | None
 ) -> tuple[Array, Array]:
     mean, variance = moments.mean, moments.deviation / moments.weight
     if fit_intercept:
@@ -136,7 +137,8 @@ def _centre_and_scale(
         variance = variance + mean * mean
         varies = variance > 0
         mean = xp.zeros_like(mean)
-    scale = xp.where(varies, 1.0 / xp.where(varies, variance, 1.0), 0.0)
+    square = variance if ridge is None else variance + xp.astype(ridge, variance.dtype)
+    scale = xp.where(varies, 1.0 / xp.where(varies, square, 1.0), 0.0)
     return xp.astype(mean, dtype), xp.astype(scale, dtype)
 
 
@@ -195,6 +197,14 @@ def _norms(xp: Namespace, block: Block, centre: Array, scale: Array, start: Arra
     plain, weighted = squares(s), squares(s * rows)
     worst = xp.max(weighted / xp.where(plain > 0, plain, xp.inf), axis=0)
     return tuple(xp.where(a > 1.0, a, 1.0) for a in (norm, row, xp.maximum(row, worst)))
+
+
+def penalty_curvature(objective: Objective) -> Array:
+    """Return α Ω″ ``(m,)`` away from the kink: α for L2, 0 for L1."""
+    xp = objective.xp
+    ones = xp.ones_like(objective.zeros().W[:1, :, :1])
+    first, second = (objective.penalty.grad(t * ones, xp=xp) for t in (1.0, 2.0))
+    return objective.alpha * (second - first)[0, :, 0]
 
 
 def loss_curvature(loss: Loss, k: int) -> float:

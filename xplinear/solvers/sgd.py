@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from xplinear.data import Block
 from xplinear.losses import Loss
@@ -19,6 +19,7 @@ from xplinear.solvers.metric import (
     feature_metric,
     feature_moments,
     loss_curvature,
+    penalty_curvature,
     plain_metric,
     sample_loss,
     spread,
@@ -28,12 +29,14 @@ from xplinear.solvers.proximal import proximal_step
 
 __all__ = ["SCHEDULES", "SGD", "SGDState"]
 
-# Share of 1 / (curvature · norms of the batch); squared error diverges at 2. A loss of bounded
-# slope cannot be thrown far by a single row and bears more.
-_CAUTIOUS, _BOLD = 0.5, 1.0
-_ENDLESS = 0.25  # of that where the schedule does not end at zero: nothing else lowers the noise
+# Multiples of 1 / (curvature bound · norms of the batch). Squared error diverges at 2. A loss of
+# bounded slope cannot be thrown far by a single row, and is flatter than its bound almost
+# everywhere: softmax by about k/2.
+_CAUTIOUS, _BOLD, _BOLDEST = 0.75, 2.0, 10.0
+_ENDLESS = 0.25  # where the schedule does not end at zero: nothing else lowers the noise
 _HALVING = 2000  # updates after which inverse scaling has shrunk the step by √2
 _LEAST_UPDATES = 2000
+_SETTLING = 100  # updates per multiple
 _LEAST_EPOCHS = 10
 
 # Factor of the learning rate at update t of T.
@@ -42,6 +45,7 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "inverse_scaling": lambda t, T: (1.0 + t / _HALVING) ** -0.5,
     "cosine": lambda t, T: 0.5 * (1.0 + math.cos(math.pi * min(t / T, 1.0))),
     "linear": lambda t, T: max(0.0, 1.0 - t / T),
+    "quadratic": lambda t, T: max(0.0, 1.0 - t / T) ** 2,
 }
 
 
@@ -132,12 +136,13 @@ class SGD:
         not improved by ``tol`` relative in ``patience`` epochs.
     patience : int, default 5
     batch_size : int, default 64
-    learning_rate : "auto" or float, default "auto"
-        ``"auto"`` measures feature j and moves it by η / var_j in centred features, η from
-        the largest eigenvalue, the row norms, the batch size and the loss's curvature.
-        A number is the plain η, the same for all features.
-    schedule : {"linear", "cosine", "inverse_scaling", "constant"}, default "linear"
-        "linear" and "cosine" take η to zero over ``max_iter`` epochs.
+    learning_rate : "auto", float or tuple of m floats, default "auto"
+        ``"auto"`` measures feature j and moves it by η / (var_j + α / c) in centred features,
+        c the loss's curvature, η from the largest eigenvalue, the row norms, the batch size
+        and c. A number is the plain η, the same for all features; a tuple has one for each
+        model of the stack.
+    schedule : {"quadratic", "linear", "cosine", "inverse_scaling", "constant"}
+        The first three take η to zero over ``max_iter`` epochs; default "quadratic".
     momentum : float, default 0.9
         β in [0, 1). "auto" contains the factor 1 − β, a number does not.
     nesterov : bool, default False
@@ -171,8 +176,8 @@ class SGD:
     tol: float = 1e-4
     patience: int = 5
     batch_size: int = 64
-    learning_rate: Literal["auto"] | float = "auto"
-    schedule: Literal["linear", "cosine", "inverse_scaling", "constant"] = "linear"
+    learning_rate: Literal["auto"] | float | tuple[float, ...] = "auto"
+    schedule: Literal["quadratic", "linear", "cosine", "inverse_scaling", "constant"] = "quadratic"
     momentum: float = 0.9
     nesterov: bool = False
     average: bool = False
@@ -180,9 +185,14 @@ class SGD:
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
+        rates = rate if isinstance(rate, tuple) else (rate,)
         problem = None
-        if rate != "auto" and not (isinstance(rate, (int, float)) and rate > 0):
-            problem = f"learning_rate must be 'auto' or a positive number, got {rate!r}"
+        positive = [isinstance(r, (int, float)) and r > 0 for r in rates]
+        if rate != "auto" and not (positive and all(positive)):
+            problem = (
+                "learning_rate must be 'auto', a positive number or a tuple of them, one per "
+                f"model; got {rate!r}"
+            )
         if self.schedule not in SCHEDULES:
             problem = f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
         if not 0.0 <= self.momentum < 1.0:
@@ -212,22 +222,12 @@ class SGD:
         """
         xp = objective.xp
         ones = xp.ones_like(params.b[:, 0])
-        moments = None
         if self.learning_rate == "auto":
             moments = feature_moments(objective, previous.moments if previous else None)
-            metric = feature_metric(objective, moments)
-            batch = min(self.batch_size, objective.data.n)
-            bounded = objective.loss.lipschitz(objective.k) is not None
-            share, row = (_BOLD, metric.row) if bounded else (_CAUTIOUS, metric.worst_row)
-            share *= 1.0 if self.ends else _ENDLESS
-            # Momentum lets the mean gradient bear steps (1 + β) times as long, and multiplies
-            # the noise of the batches by 1 / (1 − β).
-            bound = 2.0 * metric.eigenvalue / (1.0 + self.momentum)
-            bound = bound + row / (batch * (1.0 - self.momentum))
-            step_size = share * ones / (loss_curvature(objective.loss, objective.k) * bound)
+            metric, step_size = self._measured(objective, moments)
         else:
-            metric = plain_metric(objective)
-            step_size = self.learning_rate * ones
+            moments, metric = None, plain_metric(objective)
+            step_size = self._given(objective)
         current = Params(params.W, params.b + centred_scores(metric.centre, params.W, xp=xp))
         nothing = velocity = Params(xp.zeros_like(params.W), xp.zeros_like(params.b))
         if previous is not None:
@@ -262,6 +262,43 @@ class SGD:
             epoch=previous.epoch if previous else 0,
             updates=previous.updates if previous else 0,
         )
+
+    def _given(self, objective: Objective) -> Array:
+        """Return the learning rates of the settings ``(m,)``."""
+        rates, m = cast("float | tuple[float, ...]", self.learning_rate), objective.m
+        rates = rates if isinstance(rates, tuple) else (rates,) * m
+        if len(rates) != m:
+            msg = (
+                f"learning_rate has {len(rates)} numbers for a stack of {m} models; give one "
+                "for each model, or a single number"
+            )
+            raise ValueError(msg)
+        data = objective.data
+        return objective.xp.asarray(list(rates), **data.backend.kind(data.dtype))
+
+    def _measured(self, objective: Objective, moments: Moments) -> tuple[Metric, Array]:
+        """Return the metric and the learning rates ``(m,)`` of "auto"."""
+        xp, loss, k, n = objective.xp, objective.loss, objective.k, objective.data.n
+        curvature, bounded = loss_curvature(loss, k), loss.lipschitz(k) is not None
+        most = min(k, _BOLDEST) if loss.smooth else _BOLD
+        ridge = penalty_curvature(objective) * (most if bounded else _CAUTIOUS) / curvature
+        metric = feature_metric(objective, moments, ridge)
+        row = metric.row if bounded else metric.worst_row
+        if not self.ends:
+            share = _ENDLESS * (1.0 if bounded else 0.5)
+        elif not bounded:
+            share = _CAUTIOUS
+        else:
+            # Long steps stir up noise. It averages out where there are many rows per parameter,
+            # and dies away where there are many updates.
+            updates = self.iterations(n) * math.ceil(n / self.batch_size)
+            most = min(most, max(0.1, updates / _SETTLING))
+            share = xp.clip(n / (row * k), min(_BOLD, most), most)
+        # Momentum lets the mean gradient bear steps (1 + β) times as long, and multiplies
+        # the noise of the batches by 1 / (1 − β).
+        bound = 2.0 * metric.eigenvalue / (1.0 + self.momentum)
+        bound = bound + row / (min(self.batch_size, n) * (1.0 - self.momentum))
+        return metric, share * xp.ones_like(objective.alpha) / (curvature * bound)
 
     def step(self, objective: Objective, state: SGDState) -> SGDState:
         """Make one epoch of mini-batch updates."""
