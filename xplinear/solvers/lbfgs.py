@@ -125,9 +125,10 @@ class LBFGS:
     def init(self, objective: Objective, params: Params) -> LBFGSState:
         """Evaluate the start and decompose the Gram matrix."""
         xp, loss, penalty = objective.xp, objective.loss, objective.penalty
-        for part, kind in ((loss, "loss"), (penalty, "penalty")):
+        kinds = (loss, "loss", "'sgd' or 'gd'"), (penalty, "penalty", "'proximal_lbfgs'")
+        for part, kind, remedy in kinds:
             if not part.smooth:
-                msg = f"solver 'lbfgs' needs a smooth {kind}, got {part!r}; use 'sgd' or 'gd'"
+                msg = f"solver 'lbfgs' needs a smooth {kind}, got {part!r}; use {remedy}"
                 raise ValueError(msg)
         preconditioner = self._preconditioner(objective)
         W, b = params
