@@ -309,7 +309,7 @@ SOLVABLE = [
     (solver, loss, L2Penalty() if solver == "lbfgs" else _ELASTIC_NET)
     for solver in SOLVERS
     for loss in (SoftmaxLoss(), MulticlassHingeLoss())
-    if loss.smooth or solver != "lbfgs"
+    if loss.smooth or solver not in {"lbfgs", "proximal_lbfgs"}
 ]
 
 

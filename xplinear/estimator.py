@@ -25,7 +25,7 @@ from xplinear.minimize import Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, Penalty
-from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, Solver
+from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, ProximalLBFGS, Solver
 from xplinear.validation import (
     Features,
     check_features,
@@ -79,7 +79,7 @@ def _print_progress(progress: Progress) -> None:
     )
 
 
-def _warn_at_the_floor(objective: Objective, solver: LBFGS, result: Result) -> None:
+def _warn_at_the_floor(objective: Objective, solver: LBFGS | ProximalLBFGS, result: Result) -> None:
     """Say so when rounding, not ``tol``, ended the run."""
     floored = np.asarray(result.reasons) == "rounding"
     if floored.any():
@@ -133,17 +133,17 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         Share of L1 in ``elastic_net``.
     fit_intercept : bool, default True
     solver : str or Solver, default "auto"
-        ``lbfgs`` (to the optimum; smooth losses and penalties), ``gd``, ``sgd``, or an object
-        such as ``xplinear.solvers.SGD(schedule="cosine")``, whose own settings then stand for
-        the six parameters below. ``auto`` is ``gd`` for a smooth loss on at most 1,024 rows,
+        ``lbfgs`` (to the optimum; smooth losses and penalties), ``proximal_lbfgs`` (the same
+        for penalties such as ``l1``), ``gd``, ``sgd``, or an object such as
+        ``xplinear.solvers.SGD(schedule="cosine")``, whose own settings then stand for the six
+        parameters below. ``auto`` is ``gd`` for a smooth loss on at most 1,024 rows,
         else ``sgd``.
     batch_size : int, default 64
     learning_rate : "auto" or float, default "auto"
         "auto" measures the data and needs no tuning or scaling; a number is a plain step.
     momentum : float, default 0.9
     max_iter : int, optional
-        Iterations of ``lbfgs`` and ``gd`` (default 1000) or epochs of ``sgd`` (default 10, more
-        on few rows).
+        Iterations (default 1000) or, for ``sgd``, epochs (default 10, more on few rows).
     tol : float, default 1e-4
         Relative; see the solver.
     n_iter_no_change : int, default 5
@@ -299,7 +299,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        if isinstance(solver, LBFGS):
+        if isinstance(solver, (LBFGS, ProximalLBFGS)):
             _warn_at_the_floor(objective, solver, result)
         certified = not isinstance(solver, _UNCERTIFIED)
         self._keep(problem, result, certify(objective, result) if certified else None)
@@ -476,6 +476,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             return GD(limit, self.tol, "backtracking" if rate == "auto" else rate)
         if name == "lbfgs" and not partial:
             return LBFGS(limit, self.tol)
+        if name == "proximal_lbfgs" and not partial:
+            return ProximalLBFGS(limit, self.tol)
         if name == "sgd":
             solver = SGD(
                 self.max_iter,

@@ -10,8 +10,14 @@ from __future__ import annotations
 from xplinear.solvers.gd import GD
 from xplinear.solvers.lbfgs import LBFGS
 from xplinear.solvers.protocol import Solver, State
+from xplinear.solvers.proximal_lbfgs import ProximalLBFGS
 from xplinear.solvers.sgd import SGD
 
-__all__ = ["GD", "LBFGS", "SGD", "SOLVERS", "Solver", "State"]
+__all__ = ["GD", "LBFGS", "SGD", "SOLVERS", "ProximalLBFGS", "Solver", "State"]
 
-SOLVERS: dict[str, type[Solver]] = {"gd": GD, "lbfgs": LBFGS, "sgd": SGD}
+SOLVERS: dict[str, type[Solver]] = {
+    "gd": GD,
+    "lbfgs": LBFGS,
+    "proximal_lbfgs": ProximalLBFGS,
+    "sgd": SGD,
+}

@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from xplinear.namespace import Array, Namespace
-from xplinear.objective import Objective, Params, columns, weighted_penalty
+from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
+from xplinear.solvers.gram import centred_rows, damping, gram_pays, sampled_rows, scaled_gram
+from xplinear.solvers.gram import dot as _dot
+from xplinear.solvers.gram import params_of as _params
+from xplinear.solvers.gram import vector as _vector
 from xplinear.solvers.metric import centred_scores, loss_curvature, sample_loss, spread
 from xplinear.solvers.protocol import take_models
 
 __all__ = ["LBFGS", "LBFGSState"]
 
-_SAMPLE_ROWS = 8192
-_FEW_ROWS = 1024  # they do for a largest eigenvalue
-_SAMPLE_ENTRIES = 2**26
-_LARGEST_GRAM = 4096  # features; an eigendecomposition of more takes minutes
-_DAMPING = 0.3  # of the mean eigenvalue; 0.03 to 1 need about as many steps, 0 up to twice as many
-_WILD = 100.0  # mean variance over median variance from which features are scaled
-_LEAST_VARIANCE = 1e-4  # share of the mean below which a penalized feature is not scaled up
 _SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
 _POWER_ITERATIONS = 5
 _FACTOR = 4.0  # from one length of the first step to the next
@@ -128,9 +125,10 @@ class LBFGS:
     def init(self, objective: Objective, params: Params) -> LBFGSState:
         """Evaluate the start and decompose the Gram matrix."""
         xp, loss, penalty = objective.xp, objective.loss, objective.penalty
-        for part, kind in ((loss, "loss"), (penalty, "penalty")):
+        kinds = (loss, "loss", "'sgd' or 'gd'"), (penalty, "penalty", "'proximal_lbfgs'")
+        for part, kind, remedy in kinds:
             if not part.smooth:
-                msg = f"solver 'lbfgs' needs a smooth {kind}, got {part!r}; use 'sgd' or 'gd'"
+                msg = f"solver 'lbfgs' needs a smooth {kind}, got {part!r}; use {remedy}"
                 raise ValueError(msg)
         preconditioner = self._preconditioner(objective)
         W, b = params
@@ -181,16 +179,11 @@ class LBFGS:
         return kept._replace(preconditioner=pre._replace(inner=inner, base=base))
 
     def _preconditioner(self, objective: Objective) -> Preconditioner:
-        data, alpha = objective.data, objective.alpha
         curvature = loss_curvature(objective.loss, objective.k)
-        n, p, scores = data.n, data.p, alpha.shape[0] * columns(objective.loss, objective.k)
-        gram = self.gram
-        if gram == "auto":
-            gram = p <= _LARGEST_GRAM and p * p <= 2 * n * scores
-        rows = _SAMPLE_ROWS if gram else _FEW_ROWS
-        X = data.sample(max(64, min(rows, _SAMPLE_ENTRIES // p))).X
+        gram = gram_pays(objective) if self.gram == "auto" else self.gram
         static = gram, curvature, objective.fit_intercept, objective.xp
-        arrays = data.backend.compile(_decompose, *static)(X, alpha)
+        decompose = objective.data.backend.compile(_decompose, *static)
+        arrays = decompose(sampled_rows(gram, objective), objective.alpha)
         return Preconditioner(*arrays, bias=1.0 / curvature)
 
 
@@ -198,24 +191,13 @@ def _decompose(
     gram: bool, curvature: float, fit_intercept: bool, xp: Namespace, X: Array, alpha: Array
 ) -> tuple[Array, ...]:
     """Return centre, basis, inner and base of the preconditioner."""
-    mean = xp.mean(X, axis=0)
-    mean = mean if fit_intercept else xp.zeros_like(mean)
-    X = X - mean
+    mean, X, variance, typical = centred_rows(fit_intercept, xp, X)
     if not gram:
         base = 1.0 / (curvature * _largest_eigenvalue(X, xp=xp) + alpha)
         return mean[:, None], X[:0, :].T, alpha[:, None] * X[:0, :1].T, base[:, None]
-    variance = xp.mean(X * X, axis=0)
-    typical = xp.mean(variance)
-    typical = xp.where(typical > 0.0, typical, 1.0)
-    # Features of very different units: in theirs, the damping would drown the small ones.
-    wild = typical > _WILD * xp.sort(variance)[variance.shape[0] // 2]
-    tiny = float(xp.finfo(X.dtype).eps) ** 2
-    least = xp.where(xp.max(alpha) > 0.0, _LEAST_VARIANCE * typical, tiny * typical)
-    square = xp.where(wild, 1.0 / xp.maximum(variance, least), 1.0)
-    X = X * xp.sqrt(square)
-    eigenvalues, Q = xp.linalg.eigh(X.T @ X / X.shape[0])
-    damped = xp.maximum(eigenvalues, 0.0) + _DAMPING * xp.mean(eigenvalues)
-    damped = xp.where(damped > 0.0, damped, 1.0)  # all features constant
+    square, matrix = scaled_gram(xp, X, variance, typical, alpha)
+    eigenvalues, Q = xp.linalg.eigh(matrix)
+    damped = xp.maximum(eigenvalues, 0.0) + damping(eigenvalues, xp=xp)
     units = xp.sum(Q * Q * square[:, None], axis=0)
     inner = 1.0 / (curvature * damped + alpha[:, None] * units)
     return mean[:, None], xp.sqrt(square)[:, None] * Q, inner, xp.zeros_like(alpha[:, None])
@@ -247,23 +229,6 @@ def _first_scale(objective: Objective, state: LBFGSState) -> Array:
         scale, best = xp.where(better, factor, scale), xp.where(better, value, best)
         factor *= _FACTOR
     return scale
-
-
-def _vector(params: Params, *, xp: Namespace) -> Array:
-    """Return W and b as one vector per model ``(m, c p + c)``, W in its order in memory."""
-    W, b = params
-    p, m, c = W.shape
-    return xp.concat([xp.reshape(xp.permute_dims(W, (1, 2, 0)), (m, c * p)), b], axis=1)
-
-
-def _params(vector: Array, c: int, *, xp: Namespace) -> Params:
-    m, d = vector.shape
-    W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1))
-    return Params(xp.permute_dims(W, (2, 0, 1)), vector[:, d - c :])
-
-
-def _dot(a: Array, b: Array, *, xp: Namespace) -> Array:
-    return xp.sum(a * b, axis=1)
 
 
 def _evaluate(
