@@ -306,10 +306,11 @@ def host_access(tree: ast.Module) -> Iterator[str]:
 _ELASTIC_NET = ElasticNetPenalty()
 # Solver, loss and penalty it can do, kinked where it can.
 SOLVABLE = [
-    (solver, loss, L2Penalty() if solver == "lbfgs" else _ELASTIC_NET)
+    (solver, loss, L2Penalty() if solver in ("lbfgs", "smoothing") else _ELASTIC_NET)
     for solver in SOLVERS
     for loss in (SoftmaxLoss(), MulticlassHingeLoss())
     if loss.smooth or solver not in {"lbfgs", "proximal_lbfgs"}
+    if solver != "smoothing" or not loss.smooth
 ]
 
 

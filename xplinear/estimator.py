@@ -25,7 +25,7 @@ from xplinear.minimize import Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, Penalty
-from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, ProximalLBFGS, Solver
+from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, ProximalLBFGS, Smoothing, Solver
 from xplinear.validation import (
     Features,
     check_features,
@@ -79,14 +79,17 @@ def _print_progress(progress: Progress) -> None:
     )
 
 
-def _warn_at_the_floor(objective: Objective, solver: LBFGS | ProximalLBFGS, result: Result) -> None:
+def _warn_at_the_floor(
+    objective: Objective, solver: LBFGS | ProximalLBFGS | Smoothing, result: Result
+) -> None:
     """Say so when rounding, not ``tol``, ended the run."""
     floored = np.asarray(result.reasons) == "rounding"
     if floored.any():
         bits = objective.xp.finfo(objective.data.dtype).bits
+        measure = "gap" if isinstance(solver, Smoothing) else "gradient"
         remedy = "" if bits == 64 else "use dtype='float64' or "
         warnings.warn(
-            f"stopped at the float{bits} floor: relative gradient "
+            f"stopped at the float{bits} floor: relative {measure} "
             f"{result.residual[floored].max():.0e}, above tol={solver.tol:g}; {remedy}raise tol",
             ConvergenceWarning,
             stacklevel=3,
@@ -134,7 +137,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     fit_intercept : bool, default True
     solver : str or Solver, default "auto"
         ``lbfgs`` (to the optimum; smooth losses and penalties), ``proximal_lbfgs`` (the same
-        for penalties such as ``l1``), ``gd``, ``sgd``, or an object such as
+        for penalties such as ``l1``), ``smoothing`` (the same for ``multiclass_hinge`` and
+        ``crammer_singer`` with ``l2``), ``gd``, ``sgd``, or an object such as
         ``xplinear.solvers.SGD(schedule="cosine")``, whose own settings then stand for the six
         parameters below. ``auto`` is ``gd`` for a smooth loss on at most 1,024 rows,
         else ``sgd``.
@@ -299,7 +303,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        if isinstance(solver, (LBFGS, ProximalLBFGS)):
+        if isinstance(solver, (LBFGS, ProximalLBFGS, Smoothing)):
             _warn_at_the_floor(objective, solver, result)
         certified = not isinstance(solver, _UNCERTIFIED)
         self._keep(problem, result, certify(objective, result) if certified else None)
@@ -478,6 +482,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             return LBFGS(limit, self.tol)
         if name == "proximal_lbfgs" and not partial:
             return ProximalLBFGS(limit, self.tol)
+        if name == "smoothing" and not partial:
+            if self.alpha == 0:
+                msg = "solver 'smoothing' needs alpha > 0, got 0; use solver='sgd'"
+                raise ValueError(msg)
+            return Smoothing(limit, self.tol)
         if name == "sgd":
             solver = SGD(
                 self.max_iter,

@@ -64,3 +64,22 @@ class CrammerSingerLoss:
         """Return −Δ Σ_{j≠y} a_j, for a_j ≥ 0 (j ≠ y) with sum at most 1."""
         xp = array_namespace(A, xp=xp)
         return self.margin * true_score(A, true_class(A, y, xp=xp), xp=xp)[..., 0]
+
+    def smoothed(
+        self, Z: Array, y: Array, width: Array, *, xp: Namespace = None
+    ) -> tuple[Array, Array, Array]:
+        """Return losses, smoothed losses ``(...)`` and the gradient of the latter ``(..., k)``.
+
+        The maximum of the violations v becomes width·log mean exp(v / width), ``width (...)``:
+        max a·v − width·Σ a log(k a) over a ≥ 0 with sum 1; at most width·log k below the loss.
+        −Δ times the gradient at y is the dual value of these a.
+        """
+        xp = array_namespace(Z, xp=xp)
+        true = true_class(Z, y, xp=xp)
+        gap = Z - true_score(Z, true, xp=xp) + xp.where(true, 0.0, xp.full_like(Z, self.margin))
+        worst = xp.max(gap, axis=-1, keepdims=True)
+        E = xp.exp((gap - worst) / width[..., None])
+        total = xp.sum(E, axis=-1, keepdims=True)
+        worst = worst[..., 0]
+        smooth = worst + width * xp.log(total[..., 0] / Z.shape[-1])
+        return worst, smooth, E / total - xp.astype(true, Z.dtype)

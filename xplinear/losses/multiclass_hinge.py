@@ -67,3 +67,20 @@ class MulticlassHingeLoss:
         """Return −Δ Σ_{j≠y} a_j, for 0 ≤ a_j ≤ 1 (j ≠ y)."""
         xp = array_namespace(A, xp=xp)
         return self.margin * true_score(A, true_class(A, y, xp=xp), xp=xp)[..., 0]
+
+    def smoothed(
+        self, Z: Array, y: Array, width: Array, *, xp: Namespace = None
+    ) -> tuple[Array, Array, Array]:
+        """Return losses, smoothed losses ``(...)`` and the gradient of the latter ``(..., k)``.
+
+        Each hinge is rounded to a parabola over ``width (...)`` above its kink: it is
+        max a·v − width·a²/2 over a in [0, 1], v the violation; at most (k − 1) width/2 below
+        the loss. −Δ times the gradient at y is the dual value of these a.
+        """
+        xp = array_namespace(Z, xp=xp)
+        violation, true = violations(Z, y, self.margin, xp=xp)
+        width = width[..., None]
+        active = xp.minimum(violation / width, xp.ones_like(violation))
+        smooth = xp.sum(active * (violation - 0.5 * width * active), axis=-1)
+        count = xp.sum(active, axis=-1, keepdims=True)
+        return xp.sum(violation, axis=-1), smooth, xp.where(true, -count, active)

@@ -12,12 +12,14 @@ from xplinear.solvers.lbfgs import LBFGS
 from xplinear.solvers.protocol import Solver, State
 from xplinear.solvers.proximal_lbfgs import ProximalLBFGS
 from xplinear.solvers.sgd import SGD
+from xplinear.solvers.smoothing import Smoothing
 
-__all__ = ["GD", "LBFGS", "SGD", "SOLVERS", "ProximalLBFGS", "Solver", "State"]
+__all__ = ["GD", "LBFGS", "SGD", "SOLVERS", "ProximalLBFGS", "Smoothing", "Solver", "State"]
 
 SOLVERS: dict[str, type[Solver]] = {
     "gd": GD,
     "lbfgs": LBFGS,
     "proximal_lbfgs": ProximalLBFGS,
     "sgd": SGD,
+    "smoothing": Smoothing,
 }

@@ -15,7 +15,7 @@ from xplinear.solvers.gram import vector as _vector
 from xplinear.solvers.metric import centred_scores, loss_curvature, sample_loss, spread
 from xplinear.solvers.protocol import take_models
 
-__all__ = ["LBFGS", "LBFGSState"]
+__all__ = ["LBFGS", "LBFGSState", "Proposal"]
 
 _SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
 _POWER_ITERATIONS = 5
@@ -35,6 +35,14 @@ class Preconditioner(NamedTuple):
     inner: Array
     base: Array
     bias: float
+
+
+class Proposal(NamedTuple):
+    """Trial points, as vectors ``(m, c p + c)`` and as parameters, and the slope on the way."""
+
+    point: Array
+    params: Params
+    slope: Array
 
 
 class LBFGSState(NamedTuple):
@@ -124,16 +132,22 @@ class LBFGS:
 
     def init(self, objective: Objective, params: Params) -> LBFGSState:
         """Evaluate the start and decompose the Gram matrix."""
-        xp, loss, penalty = objective.xp, objective.loss, objective.penalty
+        loss, penalty = objective.loss, objective.penalty
         kinds = (loss, "loss", "'sgd' or 'gd'"), (penalty, "penalty", "'proximal_lbfgs'")
         for part, kind, remedy in kinds:
             if not part.smooth:
                 msg = f"solver 'lbfgs' needs a smooth {kind}, got {part!r}; use {remedy}"
                 raise ValueError(msg)
+        return self.start(objective, params, *objective.data_loss_and_grad(params))
+
+    def start(
+        self, objective: Objective, params: Params, data_loss: Array, grads: Params
+    ) -> LBFGSState:
+        """Return the first state from the mean loss and its gradients at ``params``."""
+        xp, penalty = objective.xp, objective.penalty
         preconditioner = self._preconditioner(objective)
         W, b = params
         point = _vector(Params(W, b + centred_scores(preconditioner.centre, W, xp=xp)), xp=xp)
-        data_loss, grads = objective.data_loss_and_grad(params)
         value, gradient = _evaluate(
             penalty, xp, point, data_loss, grads, preconditioner.centre, objective.alpha
         )
@@ -163,11 +177,26 @@ class LBFGS:
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
-        xp, compile_ = objective.xp, objective.data.backend.compile
-        trial, params, slope = compile_(_propose, objective.fit_intercept, xp)(state)
-        loss, grads = objective.data_loss_and_grad(params)
-        judge = compile_(_judge, self, objective.penalty, xp)
-        judged = judge(state, objective.alpha, trial, params, slope, loss, grads)
+        proposal = self.propose(objective, state)
+        loss, grads = objective.data_loss_and_grad(proposal.params)
+        return self.judge(objective, state, proposal, loss, grads)
+
+    def propose(self, objective: Objective, state: LBFGSState) -> Proposal:
+        """Return the points to evaluate next."""
+        propose = objective.data.backend.compile(_propose, objective.fit_intercept, objective.xp)
+        return propose(state)
+
+    def judge(
+        self,
+        objective: Objective,
+        state: LBFGSState,
+        proposal: Proposal,
+        loss: Array,
+        grads: Params,
+    ) -> LBFGSState:
+        """Return the next state from the mean loss and its gradients at the proposal."""
+        judge = objective.data.backend.compile(_judge, self, objective.penalty, objective.xp)
+        judged = judge(state, objective.alpha, proposal, loss, grads)
         # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(preconditioner=state.preconditioner)
 
@@ -254,8 +283,8 @@ def _precondition(pre: Preconditioner, vector: Array, c: int, *, xp: Namespace) 
     return xp.concat([W + pre.base * vector[:, : d - c], pre.bias * vector[:, d - c :]], axis=1)
 
 
-def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> tuple[Array, Params, Array]:
-    """Return trial points, as vectors and as parameters, and the slope along the way there."""
+def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
+    """Return the trial points of one step."""
     direction, shares, c = state.gradient, [], state.params.b.shape[1]
     pairs = list(zip(state.steps, state.changes, state.inverse_curvatures, strict=True))
     for step, change, inverse in reversed(pairs):
@@ -271,7 +300,7 @@ def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> tuple[Arr
     if fit_intercept:
         b = b - centred_scores(state.preconditioner.centre, W, xp=xp)
     slope = -moved * _dot(direction, state.gradient, xp=xp)
-    return trial, Params(W, b), slope
+    return Proposal(trial, Params(W, b), slope)
 
 
 def _judge(
@@ -280,13 +309,12 @@ def _judge(
     xp: Namespace,
     state: LBFGSState,
     alpha: Array,
-    trial: Array,
-    params: Params,
-    slope: Array,
+    proposal: Proposal,
     loss: Array,
     grads: Params,
 ) -> LBFGSState:
     """Keep the trial points that are good enough, and learn the curvature on the way there."""
+    trial, params, slope = proposal
     pre = state.preconditioner
     value, gradient = _evaluate(penalty, xp, trial, loss, grads, pre.centre, alpha)
     rounding = 10.0 * float(xp.finfo(trial.dtype).eps) * xp.abs(state.value)
