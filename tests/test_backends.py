@@ -97,3 +97,9 @@ def test_available_backends_say_why_one_is_not():
     assert rows["numpy"].version == np.__version__
     for row in rows.values():
         assert row.available != bool(row.reason)
+
+
+def test_backends_say_how_much_is_free(backend):
+    """What `xplinear.sweep.stack_width` asks."""
+    assert 2**20 < backend.backend.free_memory() < 2**50
+    assert backend.backend.free_columns >= 1

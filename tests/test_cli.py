@@ -19,7 +19,7 @@ import xplinear
 from xplinear import LinearClassifier, cli, parity
 from xplinear.losses import LOSSES
 from xplinear.minimize import Progress
-from xplinear.plot import learning_curve
+from xplinear.plot import learning_curve, validation_curve
 
 PNG = b"\x89PNG\r\n"
 
@@ -216,6 +216,98 @@ class TestTrainAndPredict:
         assert result.stderr == ""
 
 
+class TestSweep:
+    def test_digits(self, tmp_path):
+        model, picture = tmp_path / "m.safetensors", tmp_path / "m.png"
+        output = run("sweep", "digits", "--alphas=1,0.05,1e-4", "--cv=3", "--out", model,
+                     "--plot", picture)  # fmt: skip
+        rows = rows_of(output)
+        assert rows["data"] == "digits: n = 1,347, p = 64, k = 10"
+        assert rows["chosen"] == "alpha = 0.05  (softmax + alpha · l2)"
+        assert re.search(r"^│ 5\.000e-02 │ .* │ chosen", output, re.MULTILINE)
+        assert float(rows["test accuracy"].split()[0]) > 0.97
+        assert rows["training time"].endswith("(12 models)")
+        assert rows["certificate"].endswith("converged")
+        assert picture.read_bytes().startswith(PNG)
+        clf = xplinear.load(model)
+        assert (clf.alpha, clf.coef_.shape) == (0.05, (10, 64))
+
+    def test_scores_are_those_of_the_library(self, tmp_path, blobs):
+        X, y = blobs
+        np.savez(tmp_path / "a.npz", X=X, y=y)
+        output = run("sweep", tmp_path / "a.npz", "--alphas=4", "--scoring=log_loss", "--one-se",
+                     "--penalty=l1", "--test-fraction=0")  # fmt: skip
+        clf = xplinear.LinearClassifierCV(
+            4, scoring="log_loss", penalty="l1", one_standard_error=True, random_state=0
+        ).fit(X, y)
+        lines = [line for line in output.splitlines() if re.match(r"│ \d\.\d{3}e", line)]
+        cells = [re.split(" *│ *", line.strip("│ ")) for line in lines]
+        assert len(cells) == 4
+        error = clf.cv_scores_.std(axis=1, ddof=1) / 5**0.5
+        for row, alpha, scores, e in zip(cells, clf.alphas_, clf.cv_scores_, error, strict=False):
+            assert row[:3] == [f"{alpha:.3e}", f"{scores.mean():.4f}", f"{e:.4f}"]
+            assert ("chosen" in row) == (alpha == clf.alpha_)
+        assert "test accuracy" not in output
+
+    def test_learning_rates(self, tmp_path, blobs):
+        X, y = blobs
+        np.savez(tmp_path / "a.npz", X=X, y=y)
+        picture = tmp_path / "a.svg"
+        output = run("sweep", tmp_path / "a.npz", "--alphas=0.1,0.01", "--solver=sgd", "--cv=2",
+                     "--learning-rates=1e-4,1e-6", "--max-iter=3", "--plot", picture)  # fmt: skip
+        assert re.search(r"1\.000e-01 │ 1e-06 +│ [01]\.\d{4}", output)
+        assert output.count("chosen") == 2
+        assert "accuracy of 2 folds" in picture.read_text()
+
+    def test_defaults_are_those_of_the_classifier(self):
+        own = inspect.signature(xplinear.LinearClassifierCV).parameters
+        options = inspect.signature(cli.sweep).parameters
+        same = {name: option.default for name, option in options.items() if name in own}
+        assert same.pop("cv") == 5
+        assert same == {name: own[name].default for name in same}
+        assert len(same) == 12
+
+    def test_progress_bar(self, monkeypatch):
+        console = cli.Console
+        monkeypatch.setattr(cli, "Console", lambda **o: console(**o, force_terminal=True, width=90))
+        result = CliRunner().invoke(cli.app, ["sweep", "digits", "--alphas=1,0.1", "--cv=2"])
+        assert re.search(r"3/6\S* models, alpha 1.00e-01", result.stderr)
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("--alphas=1,much", "--alphas: numbers with commas between are needed"),
+            ("--alphas=0", "alphas must be at least 1"),
+            ("--alphas=-1.0", "alphas must be a sequence of positive"),
+            ("--scoring=auc", "unknown scoring 'auc'; choose from accuracy"),
+            ("--cv=1", "n_splits=1"),
+            ("--learning-rates=0.1", "learning_rates are for solver='sgd'"),
+            ("--penalty=none", "penalty='none' has no strength"),
+            ("--plot=/absent/m.png", "--plot: no directory '/absent'"),
+        ],
+    )
+    def test_bad_options(self, option, message):
+        refused(message, "sweep", "digits", option)
+
+
+class TestValidationCurve:
+    def test_means_errors_and_the_chosen(self, tmp_path):
+        scores = np.asarray([[0.5, 0.7], [0.8, 0.8]])
+        ax = validation_curve([1.0, 0.1], scores, 0.1, scoring="log_loss", path=tmp_path / "a.png")
+        assert ax.lines[0].get_xydata().tolist() == [[1.0, 0.6], [0.1, 0.8]]
+        bars = ax.collections[0].get_segments()
+        np.testing.assert_allclose(bars[0][:, 1], [0.5, 0.7])
+        assert ax.get_xscale() == "log"
+        assert ax.lines[-1].get_xdata() == [0.1, 0.1]
+        assert ax.get_ylabel() == "log_loss of 2 folds"
+        assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+    def test_one_fold_in_given_axes(self):
+        _, given = plt.subplots()
+        assert validation_curve([1.0, 0.1], np.asarray([[0.5], [0.6]]), ax=given) is given
+        plt.close(given.figure)
+
+
 class TestLearningCurve:
     def test_loss_and_validation_accuracy(self, tmp_path):
         history = {
@@ -381,7 +473,7 @@ def test_the_program_starts():
 
 
 def test_help():
-    for command in ("train", "predict", "backends", "parity", "check-gradient"):
+    for command in ("train", "sweep", "predict", "backends", "parity", "check-gradient"):
         assert command in run("--help")
         assert "Usage" in run(command, "--help")
 

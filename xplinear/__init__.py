@@ -18,6 +18,8 @@ certificate        how far from the optimum a fit can be at most, and why it sto
 data               where rows come from: blocks and shuffled mini-batches
 backends           which array library, which device
 estimator          LinearClassifier, scikit-learn's conventions
+scoring, sweep     scores on the device; strengths and folds through one X
+model_selection    LinearClassifierCV
 parity             the same fit on every backend, compared
 persist, plot,     files, pictures, data sets by name, the command line
 datasets, cli
@@ -32,6 +34,7 @@ from xplinear.certificate import Certificate
 from xplinear.estimator import LinearClassifier
 from xplinear.gradients import check_gradient, numerical_gradient
 from xplinear.minimize import minimize
+from xplinear.model_selection import LinearClassifierCV
 from xplinear.objective import Objective, Params
 from xplinear.persist import load
 
@@ -41,6 +44,7 @@ __all__ = [
     "BackendError",
     "Certificate",
     "LinearClassifier",
+    "LinearClassifierCV",
     "Objective",
     "Params",
     "available_backends",

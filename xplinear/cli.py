@@ -21,15 +21,18 @@ from typer.core import TyperGroup
 import xplinear
 from xplinear.backends import Backend, available_backends, get_backend
 from xplinear.data import ArrayData
-from xplinear.datasets import FORMATS, NAMES, holdout, load
+from xplinear.datasets import FORMATS, NAMES, Dataset, holdout, load
 from xplinear.estimator import LinearClassifier
 from xplinear.gradients import check_gradient
 from xplinear.losses import LOSSES
 from xplinear.minimize import Progress
+from xplinear.model_selection import LinearClassifierCV
 from xplinear.objective import Objective, Params
 from xplinear.parity import TOLERANCES, WEIGHT_TOLERANCES, Comparison, compare
 from xplinear.penalties import PENALTIES
+from xplinear.scoring import SCORINGS
 from xplinear.solvers import SOLVERS
+from xplinear.sweep import SweepProgress
 
 __all__ = ["app", "main"]
 
@@ -70,6 +73,26 @@ _Target = Annotated[
     str | None,
     typer.Option(help="Column (or array, or file) of the labels; the last column by default."),
 ]
+# Of `train` and `sweep`.
+_Loss = Annotated[str, typer.Option(help=f"{', '.join(LOSSES)}.")]
+_Penalty = Annotated[str, typer.Option(help=f"{', '.join(PENALTIES)}.")]
+_L1Ratio = Annotated[float, typer.Option(help="Share of L1 in elastic_net.")]
+_Solver = Annotated[str, typer.Option(help=f"auto, {', '.join(SOLVERS)}.")]
+_MaxIter = Annotated[
+    int | None, typer.Option(help="Iterations, epochs of sgd; the solver's own by default.")
+]
+_Tol = Annotated[float, typer.Option(help="Tolerance of the stopping test.")]
+_Backend = Annotated[str | None, typer.Option(help="numpy, cupy, torch:cuda:0, auto …")]
+_Dtype = Annotated[str | None, typer.Option(help="float32 or float64; that of the data.")]
+_Seed = Annotated[int, typer.Option(help="Of the split and the shuffles.")]
+_TestFraction = Annotated[
+    float, typer.Option(help="Rows held out where DATA has no test part; 0 for none.")
+]
+_Accelerate = Annotated[
+    bool, typer.Option("--accelerate/--no-accelerate", help="Use the backend's own kernels.")
+]
+_Out = Annotated[Path | None, typer.Option(help="Save the model: FILE.safetensors.")]
+# Of the checks.
 _Losses = Annotated[str | None, typer.Option(help=f"Of {','.join(LOSSES)}; all by default.")]
 _Backends = Annotated[
     str | None, typer.Option(help="Such as numpy,torch,jax; all that work here by default.")
@@ -129,14 +152,14 @@ def _check_writable(option: str, path: Path | None) -> None:
 
 
 @contextmanager
-def _progress_bar() -> Generator[Callable[[Progress], None]]:
+def _progress_bar() -> Generator[Callable[[Progress | SweepProgress], None]]:
     """Give a callback that shows the progress of a fit, silent where stderr is no terminal."""
     console = Console(stderr=True)
     bar = rich.progress.Progress(
         rich.progress.TextColumn("training"),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("{task.fields[loss]}"),
+        rich.progress.TextColumn("{task.fields[news]}"),
         rich.progress.TimeRemainingColumn(),
         console=console,
         transient=True,
@@ -144,15 +167,16 @@ def _progress_bar() -> Generator[Callable[[Progress], None]]:
         disable=not console.is_terminal,
     )
     with bar:
-        task = bar.add_task("training", total=None, loss="")
+        task = bar.add_task("training", total=None, news="")
 
-        def show(progress: Progress) -> None:
-            bar.update(
-                task,
-                completed=progress.iteration,
-                total=progress.iterations,
-                loss=f"loss {progress.loss[0]:.4f}",
-            )
+        def show(progress: Progress | SweepProgress) -> None:
+            if isinstance(progress, SweepProgress):
+                done, total = progress.done, progress.models
+                news = f"models, alpha {progress.alpha:.2e}"
+            else:
+                done, total = progress.iteration, progress.iterations
+                news = f"loss {progress.loss[0]:.4f}"
+            bar.update(task, completed=done, total=total, news=news)
 
         yield show
 
@@ -160,35 +184,29 @@ def _progress_bar() -> Generator[Callable[[Progress], None]]:
 @app.command()
 def train(
     data: _Data,
-    loss: Annotated[str, typer.Option(help=f"{', '.join(LOSSES)}.")] = "softmax",
-    penalty: Annotated[str, typer.Option(help=f"{', '.join(PENALTIES)}.")] = "l2",
+    loss: _Loss = "softmax",
+    penalty: _Penalty = "l2",
     alpha: Annotated[float, typer.Option(help="Strength λ of the penalty.")] = 1e-4,
-    l1_ratio: Annotated[float, typer.Option(help="Share of L1 in elastic_net.")] = 0.15,
-    solver: Annotated[str, typer.Option(help=f"auto, {', '.join(SOLVERS)}.")] = "auto",
+    l1_ratio: _L1Ratio = 0.15,
+    solver: _Solver = "auto",
     batch_size: Annotated[int, typer.Option(help="Rows of a mini-batch.")] = 64,
     learning_rate: Annotated[str, typer.Option(help="auto, or a number.")] = "auto",
-    max_iter: Annotated[
-        int | None, typer.Option(help="Iterations, epochs of sgd; the solver's own by default.")
-    ] = None,
-    tol: Annotated[float, typer.Option(help="Tolerance of the stopping test.")] = 1e-4,
+    max_iter: _MaxIter = None,
+    tol: _Tol = 1e-4,
     early_stopping: Annotated[
         bool, typer.Option("--early-stopping", help="Stop on a held-out tenth of the rows.")
     ] = False,
-    backend: Annotated[str | None, typer.Option(help="numpy, cupy, torch:cuda:0, auto …")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64; that of the data.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split and the shuffles.")] = 0,
+    backend: _Backend = None,
+    dtype: _Dtype = None,
+    seed: _Seed = 0,
     target: _Target = None,
-    test_fraction: Annotated[
-        float, typer.Option(help="Rows held out where DATA has no test part; 0 for none.")
-    ] = 0.25,
-    accelerate: Annotated[
-        bool, typer.Option("--accelerate/--no-accelerate", help="Use the backend's own kernels.")
-    ] = True,
+    test_fraction: _TestFraction = 0.25,
+    accelerate: _Accelerate = True,
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw loss, and validation accuracy if there is one: FILE.png."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Save the model: FILE.safetensors.")] = None,
+    out: _Out = None,
 ) -> None:
     """Train a classifier and report how well it does."""
     _check_writable("--plot", plot)
@@ -224,26 +242,40 @@ def train(
     if learning_curve is not None:
         learning_curve(clf.history_, path=plot)
 
+    table = _described(clf, dataset)
+    table.add_row("objective", f"{clf.objective_:.6g}  ({loss} + {alpha:g} · {penalty})")
+    table.add_row("iterations", f"{clf.n_iter_:,}")
+    _add_results(table, clf, dataset)
+    table.add_row("training time", f"{seconds:.2f} s")
+    examples = dataset.X.shape[0] * clf.n_iter_
+    table.add_row("examples per second", f"{examples / seconds:,.0f}")
+    _add_files(table, model=out, picture=plot)
+    _console().print(table)
+
+
+def _described(clf: LinearClassifier, dataset: Dataset) -> Table:
+    """Return a table that begins with what was computed, and where."""
     n, p = dataset.X.shape
-    fitted = clf.backend_
     table = Table(show_header=False)
     table.add_row("data", f"{dataset.name}: n = {n:,}, p = {p:,}, k = {len(clf.classes_):,}")
     table.add_row("dtype", f"{dataset.X.dtype}, computed in {_dtype_name(clf.coef_)}")
-    table.add_row("backend, device", f"{fitted.name}, {fitted.device}")
-    table.add_row("objective", f"{clf.objective_:.6g}  ({loss} + {alpha:g} · {penalty})")
+    table.add_row("backend, device", f"{clf.backend_.name}, {clf.backend_.device}")
+    return table
+
+
+def _add_results(table: Table, clf: LinearClassifier, dataset: Dataset) -> None:
     if hasattr(clf, "certificate_"):
         table.add_row("certificate", str(clf.certificate_))
-    table.add_row("iterations", f"{clf.n_iter_:,}")
     table.add_row("train accuracy", f"{clf.score(dataset.X, dataset.y):.4f}")
     if dataset.X_test is not None:
         score = clf.score(dataset.X_test, dataset.y_test)
         table.add_row("test accuracy", f"{score:.4f}  ({dataset.X_test.shape[0]:,} rows)")
-    table.add_row("training time", f"{seconds:.2f} s")
-    table.add_row("examples per second", f"{n * clf.n_iter_ / seconds:,.0f}")
-    for name, path in (("model", out), ("picture", plot)):
+
+
+def _add_files(table: Table, **paths: Path | None) -> None:
+    for name, path in paths.items():
         if path is not None:
             table.add_row(name, str(path))
-    _console().print(table)
 
 
 def _rate(text: str) -> Literal["auto"] | float:
@@ -254,6 +286,125 @@ def _rate(text: str) -> Literal["auto"] | float:
     except ValueError as error:
         msg = f"--learning-rate: 'auto' or a number is needed, got {text!r}"
         raise ValueError(msg) from error
+
+
+@app.command()
+def sweep(
+    data: _Data,
+    alphas: Annotated[
+        str | None,
+        typer.Option(help="Strengths, 1e-5,1e-4,…; or how many, chosen for the data; 20."),
+    ] = None,
+    cv: Annotated[int, typer.Option(help="Folds.")] = 5,
+    scoring: Annotated[str, typer.Option(help=f"{', '.join(SCORINGS)}.")] = "accuracy",
+    one_se: Annotated[
+        bool, typer.Option("--one-se", help="The strongest within one standard error.")
+    ] = False,
+    loss: _Loss = "softmax",
+    penalty: _Penalty = "l2",
+    l1_ratio: _L1Ratio = 0.15,
+    solver: _Solver = "auto",
+    learning_rates: Annotated[
+        str | None, typer.Option(help="Of sgd, all in the same stack: 0.001,0.01,…")
+    ] = None,
+    max_iter: _MaxIter = None,
+    tol: _Tol = 1e-4,
+    backend: _Backend = None,
+    dtype: _Dtype = None,
+    seed: _Seed = 0,
+    target: _Target = None,
+    test_fraction: _TestFraction = 0.25,
+    accelerate: _Accelerate = True,
+    plot: Annotated[Path | None, typer.Option(help="Draw the scores: FILE.png.")] = None,
+    out: _Out = None,
+) -> None:
+    """Choose the strength of the penalty by cross-validation."""
+    _check_writable("--plot", plot)
+    _check_writable("--out", out)
+    validation_curve = None
+    if plot is not None:
+        from xplinear.plot import validation_curve
+    dataset = load(data, target=target)
+    if test_fraction != 0.0:
+        dataset = holdout(dataset, test_fraction, seed)
+    chosen = int(alphas) if alphas is not None and alphas.isdigit() else None
+    clf = LinearClassifierCV(
+        _numbers("--alphas", alphas) if chosen is None else chosen,
+        cv=cv,
+        scoring=scoring,
+        one_standard_error=one_se,
+        learning_rates=_numbers("--learning-rates", learning_rates),
+        loss=loss,
+        penalty=penalty,
+        l1_ratio=l1_ratio,
+        solver=solver,
+        max_iter=max_iter,
+        tol=tol,
+        random_state=seed,
+        backend=backend,
+        dtype=dtype,
+        accelerate=accelerate,
+    )
+    start = time.perf_counter()
+    with _progress_bar() as show:
+        clf.fit(dataset.X, dataset.y, callbacks=[show])
+    seconds = time.perf_counter() - start
+    best = clf.best_estimator_
+    if out is not None:
+        best.save(out)
+    if validation_curve is not None:
+        scores = clf.cv_scores_ if clf.learning_rates is None else _at_best_rate(clf)
+        validation_curve(clf.alphas_, scores, clf.alpha_, scoring=scoring, path=plot)
+
+    console = _console()
+    console.print(_scores_table(clf, scoring))
+    table = _described(best, dataset)
+    table.add_row("chosen", f"alpha = {clf.alpha_:.4g}  ({loss} + alpha · {penalty})")
+    table.add_row("objective", f"{best.objective_:.6g}")
+    _add_results(table, best, dataset)
+    table.add_row("training time", f"{seconds:.2f} s  ({_models(clf):,} models)")
+    _add_files(table, model=out, picture=plot)
+    console.print(table)
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        msg = f"{option}: numbers with commas between are needed, got {text!r}"
+        raise ValueError(msg) from error
+
+
+def _models(clf: LinearClassifierCV) -> int:
+    """Return how many models were fitted: those of the folds, and those to all rows."""
+    *grid, folds = clf.cv_scores_.shape
+    return int(np.prod(grid)) * (folds + 1)
+
+
+def _at_best_rate(clf: LinearClassifierCV) -> np.ndarray[Any, Any]:
+    """Return the scores ``(alphas, folds)`` of each strength's best learning rate."""
+    rates = clf.cv_scores_.mean(axis=2).argmax(axis=1)
+    return clf.cv_scores_[np.arange(len(rates)), rates]
+
+
+def _scores_table(clf: LinearClassifierCV, scoring: str) -> Table:
+    rates = clf.learning_rates or ()
+    title = ["learning rate"] if rates else []
+    table = Table("alpha", *title, f"mean {scoring}", "standard error", "")
+    for index in np.ndindex(clf.cv_scores_.shape[:-1]):
+        scores = clf.cv_scores_[index]
+        chosen = clf.best_index_ == (index if rates else index[0])
+        table.add_row(
+            f"{clf.alphas_[index[0]]:.3e}",
+            *(f"{rates[r]:g}" for r in index[1:]),
+            f"{scores.mean():.4f}",
+            f"{scores.std(ddof=1) / len(scores) ** 0.5:.4f}",
+            "chosen" if chosen else "",
+            style="bold" if chosen else None,
+        )
+    return table
 
 
 def _dtype_name(x: Any) -> str:

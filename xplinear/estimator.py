@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, Self, cast
 
 import numpy as np
@@ -22,9 +23,9 @@ from xplinear.data import ArrayData, Block
 from xplinear.losses import LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Progress, Result, minimize
-from xplinear.namespace import Array, Namespace, is_array
+from xplinear.namespace import Array, Namespace, array_namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
-from xplinear.penalties import PENALTIES, ElasticNetPenalty, Penalty
+from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, Penalty
 from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, ProximalLBFGS, Smoothing, Solver
 from xplinear.validation import (
     Features,
@@ -36,7 +37,15 @@ from xplinear.validation import (
     encode_labels,
 )
 
-__all__ = ["LinearClassifier"]
+__all__ = [
+    "LinearClassifier",
+    "Problem",
+    "accuracy",
+    "automatic_solver",
+    "certificate_of",
+    "is_probabilistic",
+    "linear_coefficients",
+]
 
 _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
 _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
@@ -54,12 +63,36 @@ def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
     return (xp.sum(correct, axis=0),)
 
 
-def _accuracy(objective: Objective, rows: ArrayData) -> Callable[[Params], Array]:
-    def accuracy(params: Params) -> Array:
-        (correct,) = rows.reduce(_block_correct, (objective.xp,), params, scores=objective.k)
-        return correct / rows.weight_sum
+def accuracy(objective: Objective, params: Params) -> Array:
+    """Return the weighted share ``(m,)`` of the rows whose class has the largest score."""
+    static, held = (objective.xp,), objective.m * objective.k
+    (correct,) = objective.data.reduce(_block_correct, static, params, scores=held)
+    return correct / objective.data.weight_sum
 
-    return accuracy
+
+def certificate_of(objective: Objective, solver: Solver, result: Result) -> Certificate | None:
+    """Return how far a result can be from the optimum; None where the solver does not go there."""
+    return None if isinstance(solver, _UNCERTIFIED) else certify(objective, result)
+
+
+def automatic_solver(loss: Loss, penalty: Penalty) -> str:
+    """Return the name of the solver that finds the optimum of this loss and penalty, or ``sgd``."""
+    if loss.smooth and penalty.smooth:
+        return "lbfgs"
+    name = "proximal_lbfgs" if loss.smooth else "smoothing"
+    suits = loss.smooth or (isinstance(penalty, L2Penalty) and hasattr(loss, "smoothed"))
+    return name if suits and name in SOLVERS else "sgd"
+
+
+def linear_coefficients(params: Params) -> tuple[Array, Array]:
+    """Return ``coef (m, k, p)`` and ``intercept (m, k)`` as scikit-learn has them.
+
+    For two classes k is 1: the difference between the second and the first.
+    """
+    W, b = params
+    if W.shape[2] == 2:
+        W, b = W[:, :, 1:] - W[:, :, :1], b[:, 1:] - b[:, :1]
+    return array_namespace(W).permute_dims(W, (1, 2, 0)), b
 
 
 def _resolve(value: Any, registry: Mapping[str, type[Any]], argument: str) -> Any:
@@ -97,7 +130,7 @@ def _warn_at_the_floor(
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """A fit made ready: everything checked, nothing of the estimator changed yet."""
 
     objective: Objective
@@ -109,7 +142,8 @@ class _Problem:
     held_out: ArrayData | None
 
 
-def _is_probabilistic(estimator: LinearClassifier) -> bool:
+def is_probabilistic(estimator: Any) -> bool:
+    """Return True if the loss of an estimator gives probabilities, else raise AttributeError."""
     if _resolve(estimator.loss, LOSSES, "loss").probabilistic:
         return True
     msg = f"predict_proba needs loss='softmax'; {estimator.loss!r} gives scores, not probabilities"
@@ -291,7 +325,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             objective,
             solver,
             start,
-            validation_score=_accuracy(objective, problem.held_out) if problem.held_out else None,
+            validation_score=partial(accuracy, replace(objective, data=problem.held_out))
+            if problem.held_out
+            else None,
             patience=self.n_iter_no_change,
             min_improvement=self.tol,
             callbacks=[*callbacks, *([_print_progress] if self.verbose else [])],
@@ -305,8 +341,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
         if isinstance(solver, (LBFGS, ProximalLBFGS, Smoothing)):
             _warn_at_the_floor(objective, solver, result)
-        certified = not isinstance(solver, _UNCERTIFIED)
-        self._keep(problem, result, certify(objective, result) if certified else None)
+        self._keep(problem, result, certificate_of(objective, solver, result))
         self._sgd_state = None  # partial_fit starts anew from here
         return self
 
@@ -358,13 +393,13 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             return give_back(self.backend_.xp.take(labels, codes, axis=0))
         return classes[self.backend_.to_host(codes)]
 
-    @available_if(_is_probabilistic)
+    @available_if(is_probabilistic)
     def predict_proba(self, X: Any) -> Array:
         """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax)."""
         Z, give_back = self._scores(X, "predict_proba")
         return give_back(softmax(Z, xp=self.backend_.xp))
 
-    @available_if(_is_probabilistic)
+    @available_if(is_probabilistic)
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
         Z, give_back = self._scores(X, "predict_log_proba")
@@ -512,7 +547,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         y: Any,
         sample_weight: Any,
         classes: np.ndarray[Any, Any] | None = None,
-    ) -> _Problem:
+    ) -> Problem:
         """Check everything; ``classes`` are given by `partial_fit`, which may go on from before."""
         self._check_parameters()
         partial = classes is not None
@@ -562,7 +597,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             # Weight 0 instead of a copy of all the other rows.
             train_weights[index] = 0.0
             weights = train_weights
-        return _Problem(
+        return Problem(
             objective=Objective(
                 backend.accelerated(loss),
                 penalty,
@@ -579,7 +614,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             held_out=held_out,
         )
 
-    def _warm_params(self, problem: _Problem) -> Params:
+    def _warm_params(self, problem: Problem) -> Params:
         start = problem.objective.zeros()
         if tuple(self.params_.W.shape) != tuple(start.W.shape) or list(self._host_classes) != list(
             problem.classes
@@ -598,7 +633,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     def _keep(
         self,
-        problem: _Problem,
+        problem: Problem,
         result: Result,
         certificate: Certificate | None = None,
         before: Mapping[str, np.ndarray[Any, Any]] | None = None,
@@ -638,10 +673,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def _set_params(self, backend: Backend, params: Params) -> None:
         self.backend_ = backend
         self.params_ = params
-        W, b = params.W[:, 0, :], params.b[0, :]
-        if W.shape[1] == 2:
-            W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]
-        self.coef_, self.intercept_ = W.T, b
+        coef, intercept = linear_coefficients(params)
+        self.coef_, self.intercept_ = coef[0, :, :], intercept[0, :]
 
     def _scores(self, X: Any, method: str) -> tuple[Array, Callable[[Array], Array]]:
         """Return class scores ``(n, k)`` and how to hand results back in the library of X."""

@@ -86,6 +86,7 @@ def minimize(
     validation_score: Callable[[Params], Array] | None = None,
     patience: int = 5,
     min_improvement: float = 1e-4,
+    release: bool = True,
     callbacks: Sequence[Callable[[Progress], bool | None]] = (),
 ) -> Result:
     """Minimize the objective.
@@ -103,6 +104,8 @@ def minimize(
         after ``patience`` iterations without an improvement of ``min_improvement``, and its
         best parameters are returned.
     patience, min_improvement : int, float
+    release : bool
+        Whether models that converged leave the stack, and with it the last state.
     callbacks : sequence of callables
         Each is given a `Progress`; a true value returned stops the run.
 
@@ -168,7 +171,7 @@ def minimize(
             if validation_score is not None and (waited >= patience).all():
                 reason = "early_stopping"
                 break
-            if validation_score is None and stack.leaving(converged_):
+            if release and validation_score is None and stack.leaving(converged_):
                 state, best_params = stack.release(state, best_params, converged_)
     except KeyboardInterrupt:
         reason = "interrupted"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,11 +15,28 @@ import numpy as np
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
 
-__all__ = ["Backend", "BackendError", "fold_in_python", "host_reads"]
+__all__ = [
+    "GPU_COLUMNS",
+    "Backend",
+    "BackendError",
+    "fold_in_python",
+    "free_host_memory",
+    "host_reads",
+]
 
 
 class BackendError(RuntimeError):
     """A backend that cannot be used: says why, and what to install or call."""
+
+
+def free_host_memory() -> int:
+    """Return the bytes of memory that are free; a guess where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 2**32
+    (available,) = (line for line in lines if line.startswith("MemAvailable"))
+    return 1024 * int(available.split()[1])
 
 
 class _HostReads:
@@ -28,6 +46,7 @@ class _HostReads:
 
 
 host_reads = _HostReads()
+GPU_COLUMNS = 512  # 30 to 45 models of ten classes cost a GPU about as much as one
 
 
 def fold_in_python(
@@ -109,6 +128,10 @@ class Backend:
         Folds an update over mini-batches; see `fold_in_python`.
     block_bytes : int
         Working set of one block of rows in a full pass.
+    free_columns : int
+        Columns of scores that a pass computes for about the price of one.
+    free_memory : callable
+        Bytes that can still be allocated, about.
     synchronize : callable
         Waits for the device.
     compile : callable
@@ -132,6 +155,8 @@ class Backend:
     fetch: Callable[[Array], np.ndarray[Any, Any]]
     fold: Callable[..., Any]
     block_bytes: int = 16 * 2**20
+    free_columns: int = 1
+    free_memory: Callable[[], int] = free_host_memory
     synchronize: Callable[[], None] = lambda: None
     compile: Callable[..., Callable[..., Any]] = partial
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext

@@ -8,7 +8,7 @@ from typing import Any
 import array_api_compat.cupy as xp
 import cupy
 
-from xplinear.backends.base import Backend, BackendError, fold_in_python
+from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, fold_in_python
 
 __all__ = ["describe", "follow", "select"]
 
@@ -31,6 +31,8 @@ def _on(index: int) -> Backend:
         fetch=cupy.asnumpy,
         fold=partial(fold_in_python, xp=xp),
         block_bytes=256 * 2**20,
+        free_columns=GPU_COLUMNS,
+        free_memory=lambda: device.mem_info[0] + cupy.get_default_memory_pool().free_bytes(),
         synchronize=synchronize,
     )
 

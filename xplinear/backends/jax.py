@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError
+from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, free_host_memory
 
 __all__ = ["describe", "follow", "select"]
 
@@ -78,6 +78,14 @@ def _fold(
     return carry
 
 
+def _free_memory(device: Any) -> int:
+    """Return what JAX's allocator may still take; it holds most of a GPU from the start."""
+    statistics = device.memory_stats()
+    if not statistics:
+        return free_host_memory()
+    return statistics["bytes_limit"] - statistics["bytes_in_use"]
+
+
 def _on(device: Any) -> Backend:
     def move(x: Any) -> jax.Array:
         return jax.device_put(x if isinstance(x, jax.Array) else np.asarray(x), device)
@@ -92,6 +100,8 @@ def _on(device: Any) -> Backend:
         move=move,
         fetch=np.asarray,
         block_bytes=16 * 2**20 if device.platform == "cpu" else 256 * 2**20,
+        free_columns=1 if device.platform == "cpu" else GPU_COLUMNS,
+        free_memory=partial(_free_memory, device),
         synchronize=synchronize,
         compile=_jit,
         fold=_fold,

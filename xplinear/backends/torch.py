@@ -9,7 +9,13 @@ import array_api_compat.torch as xp
 import numpy as np
 import torch
 
-from xplinear.backends.base import Backend, BackendError, fold_in_python
+from xplinear.backends.base import (
+    GPU_COLUMNS,
+    Backend,
+    BackendError,
+    fold_in_python,
+    free_host_memory,
+)
 
 __all__ = ["describe", "follow", "select"]
 
@@ -33,7 +39,15 @@ def _on(device: torch.device) -> Backend:
         fold=partial(fold_in_python, xp=xp),
         block_bytes=16 * 2**20 if device.type == "cpu" else 256 * 2**20,
         synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
+        free_columns=1 if device.type == "cpu" else GPU_COLUMNS,
+        free_memory=partial(_free_gpu_memory, device)
+        if device.type == "cuda"
+        else free_host_memory,
     )
+
+
+def _free_gpu_memory(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def _fetch(x: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -26,12 +26,14 @@ _PATIENCE = 10  # steps in a row that decrease F by no more than rounding
 class Preconditioner(NamedTuple):
     """An approximate inverse Hessian: base·I + T diag(inner) Tᵀ in the features.
 
-    ``centre (p, 1)``, ``basis`` T ``(p, r)``, ``inner (m, r)``, ``base (m, 1)``, intercept's
-    ``bias``. r is p, or 0 where the Gram matrix costs more than it saves.
+    ``centre (p, 1)``, ``basis`` T ``(p, r)``, ``spectrum (r,)`` of the data's Hessian in it,
+    ``inner (m, r)``, ``base (m, 1)``, intercept's ``bias``. r is p; where the Gram matrix costs
+    more than it saves, the basis is empty and the spectrum one value for all features.
     """
 
     centre: Array
     basis: Array
+    spectrum: Array
     inner: Array
     base: Array
     bias: float
@@ -207,29 +209,106 @@ class LBFGS:
         kept = LBFGSState(*take_models(state._replace(preconditioner=None), models, xp=xp))
         return kept._replace(preconditioner=pre._replace(inner=inner, base=base))
 
+    def follow(
+        self, objective: Objective, params: Params, previous: LBFGSState, before: Array
+    ) -> LBFGSState:
+        """Return the first state of models that differ from earlier ones in α only.
+
+        Parameters
+        ----------
+        objective : Objective
+        params : Params
+            Where to start; best extrapolated from the models before.
+        previous : LBFGSState
+            Their last state: curvature pairs and preconditioner stay, corrected for α, and so
+            does what ``tol`` is relative to.
+        before : Array of shape (m,)
+            Their α.
+        """
+        xp, compile_ = objective.xp, objective.data.backend.compile
+        loss, grads = objective.data_loss_and_grad(params)
+        follow = compile_(_follow, self, objective.penalty, xp)
+        state = follow(previous, params, loss, grads, before, objective.alpha)
+        pre = previous.preconditioner
+        return state._replace(preconditioner=_strengthened(pre, objective.alpha, xp=xp))
+
     def _preconditioner(self, objective: Objective) -> Preconditioner:
         curvature = loss_curvature(objective.loss, objective.k)
         gram = gram_pays(objective) if self.gram == "auto" else self.gram
         static = gram, curvature, objective.fit_intercept, objective.xp
         decompose = objective.data.backend.compile(_decompose, *static)
-        arrays = decompose(sampled_rows(gram, objective), objective.alpha)
-        return Preconditioner(*arrays, bias=1.0 / curvature)
+        alpha = objective.alpha
+        centre, basis, spectrum = decompose(sampled_rows(gram, objective), alpha)
+        pre = Preconditioner(centre, basis, spectrum, alpha, alpha, bias=1.0 / curvature)
+        return _strengthened(pre, alpha, xp=objective.xp)
 
 
 def _decompose(
     gram: bool, curvature: float, fit_intercept: bool, xp: Namespace, X: Array, alpha: Array
 ) -> tuple[Array, ...]:
-    """Return centre, basis, inner and base of the preconditioner."""
+    """Return centre, basis and spectrum of the preconditioner."""
     mean, X, variance, typical = centred_rows(fit_intercept, xp, X)
     if not gram:
-        base = 1.0 / (curvature * _largest_eigenvalue(X, xp=xp) + alpha)
-        return mean[:, None], X[:0, :].T, alpha[:, None] * X[:0, :1].T, base[:, None]
+        return mean[:, None], X[:0, :].T, curvature * _largest_eigenvalue(X, xp=xp)
     square, matrix = scaled_gram(xp, X, variance, typical, alpha)
     eigenvalues, Q = xp.linalg.eigh(matrix)
     damped = xp.maximum(eigenvalues, 0.0) + damping(eigenvalues, xp=xp)
-    units = xp.sum(Q * Q * square[:, None], axis=0)
-    inner = 1.0 / (curvature * damped + alpha[:, None] * units)
-    return mean[:, None], xp.sqrt(square)[:, None] * Q, inner, xp.zeros_like(alpha[:, None])
+    return mean[:, None], xp.sqrt(square)[:, None] * Q, curvature * damped
+
+
+def _strengthened(pre: Preconditioner, alpha: Array, *, xp: Namespace) -> Preconditioner:
+    """Return the preconditioner of models with these α."""
+    units = xp.sum(pre.basis * pre.basis, axis=0)
+    inner = 1.0 / (pre.spectrum + alpha[:, None] * units)
+    base = xp.zeros_like(alpha) if pre.basis.shape[1] else 1.0 / (pre.spectrum + alpha)
+    return pre._replace(inner=inner, base=base[:, None])
+
+
+def _follow(
+    solver: LBFGS,
+    penalty: Penalty,
+    xp: Namespace,
+    previous: LBFGSState,
+    params: Params,
+    loss: Array,
+    grads: Params,
+    before: Array,
+    alpha: Array,
+) -> LBFGSState:
+    """Return the state of `LBFGS.follow`, all but its preconditioner."""
+    W, b = params
+    centre, c = previous.preconditioner.centre, b.shape[1]
+    point = _vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
+    value, gradient = _evaluate(penalty, xp, point, loss, grads, centre, alpha)
+
+    def corrected(step: Array, change: Array) -> Array:
+        bent = (alpha - before)[:, None] * penalty.grad(_params(step, c, xp=xp).W, xp=xp)
+        return change + _vector(Params(bent, xp.zeros_like(b)), xp=xp)
+
+    changes = tuple(map(corrected, previous.steps, previous.changes))
+    curvatures = [_dot(*pair, xp=xp) for pair in zip(previous.steps, changes, strict=True)]
+    lengths = [_dot(step, step, xp=xp) for step in previous.steps]
+    residual = xp.sqrt(_dot(gradient, gradient, xp=xp)) / previous.first
+    flags = xp.zeros_like(previous.converged)
+    return previous._replace(
+        params=params,
+        loss=loss,
+        step_size=xp.ones_like(residual),
+        converged=residual <= solver.tol,
+        diverged=flags,
+        residual=residual,
+        stalled=flags,
+        lower_bound=xp.full_like(previous.lower_bound, -xp.inf),
+        point=point,
+        gradient=gradient,
+        value=value,
+        idle=xp.zeros_like(previous.idle),
+        changes=changes,
+        inverse_curvatures=tuple(
+            xp.where(a > 1e-12 * length, 1.0 / xp.where(a > 0.0, a, 1.0), 0.0)
+            for a, length in zip(curvatures, lengths, strict=True)
+        ),
+    )
 
 
 def _largest_eigenvalue(X: Array, *, xp: Namespace) -> Array:

@@ -1,0 +1,410 @@
+"""LinearClassifierCV: a stack is the single fits, scores are scikit-learn's, choices are right."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    roc_auc_score,
+)
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import xplinear as xl
+from xplinear.backends import backend_of
+from xplinear.sweep import automatic_alphas, stack_width
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((150, 5))
+Y = np.argmax(X[:, :3] + 0.5 * rng.gumbel(size=(150, 3)), axis=1)
+BINARY = (Y == 1).astype(int)
+NAMES = np.asarray(["cat", "dog", "frog"])
+ALPHAS = [1.0, 0.1, 0.01, 0.003]
+FOLDS = list(StratifiedKFold(3).split(X, Y))
+WEIGHTS = rng.uniform(0.5, 2.0, 150)
+EXACT = {"tol": 1e-8, "max_iter": 3000}  # below it rounding may speak up
+
+
+def host(x):
+    return backend_of(x).fetch(x)
+
+
+@parametrize_with_checks(
+    [xl.LinearClassifierCV(2, cv=2)],
+    # Repeated rows fall into other folds than weighted ones.
+    expected_failed_checks=lambda _: {
+        "check_sample_weight_equivalence_on_dense_data": "folds differ"
+    },
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_sklearn_contract(estimator, check):
+    check(estimator)
+
+
+def test_the_stack_is_the_single_fits(backend):
+    """Every strength and fold, by its score; the refits by their coefficients."""
+    rows = backend.asarray(X)
+    for labels in (Y, BINARY):
+        clf = xl.LinearClassifierCV(ALPHAS, cv=FOLDS, scoring="log_loss", **EXACT)
+        clf.fit(rows, labels, WEIGHTS)
+        assert clf.cv_scores_.shape == (4, 3)
+        for a, alpha in enumerate(ALPHAS):
+            single = xl.LinearClassifier(solver="lbfgs", alpha=alpha, **EXACT)
+            for f, (train, test) in enumerate(FOLDS):
+                single.fit(X[train], labels[train], WEIGHTS[train])
+                P = single.predict_proba(X[test])
+                expected = -log_loss(labels[test], P, sample_weight=WEIGHTS[test])
+                assert clf.cv_scores_[a, f] == pytest.approx(expected, abs=1e-7)
+            single.fit(X, labels, WEIGHTS)
+            np.testing.assert_allclose(host(clf.coefs_paths_)[a], single.coef_, atol=1e-6)
+            got, expected = host(clf.intercepts_paths_)[a], single.intercept_
+            np.testing.assert_allclose(got - got.mean(), expected - expected.mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize("free_columns", [1, 40, 1000])
+def test_a_path_and_a_stack_give_the_same(numpy_backend, free_columns):
+    """One strength after the other, some at once, all at once."""
+    alphas = np.logspace(0, -3, 7)
+    own = replace(numpy_backend.backend, free_columns=free_columns)
+    settings = {"alphas": alphas, "cv": FOLDS, "scoring": "log_loss", **EXACT}
+    path = xl.LinearClassifierCV(**settings).fit(X, Y)
+    other = xl.LinearClassifierCV(**settings, backend=own).fit(X, Y)
+    np.testing.assert_allclose(other.cv_scores_, path.cv_scores_, atol=1e-7)
+    np.testing.assert_allclose(other.coefs_paths_, path.coefs_paths_, atol=1e-6)
+
+
+def test_little_memory_takes_fewer_folds_at_once(numpy_backend):
+    little = replace(numpy_backend.backend, free_memory=lambda: 2 * 32 * 8 * 5 * 3 * 2)
+    settings = {"alphas": ALPHAS, "cv": FOLDS, "scoring": "log_loss", **EXACT}
+    objective = numpy_backend.objective(xl.losses.SoftmaxLoss(), xl.penalties.L2Penalty(), X, Y)
+    objective = replace(objective, data=replace(objective.data, backend=little))
+    assert stack_width(objective, 4, follows=True) == (2, 1)
+    expected = xl.LinearClassifierCV(**settings).fit(X, Y)
+    clf = xl.LinearClassifierCV(**settings, backend=little).fit(X, Y)
+    np.testing.assert_allclose(clf.cv_scores_, expected.cv_scores_, atol=1e-7)
+    np.testing.assert_allclose(clf.coefs_paths_, expected.coefs_paths_, atol=1e-6)
+
+
+def test_following_saves_passes(numpy_backend):
+    """What `stack_width` rests on: a strength that follows others needs fewer iterations."""
+    digits, target = load_digits(return_X_y=True)
+    objective = numpy_backend.objective(
+        xl.losses.SoftmaxLoss(), xl.penalties.L2Penalty(), digits, target, alpha=[1e-3], k=10
+    )
+    solver = xl.solvers.LBFGS()
+    cold = xl.minimize(objective, solver)
+    before = replace(objective, alpha=np.asarray([2e-3]))
+    near = xl.minimize(before, solver)
+    state = solver.follow(objective, near.params, near.state, before.alpha)
+    warm = xl.minimize(objective, solver, state=state)
+    assert warm.n_iter < 0.8 * cold.n_iter
+    assert warm.converged.all()
+    assert warm.residual[0] <= 1e-4
+    assert objective.value(warm.params) <= objective.value(cold.params) * (1 + 1e-5)
+
+
+SKLEARN = {
+    "accuracy": lambda y, Z, s: accuracy_score(y, Z.argmax(1), sample_weight=s),
+    "balanced_accuracy": lambda y, Z, s: balanced_accuracy_score(y, Z.argmax(1), sample_weight=s),
+    "macro_f1": lambda y, Z, s: f1_score(y, Z.argmax(1), sample_weight=s, average="macro"),
+    "neg_log_loss": lambda y, Z, s: (
+        -log_loss(y, np.exp(Z) / np.exp(Z).sum(1, keepdims=True), sample_weight=s)
+    ),
+}
+
+
+@pytest.mark.parametrize("scoring", SKLEARN)
+def test_scores_are_those_of_scikit_learn(backend, scoring):
+    rows, blocks = backend.asarray(X), backend.with_blocks_of(2000).backend
+    for weights in (None, WEIGHTS):
+        settings = {"alphas": [0.1, 0.01], "cv": FOLDS, "backend": blocks}
+        clf = xl.LinearClassifierCV(scoring=scoring, **settings).fit(rows, NAMES[Y], weights)
+        for f, (train, test) in enumerate(FOLDS):
+            part = None if weights is None else weights[train]
+            single = xl.LinearClassifier(solver="lbfgs", alpha=0.1).fit(X[train], Y[train], part)
+            part = None if weights is None else weights[test]
+            expected = SKLEARN[scoring](Y[test], single.decision_function(X[test]), part)
+            assert clf.cv_scores_[0, f] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_class_that_no_row_of_a_fold_has():
+    """It is left out of the means, as scikit-learn does."""
+    test = np.nonzero(Y != 2)[0][:40]
+    train = np.setdiff1d(np.arange(150), test)
+    single = xl.LinearClassifier(solver="lbfgs", alpha=0.1).fit(X[train], Y[train])
+    predicted = single.predict(X[test])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = {
+            "balanced_accuracy": balanced_accuracy_score(Y[test], predicted),
+            "f1_macro": f1_score(Y[test], predicted, average="macro"),
+        }
+    for scoring, value in expected.items():
+        clf = xl.LinearClassifierCV([0.1], cv=[(train, test)], scoring=scoring).fit(X, Y)
+        assert clf.cv_scores_[0, 0] == pytest.approx(value)
+
+
+def test_a_callable_scores_on_the_host(backend):
+    seen = []
+
+    def auc(y, Z):
+        seen.append((y.tolist(), Z.shape))
+        return roc_auc_score(y, Z)
+
+    clf = xl.LinearClassifierCV(ALPHAS, cv=FOLDS, scoring=auc)
+    clf.fit(backend.asarray(X), NAMES[BINARY])
+    assert seen[0] == (NAMES[BINARY][FOLDS[0][1]].tolist(), (50,))
+    train, test = FOLDS[1]
+    single = xl.LinearClassifier(solver="lbfgs", alpha=0.1).fit(X[train], BINARY[train])
+    expected = roc_auc_score(BINARY[test], single.decision_function(X[test]))
+    assert clf.cv_scores_[1, 1] == pytest.approx(expected, abs=0.005)
+    clf = xl.LinearClassifierCV(ALPHAS, cv=FOLDS, scoring=lambda y, Z: -float(Z.shape[1])).fit(X, Y)
+    assert (clf.cv_scores_ == -3.0).all()
+    assert clf.alpha_ == 1.0  # of equally good ones the strongest
+
+
+def test_digits_as_grid_search_does_it():
+    digits, target = load_digits(return_X_y=True)
+    digits, target = digits[:900] / 16, target[:900]
+    Cs = np.asarray([1e-2, 1e-1, 1.0, 10.0])
+    # All folds have the same number of rows, and so 1 / (C n) is one number.
+    folds = list(StratifiedKFold(5).split(digits, target))
+    assert {len(train) for train, _ in folds} == {720}
+    search = GridSearchCV(LogisticRegression(max_iter=500), {"C": Cs}, cv=folds).fit(digits, target)
+    clf = xl.LinearClassifierCV(1 / (Cs * 720), cv=folds).fit(digits, target)
+    expected = [search.cv_results_[f"split{f}_test_score"] for f in range(5)]
+    np.testing.assert_allclose(clf.cv_scores_, np.transpose(expected), atol=0.006)
+    assert 1 / (clf.alpha_ * 720) == pytest.approx(search.best_params_["C"])
+    assert np.mean(clf.predict(digits) == search.predict(digits)) > 0.99
+
+
+def test_behaves_as_the_classifier_chosen(backend, tmp_path):
+    rows = backend.asarray(X)
+    clf = xl.LinearClassifierCV([0.01, 0.1, 1.0]).fit(rows, NAMES[Y])
+    assert clf.alphas_.tolist() == [1.0, 0.1, 0.01]
+    assert clf.cv_scores_.shape == (3, 5)
+    assert clf.alpha_ == clf.best_estimator_.alpha == clf.alphas_[clf.best_index_]
+    assert clf.best_index_ == clf.cv_scores_.mean(axis=1).argmax()
+    single = xl.LinearClassifier(solver="lbfgs", alpha=clf.alpha_).fit(X, NAMES[Y])
+    np.testing.assert_allclose(host(clf.coef_), single.coef_, atol=1e-3)
+    np.testing.assert_allclose(host(clf.coefs_paths_)[clf.best_index_], host(clf.coef_))
+    np.testing.assert_allclose(host(clf.intercepts_paths_)[clf.best_index_], host(clf.intercept_))
+    assert clf.objective_ == pytest.approx(single.objective_, rel=1e-5)
+    np.testing.assert_array_equal(clf.predict(rows), single.predict(X))
+    for method in ("predict_proba", "predict_log_proba", "decision_function"):
+        got = host(getattr(clf, method)(rows))
+        np.testing.assert_allclose(got, getattr(single, method)(X), atol=1e-2)
+    assert clf.score(rows, NAMES[Y]) == single.score(X, NAMES[Y])
+    np.testing.assert_array_equal(clf.classes_, NAMES)
+    assert clf.n_features_in_ == 5
+    assert clf.to("numpy").backend_.name == "numpy"
+    clf.save(tmp_path / "m.safetensors")
+    again = xl.load(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(again.predict(X), single.predict(X))
+    assert again.alpha == clf.alpha_
+    assert not hasattr(xl.LinearClassifierCV(loss="multiclass_hinge"), "predict_proba")
+
+
+def test_results_live_where_the_data_is(backend, dtype):
+    rows = backend.asarray(X, dtype)
+    clf = xl.LinearClassifierCV(ALPHAS).fit(rows, backend.asarray(Y))
+    for array in (clf.coef_, clf.coefs_paths_, clf.intercepts_paths_):
+        assert array.dtype == getattr(backend.xp, dtype)
+        assert array.device == backend.backend.device
+
+
+def test_one_standard_error(numpy_backend):
+    plain = xl.LinearClassifierCV(12).fit(X, Y)
+    careful = clone(plain).set_params(one_standard_error=True).fit(X, Y)
+    np.testing.assert_array_equal(careful.cv_scores_, plain.cv_scores_)
+    mean = plain.cv_scores_.mean(axis=1)
+    error = plain.cv_scores_[mean.argmax()].std(ddof=1) / 5**0.5
+    good = plain.alphas_[mean >= mean.max() - error]
+    assert careful.alpha_ == good.max()
+    assert careful.alpha_ > plain.alpha_
+    with pytest.raises(ValueError, match="one_standard_error needs at least two folds"):
+        xl.LinearClassifierCV(3, cv=FOLDS[:1], one_standard_error=True).fit(X, Y)
+
+
+def test_weights_of_zero_take_rows_out():
+    """Of a fold's training and of its score."""
+    outliers = np.concatenate([X, 3.0 * rng.standard_normal((30, 5))])
+    labels = np.concatenate([Y, rng.integers(0, 3, 30)])
+    weights = np.r_[np.ones(150), np.zeros(30)]
+    folds = [(np.r_[a, 150:165], np.r_[b, 165:180]) for a, b in FOLDS]
+    settings = {"alphas": ALPHAS, "scoring": "log_loss", **EXACT}
+    clf = xl.LinearClassifierCV(cv=folds, **settings).fit(outliers, labels, weights)
+    expected = xl.LinearClassifierCV(cv=FOLDS, **settings).fit(X, Y)
+    np.testing.assert_allclose(clf.cv_scores_, expected.cv_scores_, atol=1e-6)
+
+
+def test_class_weights_are_those_of_the_fold_and_no_part_of_the_score():
+    train, test = FOLDS[0]
+    settings = {"class_weight": "balanced", **EXACT}
+    clf = xl.LinearClassifierCV([0.1], cv=FOLDS[:1], scoring="log_loss", **settings).fit(X, BINARY)
+    single = xl.LinearClassifier(solver="lbfgs", alpha=0.1, **settings)
+    single.fit(X[train], BINARY[train])
+    expected = -log_loss(BINARY[test], single.predict_proba(X[test]))
+    assert clf.cv_scores_[0, 0] == pytest.approx(expected, abs=1e-7)
+
+
+def test_splitters_and_groups():
+    groups = np.arange(150) // 10
+    clf = xl.LinearClassifierCV([0.1], cv=GroupKFold(3), **EXACT).fit(X, Y, groups=groups)
+    for f, (train, test) in enumerate(GroupKFold(3).split(X, Y, groups)):
+        single = xl.LinearClassifier(solver="lbfgs", alpha=0.1, **EXACT).fit(X[train], Y[train])
+        assert clf.cv_scores_[0, f] == pytest.approx(single.score(X[test], Y[test]))
+
+
+class TestAutomaticAlphas:
+    @pytest.mark.parametrize("penalty", ["l1", "elastic_net"])
+    @pytest.mark.parametrize("loss", ["softmax", "squared_hinge", "squared_error"])
+    @pytest.mark.parametrize("labels", [Y, BINARY], ids=["three", "two"])
+    def test_l1_starts_where_the_first_weight_appears(self, penalty, loss, labels):
+        settings = {"loss": loss, "penalty": penalty, "l1_ratio": 0.5}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            top = xl.LinearClassifierCV(3, **settings).fit(X, labels).alphas_[0]
+        gd = xl.solvers.GD(max_iter=5000, tol=1e-8)
+        nothing = xl.LinearClassifier(**settings, solver=gd, alpha=1.01 * top).fit(X, labels)
+        something = xl.LinearClassifier(**settings, solver=gd, alpha=0.97 * top).fit(X, labels)
+        assert not nothing.coef_.any()
+        assert something.coef_.any()
+
+    def test_grids(self, backend):
+        def grid(penalty, count, scale=1.0, **settings):
+            parts = backend.objective(xl.losses.SoftmaxLoss(), penalty, scale * X, Y, **settings)
+            return automatic_alphas(parts, count)
+
+        l1, l2 = xl.penalties.L1Penalty(), xl.penalties.L2Penalty()
+        for penalty, decades in ((l1, 4), (l2, 7)):
+            alphas = grid(penalty, 5)
+            assert alphas[0] / alphas[-1] == pytest.approx(10**decades)
+            np.testing.assert_allclose(np.diff(np.log(alphas)), -decades * np.log(10) / 4)
+        assert grid(l2, 5)[0] == pytest.approx(0.5 * X.var(axis=0).sum())
+        np.testing.assert_allclose(grid(l2, 3, scale=10.0), 100.0 * grid(l2, 3))
+        np.testing.assert_allclose(grid(l1, 3, scale=10.0), 10.0 * grid(l1, 3), rtol=1e-6)
+        share = grid(xl.penalties.ElasticNetPenalty(0.25), 3)
+        np.testing.assert_allclose(share, grid(l1, 3) / 0.25)
+        assert grid(l1, 1, fit_intercept=False).shape == (1,)
+
+    def test_their_number(self):
+        assert len(xl.LinearClassifierCV(cv=2).fit(X, Y).alphas_) == 20
+        assert len(xl.LinearClassifierCV(3, cv=2).fit(X, Y).alphas_) == 3
+
+
+def test_learning_rates_share_the_batches():
+    settings = {"cv": FOLDS, "solver": "sgd", "max_iter": 10, "random_state": 0}
+    settings["scoring"] = "log_loss"
+    rates = [0.1, 0.001]
+    clf = xl.LinearClassifierCV([0.1, 0.01], learning_rates=rates, **settings).fit(X, Y)
+    assert clf.cv_scores_.shape == (2, 2, 3)
+    for r, rate in enumerate(rates):
+        alone = xl.LinearClassifierCV([0.1, 0.01], learning_rate=rate, **settings).fit(X, Y)
+        np.testing.assert_allclose(clf.cv_scores_[:, r], alone.cv_scores_, atol=1e-9)
+    a, r = clf.best_index_
+    assert clf.cv_scores_.mean(axis=2).argmax() == 2 * a + r
+    assert (clf.alpha_, clf.learning_rate_) == (clf.alphas_[a], rates[r])
+    assert clf.best_estimator_.learning_rate == rates[r]
+    single = xl.LinearClassifier(
+        alpha=clf.alpha_, learning_rate=rates[r], solver="sgd", max_iter=10, random_state=0
+    ).fit(X, Y)
+    np.testing.assert_allclose(clf.coef_, single.coef_, atol=1e-9)
+    np.testing.assert_allclose(clf.coefs_paths_[a], single.coef_, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["multiclass_hinge", "squared_error"])
+@pytest.mark.parametrize("penalty", ["l2", "l1"])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_every_kind_of_loss_and_penalty(loss, penalty):
+    clf = xl.LinearClassifierCV(3, cv=FOLDS, loss=loss, penalty=penalty, random_state=0).fit(X, Y)
+    assert clf.cv_scores_.max() > 0.7
+    assert clf.coefs_paths_.shape == (3, 3, 5)
+
+
+def test_without_refit():
+    clf = xl.LinearClassifierCV(ALPHAS, refit=True).fit(X, Y)
+    clf.set_params(refit=False).fit(X, Y)
+    assert clf.alpha_ in ALPHAS
+    assert not hasattr(clf, "coef_")
+    with pytest.raises(AttributeError, match="refit=False kept no classifier"):
+        clf.predict(X)
+    with pytest.raises(NotFittedError):
+        xl.LinearClassifierCV().predict(X)
+
+
+def test_progress_and_stopping(capsys):
+    seen = []
+    xl.LinearClassifierCV(ALPHAS, cv=FOLDS, verbose=1).fit(X, Y, callbacks=[seen.append])
+    assert [news.done for news in seen] == sorted(news.done for news in seen)
+    assert {news.models for news in seen} == {16}
+    assert [float(f"{a:.3g}") for a in dict.fromkeys(news.alpha for news in seen)] == ALPHAS
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("alpha 1  score 0.")
+    clf = xl.LinearClassifierCV(ALPHAS, cv=FOLDS)
+    clf.fit(X, Y, callbacks=[lambda news: news.alpha <= 0.1])
+    assert clf.alphas_.tolist() == [1.0, 0.1]
+    assert clf.cv_scores_.shape == (2, 3)
+    assert clf.coefs_paths_.shape == (2, 3, 5)
+
+
+def test_one_warning_for_all_models():
+    with pytest.warns(ConvergenceWarning, match="16 of 16 models stopped at max_iter") as caught:
+        xl.LinearClassifierCV(ALPHAS, cv=FOLDS, max_iter=1).fit(X, Y)
+    assert len(caught) == 1
+    with pytest.warns(ConvergenceWarning, match="of 16 models stopped at the float32 floor"):
+        xl.LinearClassifierCV(ALPHAS, cv=FOLDS, tol=0.0, dtype="float32").fit(X, Y)
+
+
+BAD = {
+    "no alphas": ({"alphas": []}, "alphas must be a sequence of positive, finite numbers"),
+    "alpha 0": ({"alphas": [0.1, 0.0]}, "alphas must be a sequence of positive"),
+    "alpha NaN": ({"alphas": [0.1, np.nan]}, "alphas must be a sequence of positive"),
+    "words": ({"alphas": "strong"}, "alphas must be a sequence of positive"),
+    "number of alphas": ({"alphas": 0}, "alphas must be at least 1 when it is their number"),
+    "scoring": ({"scoring": "auc"}, "unknown scoring 'auc'; choose from accuracy, log_loss, "),
+    "scoring of scores": (
+        {"scoring": "neg_log_loss", "loss": "squared_hinge"},
+        "scoring='neg_log_loss' needs probabilities; 'squared_hinge' gives none",
+    ),
+    "rates": ({"learning_rates": [0.1]}, "learning_rates are for solver='sgd', got solver='auto'"),
+    "rate 0": (
+        {"learning_rates": [0.0], "solver": "sgd"},
+        "learning_rates must be a sequence of positive",
+    ),
+    "penalty": ({"penalty": "none"}, "penalty='none' has no strength to choose"),
+    "cv": ({"cv": 1000}, "cv=1000 folds need as many rows of each class"),
+    "fold": ({"cv": [(np.arange(150), [])]}, "fold 0 has no rows of positive weight"),
+    "loss": ({"loss": "hinge"}, "unknown loss 'hinge'"),
+    "tol": ({"tol": -1.0}, "tol must be a finite number"),
+    "NaN": ({"scoring": lambda y, Z: float("nan")}, "scoring gave NaN or infinity at alpha="),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    settings, message = BAD[case]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        xl.LinearClassifierCV(**settings).fit(X, Y)
+
+
+def test_a_class_smaller_than_the_folds_is_named():
+    labels = NAMES[np.where(np.arange(150) < 3, 2, BINARY)]
+    with pytest.raises(ValueError, match=r"cv=5 folds need as many .* but 'frog' has 3; use fewer"):
+        xl.LinearClassifierCV(ALPHAS, cv=5).fit(X, labels)
+    constant = np.ones((20, 2))
+    with pytest.raises(ValueError, match="every feature is constant; give alphas as numbers"):
+        xl.LinearClassifierCV(cv=2).fit(constant, np.arange(20) % 2)

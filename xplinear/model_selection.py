@@ -1,0 +1,394 @@
+"""LinearClassifierCV: the strength of the penalty by cross-validation, through one X."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from xplinear.backends import Backend
+from xplinear.data import ArrayData
+from xplinear.estimator import (
+    LinearClassifier,
+    Problem,
+    automatic_solver,
+    certificate_of,
+    is_probabilistic,
+    linear_coefficients,
+)
+from xplinear.losses import Loss
+from xplinear.namespace import Array
+from xplinear.objective import Objective, Params
+from xplinear.penalties import NoPenalty, Penalty
+from xplinear.scoring import OTHER_NAMES, SCORINGS
+from xplinear.solvers import SGD, Solver
+from xplinear.sweep import Grid, Run, Scoring, SweepProgress, automatic_alphas, stacks
+from xplinear.validation import check_weights
+
+__all__ = ["LinearClassifierCV"]
+
+# The estimator prepares and keeps for both classifiers; that is no part of its public face.
+# ruff: noqa: SLF001
+# pyright: reportPrivateUsage=false
+
+HostArray = np.ndarray[Any, np.dtype[Any]]
+
+
+class LinearClassifierCV(ClassifierMixin, BaseEstimator):
+    """Linear classifier whose strength of the penalty is chosen by cross-validation.
+
+    All strengths and folds share one X: a fold is a column of 0/1 weights, a stack of models one
+    matrix product. Where folds have nᶠ rows, the strength α is 1 / (C nᶠ) for scikit-learn's C.
+
+    Parameters
+    ----------
+    alphas : sequence of float, int or None
+        Strengths to try, more than 0; or how many, chosen by `automatic_alphas`; None is 20.
+    cv : int, splitter, iterable or None
+        Folds: a number of stratified ones, None for 5, any splitter of scikit-learn, or pairs of
+        training and test rows.
+    scoring : str or callable, default "accuracy"
+        ``accuracy``, ``log_loss`` (negated; also ``neg_log_loss``), ``balanced_accuracy``,
+        ``macro_f1`` (also ``f1_macro``), computed on the device with the sample weights; or
+        ``scoring(y, Z) -> float``, larger is better, of the labels and the decision function
+        ``(n, k)``, ``(n,)`` when binary, of a fold's held-out rows, on the host.
+    one_standard_error : bool, default False
+        Choose the strongest α whose mean score is within one standard error of the best.
+    learning_rates : sequence of float, optional
+        Learning rates to try with ``solver="sgd"``, in the same stack.
+    refit : bool, default True
+        Also fit to all rows, at every strength, as one more fold of the stacks.
+    loss, penalty, l1_ratio, fit_intercept, batch_size, learning_rate, momentum, max_iter, tol
+        As in `LinearClassifier`.
+    solver : str or Solver, default "auto"
+        "auto" is a solver that goes to the optimum where there is one, else ``sgd``.
+    class_weight, random_state, backend, dtype, accelerate
+        As in `LinearClassifier`; "balanced" weights are those of each fold's training rows, and
+        do not enter the scores.
+    verbose : int, default 0
+        1 prints a line per stack.
+
+    Attributes
+    ----------
+    alphas_ : ndarray of shape (a,)
+        From strong to weak.
+    cv_scores_ : ndarray of shape (a, f)
+        Score of each strength and fold; ``(a, r, f)`` with ``learning_rates``.
+    alpha_ : float
+        The strength chosen; of equally good ones the strongest.
+    best_index_ : int or tuple
+        Its place in ``cv_scores_``, without the axis of the folds.
+    learning_rate_ : float
+        The learning rate chosen, with ``learning_rates``.
+    coefs_paths_ : Array of shape (a, k, p), or (a, 1, p) when binary
+        ``coef_`` at each strength (and the learning rate chosen), fitted to all rows.
+    intercepts_paths_ : Array of shape (a, k), or (a, 1)
+    best_estimator_ : LinearClassifier
+        The classifier at ``alpha_``; its fitted attributes (``coef_``, ``classes_``, ...) are
+        attributes here too.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument or the data is invalid.
+
+    Warns
+    -----
+    sklearn.exceptions.ConvergenceWarning
+        If some models stopped before ``tol`` was reached.
+
+    Notes
+    -----
+    Models differ from `LinearClassifier` by no more than ``tol`` allows: each strength starts
+    from the stronger ones before it. What the choice is made from (``alphas_``,
+    ``cv_scores_``) is on the host, the weights are where the data is.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> import xplinear as xl
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = xl.LinearClassifierCV(alphas=[1.0, 0.1, 0.01]).fit(X, y)
+    >>> clf.alpha_, clf.cv_scores_.shape, clf.coefs_paths_.shape
+    (0.1, (3, 5), (3, 10, 64))
+    """
+
+    def __init__(
+        self,
+        alphas: Sequence[float] | int | None = None,
+        *,
+        cv: Any = None,
+        scoring: str | Scoring = "accuracy",
+        one_standard_error: bool = False,
+        learning_rates: Sequence[float] | None = None,
+        refit: bool = True,
+        loss: str | Loss = "softmax",
+        penalty: str | Penalty | None = "l2",
+        l1_ratio: float = 0.15,
+        fit_intercept: bool = True,
+        solver: str | Solver = "auto",
+        batch_size: int = 64,
+        learning_rate: Literal["auto"] | float = "auto",
+        momentum: float = 0.9,
+        max_iter: int | None = None,
+        tol: float = 1e-4,
+        class_weight: Mapping[Any, float] | str | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        backend: str | Backend | None = None,
+        dtype: str | None = None,
+        accelerate: bool = True,
+        verbose: int = 0,
+    ) -> None:
+        self.alphas = alphas
+        self.cv = cv
+        self.scoring = scoring
+        self.one_standard_error = one_standard_error
+        self.learning_rates = learning_rates
+        self.refit = refit
+        self.loss = loss
+        self.penalty = penalty
+        self.l1_ratio = l1_ratio
+        self.fit_intercept = fit_intercept
+        self.solver = solver
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.max_iter = max_iter
+        self.tol = tol
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.backend = backend
+        self.dtype = dtype
+        self.accelerate = accelerate
+        self.verbose = verbose
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+        callbacks: Sequence[Callable[[SweepProgress], bool | None]] = (),
+    ) -> Self:
+        """Fit every strength and fold, choose, and keep the classifier fitted to all rows.
+
+        Parameters
+        ----------
+        X : array of shape (n, p)
+        y : array of shape (n,)
+        sample_weight : array of shape (n,), optional
+            Of training and of scoring.
+        groups : array of shape (n,), optional
+            For splitters that keep groups together.
+        callbacks : sequence of callables
+            Each is given a `SweepProgress` per iteration; a true value stops, and the choice is
+            made among the strengths done.
+        """
+        settings = self.get_params(deep=False)
+        template = LinearClassifier(
+            **{name: settings[name] for name in LinearClassifier().get_params() if name in settings}
+        )
+        problem = template._problem(X, y, sample_weight)
+        objective = problem.objective
+        if objective.penalty == NoPenalty():
+            msg = "penalty='none' has no strength to choose; use LinearClassifier"
+            raise ValueError(msg)
+        if self.solver == "auto":
+            template.solver = automatic_solver(objective.loss, objective.penalty)
+        solver = template._solver(objective, problem.seed)
+        rates = self._rates(solver)
+        alphas = self._alphas(objective)
+        grid = self._grid(problem, sample_weight, groups, alphas, rates)
+        scoring = self._scoring(objective.loss)
+        run = Run(grid, callbacks)
+        for stack in stacks(objective, solver, grid, run.show if callbacks else None):
+            run.add(stack, scoring)
+            if self.verbose:
+                alpha, mean = grid.alphas[stack.at[-1]], run.scores[stack.at[-1]].mean(axis=1).max()
+                print(f"alpha {alpha:.3g}  score {mean:.4f}  ({len(run.reasons)} models)")  # noqa: T201 - asked for
+            if stack.result.reason in ("callback", "interrupted"):
+                break
+        run.warn(getattr(solver, "tol", self.tol), objective.xp.finfo(objective.data.dtype).bits)
+        self._choose(template, problem, solver, run)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Return the label ``(n,)`` of the largest score of each row."""
+        return self._best().predict(X)
+
+    def decision_function(self, X: Any) -> Array:
+        """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class."""
+        return self._best().decision_function(X)
+
+    @available_if(is_probabilistic)
+    def predict_proba(self, X: Any) -> Array:
+        """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax)."""
+        return self._best().predict_proba(X)
+
+    @available_if(is_probabilistic)
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
+        return self._best().predict_log_proba(X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy on ``X (n, p)`` and ``y (n,)``, whatever ``scoring`` is."""
+        return self._best().score(X, y, sample_weight)
+
+    def to(self, backend: str | Backend) -> LinearClassifier:
+        """Return a copy of the chosen classifier on another backend."""
+        return self._best().to(backend)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the chosen classifier to a safetensors file; `xplinear.load` gives it back."""
+        self._best().save(path)
+
+    def _best(self) -> LinearClassifier:
+        check_is_fitted(self)
+        if not self.refit:
+            msg = "refit=False kept no classifier fitted to all rows; set refit=True and fit again"
+            raise AttributeError(msg)
+        return self.best_estimator_
+
+    def _scoring(self, loss: Loss) -> str | Scoring:
+        if not isinstance(self.scoring, str):
+            return self.scoring
+        scoring = OTHER_NAMES.get(self.scoring, self.scoring)
+        if scoring not in SCORINGS:
+            names = ", ".join([*SCORINGS, *OTHER_NAMES])
+            msg = f"unknown scoring {self.scoring!r}; choose from {names}, or pass a callable"
+            raise ValueError(msg)
+        if scoring == "log_loss" and not loss.probabilistic:
+            msg = (
+                f"scoring={self.scoring!r} needs probabilities; {self.loss!r} gives none: "
+                "use loss='softmax', or another scoring"
+            )
+            raise ValueError(msg)
+        return scoring
+
+    def _rates(self, solver: Solver) -> list[float | None]:
+        if self.learning_rates is None:
+            return [None]
+        if not isinstance(solver, SGD):
+            msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
+            raise ValueError(msg)  # noqa: TRY004 - it is the value
+        return [float(rate) for rate in _positive("learning_rates", self.learning_rates)]
+
+    def _alphas(self, objective: Objective) -> HostArray:
+        if self.alphas is None:
+            return automatic_alphas(objective)
+        if isinstance(self.alphas, (int, np.integer)) and not isinstance(self.alphas, bool):
+            if self.alphas < 1:
+                msg = f"alphas must be at least 1 when it is their number, got {self.alphas!r}"
+                raise ValueError(msg)
+            return automatic_alphas(objective, int(self.alphas))
+        return np.unique(_positive("alphas", self.alphas))[::-1]
+
+    def _grid(
+        self,
+        problem: Problem,
+        sample_weight: Any,
+        groups: Any,
+        alphas: HostArray,
+        rates: Sequence[float | None],
+    ) -> Grid:
+        """Return the grid, with a column of weights for every fold."""
+        data = cast(ArrayData, problem.objective.data)
+        backend, classes = data.backend, problem.classes
+        codes = backend.to_host(data.y)
+        splitter = check_cv(self.cv, codes, classifier=True)
+        counts = np.bincount(codes, minlength=len(classes))
+        if isinstance(splitter, StratifiedKFold) and counts.min() < splitter.n_splits:
+            msg = (
+                f"cv={splitter.n_splits} folds need as many rows of each class, but "
+                f"{classes.tolist()[counts.argmin()]!r} has {counts.min()}; use fewer"
+            )
+            raise ValueError(msg)
+        weights = check_weights(sample_weight, None, codes, classes)
+        weights = np.ones(len(codes)) if weights is None else weights
+
+        def weights_of(rows: HostArray) -> Any:
+            return check_weights(rows, self.class_weight, codes, classes)
+
+        train: list[HostArray] = []
+        held_out: list[HostArray] = []
+        tests: list[HostArray] = []
+        splits = cast(Any, splitter).split(codes[:, None], codes, groups)
+        for fold, (rows, test) in enumerate(splits):
+            parts = [np.zeros(len(codes)), np.zeros(len(codes))]
+            for part, index in zip(parts, (rows, test), strict=True):
+                part[index] = weights[index]
+                if not part.any():
+                    msg = f"cv: fold {fold} has no rows of positive weight to train on or to score"
+                    raise ValueError(msg)
+            train.append(
+                cast(HostArray, check_weights(parts[0], self.class_weight, codes, classes))
+            )
+            held_out.append(parts[1])
+            tests.append(np.arange(len(codes))[test])
+        if self.one_standard_error and len(tests) < 2:
+            msg = "one_standard_error needs at least two folds"
+            raise ValueError(msg)
+        if self.refit:
+            train.append(weights_of(weights))
+        return Grid(
+            alphas,
+            rates,
+            backend.asarray(np.stack(train, axis=1), data.dtype),
+            backend.asarray(np.stack(held_out, axis=1), data.dtype),
+            tests,
+            classes[codes],
+        )
+
+    def _choose(
+        self, template: LinearClassifier, problem: Problem, solver: Solver, run: Run
+    ) -> None:
+        """Take over the results; from here on nothing fails."""
+        done = run.done
+        a, r = run.best(one_standard_error=self.one_standard_error)
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        objective, scores = problem.objective, run.scores[done]
+        self.alphas_ = run.grid.alphas[done]
+        self.alpha_ = float(self.alphas_[a])
+        self.cv_scores_, self.best_index_ = scores[:, 0], a
+        template.alpha = self.alpha_
+        if self.learning_rates is not None:
+            self.cv_scores_, self.best_index_ = scores, (a, r)
+            self.learning_rate_ = template.learning_rate = cast(float, run.grid.rates[r])
+        if not self.refit:
+            return
+        xp, backend = objective.xp, objective.data.backend
+        alpha = backend.asarray(np.asarray([self.alpha_]), objective.data.dtype)
+        problem = replace(problem, objective=replace(objective, alpha=alpha))
+        result = run.refits[int(done[a]), r]
+        template._keep(problem, result, certificate_of(problem.objective, solver, result))
+        paths = [run.refits[int(i), r].params for i in done]
+        self.coefs_paths_, self.intercepts_paths_ = linear_coefficients(
+            Params(
+                xp.concat([part.W for part in paths], axis=1),
+                xp.concat([part.b for part in paths], axis=0),
+            )
+        )
+        self.best_estimator_ = template
+        fitted = {name: value for name, value in vars(template).items() if name.endswith("_")}
+        vars(self).update(fitted)
+
+
+def _positive(name: str, values: Any) -> HostArray:
+    """Return values as a vector of positive numbers."""
+    try:
+        vector = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        vector = np.zeros(0)
+    if vector.ndim != 1 or not vector.size or not (np.isfinite(vector) & (vector > 0)).all():
+        msg = f"{name} must be a sequence of positive, finite numbers, got {values!r}"
+        raise ValueError(msg)
+    return vector
