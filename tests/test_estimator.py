@@ -506,7 +506,10 @@ def test_bad_device_arrays_are_named(backend, rows, message):
         ({"class_weight": {9: 1.0}}, r"class_weight names \[9\], which are not in y"),
         ({"class_weight": {0: -1.0}}, "class_weight must hold finite weights of at least 0"),
         ({"early_stopping": True, "validation_fraction": 1.0}, "validation_fraction must lie"),
-        ({"solver": "sgd", "learning_rate": 0.0}, "learning_rate must be 'auto' or a positive"),
+        (
+            {"solver": "sgd", "learning_rate": 0.0},
+            "learning_rate must be 'auto', a positive",
+        ),
     ],
 )
 def test_bad_parameters_are_named(settings, message):

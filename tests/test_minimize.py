@@ -153,3 +153,11 @@ def test_rounding_is_a_reason_of_its_own(numpy_backend):
     result = minimize(objective, LBFGS(tol=1e-12))
     assert result.reasons == ("rounding", "rounding")
     assert minimize(objective, LBFGS(max_iter=2)).reasons == ("max_iter", "max_iter")
+
+
+def test_intercepts_that_may_be_shifted_sum_to_zero(backend):
+    start = backend.params(objective := backend.objective(SoftmaxLoss(), L2Penalty(), X + 3.0, Y))
+    result = minimize(objective, LBFGS(tol=1e-9), start)
+    b = backend.to_numpy(result.params.b)
+    np.testing.assert_allclose(b.sum(axis=1), 0.0, atol=1e-12)
+    assert np.abs(b).max() > 0.1

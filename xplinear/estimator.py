@@ -48,8 +48,9 @@ __all__ = [
 ]
 
 _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
+_TO_THE_OPTIMUM = LBFGS, ProximalLBFGS, Smoothing
 _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
-_FEW_ROWS = 1024  # up to here a full pass costs no more than a few mini-batches
+_CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
 
 
 def _block_scores(xp: Namespace, block: Block, params: Params) -> Array:
@@ -174,8 +175,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         for penalties such as ``l1``), ``smoothing`` (the same for ``multiclass_hinge`` and
         ``crammer_singer`` with ``l2``), ``gd``, ``sgd``, or an object such as
         ``xplinear.solvers.SGD(schedule="cosine")``, whose own settings then stand for the six
-        parameters below. ``auto`` is ``gd`` for a smooth loss on at most 1,024 rows,
-        else ``sgd``.
+        parameters below. ``auto`` goes to the optimum where a thousand passes
+        take seconds (n·p·k ≤ 2·10⁷) and nothing asks for SGD (``early_stopping``, a number as
+        ``learning_rate``); else it is ``sgd``.
     batch_size : int, default 64
     learning_rate : "auto" or float, default "auto"
         "auto" measures the data and needs no tuning or scaling; a number is a plain step.
@@ -339,7 +341,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        if isinstance(solver, (LBFGS, ProximalLBFGS, Smoothing)):
+        if isinstance(solver, _TO_THE_OPTIMUM):
             _warn_at_the_floor(objective, solver, result)
         self._keep(problem, result, certificate_of(objective, solver, result))
         self._sgd_state = None  # partial_fit starts anew from here
@@ -490,6 +492,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError(msg)
 
         at_least("alpha", 0.0)
+        if self.alpha == 0 and self.solver == "smoothing":
+            msg = "alpha must be more than 0 for solver='smoothing', got 0; use solver='sgd'"
+            raise ValueError(msg)
         at_least("tol", 0.0)
         at_least("batch_size", 1)
         at_least("n_iter_no_change", 1)
@@ -506,22 +511,20 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         return _resolve("none" if self.penalty is None else self.penalty, PENALTIES, "penalty")
 
     def _solver(self, objective: Objective, seed: int, *, partial: bool = False) -> Any:
-        name, n = self.solver, objective.data.n
+        name, data = self.solver, objective.data
         if name == "auto":
-            name = "gd" if n <= _FEW_ROWS and objective.loss.smooth and not partial else "sgd"
+            optimum = automatic_solver(objective.loss, objective.penalty)
+            stochastic = partial or self.early_stopping or self.learning_rate != "auto"
+            cheap = data.n * data.p * objective.k <= _CHEAP_PASS
+            lost = optimum == "smoothing" and self.alpha == 0
+            name = "sgd" if stochastic or not cheap or lost else optimum
         limit = 1000 if self.max_iter is None else self.max_iter
         if name == "gd" and not partial:
             rate = cast(Any, self.learning_rate)
             return GD(limit, self.tol, "backtracking" if rate == "auto" else rate)
-        if name == "lbfgs" and not partial:
-            return LBFGS(limit, self.tol)
-        if name == "proximal_lbfgs" and not partial:
-            return ProximalLBFGS(limit, self.tol)
-        if name == "smoothing" and not partial:
-            if self.alpha == 0:
-                msg = "solver 'smoothing' needs alpha > 0, got 0; use solver='sgd'"
-                raise ValueError(msg)
-            return Smoothing(limit, self.tol)
+        for kind in _TO_THE_OPTIMUM:
+            if SOLVERS.get(cast(str, name)) is kind and not partial:
+                return kind(limit, self.tol)
         if name == "sgd":
             solver = SGD(
                 self.max_iter,

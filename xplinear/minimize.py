@@ -185,7 +185,7 @@ def minimize(
     converged, stalled = table[-1, 4] > 0, table[-1, 7] > 0
     names = ("loss", "penalty", "validation_score", "step_size")
     return Result(
-        params=stack.whole(best_params if use_best else state.params),
+        params=objective.canonical(stack.whole(best_params if use_best else state.params)),
         state=state,
         n_iter=len(rows),
         converged=converged,

@@ -155,6 +155,13 @@ class Objective:
         alpha = self.xp.take(self.alpha, models)
         return replace(self, alpha=alpha, data=self.data.take(models))
 
+    def canonical(self, params: Params) -> Params:
+        """Return the same models, their intercepts summing to 0 where only differences count."""
+        W, b = params
+        if b.shape[1] == 1 or not (self.fit_intercept and self.loss.shift_invariant):
+            return params
+        return Params(W, b - self.xp.mean(b, axis=1, keepdims=True))
+
     def data_loss(self, params: Params) -> Array:
         """Return the weighted mean loss ``(m,)``, accumulated in float64 where there is one."""
         (total,) = self.data.reduce(

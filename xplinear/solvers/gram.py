@@ -6,6 +6,7 @@ model: there the Hessian of the data loss is about c·XᵀX/n in each column of 
 
 from __future__ import annotations
 
+from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns
 
@@ -36,17 +37,30 @@ def gram_pays(objective: Objective) -> bool:
     return p <= _LARGEST_GRAM and p * p <= 2 * n * scores
 
 
-def sampled_rows(gram: bool, objective: Objective) -> Array:
+def sampled_rows(gram: bool, objective: Objective) -> Block:
     """Return the rows the Gram matrix is made of, or fewer where there will be none."""
     rows = min(_SAMPLE_ROWS if gram else _FEW_ROWS, _SAMPLE_ENTRIES // objective.data.p)
-    return objective.data.sample(max(64, rows)).X
+    return objective.data.sample(max(64, rows))
 
 
-def centred_rows(fit_intercept: bool, xp: Namespace, X: Array) -> tuple[Array, Array, Array, Array]:
-    """Return the centre ``(p,)``, X − centre, the variances ``(p,)`` and their mean, not 0."""
-    mean = xp.mean(X, axis=0)
+def centred_rows(
+    fit_intercept: bool, xp: Namespace, block: Block
+) -> tuple[Array, Array, Array, Array]:
+    """Return the centre ``(p,)``, √s (X − centre), the variances ``(p,)`` and their mean, not 0.
+
+    s is the mean of the models' weights, scaled to a mean of 1.
+    """
+    X, _, s = block
+    if s is None:
+        mean = xp.mean(X, axis=0)
+    else:
+        s = xp.mean(s, axis=1)
+        total = xp.mean(s)
+        s = s / xp.where(total > 0.0, total, 1.0)
+        mean = s @ X / X.shape[0]
     mean = mean if fit_intercept else xp.zeros_like(mean)
     X = X - mean
+    X = X if s is None else xp.sqrt(s)[:, None] * X
     variance = xp.mean(X * X, axis=0)
     typical = xp.mean(variance)
     return mean, X, variance, xp.where(typical > 0.0, typical, 1.0)

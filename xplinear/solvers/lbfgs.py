@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
@@ -135,7 +136,7 @@ class LBFGS:
     def init(self, objective: Objective, params: Params) -> LBFGSState:
         """Evaluate the start and decompose the Gram matrix."""
         loss, penalty = objective.loss, objective.penalty
-        kinds = (loss, "loss", "'sgd' or 'gd'"), (penalty, "penalty", "'proximal_lbfgs'")
+        kinds = (loss, "loss", "'smoothing' or 'sgd'"), (penalty, "penalty", "'proximal_lbfgs'")
         for part, kind, remedy in kinds:
             if not part.smooth:
                 msg = f"solver 'lbfgs' needs a smooth {kind}, got {part!r}; use {remedy}"
@@ -244,12 +245,12 @@ class LBFGS:
 
 
 def _decompose(
-    gram: bool, curvature: float, fit_intercept: bool, xp: Namespace, X: Array, alpha: Array
+    gram: bool, curvature: float, fit_intercept: bool, xp: Namespace, block: Block, alpha: Array
 ) -> tuple[Array, ...]:
     """Return centre, basis and spectrum of the preconditioner."""
-    mean, X, variance, typical = centred_rows(fit_intercept, xp, X)
+    mean, X, variance, typical = centred_rows(fit_intercept, xp, block)
     if not gram:
-        return mean[:, None], X[:0, :].T, curvature * _largest_eigenvalue(X, xp=xp)
+        return mean[:, None], X[:0, :].T, curvature * _largest_eigenvalue(X, variance, xp=xp)
     square, matrix = scaled_gram(xp, X, variance, typical, alpha)
     eigenvalues, Q = xp.linalg.eigh(matrix)
     damped = xp.maximum(eigenvalues, 0.0) + damping(eigenvalues, xp=xp)
@@ -311,9 +312,9 @@ def _follow(
     )
 
 
-def _largest_eigenvalue(X: Array, *, xp: Namespace) -> Array:
+def _largest_eigenvalue(X: Array, variance: Array, *, xp: Namespace) -> Array:
     """Return the largest eigenvalue of XᵀX/n, from below, by power iteration."""
-    v, norm = X[0, :], xp.ones_like(X[0, 0])
+    v, norm = xp.sqrt(variance), xp.ones_like(variance[0])
     for _ in range(_POWER_ITERATIONS):
         v = X.T @ (X @ (v / norm)) / X.shape[0]
         norm = xp.sqrt(xp.sum(v * v))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
@@ -201,10 +202,10 @@ def _metric(
     c: int,
     fit_intercept: bool,
     xp: Namespace,
-    X: Array,
+    block: Block,
     alpha: Array,
 ) -> Metric:
-    mean, X, variance, typical = centred_rows(fit_intercept, xp, X)
+    mean, X, variance, typical = centred_rows(fit_intercept, xp, block)
     ones = xp.ones_like(variance)
 
     def everywhere(features: Array, intercept: float) -> Array:
