@@ -17,7 +17,7 @@ from xplinear.objective import Objective, Params
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SGD
 
-__all__ = ["TOLERANCES", "WEIGHT_TOLERANCES", "Comparison", "compare"]
+__all__ = ["TOLERANCES", "WEIGHT_TOLERANCES", "Comparison", "compare", "random_objective"]
 
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5}
 WEIGHT_TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
@@ -94,7 +94,10 @@ def compare(
     return rows
 
 
-def _problem(backend: Backend, dtype: Any, loss: str, penalty: str) -> tuple[Objective, Params]:
+def random_objective(
+    backend: Backend, dtype: Any, loss: str, penalty: str
+) -> tuple[Objective, Params]:
+    """Return the objective of two models, and a point, that backends are compared on."""
     random = np.random.Generator(np.random.PCG64(7))
     # Values that float32 holds exactly: the same problem in either precision.
     X = random.standard_normal((_N, _P)).astype(np.float32)
@@ -116,7 +119,7 @@ def _measure(
 ) -> tuple[list[np.ndarray[Any, Any]], ...]:
     """Return the objective, its gradient, and the weights after 100 SGD steps."""
     with backend.double_precision() if dtype == "float64" else nullcontext():
-        objective, params = _problem(backend, getattr(backend.xp, dtype), loss, penalty)
+        objective, params = random_objective(backend, getattr(backend.xp, dtype), loss, penalty)
         value, grads = objective.value_and_grad(params)
         smooth = objective.loss.smooth
         start, solver = (objective.zeros(), _SGD) if smooth else (params, _KINKED_SGD)
