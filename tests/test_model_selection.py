@@ -97,22 +97,29 @@ def test_little_memory_takes_fewer_folds_at_once(numpy_backend):
     np.testing.assert_allclose(clf.coefs_paths_, expected.coefs_paths_, atol=1e-6)
 
 
-def test_following_saves_passes(numpy_backend):
+@pytest.mark.parametrize(
+    ("solver", "penalty"),
+    [
+        (xl.solvers.LBFGS(), xl.penalties.L2Penalty()),
+        (xl.solvers.LBFGS(gram=False), xl.penalties.L2Penalty()),
+        (xl.solvers.ProximalLBFGS(), xl.penalties.L1Penalty()),
+    ],
+)
+def test_following_saves_passes(numpy_backend, solver, penalty):
     """What `stack_width` rests on: a strength that follows others needs fewer iterations."""
     digits, target = load_digits(return_X_y=True)
     objective = numpy_backend.objective(
-        xl.losses.SoftmaxLoss(), xl.penalties.L2Penalty(), digits, target, alpha=[1e-3], k=10
+        xl.losses.SoftmaxLoss(), penalty, digits / 16, target, alpha=[1e-3], k=10
     )
-    solver = xl.solvers.LBFGS()
     cold = xl.minimize(objective, solver)
-    before = replace(objective, alpha=np.asarray([2e-3]))
+    before = replace(objective, alpha=np.asarray([1.5e-3]))
     near = xl.minimize(before, solver)
     state = solver.follow(objective, near.params, near.state, before.alpha)
     warm = xl.minimize(objective, solver, state=state)
     assert warm.n_iter < 0.8 * cold.n_iter
     assert warm.converged.all()
     assert warm.residual[0] <= 1e-4
-    assert objective.value(warm.params) <= objective.value(cold.params) * (1 + 1e-5)
+    assert objective.value(warm.params) <= objective.value(cold.params) * (1 + 1e-4)
 
 
 SKLEARN = {

@@ -195,6 +195,30 @@ class ProximalLBFGS:
         kept = ProximalLBFGSState(*take_models(state._replace(metric=None), models, xp=xp))
         return kept._replace(metric=state.metric)
 
+    def follow(
+        self, objective: Objective, params: Params, previous: ProximalLBFGSState, before: Array
+    ) -> ProximalLBFGSState:
+        """Return the first state of models that differ from earlier ones in α only.
+
+        As `LBFGS.follow`; what was learnt of the data loss does not depend on α.
+        """
+        del before
+        xp, compile_ = objective.xp, objective.data.backend.compile
+        loss, grads = objective.data_loss_and_grad(params)
+        start = compile_(_start, self, objective.penalty, xp)
+        state = start(params, loss, grads, previous.metric, objective.alpha)
+        residual = state.residual * state.first / previous.first
+        return state._replace(
+            converged=residual <= self.tol,
+            residual=residual,
+            first=previous.first,
+            steps=previous.steps,
+            changes=previous.changes,
+            scale=previous.scale,
+            eigenvalue=previous.eigenvalue,
+            metric=previous.metric,
+        )
+
 
 def _metric(
     gram: bool,
