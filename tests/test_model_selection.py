@@ -31,7 +31,7 @@ X = rng.standard_normal((150, 5))
 Y = np.argmax(X[:, :3] + 0.5 * rng.gumbel(size=(150, 3)), axis=1)
 BINARY = (Y == 1).astype(int)
 NAMES = np.asarray(["cat", "dog", "frog"])
-ALPHAS = [1.0, 0.1, 0.01, 0.003]
+ALPHAS = [1.0, 0.1, 0.03, 0.01]
 FOLDS = list(StratifiedKFold(3).split(X, Y))
 WEIGHTS = rng.uniform(0.5, 2.0, 150)
 EXACT = {"tol": 1e-8, "max_iter": 3000}  # below it rounding may speak up
@@ -76,7 +76,7 @@ def test_the_stack_is_the_single_fits(backend):
 @pytest.mark.parametrize("free_columns", [1, 40, 1000])
 def test_a_path_and_a_stack_give_the_same(numpy_backend, free_columns):
     """One strength after the other, some at once, all at once."""
-    alphas = np.logspace(0, -3, 7)
+    alphas = np.logspace(0, -2, 7)  # weights are within tol · |first gradient| / α of the optimum
     own = replace(numpy_backend.backend, free_columns=free_columns)
     settings = {"alphas": alphas, "cv": FOLDS, "scoring": "log_loss", **EXACT}
     path = xl.LinearClassifierCV(**settings).fit(X, Y)
