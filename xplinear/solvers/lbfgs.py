@@ -30,6 +30,7 @@ class Preconditioner(NamedTuple):
     ``centre (p, 1)``, ``basis`` T ``(p, r)``, ``spectrum (r,)`` of the data's Hessian in it,
     ``inner (m, r)``, ``base (m, 1)``, intercept's ``bias``. r is p; where the Gram matrix costs
     more than it saves, the basis is empty and the spectrum one value for all features.
+    ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that.
     """
 
     centre: Array
@@ -38,6 +39,7 @@ class Preconditioner(NamedTuple):
     inner: Array
     base: Array
     bias: float
+    blocks: Array | None = None
 
 
 class Proposal(NamedTuple):
@@ -207,8 +209,15 @@ class LBFGS:
         """Return the state of a stack of these models only."""
         pre = state.preconditioner
         inner, base = (xp.take(a, models, axis=0) for a in (pre.inner, pre.base))
+        blocks = take_models(pre.blocks, models, xp=xp)
         kept = LBFGSState(*take_models(state._replace(preconditioner=None), models, xp=xp))
-        return kept._replace(preconditioner=pre._replace(inner=inner, base=base))
+        return kept._replace(preconditioner=pre._replace(inner=inner, base=base, blocks=blocks))
+
+    def bend(self, objective: Objective, state: LBFGSState, blocks: Array) -> LBFGSState:
+        """Return the state preconditioned by inverse Hessians ``(m, c, p + 1, p + 1)``."""
+        pre = state.preconditioner._replace(blocks=blocks)
+        scale = objective.data.backend.compile(_rescaled, objective.xp)
+        return state._replace(preconditioner=pre, scale=scale(state, pre))
 
     def follow(
         self, objective: Objective, params: Params, previous: LBFGSState, before: Array
@@ -357,10 +366,23 @@ def _evaluate(
 
 def _precondition(pre: Preconditioner, vector: Array, c: int, *, xp: Namespace) -> Array:
     m, d = vector.shape
+    if pre.blocks is not None:
+        W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1, 1))
+        both = xp.concat([W, vector[:, d - c :, None, None]], axis=2)
+        both = (pre.blocks @ both)[..., 0]
+        return xp.concat([xp.reshape(both[..., :-1], (m, d - c)), both[..., -1]], axis=1)
     W = xp.reshape(vector[:, : d - c], (m * c, d // c - 1))
     turned = xp.reshape(W @ pre.basis, (m, c, pre.basis.shape[1])) * pre.inner[:, None, :]
     W = xp.reshape(xp.reshape(turned, (m * c, pre.basis.shape[1])) @ pre.basis.T, (m, d - c))
     return xp.concat([W + pre.base * vector[:, : d - c], pre.bias * vector[:, d - c :]], axis=1)
+
+
+def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
+    """Return the factor of H ``(m,)`` that suits the newest pair."""
+    step, change = state.steps[-1], state.changes[-1]
+    bent = _dot(change, _precondition(pre, change, state.params.b.shape[1], xp=xp), xp=xp)
+    scale = _dot(step, change, xp=xp) / xp.where(bent > 0.0, bent, 1.0)
+    return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
 def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
