@@ -196,6 +196,17 @@ def test_hard_data(backend, dtype):
     )
 
 
+def test_the_curvature_of_each_class_saves_passes(numpy_backend, monkeypatch):
+    digits, y = load_digits(return_X_y=True)
+    objective = numpy_backend.objective(
+        MulticlassHingeLoss(), L2Penalty(), digits[:600] / 16.0, y[:600], alpha=(1e-3,), k=10
+    )
+    solver = Smoothing(max_iter=200, tol=0.0)
+    bent = minimize(objective, solver).residual[0]
+    monkeypatch.setattr("xplinear.solvers.smoothing._BENDS", ())
+    assert bent < 0.7 * minimize(objective, solver).residual[0]
+
+
 def test_rounding_is_told_from_convergence(numpy_backend):
     objective = numpy_backend.objective(MulticlassHingeLoss(), L2Penalty(), X, Y, alpha=(0.1,))
     result = minimize(objective, Smoothing(tol=0.0, max_iter=3000))

@@ -85,8 +85,10 @@ class SmoothingState(NamedTuple):
 class Smoothing:
     """Smoothing with continuation, for kinked losses with the L2 penalty, to a proven gap.
 
-    L-BFGS minimizes F with its kinks rounded over a width that shrinks as the gap closes. Each
-    pass gives a dual point A, the gradients of the rounded losses, and so the bound
+    L-BFGS minimizes F with its kinks rounded over a width that shrinks as the gap closes; from
+    iteration 60 on it is preconditioned by the Hessian of each class, of the rows near its
+    kinks, where p (p + 1024) ≤ 200 n: as much work as it saves. Each pass gives
+    a dual point A, the gradients of the rounded losses, and so the bound
 
     F ≥ −(1/S) Σ_i s_i ℓ*_i(a_i) − ‖G‖² / (2α),  G = (1/S) Σ_i s_i x_i a_iᵀ,  Σ_i s_i a_i = 0
 
