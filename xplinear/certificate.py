@@ -96,4 +96,6 @@ def certify(objective: Objective, result: Result) -> Certificate:
     value, bound = both.astype(np.float64)
     # The solver's bound is a number of the dtype of the fit: rounding may put it above F.
     bound = np.maximum(bound, np.minimum(result.lower_bound, value))
-    return Certificate(value, bound, result.residual, result.reasons)
+    # A solver with a bound of its own measures the gap, no gradient.
+    residual = np.where(np.isfinite(result.lower_bound), np.nan, result.residual)
+    return Certificate(value, bound, residual, result.reasons)

@@ -52,7 +52,7 @@ class Result:
         Whether each model met the solver's own test.
     residual : ndarray of shape (m,)
         Norm of the gradient, or of the proximal step, over that at the start; NaN where the
-        solver measures none.
+        solver measures none, the relative gap where it proves a lower bound.
     lower_bound : ndarray of shape (m,)
         What the solver proved F cannot go below; −inf where it proves nothing.
     history : dict of str to ndarray

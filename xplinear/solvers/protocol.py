@@ -27,7 +27,8 @@ class State(Protocol):
         The last iteration was undone and the step size reduced.
     residual : Array
         Norm of the gradient (of the proximal step, where the penalty is kinked) over that at
-        the start; NaN where the solver measures none.
+        the start; NaN where the solver measures none, the relative gap where it has a
+        lower bound.
     stalled : Array of bool
         Converged, though not to ``tol``: rounding hides any further decrease.
     lower_bound : Array
