@@ -65,10 +65,7 @@ class Metric(NamedTuple):
 
 def centred_scores(centre: Array, W: Array, *, xp: Namespace) -> Array:
     """Return μᵀW ``(m, c)``: the scores of the centre without intercept."""
-    p, m, c = W.shape
-    if centre.shape[1] == 1:
-        return xp.reshape(centre[:, 0] @ xp.reshape(W, (p, m * c)), (m, c))
-    return xp.sum(centre[:, :, None] * W, axis=0)
+    return xp.vecdot(xp.permute_dims(W, (1, 2, 0)), centre.T[:, None, :])
 
 
 def spread(centre: Array, db: Array, *, xp: Namespace) -> Array:
