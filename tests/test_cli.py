@@ -489,7 +489,12 @@ def test_interrupt_keeps_the_best_so_far(monkeypatch, tmp_path):
 
     monkeypatch.setattr(cli, "_progress_bar", pressed)
     model = tmp_path / "m.safetensors"
-    result = CliRunner().invoke(cli.app, ["train", "digits", "--out", str(model)])
+    # A process started in the background inherits that Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = CliRunner().invoke(cli.app, ["train", "digits", "--out", str(model)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 0, result.output
     assert re.fullmatch(r"warning: interrupted after 3 iterations.*\n", result.stderr)
     assert "test accuracy" in result.stdout

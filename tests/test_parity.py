@@ -48,8 +48,8 @@ SOLVED = [
     (LBFGS(tol=1e-11), "softmax", "l2", True),
     (LBFGS(tol=1e-11), "squared_hinge", "l2", True),
     (LBFGS(tol=1e-11), "squared_error", "none", True),
-    (ProximalLBFGS(tol=1e-9), "softmax", "l1", False),
-    (ProximalLBFGS(tol=1e-9), "squared_hinge", "elastic_net", False),
+    (ProximalLBFGS(tol=1e-7), "softmax", "l1", False),
+    (ProximalLBFGS(tol=1e-7), "squared_hinge", "elastic_net", False),
     (Smoothing(tol=1e-3), "multiclass_hinge", "l2", False),
     (Smoothing(tol=1e-3), "crammer_singer", "l2", False),
 ]

@@ -82,7 +82,7 @@ def automatic_solver(loss: Loss, penalty: Penalty) -> str:
         return "lbfgs"
     name = "proximal_lbfgs" if loss.smooth else "smoothing"
     suits = loss.smooth or (isinstance(penalty, L2Penalty) and hasattr(loss, "smoothed"))
-    return name if suits and name in SOLVERS else "sgd"
+    return name if suits else "sgd"
 
 
 def linear_coefficients(params: Params) -> tuple[Array, Array]:
