@@ -85,16 +85,17 @@ def l1(name: str, epochs: int, alpha: float = 1e-3) -> Iterator[Row]:
         C=C, l1_ratio=1.0, solver="saga", tol=1e-5, max_iter=epochs, random_state=0
     )
     best.fit(problem.X, problem.y)
+    minimum = value(best)
     for contender, fit in (("xplinear", clf), ("scikit-learn saga", peer)):
-        seconds = timed(fit, problem)
+        seconds, F = timed(fit, problem), value(fit)
         large = np.maximum(np.abs(fit.coef_), np.abs(best.coef_)) > 1e-4 * np.abs(best.coef_).max()
         yield row(
             f"L1, {name}",
             contender,
             fit,
             seconds,
-            value(fit),
-            difference=value(fit) / value(best) - 1,
+            F,
+            difference=F / minimum - 1,
             zeros=float(np.mean(fit.coef_ == 0)),
             other_zeros=int(np.sum(large & ((fit.coef_ == 0) != (best.coef_ == 0)))),
         )

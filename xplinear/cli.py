@@ -214,9 +214,7 @@ def train(
     learning_curve = None
     if plot is not None:
         from xplinear.plot import learning_curve
-    dataset = load(data, target=target)
-    if test_fraction != 0.0:
-        dataset = holdout(dataset, test_fraction, seed)
+    dataset = _loaded(data, target, test_fraction, seed)
     clf = LinearClassifier(
         loss,
         penalty=penalty,
@@ -233,10 +231,7 @@ def train(
         dtype=dtype,
         accelerate=accelerate,
     )
-    start = time.perf_counter()
-    with _progress_bar() as show:
-        clf.fit(dataset.X, dataset.y, callbacks=[show])
-    seconds = time.perf_counter() - start
+    seconds = _fitted(clf, dataset)
     if out is not None:
         clf.save(out)
     if learning_curve is not None:
@@ -251,6 +246,19 @@ def train(
     table.add_row("examples per second", f"{examples / seconds:,.0f}")
     _add_files(table, model=out, picture=plot)
     _console().print(table)
+
+
+def _loaded(data: str, target: str | None, test_fraction: float, seed: int) -> Dataset:
+    dataset = load(data, target=target)
+    return dataset if test_fraction == 0.0 else holdout(dataset, test_fraction, seed)
+
+
+def _fitted(clf: LinearClassifier | LinearClassifierCV, dataset: Dataset) -> float:
+    """Fit under a progress bar; return the seconds it took."""
+    start = time.perf_counter()
+    with _progress_bar() as show:
+        clf.fit(dataset.X, dataset.y, callbacks=[show])
+    return time.perf_counter() - start
 
 
 def _described(clf: LinearClassifier, dataset: Dataset) -> Table:
@@ -324,9 +332,7 @@ def sweep(
     validation_curve = None
     if plot is not None:
         from xplinear.plot import validation_curve
-    dataset = load(data, target=target)
-    if test_fraction != 0.0:
-        dataset = holdout(dataset, test_fraction, seed)
+    dataset = _loaded(data, target, test_fraction, seed)
     chosen = int(alphas) if alphas is not None and alphas.isdigit() else None
     clf = LinearClassifierCV(
         _numbers("--alphas", alphas) if chosen is None else chosen,
@@ -345,10 +351,7 @@ def sweep(
         dtype=dtype,
         accelerate=accelerate,
     )
-    start = time.perf_counter()
-    with _progress_bar() as show:
-        clf.fit(dataset.X, dataset.y, callbacks=[show])
-    seconds = time.perf_counter() - start
+    seconds = _fitted(clf, dataset)
     best = clf.best_estimator_
     if out is not None:
         best.save(out)

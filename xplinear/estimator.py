@@ -41,7 +41,9 @@ __all__ = [
     "LinearClassifier",
     "Problem",
     "accuracy",
+    "at_the_floor",
     "automatic_solver",
+    "block_scores",
     "certificate_of",
     "is_probabilistic",
     "linear_coefficients",
@@ -53,8 +55,9 @@ _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
 _CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
 
 
-def _block_scores(xp: Namespace, block: Block, params: Params) -> Array:
-    return scores(block.X, params, xp=xp)[:, 0, :]
+def block_scores(xp: Namespace, block: Block, params: Params) -> Array:
+    """Return class scores ``(r, m, k)`` of a block, for `ArrayData.map`."""
+    return class_scores(scores(block.X, params, xp=xp), xp=xp)
 
 
 def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
@@ -121,13 +124,18 @@ def _warn_at_the_floor(
     if floored.any():
         bits = objective.xp.finfo(objective.data.dtype).bits
         measure = "gap" if isinstance(solver, Smoothing) else "gradient"
-        remedy = "" if bits == 64 else "use dtype='float64' or "
-        warnings.warn(
-            f"stopped at the float{bits} floor: relative {measure} "
-            f"{result.residual[floored].max():.0e}, above tol={solver.tol:g}; {remedy}raise tol",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
+        measured = f"{measure} {result.residual[floored].max():.0e}"
+        message = at_the_floor(bits, measured, solver.tol)
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+
+def at_the_floor(bits: int, measured: str, tol: float) -> str:
+    """Return what rounding in floats of so many bits prevented, and what to do."""
+    remedy = "" if bits == 64 else "use dtype='float64' or "
+    return (
+        f"stopped at the float{bits} floor: relative {measured}, above tol={tol:g}; "
+        f"{remedy}raise tol"
+    )
 
 
 @dataclass(frozen=True)
@@ -695,5 +703,5 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         X, _ = check_features(self, X, reset=False)
         data = ArrayData(backend.asarray(X), None, None, self.params_.W.dtype, backend=backend)
         k = self.classes_.shape[0]
-        Z = data.map(_block_scores, (backend.xp,), self.params_, scores=k)
-        return class_scores(Z, xp=backend.xp), backend.to_host if moved else lambda result: result
+        Z = data.map(block_scores, (backend.xp,), self.params_, scores=k)
+        return Z[:, 0, :], backend.to_host if moved else lambda result: result

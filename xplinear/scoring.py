@@ -11,7 +11,7 @@ from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params, class_scores, scores
 
-__all__ = ["OTHER_NAMES", "SCORINGS", "class_counts", "column_scores"]
+__all__ = ["OTHER_NAMES", "SCORINGS", "class_counts"]
 
 
 def _block_counts(k: int, xp: Namespace, block: Block, params: Params) -> tuple[Array, ...]:
@@ -64,8 +64,3 @@ SCORINGS: dict[str, Callable[[Objective, Params], Array]] = {
     "macro_f1": _macro_f1,
 }
 OTHER_NAMES = {"neg_log_loss": "log_loss", "f1_macro": "macro_f1"}  # scikit-learn's
-
-
-def column_scores(xp: Namespace, block: Block, params: Params) -> Array:
-    """Return class scores ``(r, m, k)`` of a block, for `ArrayData.map`."""
-    return class_scores(scores(block.X, params, xp=xp), xp=xp)

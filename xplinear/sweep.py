@@ -13,11 +13,12 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from xplinear.data import ArrayData
+from xplinear.estimator import at_the_floor, block_scores
 from xplinear.minimize import Progress, Result, minimize
 from xplinear.namespace import Array
 from xplinear.objective import Objective, Params, columns
 from xplinear.penalties import ElasticNetPenalty, NoPenalty
-from xplinear.scoring import SCORINGS, class_counts, column_scores
+from xplinear.scoring import SCORINGS, class_counts
 from xplinear.solvers import GD, LBFGS, SGD, Solver
 from xplinear.solvers.gram import gram_pays
 from xplinear.solvers.metric import loss_curvature
@@ -265,7 +266,7 @@ def _held_out_scores(
     for start in range(0, len(models), few):
         chosen = slice(start, start + few)
         params = stack.params(models[chosen])
-        Z = data.map(column_scores, (xp,), params, scores=few * stack.objective.k)
+        Z = data.map(block_scores, (xp,), params, scores=few * stack.objective.k)
         Z = backend.to_host(Z)
         for column, fold in enumerate(folds[chosen]):
             z = Z[grid.tests[fold], column, :]
@@ -373,10 +374,6 @@ class Run:
                 for a, reason in zip(self.residuals, self.reasons, strict=True)
                 if reason == "rounding"
             )
-            remedy = "" if bits == 64 else "use dtype='float64' or "
-            warnings.warn(
-                f"{count['rounding']} of {len(self.reasons)} models stopped at the float{bits} "
-                f"floor: relative gradient up to {worst:.0e}, above tol={tol:g}; {remedy}raise tol",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+            floor = at_the_floor(bits, f"gradient up to {worst:.0e}", tol)
+            message = f"{count['rounding']} of {len(self.reasons)} models {floor}"
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)

@@ -9,19 +9,24 @@ from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
-from xplinear.solvers.gram import centred_rows, damping, gram_pays, sampled_rows, scaled_gram
-from xplinear.solvers.gram import dot as _dot
-from xplinear.solvers.gram import params_of as _params
-from xplinear.solvers.gram import vector as _vector
+from xplinear.solvers.gram import (
+    centred_rows,
+    damping,
+    dot,
+    gram_pays,
+    params_of,
+    sampled_rows,
+    scaled_gram,
+    vector,
+)
 from xplinear.solvers.metric import centred_scores, loss_curvature, sample_loss, spread
-from xplinear.solvers.protocol import take_models
+from xplinear.solvers.protocol import select, take_models
+from xplinear.solvers.stopping import SUFFICIENT, rounding_of, stopping
 
 __all__ = ["LBFGS", "LBFGSState", "Proposal"]
 
-_SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
 _POWER_ITERATIONS = 5
 _FACTOR = 4.0  # from one length of the first step to the next
-_PATIENCE = 10  # steps in a row that decrease F by no more than rounding
 
 
 class Preconditioner(NamedTuple):
@@ -152,7 +157,7 @@ class LBFGS:
         xp, penalty = objective.xp, objective.penalty
         preconditioner = self._preconditioner(objective)
         W, b = params
-        point = _vector(Params(W, b + centred_scores(preconditioner.centre, W, xp=xp)), xp=xp)
+        point = vector(Params(W, b + centred_scores(preconditioner.centre, W, xp=xp)), xp=xp)
         value, gradient = _evaluate(
             penalty, xp, point, data_loss, grads, preconditioner.centre, objective.alpha
         )
@@ -288,17 +293,17 @@ def _follow(
     """Return the state of `LBFGS.follow`, all but its preconditioner."""
     W, b = params
     centre, c = previous.preconditioner.centre, b.shape[1]
-    point = _vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
+    point = vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
     value, gradient = _evaluate(penalty, xp, point, loss, grads, centre, alpha)
 
     def corrected(step: Array, change: Array) -> Array:
-        bent = (alpha - before)[:, None] * penalty.grad(_params(step, c, xp=xp).W, xp=xp)
-        return change + _vector(Params(bent, xp.zeros_like(b)), xp=xp)
+        bent = (alpha - before)[:, None] * penalty.grad(params_of(step, c, xp=xp).W, xp=xp)
+        return change + vector(Params(bent, xp.zeros_like(b)), xp=xp)
 
     changes = tuple(map(corrected, previous.steps, previous.changes))
-    curvatures = [_dot(*pair, xp=xp) for pair in zip(previous.steps, changes, strict=True)]
-    lengths = [_dot(step, step, xp=xp) for step in previous.steps]
-    residual = xp.sqrt(_dot(gradient, gradient, xp=xp)) / previous.first
+    curvatures = [dot(*pair, xp=xp) for pair in zip(previous.steps, changes, strict=True)]
+    lengths = [dot(step, step, xp=xp) for step in previous.steps]
+    residual = xp.sqrt(dot(gradient, gradient, xp=xp)) / previous.first
     flags = xp.zeros_like(previous.converged)
     return previous._replace(
         params=params,
@@ -359,9 +364,9 @@ def _evaluate(
     alpha: Array,
 ) -> tuple[Array, Array]:
     """Return F ``(m,)`` and its gradient ``(m, c p + c)`` at the centre."""
-    W = _params(point, grads.b.shape[1], xp=xp).W
+    W = params_of(point, grads.b.shape[1], xp=xp).W
     dW = grads.W - spread(centre, grads.b, xp=xp) + alpha[:, None] * penalty.grad(W, xp=xp)
-    return loss + weighted_penalty(penalty, xp, W, alpha), _vector(Params(dW, grads.b), xp=xp)
+    return loss + weighted_penalty(penalty, xp, W, alpha), vector(Params(dW, grads.b), xp=xp)
 
 
 def _precondition(pre: Preconditioner, vector: Array, c: int, *, xp: Namespace) -> Array:
@@ -380,8 +385,8 @@ def _precondition(pre: Preconditioner, vector: Array, c: int, *, xp: Namespace) 
 def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     """Return the factor of H ``(m,)`` that suits the newest pair."""
     step, change = state.steps[-1], state.changes[-1]
-    bent = _dot(change, _precondition(pre, change, state.params.b.shape[1], xp=xp), xp=xp)
-    scale = _dot(step, change, xp=xp) / xp.where(bent > 0.0, bent, 1.0)
+    bent = dot(change, _precondition(pre, change, state.params.b.shape[1], xp=xp), xp=xp)
+    scale = dot(step, change, xp=xp) / xp.where(bent > 0.0, bent, 1.0)
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
@@ -390,18 +395,18 @@ def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
     direction, shares, c = state.gradient, [], state.params.b.shape[1]
     pairs = list(zip(state.steps, state.changes, state.inverse_curvatures, strict=True))
     for step, change, inverse in reversed(pairs):
-        share = inverse * _dot(step, direction, xp=xp)
+        share = inverse * dot(step, direction, xp=xp)
         direction = direction - share[:, None] * change
         shares.append(share)
     direction = _precondition(state.preconditioner, direction, c, xp=xp) * state.scale[:, None]
     for (step, change, inverse), share in zip(pairs, reversed(shares), strict=True):
-        direction = direction + (share - inverse * _dot(change, direction, xp=xp))[:, None] * step
+        direction = direction + (share - inverse * dot(change, direction, xp=xp))[:, None] * step
     moved = state.step_size * xp.astype(~state.converged, direction.dtype)
     trial = state.point - moved[:, None] * direction
-    W, b = _params(trial, c, xp=xp)
+    W, b = params_of(trial, c, xp=xp)
     if fit_intercept:
         b = b - centred_scores(state.preconditioner.centre, W, xp=xp)
-    slope = -moved * _dot(direction, state.gradient, xp=xp)
+    slope = -moved * dot(direction, state.gradient, xp=xp)
     return Proposal(trial, Params(W, b), slope)
 
 
@@ -419,16 +424,16 @@ def _judge(
     trial, params, slope = proposal
     pre = state.preconditioner
     value, gradient = _evaluate(penalty, xp, trial, loss, grads, pre.centre, alpha)
-    rounding = 10.0 * float(xp.finfo(trial.dtype).eps) * xp.abs(state.value)
-    accept = value <= state.value + _SUFFICIENT * xp.astype(slope, value.dtype) + rounding
+    enough = state.value + SUFFICIENT * xp.astype(slope, value.dtype)
+    accept = value <= enough + rounding_of(state, xp=xp)
     accept = accept & ~state.converged
 
     step, change = trial - state.point, gradient - state.gradient
-    curvature = _dot(step, change, xp=xp)
+    curvature = dot(step, change, xp=xp)
     # What a rejected step met is left out: far from the valley it misleads.
-    useful = accept & (curvature > 1e-12 * _dot(step, step, xp=xp))
+    useful = accept & (curvature > 1e-12 * dot(step, step, xp=xp))
     curvature = xp.where(useful, curvature, 1.0)
-    bent = _dot(change, _precondition(pre, change, params.b.shape[1], xp=xp), xp=xp)
+    bent = dot(change, _precondition(pre, change, params.b.shape[1], xp=xp), xp=xp)
     scale = xp.where(useful, curvature / xp.where(useful, bent, 1.0), state.scale)
 
     def remembered(past: tuple[Array, ...], newest: Array) -> tuple[Array, ...]:
@@ -443,26 +448,15 @@ def _judge(
 
     keep = accept[:, None]
     gradient = xp.where(keep, gradient, state.gradient)
-    residual = xp.sqrt(_dot(gradient, gradient, xp=xp)) / state.first
-    moving = accept & (value < state.value - 0.1 * rounding)
-    idle = xp.where(moving | state.converged, 0.0, state.idle + 1.0)
-    reached = residual <= solver.tol
-    stalled = state.stalled | (~reached & ~state.converged & (idle >= _PATIENCE))
-    W, b = params
+    residual = xp.sqrt(dot(gradient, gradient, xp=xp)) / state.first
     return state._replace(
-        params=Params(
-            xp.where(keep, W, state.params.W),
-            xp.where(keep, b, state.params.b),
-        ),
+        **stopping(state, accept, value, residual, solver.tol, xp=xp),
+        params=select(accept, params, state.params, xp=xp),
         loss=xp.where(accept, loss, state.loss),
         step_size=xp.where(accept, 1.0, shorter * state.step_size),
-        converged=state.converged | reached | stalled,
-        residual=residual,
-        stalled=stalled,
         point=xp.where(keep, trial, state.point),
         gradient=gradient,
         value=xp.where(accept, value, state.value),
-        idle=idle,
         steps=remembered(state.steps, step),
         changes=remembered(state.changes, change),
         inverse_curvatures=remembered(state.inverse_curvatures, 1.0 / curvature),

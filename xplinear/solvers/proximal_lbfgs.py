@@ -21,14 +21,13 @@ from xplinear.solvers.gram import (
 )
 from xplinear.solvers.metric import centred_scores, loss_curvature, spread
 from xplinear.solvers.protocol import select, take_models
+from xplinear.solvers.stopping import SUFFICIENT, rounding_of, stopping
 
 __all__ = ["ProximalLBFGS", "ProximalLBFGSState"]
 
 _INNER_STEPS = 5  # compiled together
 _INNER_CALLS = 10  # 50 steps in all: fewer need more passes, more cost more than they save
 _OVERSTEP = 1.25  # inner step in units of 1 / eigenvalue; full momentum is stable up to 4/3
-_SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
-_PATIENCE = 10  # steps in a row that decrease F by no more than rounding
 
 
 class Operator(NamedTuple):
@@ -430,12 +429,11 @@ def _judge(
     metric, trial = state.metric, inner.x
     gradient = _gradient(grads, metric.centre, xp=xp)
     value = loss + weighted_penalty(penalty, xp, params.W, alpha)
-    rounding = 10.0 * float(xp.finfo(trial.dtype).eps) * xp.abs(state.value)
     step, change = trial - state.point, gradient - state.gradient
     rise = (value - loss) - (state.value - state.loss)  # of the penalty
     slope = rise + xp.astype(dot(state.gradient, step, xp=xp), value.dtype)
-    enough = state.value + _SUFFICIENT * xp.where(slope < 0.0, slope, 0.0)
-    accept = value <= enough + rounding
+    enough = state.value + SUFFICIENT * xp.where(slope < 0.0, slope, 0.0)
+    accept = value <= enough + rounding_of(state, xp=xp)
     accept = accept & ~state.converged
 
     curvature = dot(step, change, xp=xp)
@@ -449,22 +447,15 @@ def _judge(
     point = xp.where(keep, trial, state.point)
     gradient = xp.where(keep, gradient, state.gradient)
     residual = _proximal_gradient(penalty, point, gradient, metric, alpha, xp=xp) / state.first
-    moving = accept & (value < state.value - 0.1 * rounding)
-    idle = xp.where(moving | state.converged, 0.0, state.idle + 1.0)
-    reached = residual <= solver.tol
-    stalled = state.stalled | (~reached & ~state.converged & (idle >= _PATIENCE))
     larger = xp.minimum(2.0 * state.step_size, xp.ones_like(state.step_size))
     return state._replace(
+        **stopping(state, accept, value, residual, solver.tol, xp=xp),
         params=select(accept, params, state.params, xp=xp),
         loss=xp.where(accept, loss, state.loss),
         step_size=xp.where(accept, larger, 0.5 * state.step_size),
-        converged=state.converged | reached | stalled,
-        residual=residual,
-        stalled=stalled,
         point=point,
         gradient=gradient,
         value=xp.where(accept, value, state.value),
-        idle=idle,
         steps=xp.where(learn, _push(state.steps, step, xp=xp), state.steps),
         changes=xp.where(learn, _push(state.changes, change, xp=xp), state.changes),
         scale=xp.where(useful, scale, state.scale),
