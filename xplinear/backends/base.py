@@ -80,6 +80,7 @@ class AcceleratedLoss:
 
     loss: Loss
     kernel: Callable[..., tuple[Array, Array]]
+    sgd: Callable[..., Any] | None = None  # folds the update of SGD; called as `fold_in_python`
 
     @property
     def smooth(self) -> bool:
@@ -99,12 +100,14 @@ class AcceleratedLoss:
     def lipschitz(self, k: int) -> float | None:
         return self.loss.lipschitz(k)
 
-    @property
-    def conjugate(self) -> Callable[..., Array] | None:
-        return getattr(self.loss, "conjugate", None)
-
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         return self.kernel(self.loss, Z, y, xp=xp)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what only some losses have, such as ``conjugate`` and ``smoothed``."""
+        if name.startswith("__"):  # asked for by `copy` before there is a loss
+            raise AttributeError(name)
+        return getattr(self.loss, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +142,8 @@ class Backend:
     double_precision : callable
         Gives a context in which float64 works on this backend.
     kernels : mapping
-        Accelerated kernels by (loss type, operation).
+        Accelerated kernels by (loss type, operation): ``value_and_grad`` is called with the loss,
+        then as its method; ``sgd`` as ``fold``, with the update and the arguments of `SGD`.
 
     Examples
     --------
@@ -187,7 +191,9 @@ class Backend:
     def accelerated(self, loss: Loss) -> Loss:
         """Return ``loss`` on this backend's own kernel where there is one, else itself."""
         kernel = self.kernels.get((type(loss), "value_and_grad"))
-        return loss if kernel is None else AcceleratedLoss(loss, kernel)
+        if kernel is None:
+            return loss
+        return AcceleratedLoss(loss, kernel, self.kernels.get((type(loss), "sgd")))
 
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""

@@ -1,27 +1,306 @@
-"""CuPy: CUDA GPUs."""
+"""CuPy: CUDA GPUs. The kernels are in ``cupy.cu``; each is compiled when it is first used."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import array_api_compat.cupy as xp
 import cupy
+import numpy as np
+from cupy.cuda import cublas, driver
 
 from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, fold_in_python
+from xplinear.losses import LOSSES, Loss
+from xplinear.namespace import Namespace
+from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty, Penalty
 
 __all__ = ["describe", "follow", "select"]
+
+_SOURCE = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "bfloat16": "bfloat16",
+    "bool": "bool",
+    "int8": "signed char",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long long",
+    "uint8": "unsigned char",
+    "uint16": "unsigned short",
+    "uint32": "unsigned",
+    "uint64": "unsigned long long",
+}
+_THREADS = 256  # of a block
+_WARP_CLASSES = 1024
+_ALIGNMENT = 8  # of packed weights: cuBLAS reads aligned rows faster
+_PIECE_BYTES = 256 * 2**20  # of rows gathered at a time
+# Chosen by counting bytes and barriers, not measured: batches and stacks of models up to which
+# one kernel for the whole epoch should beat matrix products.
+_SMALL_BATCH, _MOST_ROUNDS = 128, 4
+
+
+@cache
+def _kernel(name: str, loss: type, dtype: str, stored: str) -> cupy.RawKernel:
+    """Return a kernel of ``cupy.cu``; ``sgd`` runs only if all of its blocks run at once."""
+    types = {"DTYPE": _TYPES[dtype], "STORED": _TYPES[stored], "LOSS": loss.__name__}
+    options = ("-std=c++17", *(f"-D{key}={value}" for key, value in types.items()))
+    return cupy.RawKernel(_SOURCE, name, options, enable_cooperative_groups=name == "sgd")
+
+
+def _pointer(array: cupy.ndarray | None) -> Any:
+    return np.intp(0) if array is None else array
+
+
+def _at(array: cupy.ndarray, row: int) -> np.intp:
+    return np.intp(array.data.ptr + row * array.strides[0])
+
+
+def _integers(*values: int) -> tuple[np.int32, ...]:
+    return tuple(np.int32(value) for value in values)
+
+
+def _strides(X: cupy.ndarray) -> tuple[np.int64, ...]:
+    """Return the strides of X in elements."""
+    return tuple(np.int64(stride // X.itemsize) for stride in X.strides)
+
+
+def _loss_launcher(
+    loss: Loss, dtype: np.dtype[Any], m: int, c: int, columns: int = 0
+) -> Callable[..., None]:
+    """Return a function that launches the kernel ``loss``, for many calls with the same shapes.
+
+    It takes n and the pointers of Z ``(n, m, c)``, y, s ``(n, columns)``, models, rows, values
+    ``(n, m)`` and G, which may be Z.
+    """
+    k = max(c, 2)
+    # A warp serves several rows of few classes, a block one row of very many.
+    team = min(32, 1 << (k // 4).bit_length()) if k <= _WARP_CLASSES else _THREADS
+    teams = _THREADS // team
+    kernel = _kernel("loss", type(loss), str(dtype), str(dtype))
+    numbers = *_integers(m, k, c, columns), dtype.type(getattr(loss, "margin", 0.0))
+
+    def launch(n: int, *pointers: Any) -> None:
+        grid, arguments = (-(-n * m // teams),), (*pointers, np.int64(n), *numbers)
+        kernel(grid, (team, teams), arguments, shared_mem=8 * _THREADS // 32)
+
+    return launch
+
+
+def _value_and_grad(
+    loss: Loss, Z: cupy.ndarray, y: cupy.ndarray, *, xp: Namespace
+) -> tuple[cupy.ndarray, cupy.ndarray]:
+    """Return losses ``(n, m)`` and their gradient ``(n, m, k)``: one launch for both."""
+    del xp
+    Z, y = cupy.ascontiguousarray(Z), y.astype(np.int32, copy=False)
+    n, m, k = Z.shape
+    values, G = cupy.empty((n, m), Z.dtype), cupy.empty_like(Z)
+    nothing = _pointer(None)
+    _loss_launcher(loss, Z.dtype, m, k)(n, Z, y, nothing, nothing, nothing, values, G)
+    return values, G
+
+
+class _Epoch(NamedTuple):
+    """An epoch of SGD as the kernels take it; packed arrays ``(m, c, P)`` as in ``cupy.cu``."""
+
+    loss: Loss
+    X: cupy.ndarray
+    y: cupy.ndarray
+    s: cupy.ndarray | None
+    models: cupy.ndarray | None
+    rows: cupy.ndarray
+    schedule: np.ndarray[Any, Any]
+    size: int
+    centre: cupy.ndarray  # (1 or m, p)
+    step: cupy.ndarray  # packed, as all that follow
+    shrink: cupy.ndarray
+    W: cupy.ndarray
+    V: cupy.ndarray
+    total: cupy.ndarray | None
+    rule: tuple[Any, ...]  # momentum, nesterov, shares of L1 and L2
+
+    def kernel(self, name: str) -> cupy.RawKernel:
+        return _kernel(name, type(self.loss), str(self.W.dtype), str(self.X.dtype))
+
+
+def _sgd(
+    update: Callable[..., Any],
+    static: tuple[Any, ...],
+    carry: Any,
+    data: Sequence[cupy.ndarray | None],
+    rows: cupy.ndarray,
+    schedule: Sequence[float],
+    size: int,
+    models: cupy.ndarray | None,
+    steps: Any,
+) -> Any:
+    """Fold SGD's update over the mini-batches of an epoch, as `fold_in_python` does."""
+    _, (loss, penalty, momentum, nesterov, average, _), *_ = static
+    (X, y, s), ((W, b), velocity, total, seen) = data, carry
+    shares, real, losses = _shares(penalty), W.dtype.type, None
+    if shares is not None and str(X.dtype) in _TYPES:
+        epoch = _Epoch(
+            loss=loss.loss,
+            X=X,
+            y=y.astype(np.int32, copy=False),
+            s=None if s is None else cupy.ascontiguousarray(s),
+            models=None if models is None else models.astype(np.int32, copy=False),
+            rows=rows.astype(np.int64, copy=False),
+            schedule=np.asarray(schedule, real),
+            size=min(size, len(rows)),
+            centre=cupy.ascontiguousarray(steps.centre.T),
+            step=_packed(steps.weights, steps.intercept),
+            shrink=_packed(steps.penalty, cupy.zeros_like(b)),
+            W=_packed(W, b),
+            V=_packed(*velocity),
+            total=_packed(*total) if average else None,
+            rule=(real(momentum), np.int32(nesterov), *(real(share) for share in shares)),
+        )
+        losses = _in_one_kernel(epoch)
+        losses = _by_products(epoch) if losses is None else losses
+    if losses is None:
+        arguments = update, static, carry, data, rows, schedule, size, models, steps
+        return fold_in_python(*arguments, xp=xp)
+    params = type(carry[0])
+
+    def unpacked(packed: cupy.ndarray) -> Any:
+        return params(packed[:, :, : len(W)].transpose(2, 0, 1), packed[:, :, len(W)])
+
+    total = unpacked(epoch.total) if average else total
+    return unpacked(epoch.W), unpacked(epoch.V), total, seen + losses
+
+
+def _shares(penalty: Penalty) -> tuple[float, float] | None:
+    """Return the shares of L1 and L2 in a penalty, None for one that is not made of these."""
+    if type(penalty) is ElasticNetPenalty:
+        return penalty.l1_ratio, 1.0 - penalty.l1_ratio
+    return {NoPenalty: (0.0, 0.0), L2Penalty: (0.0, 1.0), L1Penalty: (1.0, 0.0)}.get(type(penalty))
+
+
+def _packed(W: cupy.ndarray, b: cupy.ndarray) -> cupy.ndarray:
+    p, m, c = W.shape
+    packed = cupy.zeros((m, c, -(-(p + 1) // _ALIGNMENT) * _ALIGNMENT), W.dtype)
+    packed[:, :, :p] = W.transpose(1, 2, 0)
+    packed[:, :, p] = b
+    return packed
+
+
+class _Plan(NamedTuple):
+    """How the kernel ``sgd`` divides its work: the best compares lowest."""
+
+    rounds: int  # models that a group of blocks takes, one after the other
+    width: int  # packed features per block
+    members: int  # blocks of a group
+    tile: int  # rows at a time
+    shared_bytes: int
+
+
+def _plan(epoch: _Epoch, kernel: cupy.RawKernel) -> _Plan | None:
+    """Return a plan whose blocks all fit on the GPU at once."""
+    m, c, P = epoch.W.shape
+    limits, item = cupy.cuda.Device().attributes, epoch.W.dtype.itemsize
+    tile = max(8, min(64, 1 << (epoch.size - 1).bit_length()))
+    most = limits["MaxSharedMemoryPerBlockOptin"]
+    plans = []
+    for width in sorted({min(P, width) for width in (64, 128, 256)}):
+        stride, members = width | 1, -(-P // width)
+        reals = 2 * tile * stride + 5 * c * stride + tile * c + 2 * tile
+        shared = max(8 * _THREADS, item * reals + 8 * tile)
+        if shared > most:
+            continue
+        kernel.max_dynamic_shared_size_bytes = most
+        ready = driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            kernel.kernel.ptr, _THREADS, shared
+        )
+        groups = min(m, limits["MultiProcessorCount"] * ready // members)
+        if groups and -(-m // groups) <= _MOST_ROUNDS:
+            plans.append(_Plan(-(-m // groups), width, members, tile, shared))
+    return min(plans, default=None)
+
+
+def _in_one_kernel(epoch: _Epoch) -> cupy.ndarray | None:
+    """Run an epoch in one launch and return its losses ``(m,)``; None where that does not pay."""
+    kernel = epoch.kernel("sgd")
+    plan = _plan(epoch, kernel) if epoch.size <= _SMALL_BATCH else None
+    if plan is None:
+        return None
+    X, W, centre = epoch.X, epoch.W, epoch.centre
+    m, c, P = W.shape
+    groups = -(-m // plan.rounds)
+    losses = cupy.zeros(m, np.float64)
+    exchange = cupy.empty((groups, 2, plan.members, plan.tile, c), W.dtype)
+    arrivals = cupy.zeros(groups, np.uint32)
+    arguments = (
+        *(X, *_strides(X), epoch.y, _pointer(epoch.s), _pointer(epoch.models), epoch.rows),
+        *(cupy.asarray(epoch.schedule), centre, epoch.step, epoch.shrink, W, epoch.V),
+        *(_pointer(epoch.total), losses, exchange, arrivals, np.int64(len(epoch.rows))),
+        *_integers(epoch.size, X.shape[1], P, m, max(c, 2), c),
+        *_integers(0 if epoch.s is None else epoch.s.shape[1], len(centre)),
+        *_integers(plan.members, plan.width, plan.tile),
+        *(W.dtype.type(getattr(epoch.loss, "margin", 0.0)), *epoch.rule),
+    )
+    kernel((groups * plan.members,), (_THREADS,), arguments, shared_mem=plan.shared_bytes)
+    return losses
+
+
+def _by_products(epoch: _Epoch) -> cupy.ndarray | None:
+    """Run an epoch with four launches per step and return its losses ``(m,)``.
+
+    Rows are gathered and centred by the piece. None where each model has its own centre.
+    """
+    if len(epoch.centre) > 1:
+        return None
+    X, W, size, s = epoch.X, epoch.W, epoch.size, epoch.s
+    (m, c, P), n, item = W.shape, len(epoch.rows), W.dtype.itemsize
+    per_piece = size * max(1, min(_PIECE_BYTES // (size * P * item), -(-n // size)))
+    piece = cupy.empty((min(per_piece, n), P), W.dtype)
+    Z, values = cupy.empty((size, m, c), W.dtype), cupy.empty((len(piece), m), W.dtype)
+    gradient, losses = cupy.empty_like(W), cupy.zeros(m, np.float64)
+    # All that does not change from step to step is made here: a step takes microseconds.
+    gather, update = epoch.kernel("gather"), epoch.kernel("update")
+    loss = _loss_launcher(epoch.loss, W.dtype, m, c, 0 if s is None else s.shape[1])
+    weights = gradient, epoch.step, epoch.shrink, W, epoch.V, _pointer(epoch.total)
+    labels = epoch.y, _pointer(s), _pointer(epoch.models)
+    multiply = cublas.sgemm if item == 4 else cublas.dgemm
+    handle, blocks = cupy.cuda.device.get_cublas_handle(), (-(-W.size // _THREADS),)
+    plain, transposed = cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T
+    scalars, elements = np.asarray([1.0, 0.0], W.dtype), np.int64(W.size)
+    one, zero = scalars.ctypes.data, scalars.ctypes.data + item  # cuBLAS reads them at the call
+    w, z, g = W.data.ptr, Z.data.ptr, gradient.data.ptr
+    factors = iter(epoch.schedule)
+    for start in range(0, n, per_piece):
+        rows = epoch.rows[start : start + per_piece]
+        widths = _integers(X.shape[1], P)
+        gather((len(rows),), (128,), (X, *_strides(X), rows, epoch.centre, piece, *widths))
+        for i in range(0, len(rows), size):
+            r, factor, x = min(size, len(rows) - i), next(factors), piece.data.ptr + i * P * item
+            # cuBLAS counts by columns: to it every matrix here is its transpose.
+            multiply(handle, transposed, plain, m * c, r, P, one, w, P, x, P, zero, z, m * c)
+            loss(r, Z, *labels, _at(rows, i), _at(values, i), Z)
+            multiply(handle, plain, transposed, P, m * c, r, one, x, P, z, m * c, zero, g, P)
+            numbers = elements, factor / factor.dtype.type(r), factor, *epoch.rule
+            update(blocks, (_THREADS,), (*weights, *numbers))
+        losses += values[: len(rows)].sum(axis=0, dtype=np.float64)
+    return losses
+
+
+_KERNELS: dict[tuple[type, str], Callable[..., Any]] = {
+    (loss, operation): kernel
+    for loss in LOSSES.values()
+    for operation, kernel in (("value_and_grad", _value_and_grad), ("sgd", _sgd))
+}
 
 
 def _on(index: int) -> Backend:
     device = cupy.cuda.Device(index)
 
     def move(x: Any) -> cupy.ndarray:
-        with device:
-            return cupy.asarray(x)
-
-    def synchronize() -> None:
-        device.synchronize()
+        device.use()  # CuPy computes on the current device, wherever the arrays are
+        return cupy.asarray(x)
 
     return Backend(
         name="cupy" if index == 0 else f"cupy:{index}",
@@ -30,10 +309,12 @@ def _on(index: int) -> Backend:
         move=move,
         fetch=cupy.asnumpy,
         fold=partial(fold_in_python, xp=xp),
-        block_bytes=256 * 2**20,
+        # X is a view: what a block takes is its scores.
+        block_bytes=max(256 * 2**20, device.mem_info[1] // 64),
         free_columns=GPU_COLUMNS,
         free_memory=lambda: device.mem_info[0] + cupy.get_default_memory_pool().free_bytes(),
-        synchronize=synchronize,
+        synchronize=device.synchronize,
+        kernels=MappingProxyType(_KERNELS),
     )
 
 

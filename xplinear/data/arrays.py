@@ -171,10 +171,11 @@ class ArrayData:
         batch_size: int,
         shuffle: tuple[int, int],
         schedule: Sequence[float],
+        fold: Callable[..., Any] | None = None,
     ) -> Any:
         """Fold ``update(*static, carry, block, factor, *args)`` over shuffled mini-batches."""
         rows = self.backend.asarray(shuffled(self.n, *shuffle))
-        return self.backend.fold(
+        return (fold or self.backend.fold)(
             _minibatch,
             (update, tuple(static), self.backend.xp, self.dtype),
             carry,

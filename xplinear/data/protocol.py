@@ -67,11 +67,12 @@ class Data(Protocol):
         batch_size: int,
         shuffle: tuple[int, int],
         schedule: Sequence[float],
+        fold: Callable[..., Any] | None = None,
     ) -> Any:
         """Fold ``update(*static, carry, block, factor, *args)`` over one epoch of mini-batches.
 
         ``shuffle`` (a seed and the epoch's number) decides the order, the same on every
-        backend; ``schedule`` gives the factor of each batch.
+        backend; ``schedule`` gives the factor of each batch; ``fold`` stands for `Backend.fold`.
         """
         ...
 

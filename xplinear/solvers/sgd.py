@@ -320,6 +320,7 @@ class SGD:
                 factor(t, epochs * per_epoch)
                 for t in range(state.updates, state.updates + per_epoch)
             ],
+            fold=getattr(objective.loss, "sgd", None),
         )
         averaged = state.averaged + int(average)
         settle = data.backend.compile(_settle, self, penalty, average, xp)

@@ -1,0 +1,263 @@
+"""Law 4: what a backend computes by its own kernels is what the reference computes.
+
+CuPy comes a second time where there is a C++ compiler: its own code, with NumPy in the place of
+CuPy and its CUDA kernels run by ``cuda_on_cpu/emulation.cpp``. What only a GPU shows, its memory
+model and its speed, that does not show.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import xplinear.backends
+from xplinear import LinearClassifier
+from xplinear.backends import available_backends, get_backend
+from xplinear.losses import LOSSES, SoftmaxLoss
+from xplinear.namespace import device
+from xplinear.penalties import PENALTIES, L2Penalty
+from xplinear.solvers import SGD
+
+CUDA_ON_CPU = Path(__file__).parents[1] / "cuda_on_cpu"
+SOURCE = Path(xplinear.backends.__file__).with_name("cupy.cu")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+
+def module_at(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def emulated() -> Any:
+    """The module ``xplinear.backends.cupy``, run on a CPU."""
+    with module_at(CUDA_ON_CPU / "fake_cupy.py").installed():
+        return module_at(SOURCE.with_suffix(".py"))
+
+
+def cases() -> Iterator[Any]:
+    yield "numpy"
+    if any(status.name == "cupy" and status.available for status in available_backends()):
+        yield pytest.param("cupy", marks=pytest.mark.cuda)
+    yield pytest.param("emulated", marks=needs_compiler)
+
+
+@pytest.fixture(params=list(cases()))
+def case(request: pytest.FixtureRequest, numpy_backend: Any) -> Any:
+    """Every backend that has kernels."""
+    emulated = request.param == "emulated"
+    get = request.getfixturevalue("emulated").select if emulated else get_backend
+    return replace(numpy_backend, backend=get("" if emulated else request.param))
+
+
+def kernel_of(case: Any, loss: str, operation: str) -> Any:
+    kernel = case.backend.kernels.get((LOSSES[loss], operation))
+    if kernel is None:
+        pytest.skip(f"{case.backend.name} leaves {operation} of {loss} to the reference")
+    return kernel
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_value_and_grad(case: Any, loss: str, dtype: str) -> None:
+    kernel = kernel_of(case, loss, "value_and_grad")
+    rng = np.random.default_rng(0)
+    rtol = 1e-12 if dtype == "float64" else 1e-5
+    reference = LOSSES[loss]()
+    for n, m, k in ((1, 1, 2), (40, 1, 10), (40, 3, 4), (5, 2, 300), (2, 1, 1500)):
+        for scale in (1e-3, 1.0, 1e4):
+            Z = case.asarray(scale * rng.standard_normal((n, m, k)), dtype)
+            for integer in ("int32", "int64"):
+                y = case.asarray(rng.integers(0, k, n), integer)
+                before = case.to_numpy(Z).copy()
+                ours = kernel(reference, Z, y, xp=case.xp)
+                np.testing.assert_array_equal(case.to_numpy(Z), before)
+                for a, b in zip(ours, reference.value_and_grad(Z, y), strict=True):
+                    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+                    assert device(a) == device(b)
+                    np.testing.assert_allclose(
+                        case.to_numpy(a), case.to_numpy(b), rtol=rtol, atol=rtol * max(1.0, scale)
+                    )
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # of NumPy, at the NaN
+@pytest.mark.parametrize("loss", LOSSES)
+def test_value_and_grad_of_nan_ties_and_kinks(case: Any, loss: str) -> None:
+    kernel = kernel_of(case, loss, "value_and_grad")
+    Z = np.zeros((4, 1, 3))
+    Z[1, 0, :] = 1.0, 2.0, 2.0
+    Z[2, 0, 1] = np.nan
+    Z[3, 0, :] = 1.0, 0.0, 0.0  # at the margin of class 0
+    Z, y = case.asarray(Z), case.asarray(np.asarray([0, 1, 0, 0]))
+    reference = LOSSES[loss]()
+    expected = reference.value_and_grad(Z, y)
+    for a, b in zip(kernel(reference, Z, y, xp=case.xp), expected, strict=True):
+        np.testing.assert_allclose(case.to_numpy(a), case.to_numpy(b), rtol=1e-14)
+
+
+def after_epochs(
+    case: Any, solver: SGD, *, loss: str = "softmax", penalty: str = "l2", **problem: Any
+) -> list[Any]:
+    """Return what two epochs end with, by the kernel and by the reference."""
+    result = []
+    for backend in (case.backend, case.backend.reference()):
+        one = replace(case, backend=backend)
+        F = one.objective(backend.accelerated(LOSSES[loss]()), PENALTIES[penalty](), **problem)
+        state = solver.init(F, one.params(F))
+        for _ in range(2):
+            state = solver.step(F, state)
+        ends = state.params, state.current, state.velocity, state.average
+        result.append([state.loss, *(array for end in ends for array in end)])
+    return result
+
+
+def rows(n: int = 37, p: int = 5, k: int = 3) -> dict[str, Any]:
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((n, p)) + 3.0 * rng.standard_normal(p)
+    return {"X": X, "y": rng.integers(0, k, n).astype(np.int32), "k": k, "alpha": (0.01, 0.1)}
+
+
+SMALL = SGD(max_iter=2, batch_size=16)
+PRODUCTS = replace(SMALL, batch_size=150)  # too large for the kernel of a whole epoch
+weights = np.random.default_rng(2).uniform(0.5, 2.0, (37, 3)).round(1)
+SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
+    "plain": (SMALL, rows()),
+    "two classes": (SMALL, rows(k=2)),
+    "many features": (SMALL, rows(p=200)),
+    "more rows than a tile": (replace(SMALL, batch_size=100), rows(n=150)),
+    "a batch of all rows": (replace(SMALL, batch_size=64), rows()),
+    "one row at a time": (replace(SMALL, batch_size=1), rows(n=9)),
+    "more models than run at once": (SMALL, rows(p=200) | {"alpha": np.geomspace(1e-3, 1, 7)}),
+    "nesterov, averaged": (replace(SMALL, nesterov=True, average=True), rows()),
+    "no momentum": (replace(SMALL, momentum=0.0), rows()),
+    "a given rate": (replace(SMALL, learning_rate=0.01), rows()),
+    "no intercept": (SMALL, rows() | {"fit_intercept": False}),
+    "common weights": (SMALL, rows() | {"s": weights[:, :1]}),
+    "weights per model": (SMALL, rows() | {"s": weights[:, :2]}),
+    "weights per fold": (SMALL, rows() | {"s": weights, "models": [2, 0]}),
+    "bytes": (SMALL, rows() | {"X": np.arange(185).reshape(37, 5) % 7, "stored": "uint8"}),
+    "products": (PRODUCTS, rows(n=350)),
+    "products, two classes": (PRODUCTS, rows(n=350, k=2)),
+    "products, many classes": (PRODUCTS, rows(n=350, k=40)),
+    "products, averaged": (replace(PRODUCTS, average=True), rows(n=350)),
+}
+
+
+def compare(case: Any, pair: list[Any], tolerance: float) -> None:
+    for ours, reference in zip(*pair, strict=True):
+        assert (ours.shape, ours.dtype) == (reference.shape, reference.dtype)
+        expected = case.to_numpy(reference)
+        atol = tolerance * np.max(np.abs(expected), initial=1.0)
+        np.testing.assert_allclose(case.to_numpy(ours), expected, rtol=tolerance, atol=atol)
+
+
+@pytest.mark.parametrize("name", SGD_CASES)
+def test_sgd(case: Any, name: str, dtype: str) -> None:
+    kernel_of(case, "softmax", "sgd")
+    solver, problem = SGD_CASES[name]
+    pair = after_epochs(case, solver, dtype=dtype, **problem)
+    compare(case, pair, 1e-10 if dtype == "float64" else 1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [16, 150])
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_sgd_of_every_objective(case: Any, loss: str, penalty: str, batch_size: int) -> None:
+    kernel_of(case, loss, "sgd")
+    solver = replace(SMALL, batch_size=batch_size)
+    compare(case, after_epochs(case, solver, loss=loss, penalty=penalty, **rows(n=160)), 1e-9)
+
+
+@needs_compiler
+class TestEmulated:
+    """That the emulation shows what it is there to show."""
+
+    @pytest.fixture
+    def case(self, emulated: Any, numpy_backend: Any) -> Any:
+        return replace(numpy_backend, backend=emulated.select(""))
+
+    @pytest.mark.parametrize("name", SGD_CASES)
+    def test_the_intended_kernels_run_and_nothing_is_read(
+        self, case: Any, emulated: Any, name: str
+    ) -> None:
+        solver, problem = SGD_CASES[name]
+        one = case.asarray([1.0])
+        with pytest.raises(AssertionError, match="the host read a value"):
+            float(case.xp.sum(one) + one[0])
+        F = case.objective(case.backend.accelerated(SoftmaxLoss()), L2Penalty(), **problem)
+        state = solver.init(F, F.zeros())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delattr(emulated, "fold_in_python")
+            if "products" not in name:
+                patch.delattr(emulated, "_by_products")
+            solver.step(F, state)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"penalty": "custom"},
+            {"stored": "float16"},
+            rows(n=222) | {"s": np.tile(weights, (6, 1)), "models": [2, 0], "batch_size": 150},
+        ],
+        ids=["a penalty of one's own", "half precision", "large batches, weights per fold"],
+    )
+    def test_the_rest_is_left_to_the_reference(
+        self, case: Any, emulated: Any, change: dict[str, Any]
+    ) -> None:
+        class OwnPenalty(L2Penalty):
+            pass
+
+        problem = rows() | {"dtype": "float32"} | change
+        penalty = OwnPenalty() if problem.pop("penalty", None) else L2Penalty()
+        solver = replace(SMALL, batch_size=problem.pop("batch_size", 16))
+        F = case.objective(case.backend.accelerated(SoftmaxLoss()), penalty, **problem)
+        calls = []
+        with pytest.MonkeyPatch.context() as patch:
+            fold = emulated.fold_in_python
+            patch.setattr(
+                emulated, "fold_in_python", lambda *a, **k: calls.append(1) or fold(*a, **k)
+            )
+            solver.step(F, solver.init(F, F.zeros()))
+        assert calls == [1]
+
+    @pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
+    def test_a_fit_is_that_of_numpy(self, case: Any, solver: str) -> None:
+        X, y = load_digits(return_X_y=True)
+        X, y = X[:300].astype(np.float32), y[:300].astype(str)
+        ours, reference = (
+            LinearClassifier(solver=solver, max_iter=5, random_state=0, tol=1e-1, backend=backend)
+            .fit(X, y)
+            .decision_function(X)
+            for backend in (case.backend, get_backend("numpy"))
+        )
+        np.testing.assert_allclose(ours, reference, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.skipif(find_spec("cupy_backends") is None, reason="needs CuPy's compiler")
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_kernels_compile(loss: str, architecture: str) -> None:
+    from cupy_backends.cuda.libs import nvrtc
+
+    for dtype, stored in (("float", "float"), ("double", "unsigned char"), ("float", "bfloat16")):
+        program = nvrtc.createProgram(SOURCE.read_text(), "cupy.cu", (), ())
+        types = {"DTYPE": dtype, "STORED": stored, "LOSS": LOSSES[loss].__name__}
+        options = (f"--gpu-architecture={architecture}", "-std=c++17")
+        try:
+            nvrtc.compileProgram(program, (*options, *(f"-D{a}={b}" for a, b in types.items())))
+        except nvrtc.NVRTCError:
+            pytest.fail(nvrtc.getProgramLog(program))
+        assert not nvrtc.getProgramLog(program).strip("\0")
+        assert nvrtc.getCUBIN(program)

@@ -1,0 +1,192 @@
+// Runs CUDA kernels on a CPU: each thread of a grid is a coroutine, which gives way where CUDA
+// threads wait. Which of them goes on is random, and blocks stand still at times, so that a
+// missing barrier shows.
+// SOURCE is the file with the kernels.
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __restrict__
+#define __launch_bounds__(threads)
+#define SHARED(name) double* name = current->block->shared.data()
+#define PAUSE() give_way()
+
+using std::exp;
+using std::log;
+using std::max;
+using std::min;
+
+inline long long min(long long a, int b) { return a < b ? a : b; }
+inline long long min(int a, long long b) { return a < b ? a : b; }
+
+struct Index {
+  unsigned x, y, z;
+};
+
+struct Barrier {
+  unsigned size = 0, arrived = 0, passed = 0;
+};
+
+struct Block {
+  Index index;
+  std::vector<double> shared;
+  Barrier barrier;
+  std::vector<Barrier> warps;
+  std::vector<double> exchanged;
+};
+
+struct Coroutine {
+  ucontext_t context;
+  Block* block;
+  unsigned id;
+  Index thread;
+  bool done = false;
+  std::vector<char> stack = std::vector<char>(1 << 15);
+};
+
+static ucontext_t scheduler;
+static Coroutine* current;
+static Index threadIdx, blockIdx, blockDim, gridDim;
+static std::function<void()> body;
+
+static void give_way() { swapcontext(&current->context, &scheduler); }
+
+static void wait_at(Barrier& barrier) {
+  unsigned passed = barrier.passed;
+  if (++barrier.arrived == barrier.size) {
+    barrier.arrived = 0;
+    ++barrier.passed;
+  }
+  while (barrier.passed == passed) give_way();
+}
+
+static void __syncthreads() { wait_at(current->block->barrier); }
+
+template <class V>
+static V __shfl_xor_sync(unsigned, V value, int offset) {
+  Block* block = current->block;
+  unsigned id = current->id;
+  std::memcpy(&block->exchanged[id], &value, sizeof value);
+  wait_at(block->warps[id / 32]);
+  std::memcpy(&value, &block->exchanged[id ^ offset], sizeof value);
+  wait_at(block->warps[id / 32]);
+  return value;
+}
+
+static void __threadfence() {}
+
+static unsigned atomicAdd(unsigned* address, unsigned value) {
+  give_way();  // other threads may come first
+  unsigned before = *address;
+  *address += value;
+  return before;
+}
+
+template <class V>
+static V __ldcg(const V* address) {
+  return *address;
+}
+
+template <class To, class From>
+static To as(From from) {
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+static float __uint_as_float(unsigned bits) { return as<float>(bits); }
+static float __int_as_float(unsigned bits) { return as<float>(bits); }
+
+#include SOURCE
+
+static void start() {
+  body();
+  current->done = true;
+  give_way();
+}
+
+static void run(Index grid, Index block, size_t shared_bytes) {
+  gridDim = grid;
+  blockDim = block;
+  unsigned threads = block.x * block.y;
+  std::vector<Block> blocks(grid.x);
+  std::vector<Coroutine> coroutines(size_t(grid.x) * threads);
+  for (unsigned b = 0; b < grid.x; ++b) {
+    blocks[b].index = {b, 0, 0};
+    blocks[b].shared.assign(shared_bytes / 8 + 1, NAN);
+    blocks[b].barrier.size = threads;
+    blocks[b].exchanged.resize(threads);
+    for (unsigned first = 0; first < threads; first += 32)
+      blocks[b].warps.push_back({std::min(32u, threads - first)});
+    for (unsigned t = 0; t < threads; ++t) {
+      Coroutine& one = coroutines[size_t(b) * threads + t];
+      one.block = &blocks[b];
+      one.id = t;
+      one.thread = {t % block.x, t / block.x, 0};
+      getcontext(&one.context);
+      one.context.uc_stack.ss_sp = one.stack.data();
+      one.context.uc_stack.ss_size = one.stack.size();
+      one.context.uc_link = nullptr;
+      makecontext(&one.context, start, 0);
+    }
+  }
+  std::mt19937 random(0);
+  std::vector<size_t> left(coroutines.size());
+  for (size_t i = 0; i < left.size(); ++i) left[i] = i;
+  while (!left.empty()) {
+    std::shuffle(left.begin(), left.end(), random);
+    std::vector<bool> still(grid.x);
+    for (unsigned b = 0; b < grid.x; ++b) still[b] = random() % 2;
+    for (size_t i : left) {
+      current = &coroutines[i];
+      if (still[i / threads] || random() % 4 == 0) continue;
+      threadIdx = current->thread;
+      blockIdx = current->block->index;
+      swapcontext(&scheduler, &current->context);
+    }
+    left.erase(std::remove_if(left.begin(), left.end(),
+                              [&](size_t i) { return coroutines[i].done; }),
+               left.end());
+  }
+}
+
+template <class... A, size_t... I>
+static void launch(void (*kernel)(A...), Index grid, Index block, size_t shared_bytes, void** args,
+                   const size_t* sizes, size_t count, std::index_sequence<I...>) {
+  const size_t expected[] = {sizeof(A)...};
+  if (count != sizeof...(A) || !std::equal(sizes, sizes + count, expected)) throw "arguments";
+  body = [=] { kernel(*static_cast<A*>(args[I])...); };
+  run(grid, block, shared_bytes);
+}
+
+template <class... A>
+static int launch(void (*kernel)(A...), const unsigned* shape, size_t shared_bytes, void** args,
+                  const size_t* sizes, size_t count) {
+  try {
+    launch(kernel, {shape[0], 1, 1}, {shape[1], shape[2], 1}, shared_bytes, args, sizes, count,
+           std::index_sequence_for<A...>());
+    return 0;
+  } catch (const char*) {
+    return 1;
+  }
+}
+
+#define LAUNCHER(kernel)                                                                        \
+  extern "C" int launch_##kernel(const unsigned* shape, size_t shared_bytes, void** args,       \
+                                 const size_t* sizes, size_t count) {                           \
+    return launch(kernel, shape, shared_bytes, args, sizes, count);                             \
+  }
+LAUNCHER(loss)
+LAUNCHER(gather)
+LAUNCHER(update)
+LAUNCHER(sgd)
