@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, backend_of, chosen_backend, get_backend
 from xplinear.certificate import Certificate, certify
-from xplinear.data import ArrayData, Block
+from xplinear.data import Block, Data, data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Progress, Result, minimize
@@ -56,8 +56,27 @@ _CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
 
 
 def block_scores(xp: Namespace, block: Block, params: Params) -> Array:
-    """Return class scores ``(r, m, k)`` of a block, for `ArrayData.map`."""
+    """Return class scores ``(r, m, k)`` of a block, for `Data.map`."""
     return class_scores(scores(block.X, params, xp=xp), xp=xp)
+
+
+def _block_decision(xp: Namespace, block: Block, params: Params) -> Array:
+    Z = block_scores(xp, block, params)[:, 0, :]
+    return Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z
+
+
+def _block_codes(xp: Namespace, block: Block, params: Params) -> Array:
+    return xp.argmax(block_scores(xp, block, params)[:, 0, :], axis=1)
+
+
+def _block_probabilities(xp: Namespace, block: Block, params: Params) -> Array:
+    return softmax(block_scores(xp, block, params)[:, 0, :], xp=xp)
+
+
+def _block_log_probabilities(xp: Namespace, block: Block, params: Params) -> Array:
+    Z = block_scores(xp, block, params)[:, 0, :]
+    Z = Z - xp.max(Z, axis=1, keepdims=True)
+    return Z - xp.log(xp.sum(xp.exp(Z), axis=1, keepdims=True))
 
 
 def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
@@ -148,7 +167,7 @@ class Problem:
     label_backend: Backend
     host_input: bool
     seed: int
-    held_out: ArrayData | None
+    held_out: Data | None
 
 
 def is_probabilistic(estimator: Any) -> bool:
@@ -247,6 +266,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     -----
     Predictions come back in the library of the rows they are for. Rows on NumPy are moved to
     a backend chosen by name; rows on any other device must be where the model is: `to` moves it.
+
+    Rows on NumPy that would take more than half of the device's free memory stay there, or in
+    their file if they are a memory map, and pass through the device piece by piece: in `fit` once
+    per iteration, with the same results.
 
     Examples
     --------
@@ -390,32 +413,27 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: Any) -> Array:
         """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class."""
-        Z, give_back = self._scores(X, "decision_function")
-        return give_back(Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z)
+        return self._predicted(X, "decision_function", _block_decision)
 
     def predict(self, X: Any) -> Array:
         """Return the label ``(n,)`` of the largest score of each row."""
-        Z, give_back = self._scores(X, "predict")
-        codes = self.backend_.xp.argmax(Z, axis=1)
-        classes = self._host_classes
+        codes = self._predicted(X, "predict", _block_codes)
+        backend, classes = self.backend_, self._host_classes
+        if isinstance(codes, np.ndarray):
+            return classes[codes]
         if classes.dtype.kind in _NUMERIC:
-            labels = self.backend_.asarray(classes)
-            return give_back(self.backend_.xp.take(labels, codes, axis=0))
-        return classes[self.backend_.to_host(codes)]
+            return backend.xp.take(backend.asarray(classes), codes, axis=0)
+        return classes[backend.to_host(codes)]
 
     @available_if(is_probabilistic)
     def predict_proba(self, X: Any) -> Array:
         """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax)."""
-        Z, give_back = self._scores(X, "predict_proba")
-        return give_back(softmax(Z, xp=self.backend_.xp))
+        return self._predicted(X, "predict_proba", _block_probabilities)
 
     @available_if(is_probabilistic)
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
-        Z, give_back = self._scores(X, "predict_log_proba")
-        xp = self.backend_.xp
-        Z = Z - xp.max(Z, axis=1, keepdims=True)
-        return give_back(Z - xp.log(xp.sum(xp.exp(Z), axis=1, keepdims=True)))
+        return self._predicted(X, "predict_log_proba", _block_log_probabilities)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given."""
@@ -580,13 +598,17 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             if isinstance(random_state, (int, np.integer))
             else int(check_random_state(random_state).randint(2**31 - 1))
         )
-        rows = backend.asarray(X)
-        dtype = computation_dtype(rows, self.dtype, backend)
+        rows = X if isinstance(X, np.ndarray) else backend.asarray(X)
+        dtype = computation_dtype(backend.asarray(rows[:1, :]), self.dtype, backend)
 
-        def part(index: np.ndarray[Any, Any] | None, weights: Any) -> ArrayData:
-            at = None if index is None else backend.asarray(index)
-            return ArrayData(
-                rows if at is None else backend.xp.take(rows, at, axis=0),
+        def rows_at(index: np.ndarray[Any, Any]) -> Array:
+            if isinstance(rows, np.ndarray):
+                return rows[index]
+            return backend.xp.take(rows, backend.asarray(index), axis=0)
+
+        def part(index: np.ndarray[Any, Any] | None, weights: Any) -> Data:
+            return data_of(
+                rows if index is None else rows_at(index),
                 backend.asarray(codes if index is None else codes[index]),
                 None if weights is None else backend.asarray(weights[:, None], dtype),
                 dtype,
@@ -687,8 +709,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         coef, intercept = linear_coefficients(params)
         self.coef_, self.intercept_ = coef[0, :, :], intercept[0, :]
 
-    def _scores(self, X: Any, method: str) -> tuple[Array, Callable[[Array], Array]]:
-        """Return class scores ``(n, k)`` and how to hand results back in the library of X."""
+    def _predicted(self, X: Any, method: str, function: Callable[..., Array]) -> Array:
+        """Return what a function of blocks gives for all rows, in the library of X."""
         check_is_fitted(self)
         backend = self.backend_
         own = backend_of(X) if is_array(X) else get_backend("numpy")
@@ -701,7 +723,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
             raise ValueError(msg)
         X, _ = check_features(self, X, reset=False)
-        data = ArrayData(backend.asarray(X), None, None, self.params_.W.dtype, backend=backend)
-        k = self.classes_.shape[0]
-        Z = data.map(block_scores, (backend.xp,), self.params_, scores=k)
-        return Z[:, 0, :], backend.to_host if moved else lambda result: result
+        data = data_of(X, None, None, self.params_.W.dtype, backend=backend)
+        parts = data.map(function, (backend.xp,), self.params_, scores=self.classes_.shape[0])
+        if moved:
+            return np.concatenate([backend.to_host(part) for part in parts])
+        return backend.xp.concat(list(parts), axis=0)

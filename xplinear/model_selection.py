@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend
-from xplinear.data import ArrayData
+from xplinear.data import ArrayData, StreamedData
 from xplinear.estimator import (
     LinearClassifier,
     Problem,
@@ -107,8 +107,9 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     Notes
     -----
     Models differ from `LinearClassifier` by no more than ``tol`` allows: each strength starts
-    from the stronger ones before it. What the choice is made from (``alphas_``,
-    ``cv_scores_``) is on the host, the weights are where the data is.
+    from the stronger ones before it. Rows larger than the device are streamed as there, in one
+    pass for all models of a stack. What the choice is made from (``alphas_``, ``cv_scores_``) is
+    on the host, the weights are where the data is.
 
     Examples
     --------
@@ -300,7 +301,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         rates: Sequence[float | None],
     ) -> Grid:
         """Return the grid, with a column of weights for every fold."""
-        data = cast(ArrayData, problem.objective.data)
+        data = cast(ArrayData | StreamedData, problem.objective.data)
         backend, classes = data.backend, problem.classes
         codes = backend.to_host(data.y)
         splitter = check_cv(self.cv, codes, classifier=True)

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from xplinear.data import ArrayData
+from xplinear.data import ArrayData, StreamedData
 from xplinear.estimator import at_the_floor, block_scores
 from xplinear.minimize import Progress, Result, minimize
 from xplinear.namespace import Array
@@ -32,6 +32,7 @@ _SAMPLE_ROWS = 8192
 _STATE_VECTORS = 32  # arrays of the size of the weights that a solver holds
 _WIDE = 640  # columns from which a product of matrices on a CPU no longer gains by more
 HostArray = np.ndarray[Any, np.dtype[Any]]
+_Data: TypeAlias = ArrayData | StreamedData
 Scoring = Callable[[HostArray, HostArray], float]
 
 
@@ -89,7 +90,7 @@ def automatic_alphas(objective: Objective, count: int = _GRID) -> HostArray:
 
 def _best_intercept(objective: Objective) -> Array:
     """Return b ``(1, c)`` that minimizes the loss at W = 0: all rows of a class are one row."""
-    data, xp, k = cast(ArrayData, objective.data), objective.xp, objective.k
+    data, xp, k = cast(_Data, objective.data), objective.xp, objective.k
     nothing = objective.zeros()
     if not objective.fit_intercept:
         return nothing.b
@@ -213,7 +214,7 @@ def _stacked(
     objective: Objective, grid: Grid, at: range, lanes: Sequence[tuple[int, int]]
 ) -> Objective:
     """Return the objective of a stack."""
-    data = cast(ArrayData, objective.data)
+    data = cast(_Data, objective.data)
     alpha = np.repeat(grid.alphas[at.start : at.stop], len(lanes))
     folds = data.backend.asarray(np.asarray([f for _, f in lanes] * len(at)))
     return replace(
@@ -250,7 +251,7 @@ def _held_out_scores(
     stack: Stack, grid: Grid, models: list[int], scoring: str | Scoring
 ) -> HostArray:
     """Return the scores of some models on the rows of their folds."""
-    data = cast(ArrayData, stack.objective.data)
+    data = cast(_Data, stack.objective.data)
     backend, xp = data.backend, stack.objective.xp
     folds = [stack.lanes[model % len(stack.lanes)][1] for model in models]
     if isinstance(scoring, str):
@@ -266,8 +267,8 @@ def _held_out_scores(
     for start in range(0, len(models), few):
         chosen = slice(start, start + few)
         params = stack.params(models[chosen])
-        Z = data.map(block_scores, (xp,), params, scores=few * stack.objective.k)
-        Z = backend.to_host(Z)
+        parts = data.map(block_scores, (xp,), params, scores=few * stack.objective.k)
+        Z = np.concatenate([backend.to_host(part) for part in parts])
         for column, fold in enumerate(folds[chosen]):
             z = Z[grid.tests[fold], column, :]
             z = z[:, 1] - z[:, 0] if z.shape[1] == 2 else z

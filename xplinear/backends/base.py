@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,10 +20,19 @@ __all__ = [
     "GPU_COLUMNS",
     "Backend",
     "BackendError",
+    "Copier",
+    "HostArray",
+    "Rows",
     "fold_in_python",
     "free_host_memory",
     "host_reads",
+    "read_ahead",
+    "read_rows",
+    "upload_ahead",
 ]
+
+HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Rows: TypeAlias = "range | HostArray"  # a run of rows, or the indices of some
 
 
 class BackendError(RuntimeError):
@@ -72,6 +82,109 @@ def fold_in_python(
         batch = tuple(None if a is None else xp.take(a, index, axis=0) for a in data)
         carry = step(carry, batch, factor, *args)
     return carry
+
+
+def read_rows(X: HostArray, rows: Rows, buffer: HostArray) -> HostArray:
+    """Return some rows of a host array, written to the first rows of a buffer.
+
+    Examples
+    --------
+    >>> read_rows(np.arange(5), np.asarray([3, 1]), np.zeros(4, dtype=int))
+    array([3, 1])
+    """
+    into = buffer[: len(rows)]
+    if isinstance(rows, range):
+        np.copyto(into, X[rows.start : rows.stop : rows.step])
+    elif X.flags.c_contiguous and X.flags.aligned and X.dtype == into.dtype:
+        np.take(X, rows, 0, into, "clip")  # only "clip" writes straight there; indices are valid
+    else:
+        np.copyto(into, X[rows])  # `take` would first copy all of X
+    return into
+
+
+def _ahead(make: Callable[[int, Any], Any], count: int, mark: Callable[[], Any]) -> Generator[Any]:
+    """Yield ``make(i, mark())`` for i below ``count``; a thread makes the next one meanwhile.
+
+    ``mark`` is called here, when what was yielded before the last one is done with.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(make, 0, mark())
+        for i in range(1, count + 1):
+            made = coming.result()
+            if i < count:
+                coming = thread.submit(make, i, mark())
+            yield made
+
+
+def read_ahead(X: HostArray, pieces: Sequence[Rows]) -> Generator[HostArray]:
+    """Yield pieces of the rows of a host array, copied; a thread reads the next one meanwhile.
+
+    Each has memory of its own, which `Backend.move` may share.
+
+    Examples
+    --------
+    >>> [rows.tolist() for rows in read_ahead(np.arange(5), [range(3), np.asarray([4, 0])])]
+    [[0, 1, 2], [4, 0]]
+    """
+    dtype = X.dtype.newbyteorder("=")
+
+    def make(i: int, _: None) -> HostArray:
+        rows = pieces[i]
+        return read_rows(X, rows, np.empty((len(rows), *X.shape[1:]), dtype))
+
+    return _ahead(make, len(pieces), lambda: None)
+
+
+class Copier(Protocol):
+    """Two pinned buffers on the host, two on the device, and a stream that copies between them.
+
+    The computation runs in another stream. ``slot`` is 0 or 1.
+    """
+
+    def mark(self) -> Any:
+        """Return an event at the end of what the computation has been given so far."""
+        ...
+
+    def pinned(self, slot: int) -> HostArray:
+        """Return a buffer to fill, as soon as what was in it has been copied."""
+        ...
+
+    def copy(self, slot: int, rows: int, free: Any) -> Array:
+        """Copy the first rows, once the event ``free`` has come; return where they will be."""
+        ...
+
+    def await_copy(self, slot: int) -> None:
+        """Let the computation wait for the copy."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until nothing is being copied."""
+        ...
+
+
+def upload_ahead(
+    X: HostArray, pieces: Sequence[Rows], *, copier: Callable[[tuple[int, ...], Any], Copier]
+) -> Generator[Array]:
+    """Yield pieces of the rows of a host array on the device, each until the next is asked for.
+
+    Meanwhile a thread reads the next one into pinned memory, and a stream of its own copies it.
+    ``copier`` is given the shape and the dtype of the buffers.
+    """
+    shape = (max(map(len, pieces)), *X.shape[1:])
+    copies = copier(shape, X.dtype.newbyteorder("="))
+
+    def make(i: int, free: Any) -> Array:
+        read_rows(X, pieces[i], copies.pinned(i % 2))
+        # The buffer was last used for piece i − 2; `free` comes after its computation.
+        return copies.copy(i % 2, len(pieces[i]), free)
+
+    try:
+        with closing(_ahead(make, len(pieces), copies.mark)) as uploaded:
+            for i, rows in enumerate(uploaded):
+                copies.await_copy(i % 2)
+                yield rows
+    finally:
+        copies.finish()  # nobody else may be given the buffers before
 
 
 @dataclass(frozen=True)
@@ -135,6 +248,9 @@ class Backend:
         Columns of scores that a pass computes for about the price of one.
     free_memory : callable
         Bytes that can still be allocated, about.
+    upload : callable
+        ``upload(X, pieces)`` yields rows of a host array, on the device or to be moved there,
+        reading ahead; see `read_ahead`. Each piece may be overwritten once the next is asked for.
     synchronize : callable
         Waits for the device.
     compile : callable
@@ -161,6 +277,7 @@ class Backend:
     block_bytes: int = 16 * 2**20
     free_columns: int = 1
     free_memory: Callable[[], int] = free_host_memory
+    upload: Callable[[HostArray, Sequence[Rows]], Generator[Any]] = read_ahead
     synchronize: Callable[[], None] = lambda: None
     compile: Callable[..., Callable[..., Any]] = partial
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext

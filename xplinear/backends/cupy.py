@@ -10,10 +10,17 @@ from typing import Any, NamedTuple
 
 import array_api_compat.cupy as xp
 import cupy
+import cupyx
 import numpy as np
 from cupy.cuda import cublas, driver
 
-from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, fold_in_python
+from xplinear.backends.base import (
+    GPU_COLUMNS,
+    Backend,
+    BackendError,
+    fold_in_python,
+    upload_ahead,
+)
 from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import Namespace
 from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty, Penalty
@@ -309,13 +316,50 @@ def _on(index: int) -> Backend:
         move=move,
         fetch=cupy.asnumpy,
         fold=partial(fold_in_python, xp=xp),
-        # X is a view: what a block takes is its scores.
-        block_bytes=max(256 * 2**20, device.mem_info[1] // 64),
+        block_bytes=256 * 2**20,
         free_columns=GPU_COLUMNS,
         free_memory=lambda: device.mem_info[0] + cupy.get_default_memory_pool().free_bytes(),
+        upload=partial(upload_ahead, copier=partial(_Copies, index)),
         synchronize=device.synchronize,
         kernels=MappingProxyType(_KERNELS),
     )
+
+
+class _Copies:
+    """The `Copier` of a device."""
+
+    def __init__(self, index: int, shape: tuple[int, ...], dtype: Any) -> None:
+        self._index = index
+        with cupy.cuda.Device(index):
+            self._compute = cupy.cuda.get_current_stream()
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._pinned = [cupyx.empty_pinned(shape, dtype) for _ in range(2)]
+            self._buffers = [cupy.empty(shape, dtype) for _ in range(2)]
+            self._copied = [cupy.cuda.Event(disable_timing=True) for _ in range(2)]
+
+    def mark(self) -> cupy.cuda.Event:
+        # The default stream is that of the current device.
+        with cupy.cuda.Device(self._index):
+            return self._compute.record(cupy.cuda.Event(disable_timing=True))
+
+    def pinned(self, slot: int) -> np.ndarray[Any, Any]:
+        self._copied[slot].synchronize()
+        return self._pinned[slot]
+
+    def copy(self, slot: int, rows: int, free: cupy.cuda.Event) -> cupy.ndarray:
+        there = self._buffers[slot][:rows]
+        with cupy.cuda.Device(self._index):
+            self._stream.wait_event(free)
+            there.set(self._pinned[slot][:rows], stream=self._stream)
+            self._stream.record(self._copied[slot])
+        return there
+
+    def await_copy(self, slot: int) -> None:
+        with cupy.cuda.Device(self._index):
+            self._compute.wait_event(self._copied[slot])
+
+    def finish(self) -> None:
+        self._stream.synchronize()
 
 
 def _device_count() -> int:

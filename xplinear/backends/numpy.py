@@ -11,7 +11,7 @@ from typing import Any
 import array_api_compat.numpy as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError
+from xplinear.backends.base import Backend, BackendError, read_rows
 from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import Namespace
 
@@ -48,8 +48,7 @@ def _fold(
         index = rows[start : start + per_piece]
         piece = pieces[start // per_piece % 2]
         return [
-            # Only "clip" writes straight into `out`; the indices are valid.
-            a if a is None or into is None else np.take(a, index, 0, into[: len(index)], "clip")
+            a if a is None or into is None else read_rows(a, index, into)
             for a, into in zip(data, piece, strict=True)
         ]
 

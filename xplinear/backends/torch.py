@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from xplinear.backends.base import (
     BackendError,
     fold_in_python,
     free_host_memory,
+    upload_ahead,
 )
 
 __all__ = ["describe", "follow", "select"]
@@ -30,7 +32,7 @@ def _on(device: torch.device) -> Backend:
             array = array.copy()
         return torch.from_numpy(array).to(device)
 
-    return Backend(
+    backend = Backend(
         name="torch" if device.type == "cpu" else f"torch:{device}",
         xp=xp,
         device=device,
@@ -38,12 +40,52 @@ def _on(device: torch.device) -> Backend:
         fetch=_fetch,
         fold=partial(fold_in_python, xp=xp),
         block_bytes=16 * 2**20 if device.type == "cpu" else 256 * 2**20,
-        synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
         free_columns=1 if device.type == "cpu" else GPU_COLUMNS,
-        free_memory=partial(_free_gpu_memory, device)
-        if device.type == "cuda"
-        else free_host_memory,
+        free_memory=free_host_memory,
     )
+    if device.type != "cuda":
+        return backend
+    return replace(
+        backend,
+        free_memory=partial(_free_gpu_memory, device),
+        upload=partial(upload_ahead, copier=partial(_Copies, device)),
+        synchronize=torch.cuda.synchronize,
+    )
+
+
+class _Copies:
+    """The `Copier` of a CUDA device."""
+
+    def __init__(self, device: torch.device, shape: tuple[int, ...], dtype: Any) -> None:
+        self._compute = torch.cuda.current_stream(device)
+        self._stream = torch.cuda.Stream(device)
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        self._pinned = [torch.empty(shape, dtype=kind, pin_memory=True) for _ in range(2)]
+        self._buffers = [torch.empty(shape, dtype=kind, device=device) for _ in range(2)]
+        self._copied = [torch.cuda.Event() for _ in range(2)]
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event()
+        event.record(self._compute)
+        return event
+
+    def pinned(self, slot: int) -> np.ndarray[Any, Any]:
+        self._copied[slot].synchronize()
+        return self._pinned[slot].numpy()
+
+    def copy(self, slot: int, rows: int, free: torch.cuda.Event) -> torch.Tensor:
+        there = self._buffers[slot][:rows]
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(free)
+            there.copy_(self._pinned[slot][:rows], non_blocking=True)
+            self._copied[slot].record(self._stream)
+        return there
+
+    def await_copy(self, slot: int) -> None:
+        self._compute.wait_event(self._copied[slot])
+
+    def finish(self) -> None:
+        self._stream.synchronize()
 
 
 def _free_gpu_memory(device: torch.device) -> int:

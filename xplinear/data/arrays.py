@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from xplinear.backends.base import Backend
+from xplinear.data.blocks import (
+    labelled,
+    minibatch,
+    results,
+    rows_per_block,
+    shuffled,
+    sums,
+    take,
+    weight_sum,
+)
 from xplinear.data.protocol import Block
-from xplinear.namespace import Array, Namespace, accumulator
+from xplinear.namespace import Array
 
-__all__ = ["ArrayData", "shuffled"]
-
-_FEW_ROWS = 256  # a block of fewer rows wastes the matrix product ...
-_FEW_BYTES = 64 * 2**20  # ... unless even these would take more than this
-
-
-def shuffled(n: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int32 | np.int64]]:
-    """Return the row order ``(n,)`` of one epoch, from NumPy's generator on every backend.
-
-    Examples
-    --------
-    >>> shuffled(5, seed=0, epoch=0)
-    array([2, 4, 3, 0, 1], dtype=int32)
-    """
-    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
-    return order.permutation(n).astype(np.int32 if n < 2**31 else np.int64)
-
-
-def _minibatch(
-    update: Callable[..., Any],
-    static: tuple[Hashable, ...],
-    xp: Namespace,
-    dtype: Any,
-    carry: Any,
-    batch: tuple[Array, Array, Array | None],
-    factor: float | Array,
-    models: Array | None,
-    *args: Any,
-) -> Any:
-    X, y, s = batch
-    block = Block(xp.astype(X, dtype, copy=False), y, _of_models(s, models, xp=xp))
-    return update(*static, carry, block, factor, *args)
-
-
-def _of_models(weights: Array | None, models: Array | None, *, xp: Namespace) -> Array | None:
-    if weights is None or models is None:
-        return weights
-    return xp.take(weights, models, axis=-1)
+__all__ = ["ArrayData"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,49 +76,30 @@ class ArrayData:
     @cached_property
     def weight_sum(self) -> Array:
         """Σ_i s_ij, ``(1,)`` or ``(m,)``."""
-        xp = self.backend.xp
-        if self.s is None:
-            like = xp.zeros((1,), **self.backend.kind(self.dtype))
-            return xp.full_like(like, self.n, dtype=accumulator(like, xp=xp))
-        total = xp.sum(self.s, axis=0, dtype=accumulator(self.s, xp=xp))
-        return total if self.models is None else xp.take(total, self.models)
+        return weight_sum(self)
 
     def take(self, models: Array) -> ArrayData:
         """Return the same rows for a stack of these models only; nothing is copied."""
-        if self.s is None or (self.s.shape[1] == 1 and self.models is None):
-            return self
-        kept = models if self.models is None else self.backend.xp.take(self.models, models)
-        return replace(self, models=kept)
+        return take(self, models)
 
     def block(self, start: int, stop: int, step: int = 1) -> Block:
         """Return the rows ``start:stop:step``, X converted to the computation's dtype."""
-        X = self.backend.xp.astype(self.X[start:stop:step, :], self.dtype, copy=False)
-        s = None if self.s is None else self.s[start:stop:step, :]
-        y = None if self.y is None else self.y[start:stop:step]
-        return Block(X, y, _of_models(s, self.models, xp=self.backend.xp))
+        return labelled(self, self.X[start:stop:step, :], slice(start, stop, step))
+
+    def blocks(self, start: int, size: int) -> Generator[Block]:
+        """Yield the rows from ``start`` on, ``size`` at a time."""
+        for first in range(start, self.n, size):
+            yield self.block(first, min(first + size, self.n))
 
     def rows_per_block(self, scores: int) -> int:
         """Return how many rows keep X and about four arrays of scores in the byte budget."""
-        row = self.backend.xp.finfo(self.dtype).bits // 8 * (self.p + 4 * scores)
-        few = min(_FEW_ROWS, _FEW_BYTES // row)
-        return min(self.n, max(1, few, self.backend.block_bytes // row))
+        return rows_per_block(self, scores)
 
     def map(
         self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
-    ) -> Array:
-        """Return the results of ``function(*static, block, *args)``, one under another."""
-        return self.backend.xp.concat(list(self._apply(function, static, args, scores)), axis=0)
-
-    def _apply(
-        self,
-        function: Callable[..., Any],
-        static: Sequence[Hashable],
-        args: tuple[Any, ...],
-        scores: int,
-    ) -> Iterator[Any]:
-        apply, size = self.backend.compile(function, *static), self.rows_per_block(scores)
-        for start in range(0, self.n, size):
-            yield apply(self.block(start, min(start + size, self.n)), *args)
+    ) -> Iterator[Array]:
+        """Yield ``function(*static, block, *args)`` of each block, in order."""
+        return results(self, function, static, args, scores)
 
     def reduce(
         self,
@@ -157,10 +109,7 @@ class ArrayData:
         scores: int = 0,
     ) -> tuple[Array, ...]:
         """Return the sums over all blocks of ``function(*static, block, *args)``."""
-        return reduce(
-            lambda total, part: tuple(a + b for a, b in zip(total, part, strict=True)),
-            self._apply(function, static, args, scores),
-        )
+        return sums(results(self, function, static, args, scores))
 
     def epoch(
         self,
@@ -174,13 +123,12 @@ class ArrayData:
         fold: Callable[..., Any] | None = None,
     ) -> Any:
         """Fold ``update(*static, carry, block, factor, *args)`` over shuffled mini-batches."""
-        rows = self.backend.asarray(shuffled(self.n, *shuffle))
         return (fold or self.backend.fold)(
-            _minibatch,
+            minibatch,
             (update, tuple(static), self.backend.xp, self.dtype),
             carry,
             (self.X, self.y, self.s),
-            rows,
+            self.backend.asarray(shuffled(self.n, *shuffle)),
             schedule,
             batch_size,
             self.models,

@@ -6,7 +6,7 @@ static arguments are hashable, so that a backend may compile them once and keep 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from xplinear.backends.base import Backend
@@ -45,6 +45,12 @@ class Data(Protocol):
         """Σ_i s_ij, shape ``(1,)`` or ``(m,)``."""
         ...
 
+    def map(
+        self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
+    ) -> Iterator[Array]:
+        """Yield ``function(*static, block, *args)`` of each block, in order."""
+        ...
+
     def reduce(
         self,
         function: Callable[..., tuple[Array, ...]],
@@ -72,7 +78,8 @@ class Data(Protocol):
         """Fold ``update(*static, carry, block, factor, *args)`` over one epoch of mini-batches.
 
         ``shuffle`` (a seed and the epoch's number) decides the order, the same on every
-        backend; ``schedule`` gives the factor of each batch; ``fold`` stands for `Backend.fold`.
+        backend; ``schedule`` gives the factor of each batch; ``fold`` takes the place of
+        `Backend.fold`, and may be called for one part of the rows after another.
         """
         ...
 

@@ -1,0 +1,362 @@
+"""Sources of rows: streamed from the host they give what they give on the device."""
+
+from __future__ import annotations
+
+import threading
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xplinear as xl
+from xplinear.backends.base import fold_in_python, read_ahead, read_rows, upload_ahead
+from xplinear.data import ArrayData, StreamedData, data_of
+from xplinear.data.blocks import shuffled
+from xplinear.estimator import block_scores
+from xplinear.scoring import class_counts
+
+N, P, K = 700, 4, 3
+rng = np.random.default_rng(0)
+X = rng.standard_normal((N, P))
+Y = np.argmax(X[:, :K] + 0.5 * rng.gumbel(size=(N, K)), axis=1).astype(np.int32)
+S = rng.integers(1, 4, (N, 2)).astype(float)
+FOLDS = [0, 1, 1]
+ALPHAS = [0.1, 0.01, 0.001]
+
+
+def both(backend: Any, rows: Any, dtype: str = "float64", s: Any = S) -> tuple[Any, Any]:
+    """Return the objective of three models with X on the device, and with X on the host."""
+    small = backend.with_blocks_of(1)
+    there = small.objective(
+        xl.losses.SoftmaxLoss(),
+        xl.penalties.L2Penalty(),
+        rows,
+        Y,
+        s,
+        alpha=ALPHAS,
+        models=None if s is None else FOLDS,
+        dtype=dtype,
+        stored=np.asarray(rows).dtype.name,
+    )
+    data = there.data
+    streamed = StreamedData(rows, data.y, data.s, data.dtype, data.models, backend=small.backend)
+    return there, replace(there, data=streamed)
+
+
+def layouts(tmp_path: Any) -> dict[str, Any]:
+    """Return X in host memory, and in files, in many ways."""
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "F.npy", np.asfortranarray(X))
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    return {
+        "array": X,
+        "read-only": frozen,
+        "strided": np.repeat(X, 2, axis=0)[::2],
+        "backwards": X[::-1, ::-1],
+        "memory map": np.load(tmp_path / "X.npy", mmap_mode="r"),
+        "memory map of columns": np.load(tmp_path / "F.npy", mmap_mode="r"),
+        "other byte order": X.astype(X.dtype.newbyteorder()),
+        "bytes": (40 * X).astype(np.int8),
+    }
+
+
+def assert_same(backend: Any, a: Any, b: Any, rtol: float = 1e-12) -> None:
+    a, b = backend.to_numpy(a), backend.to_numpy(b)
+    np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
+
+
+def test_full_passes_are_those_of_arrays(backend, tmp_path):
+    for rows in layouts(tmp_path).values():
+        there, streamed = both(backend, np.asarray(rows).astype(rows.dtype.newbyteorder("=")))
+        streamed = replace(streamed, data=replace(streamed.data, X=rows))
+        assert (streamed.data.n, streamed.data.p) == (N, P)
+        assert streamed.data.rows_per_block(9) == there.data.rows_per_block(9) == 256
+        params = backend.params(there)
+        pairs = [
+            (there.data.weight_sum, streamed.data.weight_sum),
+            (there.value(params), streamed.value(params)),
+            *zip(*(F.value_and_grad(params)[1] for F in (there, streamed)), strict=True),
+            *zip(*(class_counts(F, params) for F in (there, streamed)), strict=True),
+            *zip(*(F.data.sample(100) for F in (there, streamed)), strict=True),
+            *zip(
+                *(F.data.map(block_scores, (F.xp,), params, scores=9) for F in (there, streamed)),
+                strict=True,
+            ),
+        ]
+        assert len(pairs) == 13
+        for a, b in pairs:
+            assert a.dtype == b.dtype
+            assert_same(backend, a, b)
+
+
+def test_models_that_leave_the_stack(backend):
+    there, streamed = both(backend, X)
+    kept = backend.asarray([0, 2])
+    params = backend.params(there.take(kept))
+    assert_same(backend, streamed.take(kept).value(params), there.take(kept).value(params))
+    there, streamed = both(backend, X, s=None)
+    assert streamed.data.take(kept) is streamed.data
+
+
+def test_the_dtype_is_that_of_the_rows_on_the_device(backend):
+    data = StreamedData(X.astype("float32"), backend.asarray(Y), backend=backend.backend)
+    assert data.dtype == backend.xp.float32
+
+
+@pytest.mark.parametrize("batch_size", [64, 1000])
+def test_mini_batches_are_those_of_arrays(backend, batch_size):
+    """Several batches to a piece, several pieces to an epoch, the incomplete batch last."""
+    solver = xl.solvers.SGD(max_iter=2, batch_size=batch_size)
+    there, streamed = both(backend, X)
+    bytes_of_three = 3 * batch_size * X[:1].nbytes + 1
+    own = replace(streamed.data.backend, block_bytes=bytes_of_three)
+    streamed = replace(streamed, data=replace(streamed.data, backend=own))
+    expected, found = (xl.minimize(F, solver).params for F in (there, streamed))
+    for a, b in zip(found, expected, strict=True):
+        assert_same(backend, a, b, 1e-10)
+
+
+def test_a_fold_of_ones_own_sees_every_row_in_order(backend):
+    _, streamed = both(backend, np.arange(N * P, dtype=float).reshape(N, P))
+    own = replace(streamed.data.backend, block_bytes=128 * P * 8)
+    seen = []
+
+    def fold(update, static, carry, data, rows, schedule, size, *args):
+        rows_, labels, weights = (backend.to_numpy(a) for a in data)
+        index = backend.to_numpy(rows)
+        assert (index == np.arange(len(rows_))).all()
+        assert len(schedule) == -(-len(index) // size)
+        seen.append((rows_[:, 0] / P, labels, weights, schedule))
+        return fold_in_python(
+            update, static, carry, data, rows, schedule, size, *args, xp=backend.xp
+        )
+
+    def update(carry, block, factor):
+        return carry + factor * backend.xp.sum(block.X[:, 0])
+
+    arguments = {"batch_size": 64, "shuffle": (3, 1), "schedule": [1.0] * 10 + [2.0]}
+    zero = backend.asarray(0.0)
+    data = replace(streamed.data, backend=own)
+    total = data.epoch(update, (), zero, **arguments, fold=fold)
+    order = shuffled(N, 3, 1)
+    rows, labels, weights, schedule = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    assert [len(part) for part, *_ in seen] == [128] * 5 + [60]
+    np.testing.assert_array_equal(rows, order)
+    np.testing.assert_array_equal(labels, Y[order])
+    np.testing.assert_array_equal(weights, S[order])
+    np.testing.assert_array_equal(schedule, arguments["schedule"])
+    there = ArrayData(backend.asarray(data.X), data.y, data.s, backend=own)
+    seen.clear()
+    assert_same(backend, total, there.epoch(update, (), zero, **arguments, fold=fold_of(backend)))
+
+
+def fold_of(backend: Any) -> Any:
+    def fold(*args):
+        return fold_in_python(*args, xp=backend.xp)
+
+    return fold
+
+
+@pytest.fixture
+def little(backend: Any) -> Any:
+    """A device that X does not fit."""
+    if backend.backend.name == "numpy":
+        pytest.skip("NumPy is at home")
+    return replace(backend.backend, free_memory=lambda: 2 * X.nbytes - 1, block_bytes=1)
+
+
+def test_rows_are_streamed_where_they_do_not_fit(little):
+    y = little.asarray(Y)
+    assert isinstance(data_of(X, y, backend=little), StreamedData)
+    assert isinstance(data_of(X[1:], y[1:], backend=little), ArrayData)
+    assert isinstance(data_of(little.asarray(X), y, backend=little), ArrayData)
+    clf = xl.LinearClassifier(backend=little)
+    assert isinstance(clf._problem(X, Y, None).objective.data, StreamedData)
+    assert isinstance(clf._problem(X[:9], Y[:9], None).objective.data, ArrayData)
+
+
+def test_a_classifier_larger_than_the_device(little):
+    """Fitted and asked as one that fits, to the optimum and by mini-batches."""
+    big, small = (replace(little, free_memory=lambda b=b: b) for b in (2**40, 0))
+    names = np.asarray(["cat", "dog", "frog"])
+    for settings in (
+        {"solver": "lbfgs", "alpha": 0.01},
+        {"solver": "sgd", "max_iter": 3, "early_stopping": True, "random_state": 0},
+    ):
+        expected, found = (
+            xl.LinearClassifier(**settings, backend=own).fit(X, names[Y], S[:, 0])
+            for own in (big, small)
+        )
+        np.testing.assert_allclose(
+            little.fetch(found.coef_), little.fetch(expected.coef_), rtol=1e-8
+        )
+        assert found.objective_ == pytest.approx(expected.objective_)
+        for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
+            ours, theirs = (getattr(clf, method)(X) for clf in (found, expected))
+            assert type(ours) is type(theirs) is np.ndarray
+            if method == "predict":
+                np.testing.assert_array_equal(ours, theirs)
+            else:
+                np.testing.assert_allclose(ours, theirs, rtol=1e-7)
+        assert found.score(X, names[Y]) == expected.score(X, names[Y]) > 0.7
+
+
+def test_cross_validation_larger_than_the_device(little):
+    settings = {"alphas": [0.1, 0.01], "cv": 2, "tol": 1e-6}
+    for scoring in ("log_loss", lambda y, Z: float(np.mean(y == Z.argmax(axis=1)))):
+        expected, found = (
+            xl.LinearClassifierCV(**settings, scoring=scoring, backend=own).fit(X, Y)
+            for own in (replace(little, free_memory=lambda: 2**40), little)
+        )
+        np.testing.assert_allclose(found.cv_scores_, expected.cv_scores_, rtol=1e-8)
+        assert found.alpha_ == expected.alpha_
+
+
+def test_smoothing_larger_than_the_device(little):
+    """It samples rows, and measures curvatures, besides full passes."""
+    if little.name == "jax":
+        pytest.skip("it compiles for half a minute")
+    settings = {"loss": "multiclass_hinge", "solver": "smoothing", "tol": 1e-3}
+    clf = xl.LinearClassifier(**settings, alpha=0.01, backend=little).fit(X, Y)
+    assert clf.certificate_.relative_gap[0] < 1e-3
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("solver", ["sgd", "gd"])
+def test_a_memory_map_is_not_loaded_by_numpy(tmp_path, order, solver):
+    n, p = 200_000, 50
+    big = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", "f4", (n, p), order == "F")
+    big[:] = rng.standard_normal((n, p))
+    big.flush()
+    labels = rng.integers(0, 3, n)
+    rows = np.load(tmp_path / "X.npy", mmap_mode="r")
+    clf = xl.LinearClassifier(solver=solver, max_iter=2, backend="numpy", tol=0.9)
+    tracemalloc.start()
+    clf.fit(rows, labels).predict(rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.5 * rows.nbytes
+
+
+def test_the_next_piece_is_read_while_one_is_in_use():
+    rows, reading = np.arange(12.0).reshape(6, 2), threading.Event()
+
+    class Watched(np.ndarray):
+        def __getitem__(self, key):
+            if isinstance(key, slice) and key.start == 4:
+                reading.set()
+            return super().__getitem__(key)
+
+    pieces = [range(2), range(2, 4), range(4, 6)]
+    ahead = read_ahead(rows.view(Watched), pieces)
+    np.testing.assert_array_equal(next(ahead), rows[:2])
+    assert not reading.is_set()
+    np.testing.assert_array_equal(next(ahead), rows[2:4])
+    assert reading.wait(10.0)
+    ahead.close()
+
+
+def test_an_error_of_the_reader_is_not_lost():
+    with pytest.raises(IndexError):
+        list(read_ahead(np.asfortranarray(np.eye(3)), [np.asarray([7])]))
+
+
+def test_reading_copies_no_more_than_it_is_asked_for():
+    columns = np.zeros((50, 20_000)).T
+    buffer = np.empty((5, 50))
+    tracemalloc.start()
+    read_rows(columns, np.asarray([3, 1]), buffer)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e5
+
+
+@dataclass
+class Slow:
+    """A `Copier` whose streams are threads: what is enqueued happens late, and in order."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    careful: bool = True
+
+    def __post_init__(self) -> None:
+        self.compute, self.stream = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.hosts, self.buffers = (
+            [np.zeros(self.shape, self.dtype) for _ in range(2)] for _ in range(2)
+        )
+        self.copied = [threading.Event() for _ in range(2)]
+        for event in self.copied:
+            event.set()
+
+    def mark(self) -> threading.Event:
+        event = threading.Event()
+        self.compute.submit(event.set)
+        return event
+
+    def pinned(self, slot: int) -> Any:
+        if self.careful:
+            self.copied[slot].wait()
+        return self.hosts[slot]
+
+    def copy(self, slot: int, rows: int, free: threading.Event) -> Any:
+        there, host, done = self.buffers[slot][:rows], self.hosts[slot][:rows], threading.Event()
+        self.copied[slot] = done
+
+        def late() -> None:
+            if self.careful:
+                free.wait()
+            time.sleep(0.002)
+            there[:] = host
+            done.set()
+
+        self.stream.submit(late)
+        return there
+
+    def await_copy(self, slot: int) -> None:
+        self.compute.submit(self.copied[slot].wait)
+
+    def finish(self) -> None:
+        self.stream.submit(int).result()
+
+    def use(self, rows: Any) -> Any:
+        """Read some rows, late."""
+
+        def late() -> Any:
+            time.sleep(0.01)
+            return rows.copy()
+
+        return self.compute.submit(late)
+
+
+@pytest.mark.parametrize("careful", [True, False])
+def test_no_buffer_is_overwritten_before_it_has_been_read(careful):
+    copiers: list[Slow] = []
+
+    def copier(shape, dtype):
+        copiers.append(Slow(shape, dtype, careful))
+        return copiers[0]
+
+    order = shuffled(N, 0, 0)
+    pieces = [*(range(i, i + 30) for i in range(0, 300, 30)), *np.split(order[:330], 11)]
+    used = [copiers[0].use(rows) for rows in upload_ahead(X, pieces, copier=copier)]
+    found = np.concatenate([future.result() for future in used])
+    same = (found == X[np.concatenate(pieces)]).all()
+    assert same == careful  # without waiting, the test sees it
+
+
+def test_a_pass_that_ends_early_leaves_nothing_being_copied():
+    copiers: list[Slow] = []
+
+    def copier(shape, dtype):
+        copiers.append(Slow(shape, dtype))
+        return copiers[0]
+
+    uploaded = upload_ahead(X, [range(300), range(300, 600), range(600, 700)], copier=copier)
+    next(uploaded)
+    uploaded.close()
+    assert all(event.is_set() for event in copiers[0].copied)

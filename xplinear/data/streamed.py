@@ -1,0 +1,193 @@
+"""Rows held in host memory, or in a file, that pass through the device piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from xplinear.backends.base import Backend, Rows
+from xplinear.data.arrays import ArrayData
+from xplinear.data.blocks import (
+    labelled,
+    minibatch,
+    results,
+    rows_per_block,
+    shuffled,
+    sums,
+    take,
+    weight_sum,
+)
+from xplinear.data.protocol import Block
+from xplinear.namespace import Array
+
+__all__ = ["StreamedData", "data_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedData:
+    """X in host memory, y and weights on the device: for an X larger than the device.
+
+    Rows go to the device while those before them are computed with; each serves all models of
+    the stack. Results are those of `ArrayData`, mini-batches included.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, p)
+        Or a memory map; any numeric dtype and layout, read-only too.
+    y, s, dtype, models, backend
+        As in `ArrayData`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xplinear.backends import get_backend
+    >>> data = StreamedData(np.eye(3), np.arange(3), backend=get_backend("numpy"))
+    >>> data.sample(3).X
+    array([[1., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 1.]])
+    """
+
+    X: np.ndarray[Any, Any]
+    y: Array
+    s: Array | None = None
+    dtype: Any = None
+    models: Array | None = None
+    backend: Backend = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.dtype is None:
+            object.__setattr__(self, "dtype", self._moved(slice(1)).dtype)
+
+    @property
+    def n(self) -> int:
+        """The number of rows."""
+        return self.X.shape[0]
+
+    @property
+    def p(self) -> int:
+        """The number of features."""
+        return self.X.shape[1]
+
+    @cached_property
+    def weight_sum(self) -> Array:
+        """Σ_i s_ij, ``(1,)`` or ``(m,)``."""
+        return weight_sum(self)
+
+    def take(self, models: Array) -> StreamedData:
+        """Return the same rows for a stack of these models only; nothing is copied."""
+        return take(self, models)
+
+    def block(self, start: int, stop: int, step: int = 1) -> Block:
+        """Return the rows ``start:stop:step``, X converted to the computation's dtype."""
+        rows = slice(start, stop, step)
+        return labelled(self, self._moved(rows), rows)
+
+    def _moved(self, rows: slice) -> Array:
+        """Return some rows, copied: no backend shares memory with the host's X."""
+        return self.backend.asarray(np.array(self.X[rows], self.X.dtype.newbyteorder("=")))
+
+    def blocks(self, start: int, size: int) -> Generator[Block]:
+        """Yield the rows from ``start`` on, ``size`` at a time; a block lasts until the next."""
+        pieces = [range(i, min(i + size, self.n)) for i in range(start, self.n, size)]
+        with closing(self._uploaded(pieces)) as uploaded:
+            for X, piece in zip(uploaded, pieces, strict=True):
+                yield labelled(self, X, slice(piece.start, piece.stop))
+
+    def _uploaded(self, pieces: Sequence[Rows]) -> Generator[Array]:
+        """Yield pieces of X on the device, each until the next is asked for."""
+        with closing(self.backend.upload(self.X, pieces)) as uploaded:
+            for X in uploaded:
+                yield self.backend.asarray(X)
+
+    def rows_per_block(self, scores: int) -> int:
+        """Return how many rows keep X and about four arrays of scores in the byte budget."""
+        return rows_per_block(self, scores)
+
+    def map(
+        self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
+    ) -> Iterator[Array]:
+        """Yield ``function(*static, block, *args)`` of each block, in order."""
+        return results(self, function, static, args, scores)
+
+    def reduce(
+        self,
+        function: Callable[..., tuple[Array, ...]],
+        static: Sequence[Hashable],
+        *args: Any,
+        scores: int = 0,
+    ) -> tuple[Array, ...]:
+        """Return the sums over all blocks of ``function(*static, block, *args)``."""
+        return sums(results(self, function, static, args, scores))
+
+    def epoch(
+        self,
+        update: Callable[..., Any],
+        static: Sequence[Hashable],
+        carry: Any,
+        *args: Any,
+        batch_size: int,
+        shuffle: tuple[int, int],
+        schedule: Sequence[float],
+        fold: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Fold ``update(*static, carry, block, factor, *args)`` over shuffled mini-batches.
+
+        The shuffled rows of many whole mini-batches are gathered on the host and go to the
+        device together.
+        """
+        fold, xp, asarray = fold or self.backend.fold, self.backend.xp, self.backend.asarray
+        order = shuffled(self.n, *shuffle)
+        batches = max(1, self.backend.block_bytes // (batch_size * self.p * self.X.itemsize))
+        size = batches * batch_size
+        pieces = [order[i : i + size] for i in range(0, self.n, size)]
+        with closing(self._uploaded(pieces)) as uploaded:
+            for i, (X, piece) in enumerate(zip(uploaded, pieces, strict=True)):
+                at = asarray(piece)
+                y, s = (None if a is None else xp.take(a, at, axis=0) for a in (self.y, self.s))
+                carry = fold(
+                    minibatch,
+                    (update, tuple(static), xp, self.dtype),
+                    carry,
+                    (X, y, s),
+                    asarray(np.arange(len(piece), dtype=order.dtype)),
+                    schedule[i * batches : (i + 1) * batches],
+                    batch_size,
+                    self.models,
+                    *args,
+                )
+        return carry
+
+    def sample(self, rows: int) -> Block:
+        """Return at most ``rows`` evenly spaced rows."""
+        return self.block(0, self.n, max(1, -(-self.n // rows)))
+
+
+def data_of(
+    X: Array, y: Array, s: Array | None = None, dtype: Any = None, *, backend: Backend
+) -> ArrayData | StreamedData:
+    """Return X moved to the backend, or streamed where it would take half of the free memory.
+
+    Parameters
+    ----------
+    X : ndarray or Array of shape (n, p)
+        On the host, or on the backend.
+    y, s, dtype, backend
+        As in `ArrayData`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xplinear.backends import get_backend
+    >>> type(data_of(np.eye(3), np.arange(3), backend=get_backend("numpy"))).__name__
+    'ArrayData'
+    """
+    moves = isinstance(X, np.ndarray) and backend.name != "numpy"
+    if moves and X.nbytes > backend.free_memory() // 2:
+        return StreamedData(X, y, s, dtype, backend=backend)
+    return ArrayData(backend.asarray(X), y, s, dtype, backend=backend)
