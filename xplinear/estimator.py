@@ -269,7 +269,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     Rows on NumPy that would take more than half of the device's free memory stay there, or in
     their file if they are a memory map, and pass through the device piece by piece: in `fit` once
-    per iteration, with the same results.
+    per iteration, with the same results. Where memory runs out, blocks of rows are halved.
 
     Examples
     --------

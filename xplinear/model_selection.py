@@ -217,6 +217,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
                 print(f"alpha {alpha:.3g}  score {mean:.4f}  ({len(run.reasons)} models)")  # noqa: T201 - asked for
             if stack.result.reason in ("callback", "interrupted"):
                 break
+            del stack  # its state takes memory that the next one needs
         run.warn(getattr(solver, "tol", self.tol), objective.xp.finfo(objective.data.dtype).bits)
         self._choose(template, problem, solver, run)
         return self

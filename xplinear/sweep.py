@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -179,35 +180,69 @@ def stacks(
     """Solve all models, stack by stack: each strength starts from the stronger ones before it.
 
     No fold starts from the solution on all rows, near as it is: where a run is stopped early,
-    its held-out rows would have been seen.
+    its held-out rows would have been seen. A stack that memory does not hold is halved.
     """
     if isinstance(solver, LBFGS) and solver.gram == "auto":  # one Gram matrix serves all
         everything = _stacked(objective, grid, range(len(grid.alphas)), grid.lanes)
         solver = replace(solver, gram=gram_pays(everything))
     follows = hasattr(solver, "follow")
     width, depth = stack_width(objective, len(grid.lanes), follows=follows)
-    for first in range(0, len(grid.lanes), width):
-        lanes = grid.lanes[first : first + width]
+    waiting = [(grid.lanes, 0)]  # and the first of the strengths that are left to do
+    while waiting:
+        lanes, start = waiting.pop()
+        if len(lanes) > width:
+            waiting.append((lanes[width:], start))
+            lanes = lanes[:width]
         last: Stack | None = None
         solved: list[tuple[float, Params]] = []
-        for start in range(0, len(grid.alphas), depth):
+        while start < len(grid.alphas):
             at = range(start, min(start + depth, len(grid.alphas)))
             stack = _stacked(objective, grid, at, lanes)
             own = solver
             if isinstance(solver, SGD) and grid.rates[0] is not None:
                 rates = [cast(float, grid.rates[r]) for r, _ in lanes]
                 own = replace(solver, learning_rate=cast(Any, tuple(rates * len(at))))
-            result = minimize(
+            result = _within_memory(
                 stack,
                 own,
-                state=_followed(stack, own, last, solved) if follows and last else None,
+                follow=partial(_followed, stack, own, last, solved) if follows and last else None,
                 release=not follows or at.stop == len(grid.alphas),
                 callbacks=[partial(callback, at)] if callback else (),
             )
+            if result is None and len(at) > 1:
+                depth = len(at) // 2
+                continue
+            if result is None:  # the halves start anew: what they could follow takes memory too
+                width = len(lanes) // 2
+                waiting.append((lanes, start))
+                break
             last = Stack(at, lanes, stack, result)
             yield last
             ends = [(float(grid.alphas[a]), last.params_at(a)) for a in at[-2:]]
             solved = [*solved, *ends][-2:]
+            start = at.stop
+
+
+def _within_memory(
+    stack: Objective, solver: Solver, *, follow: Callable[[], Any] | None, **settings: Any
+) -> Result | None:
+    """Return the solution of a stack; None where there is not enough memory for so many models."""
+    backend = stack.data.backend
+    try:
+        return minimize(stack, solver, state=follow() if follow else None, **settings)
+    except Exception as error:
+        if stack.m == 1 or not backend.out_of_memory(error):
+            raise
+    # Not in `except`: until its end, the traceback holds the arrays of the run that failed.
+    gc.collect()
+    backend.release_memory()
+    warnings.warn(
+        f"out of memory with a stack of {stack.m} models; going on with half as many at a time: "
+        "results are the same within tol, it takes more passes",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return None
 
 
 def _stacked(

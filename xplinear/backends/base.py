@@ -26,6 +26,7 @@ __all__ = [
     "fold_in_python",
     "free_host_memory",
     "host_reads",
+    "is_memory_error",
     "read_ahead",
     "read_rows",
     "upload_ahead",
@@ -187,6 +188,11 @@ def upload_ahead(
         copies.finish()  # nobody else may be given the buffers before
 
 
+def is_memory_error(error: BaseException) -> bool:
+    """Return whether memory, of the host or of CuPy's device, ran out."""
+    return isinstance(error, MemoryError)
+
+
 @dataclass(frozen=True)
 class AcceleratedLoss:
     """A loss whose value and gradient come from a backend's own kernel."""
@@ -251,6 +257,10 @@ class Backend:
     upload : callable
         ``upload(X, pieces)`` yields rows of a host array, on the device or to be moved there,
         reading ahead; see `read_ahead`. Each piece may be overwritten once the next is asked for.
+    out_of_memory : callable
+        Whether an exception says that memory ran out.
+    release_memory : callable
+        Gives the device memory back that is held for later use.
     synchronize : callable
         Waits for the device.
     compile : callable
@@ -278,6 +288,8 @@ class Backend:
     free_columns: int = 1
     free_memory: Callable[[], int] = free_host_memory
     upload: Callable[[HostArray, Sequence[Rows]], Generator[Any]] = read_ahead
+    out_of_memory: Callable[[BaseException], bool] = is_memory_error
+    release_memory: Callable[[], None] = lambda: None
     synchronize: Callable[[], None] = lambda: None
     compile: Callable[..., Callable[..., Any]] = partial
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext

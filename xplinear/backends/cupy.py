@@ -19,6 +19,7 @@ from xplinear.backends.base import (
     Backend,
     BackendError,
     fold_in_python,
+    is_memory_error,
     upload_ahead,
 )
 from xplinear.losses import LOSSES, Loss
@@ -320,6 +321,8 @@ def _on(index: int) -> Backend:
         free_columns=GPU_COLUMNS,
         free_memory=lambda: device.mem_info[0] + cupy.get_default_memory_pool().free_bytes(),
         upload=partial(upload_ahead, copier=partial(_Copies, index)),
+        out_of_memory=_out_of_memory,
+        release_memory=partial(_release_memory, index),
         synchronize=device.synchronize,
         kernels=MappingProxyType(_KERNELS),
     )
@@ -360,6 +363,18 @@ class _Copies:
 
     def finish(self) -> None:
         self._stream.synchronize()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Return whether device memory ran out, or memory that can be pinned."""
+    failed = isinstance(error, cupy.cuda.runtime.CUDARuntimeError)
+    return is_memory_error(error) or (failed and "cudaErrorMemoryAllocation" in str(error))
+
+
+def _release_memory(index: int) -> None:
+    with cupy.cuda.Device(index):
+        cupy.get_default_memory_pool().free_all_blocks()
+        cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 def _device_count() -> int:

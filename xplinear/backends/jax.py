@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, free_host_memory
+from xplinear.backends.base import (
+    GPU_COLUMNS,
+    Backend,
+    BackendError,
+    free_host_memory,
+    is_memory_error,
+)
 
 __all__ = ["describe", "follow", "select"]
 
@@ -86,6 +92,11 @@ def _free_memory(device: Any) -> int:
     return statistics["bytes_limit"] - statistics["bytes_in_use"]
 
 
+def _out_of_memory(error: BaseException) -> bool:
+    exhausted = str(error).startswith("RESOURCE_EXHAUSTED")
+    return is_memory_error(error) or (exhausted and isinstance(error, jax.errors.JaxRuntimeError))
+
+
 def _on(device: Any) -> Backend:
     def move(x: Any) -> jax.Array:
         return jax.device_put(x if isinstance(x, jax.Array) else np.asarray(x), device)
@@ -102,6 +113,7 @@ def _on(device: Any) -> Backend:
         block_bytes=16 * 2**20 if device.platform == "cpu" else 256 * 2**20,
         free_columns=1 if device.platform == "cpu" else GPU_COLUMNS,
         free_memory=partial(_free_memory, device),
+        out_of_memory=_out_of_memory,
         synchronize=synchronize,
         compile=_jit,
         fold=_fold,

@@ -42,6 +42,7 @@ def _on(device: torch.device) -> Backend:
         block_bytes=16 * 2**20 if device.type == "cpu" else 256 * 2**20,
         free_columns=1 if device.type == "cpu" else GPU_COLUMNS,
         free_memory=free_host_memory,
+        out_of_memory=_out_of_memory,
     )
     if device.type != "cuda":
         return backend
@@ -49,6 +50,7 @@ def _on(device: torch.device) -> Backend:
         backend,
         free_memory=partial(_free_gpu_memory, device),
         upload=partial(upload_ahead, copier=partial(_Copies, device)),
+        release_memory=torch.cuda.empty_cache,
         synchronize=torch.cuda.synchronize,
     )
 
@@ -86,6 +88,11 @@ class _Copies:
 
     def finish(self) -> None:
         self._stream.synchronize()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    on_host = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return on_host or isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
 
 
 def _free_gpu_memory(device: torch.device) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from xplinear.backends.base import Backend
 from xplinear.data.blocks import (
+    Budget,
     labelled,
     minibatch,
     results,
@@ -42,6 +43,8 @@ class ArrayData:
         The column of ``s`` that serves each model, an integer: ``s`` is then ``(n, f)``, one
         column per fold, however many models share it.
     backend : Backend
+    budget : Budget
+        Shared by all stacks made of the same rows: what one learnt of the memory, all know.
 
     Examples
     --------
@@ -58,6 +61,7 @@ class ArrayData:
     dtype: Any = None
     models: Array | None = None
     backend: Backend = field(kw_only=True)
+    budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         if self.dtype is None:

@@ -1,10 +1,13 @@
-"""What all sources of rows have in common: weights, mini-batches and full passes."""
+"""What all sources of rows have in common: weights, and full passes within the memory there is."""
 
 from __future__ import annotations
 
+import gc
+import sys
+import warnings
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Protocol, TypeVar, cast
 
@@ -15,6 +18,7 @@ from xplinear.data.protocol import Block
 from xplinear.namespace import Array, Namespace, accumulator
 
 __all__ = [
+    "Budget",
     "Source",
     "labelled",
     "minibatch",
@@ -29,6 +33,13 @@ __all__ = [
 
 _FEW_ROWS = 256  # a block of fewer rows wastes the matrix product ...
 _FEW_BYTES = 64 * 2**20  # ... unless even these would take more than this
+
+
+@dataclass
+class Budget:
+    """Bytes a block may take: no limit, until the device has run out of memory."""
+
+    bytes: int = sys.maxsize
 
 
 class Source(Protocol):
@@ -48,6 +59,8 @@ class Source(Protocol):
     def s(self) -> Array | None: ...
     @property
     def models(self) -> Array | None: ...
+    @property
+    def budget(self) -> Budget: ...
     def blocks(self, start: int, size: int) -> Generator[Block]:
         """Yield the rows from ``start`` on, ``size`` at a time; a block lasts until the next."""
         ...
@@ -119,11 +132,16 @@ def take(source: _AnySource, models: Array) -> _AnySource:
     return replace(cast(Any, source), models=kept)
 
 
+def _row_bytes(source: Source, scores: int) -> int:
+    return source.backend.xp.finfo(source.dtype).bits // 8 * (source.p + 4 * scores)
+
+
 def rows_per_block(source: Source, scores: int) -> int:
     """Return how many rows keep X and about four arrays of scores in the byte budget."""
-    row = source.backend.xp.finfo(source.dtype).bits // 8 * (source.p + 4 * scores)
+    row = _row_bytes(source, scores)
     few = min(_FEW_ROWS, _FEW_BYTES // row)
-    return min(source.n, max(1, few, source.backend.block_bytes // row))
+    rows = max(few, source.backend.block_bytes // row)
+    return max(1, min(source.n, rows, source.budget.bytes // row))
 
 
 def results(
@@ -133,11 +151,54 @@ def results(
     args: tuple[Any, ...],
     scores: int,
 ) -> Iterator[Any]:
-    """Yield ``function(*static, block, *args)`` of each block."""
-    apply = source.backend.compile(function, *static)
-    with closing(source.blocks(0, rows_per_block(source, scores))) as blocks:
+    """Yield ``function(*static, block, *args)`` of each block.
+
+    Where a block does not fit in memory, the pass goes on from there with blocks half as large.
+    """
+    backend, budget = source.backend, source.budget
+    apply = backend.compile(function, *static)
+    done = failed = 0
+    while done < source.n:
+        size = rows_per_block(source, scores)
+        try:
+            for stop, result in _pass(source, apply, args, done, size):
+                done = stop
+                if failed:
+                    _warn(failed, size)
+                    failed = 0
+                yield result
+        except Exception as error:
+            if not backend.out_of_memory(error):
+                raise
+            if size == 1:
+                budget.bytes = sys.maxsize  # blocks are not what takes the memory
+                raise
+        else:
+            break
+        # Not in `except`: until its end, the traceback holds the arrays of the block that failed.
+        failed = size if budget.bytes == sys.maxsize else failed
+        budget.bytes = size // 2 * _row_bytes(source, scores)
+        gc.collect()  # an exception that crosses threads is part of a cycle
+        backend.release_memory()
+
+
+def _pass(
+    source: Source, apply: Callable[..., Any], args: tuple[Any, ...], start: int, size: int
+) -> Iterator[tuple[int, Any]]:
+    """Yield the result of each block, with the row after its last."""
+    with closing(source.blocks(start, size)) as blocks:
         for block in blocks:
-            yield apply(block, *args)
+            start = min(start + size, source.n)
+            yield start, apply(block, *args)
+
+
+def _warn(failed: int, size: int) -> None:
+    warnings.warn(
+        f"out of memory with blocks of {failed} rows; this pass went on, and others will be made, "
+        f"with {size} rows at a time: results are the same",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def sums(parts: Iterator[tuple[Array, ...]]) -> tuple[Array, ...]:

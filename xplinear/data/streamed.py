@@ -13,6 +13,7 @@ import numpy as np
 from xplinear.backends.base import Backend, Rows
 from xplinear.data.arrays import ArrayData
 from xplinear.data.blocks import (
+    Budget,
     labelled,
     minibatch,
     results,
@@ -39,7 +40,7 @@ class StreamedData:
     ----------
     X : ndarray of shape (n, p)
         Or a memory map; any numeric dtype and layout, read-only too.
-    y, s, dtype, models, backend
+    y, s, dtype, models, backend, budget
         As in `ArrayData`.
 
     Examples
@@ -59,6 +60,7 @@ class StreamedData:
     dtype: Any = None
     models: Array | None = None
     backend: Backend = field(kw_only=True)
+    budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         if self.dtype is None:
