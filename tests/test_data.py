@@ -360,3 +360,31 @@ def test_a_pass_that_ends_early_leaves_nothing_being_copied():
     next(uploaded)
     uploaded.close()
     assert all(event.is_set() for event in copiers[0].copied)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["cupy", "torch:cuda", "jax:cuda"])
+def test_streams_of_a_gpu_give_what_arrays_give(name):
+    """Copies and products at the same time, over and over in the same buffers."""
+    try:
+        gpu = replace(xl.get_backend(name), block_bytes=2**23)
+    except xl.BackendError as error:
+        pytest.skip(str(error))
+    big = rng.standard_normal((60_000, 200)).astype("float32")
+    labels, weights = gpu.asarray(rng.integers(0, 10, 60_000)), rng.random((60_000, 16))
+    s = gpu.asarray(weights.astype("float32"))
+    alpha = gpu.asarray(np.full(16, 1e-3, "float32"))
+    loss, penalty = xl.losses.SoftmaxLoss(), xl.penalties.L2Penalty()
+    there, streamed = (
+        xl.Objective(loss, penalty, alpha, data, k=10)
+        for data in (
+            ArrayData(gpu.asarray(big), labels, s, backend=gpu),
+            StreamedData(big, labels, s, backend=gpu),
+        )
+    )
+    params = xl.minimize(there, xl.solvers.SGD(max_iter=1, batch_size=512)).params
+    for _ in range(5):
+        expected, found = (F.value_and_grad(params)[1].W for F in (there, streamed))
+        np.testing.assert_allclose(gpu.fetch(found), gpu.fetch(expected), rtol=1e-4, atol=1e-7)
+    found = xl.minimize(streamed, xl.solvers.SGD(max_iter=1, batch_size=512)).params
+    np.testing.assert_allclose(gpu.fetch(found.W), gpu.fetch(params.W), rtol=1e-3, atol=1e-5)
