@@ -1,0 +1,102 @@
+"""What a measurement ran on, and with what."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import joblib
+from threadpoolctl import threadpool_info
+
+import xplinear
+
+__all__ = ["Machine", "machine"]
+
+LIBRARIES = (
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "scikit-learn-intelex",
+    "array-api-compat",
+    "torch",
+    "jax",
+    "jaxlib",
+    "cupy",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+)
+_GPU = ("name", "driver_version", "memory.total")  # as nvidia-smi calls them
+
+Machine: TypeAlias = dict[str, Any]
+
+
+def machine() -> Machine:
+    """Return processor, cores, memory, GPUs if any, system, library versions and date.
+
+    Examples
+    --------
+    >>> "numpy" in machine()["libraries"]
+    True
+    """
+    found: Machine = {
+        "cpu": _cpu_model(),
+        "cores": joblib.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "os": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "xplinear": xplinear.__version__,
+        "libraries": _versions(),
+        "blas": ", ".join(
+            f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads"
+            for pool in threadpool_info()
+            if pool["user_api"] == "blas"
+        ),
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+    }
+    gpus = _gpus()
+    return {**found, "gpus": gpus} if gpus else found
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    model = re.search(r"^model name\s*: (.*)$", text, flags=re.MULTILINE)
+    return model[1] if model else platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError):  # Windows has no sysconf
+        return float("nan")
+
+
+def _gpus() -> list[dict[str, str]]:
+    """Return name, driver and memory of each NVIDIA GPU."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, f"--query-gpu={','.join(_GPU)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)  # noqa: S603 - no input of a user
+    except (OSError, subprocess.SubprocessError):  # installed, but no driver
+        return []
+    rows = (line.split(", ") for line in done.stdout.splitlines())
+    return [dict(zip(("name", "driver", "memory"), row, strict=True)) for row in rows]
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
