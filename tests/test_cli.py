@@ -473,7 +473,7 @@ def test_the_program_starts():
 
 
 def test_help():
-    for command in ("train", "sweep", "predict", "backends", "parity", "check-gradient"):
+    for command in ("train", "sweep", "predict", "backends", "parity", "check-gradient", "bench"):
         assert command in run("--help")
         assert "Usage" in run(command, "--help")
 

@@ -21,6 +21,7 @@ estimator          LinearClassifier, scikit-learn's conventions
 scoring, sweep     scores on the device; strengths and folds through one X
 model_selection    LinearClassifierCV
 parity             the same fit on every backend, compared
+bench, machine     how fast each backend is, beside what its device can do
 persist, plot,     files, pictures, data sets by name, the command line
 datasets, cli
 =================  =============================================================

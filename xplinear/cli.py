@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -20,11 +21,13 @@ from typer.core import TyperGroup
 
 import xplinear
 from xplinear.backends import Backend, available_backends, get_backend
+from xplinear.bench import CELLS, Measurement, measure, usable_backends
 from xplinear.data import ArrayData
 from xplinear.datasets import FORMATS, NAMES, Dataset, holdout, load
 from xplinear.estimator import LinearClassifier
 from xplinear.gradients import check_gradient
 from xplinear.losses import LOSSES
+from xplinear.machine import machine
 from xplinear.minimize import Progress
 from xplinear.model_selection import LinearClassifierCV
 from xplinear.objective import Objective, Params
@@ -507,6 +510,112 @@ def parity(
         for name, limit in TOLERANCES.items()
     )
     _conclude(console, [row.passed for row in rows], f"comparisons within tolerance ({limits})")
+
+
+@app.command()
+def bench(
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as numpy,torch:cuda; by default all of numpy, cupy, torch, "
+            "torch:cuda, jax that work here."
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long it may take, about.")] = 150.0,
+    plot: Annotated[Path | None, typer.Option(help="Draw the throughput: FILE.png.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write FILE.csv, and FILE.json: machine and versions.")
+    ] = None,
+) -> None:
+    """Measure the throughput of SGD and of full batches on every backend, for stacks of models."""
+    _check_writable("--plot", plot)
+    _check_writable("--out", out)
+    if out is not None and out.suffix != ".csv":
+        msg = f"--out: a name that ends in .csv is needed, got {out.name!r}"
+        raise ValueError(msg)
+    throughput = None
+    if plot is not None:
+        from xplinear.plot import throughput
+    usable = usable_backends()
+    chosen = usable if backends is None else _chosen_backends(backends)
+    rows = _measured(chosen, seconds)
+    if not rows:
+        raise typer.Exit(1)
+
+    console = _console()
+    console.print(_ceilings_table(rows))
+    console.print(_throughput_table(rows))
+    for row in rows:
+        if row.reason:
+            console.print(f"not measured: {row.backend}, {row.cell}: {row.reason}")
+    if out is not None:
+        _save_measurements(rows, out)
+        console.print(f"wrote {out} and {out.with_suffix('.json')}")
+    if throughput is not None:
+        throughput(rows, plot)
+        console.print(f"wrote {plot}")
+    _conclude(console, [not row.failed for row in rows], "cells without an error")
+
+
+def _measured(backends: Sequence[Backend], seconds: float) -> list[Measurement]:
+    """Return what is measured, shown as it goes on, up to Ctrl-C."""
+    rows: list[Measurement] = []
+    total = len(CELLS) * len(backends)
+    try:
+        with Console(stderr=True).status("measuring what the devices can do") as status:
+            for row in measure(backends, seconds):
+                rows.append(row)
+                status.update(f"{len(rows)} of {total} done, last {row.backend}: {row.cell}")
+    except KeyboardInterrupt:
+        warnings.warn(
+            f"interrupted after {len(rows)} of {total} cells", RuntimeWarning, stacklevel=2
+        )
+    return rows
+
+
+def _ceilings_table(rows: Sequence[Measurement]) -> Table:
+    table = Table("backend", "device", "copy GB/s", "product GFLOP/s", title="ceilings")
+    for row in {row.backend: row for row in rows}.values():
+        copy, product = row.ceilings
+        table.add_row(row.backend, row.device, f"{copy / 1e9:,.1f}", f"{product / 1e9:,.0f}")
+    return table
+
+
+def _throughput_table(rows: Sequence[Measurement]) -> Table:
+    """Return a table by batch, shape and number of models, the backends beneath each other."""
+    table = Table(
+        *("batch", "p", "k", "models", "backend", "n", "steps/s", "examples/s"),
+        *("examples × models/s", "GB/s", "of copy", "GFLOP/s", "of product"),
+        caption="bytes and operations as the algorithm needs them at least; shares of the ceilings",
+    )
+    measured = [row for row in rows if not row.reason]
+    ordered = sorted(measured, key=lambda row: (row.cell.batch or np.inf, *row.cell[1:]))
+    for _, group in groupby(ordered, lambda row: row.cell[:3]):
+        for row in group:
+            batch, p, k, m = row.cell
+            table.add_row(
+                *(f"{batch or 'full'}", f"{p:,}", f"{k:,}", f"{m}", row.backend),
+                f"{row.n:,}",
+                f"{1.0 / row.seconds:,.4g}",
+                f"{row.examples_per_second:,.0f}",
+                f"{m * row.examples_per_second:,.0f}",
+                f"{row.bytes_per_second / 1e9:,.3g}",
+                f"{row.bytes_share:.1%}",
+                f"{row.flops_per_second / 1e9:,.4g}",
+                f"{row.flops_share:.1%}",
+            )
+        table.add_section()
+    return table
+
+
+def _save_measurements(rows: Sequence[Measurement], out: Path) -> None:
+    records = [row.record() for row in rows]
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    about = json.dumps(machine(), indent=2, ensure_ascii=False)
+    out.with_suffix(".json").write_text(about + "\n", encoding="utf-8")
 
 
 @app.command("check-gradient")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from xplinear.bench import Measurement
+
 try:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
@@ -19,10 +22,12 @@ except ImportError as error:
     _MESSAGE = "pictures need matplotlib: pip install 'xplinear[plot]'"
     raise ImportError(_MESSAGE) from error
 
-__all__ = ["learning_curve", "validation_curve"]
+__all__ = ["learning_curve", "throughput", "validation_curve"]
 
 # Distinct for colour-blind readers; the line styles keep them apart in grey.
 _BLUE, _VERMILION = "#0072B2", "#D55E00"
+_COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#000000")  # of Okabe and Ito
+_MARKERS = "osD^v"
 _DECADES = 1.0  # a loss that spans more than this is drawn on a logarithmic axis
 
 
@@ -154,6 +159,76 @@ def validation_curve(
     ax.legend(frameon=False)
     _write(ax, path, created)
     return ax
+
+
+def throughput(
+    measurements: Sequence[Measurement], path: str | os.PathLike[str] | None = None
+) -> Figure:
+    """Draw examples × models per second against the number of models, a line per backend.
+
+    One panel per size of the problem and of the batch; lines that rise show what a model gains
+    from a stack.
+
+    Parameters
+    ----------
+    measurements : sequence of Measurement
+        What `xplinear.bench.measure` yields; cells that were skipped are not drawn.
+    path : path-like, optional
+        Write the picture there, in the format of the suffix.
+
+    Raises
+    ------
+    ValueError
+        If nothing was measured.
+
+    Examples
+    --------
+    >>> from xplinear.bench import Ceilings, Cell, Measurement
+    >>> cell = Cell(batch=64, p=784, k=10, m=1)
+    >>> figure = throughput([Measurement("numpy", "cpu", cell, Ceilings(1e10, 1e11), 640, 9, 1e-4)])
+    >>> figure.axes[0].get_title()
+    'batch 64, p = 784, k = 10'
+    """
+    drawn = [row for row in measurements if not row.reason]
+    if not drawn:
+        msg = "nothing was measured that could be drawn"
+        raise ValueError(msg)
+    shapes = sorted({row.cell[1:3] for row in drawn})
+    batches = sorted({row.cell.batch for row in drawn}, key=lambda batch: batch or np.inf)
+    backends = list(dict.fromkeys(row.backend for row in drawn))
+    size = (3.2 * len(batches) + 1.6, 2.8 * len(shapes))
+    figure, axes = plt.subplots(
+        len(shapes),
+        len(batches),
+        figsize=size,
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax, (shape, batch) in zip(axes.flat, product(shapes, batches), strict=True):
+        for name, colour, marker in zip(backends, cycle(_COLOURS), cycle(_MARKERS)):
+            points = sorted(
+                (row.cell.m, row.cell.m * row.examples_per_second)
+                for row in drawn
+                if (row.backend, row.cell[:3]) == (name, (batch, *shape))
+            )
+            xy = tuple(zip(*points, strict=True)) or ((), ())
+            ax.plot(*xy, color=colour, marker=marker, ms=4, label=name)
+        rows = "full batch" if batch is None else f"batch {batch:,}"
+        models = sorted({row.cell.m for row in drawn})
+        ax.set(xscale="log", yscale="log", title=f"{rows}, p = {shape[0]}, k = {shape[1]}")
+        ax.set_xticks(models, [f"{m}" for m in models])
+        ax.minorticks_off()
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.3)
+    figure.supxlabel("models in the stack")
+    figure.supylabel("examples × models per second")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center")
+    if path is not None:
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+    return figure
 
 
 def _write(ax: Axes, path: str | os.PathLike[str] | None, created: Figure | None) -> None:
