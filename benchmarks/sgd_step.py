@@ -10,7 +10,7 @@ keeps the penalty's prox exact, and never leaves out the incomplete last batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -62,15 +62,15 @@ def xplinear_epochs(name: str, X: np.ndarray, y: np.ndarray, *, accelerate: bool
     return Contender(epoch, -(-len(X) // BATCH))
 
 
-def torch_loop(X: np.ndarray, y: np.ndarray) -> Contender:
+def torch_loop(X: np.ndarray, y: np.ndarray, device: str = "cpu") -> Contender:
     import torch
 
-    rows, labels = torch.from_numpy(X), torch.from_numpy(y)
-    model = torch.nn.Linear(X.shape[1], K)
+    rows, labels = torch.from_numpy(X).to(device), torch.from_numpy(y).to(device)
+    model = torch.nn.Linear(X.shape[1], K, device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=ALPHA)
 
     def epoch() -> float:
-        order = torch.randperm(len(rows))
+        order = torch.randperm(len(rows), device=device)
         for start in range(0, len(rows), BATCH):
             batch = order[start : start + BATCH]
             loss = torch.nn.functional.cross_entropy(model(rows[batch]), labels[batch])
@@ -122,29 +122,34 @@ CONTENDERS: dict[str, Callable[..., Contender]] = {
 }
 
 
-def main(*, quick: bool = False, only: str = "") -> None:
-    """Measure; --quick makes 3 epochs over a tenth of the rows, --only TEXT filters by name."""
-    X, y, source = rows()
-    X, y, epochs = (X[::10].copy(), y[::10].copy(), 3) if quick else (X, y, EPOCHS)
+def alternate(
+    kinds: Mapping[str, Callable[..., Contender]], X: np.ndarray, y: np.ndarray, epochs: int
+) -> dict[str, list[float]]:
+    """Return the microseconds per step of each contender's epochs, the warm-up first.
+
+    A contender whose library or device is not there is left out.
+    """
     contenders: dict[str, Contender] = {}
-    for name, prepare in CONTENDERS.items():
-        if only not in name:
-            continue
+    for name, prepare in kinds.items():
         try:
             contenders[name] = prepare(X, y)
         except (ImportError, xl.BackendError) as error:
             print(f"{name} left out: {error}")
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    micro: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(1 + epochs):
         for name, contender in contenders.items():
             start = time.perf_counter()
             contender.epoch()
-            seconds[name].append(time.perf_counter() - start)
+            micro[name].append(1e6 * (time.perf_counter() - start) / contender.steps)
+    return micro
 
-    micro = {
-        name: [1e6 * s / contenders[name].steps for s in measured[1:]]
-        for name, measured in seconds.items()
-    }
+
+def main(*, quick: bool = False, only: str = "") -> None:
+    """Measure; --quick makes 3 epochs over a tenth of the rows, --only TEXT filters by name."""
+    X, y, source = rows()
+    X, y, epochs = (X[::10].copy(), y[::10].copy(), 3) if quick else (X, y, EPOCHS)
+    kinds = {name: prepare for name, prepare in CONTENDERS.items() if only in name}
+    micro = {name: measured[1:] for name, measured in alternate(kinds, X, y, epochs).items()}
     own = median(micro["xplinear, NumPy"])
     report(
         f"sgd_step_{only}" if only else "sgd_step",

@@ -38,7 +38,10 @@ Machine: TypeAlias = dict[str, Any]
 
 
 def machine() -> Machine:
-    """Return processor, cores, memory, GPUs if any, system, library versions and date.
+    """Return processor, cores, memory, load, GPUs if any, system, library versions and date.
+
+    The load is the mean number of programs that ran or waited in the last 1, 5 and 15 minutes,
+    the measurement itself included: more than the cores means that others took part of them.
 
     Examples
     --------
@@ -49,6 +52,7 @@ def machine() -> Machine:
         "cpu": _cpu_model(),
         "cores": joblib.cpu_count(),
         "memory_gib": _memory_gib(),
+        "load": _load(),
         "os": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "xplinear": xplinear.__version__,
@@ -76,6 +80,13 @@ def _memory_gib() -> float:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError):  # Windows has no sysconf
         return float("nan")
+
+
+def _load() -> list[float]:
+    try:
+        return [round(load, 1) for load in os.getloadavg()]
+    except (AttributeError, OSError):  # Windows has none
+        return []
 
 
 def _gpus() -> list[dict[str, str]]:
