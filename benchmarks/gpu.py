@@ -99,20 +99,21 @@ def contenders() -> dict[str, Callable[..., Contender]]:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw a bar per contender, xplinear's in black, its range as a line."""
+    """Draw a point per contender, xplinear's in black, with its fastest and slowest epoch."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 0.5 * len(rows) + 1.2), layout="constrained")
+    figure = Figure(figsize=(8, 0.45 * len(rows) + 1.3), layout="constrained")
     axes = figure.subplots()
-    names, middle = ([row[key] for row in rows] for key in ("contender", "us_per_step"))
-    fastest, slowest = (np.asarray([row[key] for row in rows]) for key in ("fastest", "slowest"))
-    colours = [COLOURS[name.partition(" ")[0].rstrip(",")] for name in names]
-    bars = axes.barh(names, middle, xerr=(middle - fastest, slowest - middle), color=colours)
-    for bar in bars:
-        bar.set_alpha(0.8)
-    axes.bar_label(bars, [f" {value:.0f}" for value in middle], label_type="center", color="white")
-    axes.invert_yaxis()
-    axes.set(xlabel="µs per step (median; fastest and slowest epoch)", title=f"SGD, batch {BATCH}")
+    for place, row in enumerate(rows):
+        middle, ends = row["us_per_step"], (row["fastest"], row["slowest"])
+        colour = COLOURS[row["contender"].partition(" ")[0].rstrip(",")]
+        axes.plot(ends, (place, place), color=colour, linewidth=2)
+        axes.plot(middle, place, "o", color=colour)
+        axes.annotate(f"{middle:.4g}", (middle, place), (0, 6), textcoords="offset points")
+    axes.set_yticks(range(len(rows)), [row["contender"] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.8)
+    axes.set(xscale="log", xlabel="µs per step: median, fastest and slowest epoch")
+    axes.grid(axis="x", which="both", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 

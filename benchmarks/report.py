@@ -61,7 +61,7 @@ def report(name: str, rows: Sequence[Mapping[str, Any]], *, quick: bool, **setti
     table = Table(*rows[0], title=name)
     for row in rows:
         table.add_row(*(str(_short(value)) for value in row.values()))
-    console = Console()
+    console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     console.print(f"wrote {path}")
     return path

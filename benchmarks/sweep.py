@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from benchmarks.problems import PROBLEMS, Host, Problem, objective
 from benchmarks.report import report
 from xplinear.data import ArrayData
 from xplinear.estimator import linear_coefficients
-from xplinear.sweep import Grid, stacks
+from xplinear.minimize import Progress
+from xplinear.sweep import Grid, Stack, stacks
 
 CS = np.logspace(-6, 5, 45)
 STRIDE, FOLDS, MAX_ITER = 5, 5, 200
@@ -51,14 +53,25 @@ def path(problem: Problem, tol: float) -> tuple[float, list[tuple[Host, Host]]]:
     data = ArrayData(problem.X, problem.y.astype(np.int32), backend=backend)
     loss, alpha = backend.accelerated(xl.losses.SoftmaxLoss()), np.ones(1, np.float32)
     F = xl.Objective(loss, xl.penalties.L2Penalty(), alpha, data, problem.k)
-    all_rows, nothing = np.ones((n, 1), np.float32), np.zeros((n, 0), np.float32)
-    grid = Grid(1 / (CS * n), [None], all_rows, nothing, [], problem.y)
     fits = [
         linear_coefficients(stack.params([i]))
-        for stack in stacks(F, xl.solvers.LBFGS(tol=tol), grid, None)
+        for stack in on_all_rows(F, 1 / (CS * n), tol)
         for i in range(len(stack.at))
     ]
     return time.perf_counter() - start, [(coef[0], intercept[0]) for coef, intercept in fits]
+
+
+def on_all_rows(
+    F: xl.Objective,
+    alphas: Host,
+    tol: float,
+    callback: Callable[[range, Progress], bool] | None = None,
+) -> Iterator[Stack]:
+    """Solve all strengths, from strong to weak, without folds."""
+    asarray, n = F.data.backend.asarray, F.data.n
+    all_rows, nothing = asarray(np.ones((n, 1), np.float32)), asarray(np.zeros((n, 0), np.float32))
+    grid = Grid(alphas, [None], all_rows, nothing, [], np.zeros(n))
+    return stacks(F, xl.solvers.LBFGS(tol=tol), grid, callback)
 
 
 def search(problem: Problem, tol: float) -> tuple[float, xl.LinearClassifierCV]:

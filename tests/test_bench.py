@@ -93,7 +93,7 @@ class TestMeasure:
 
     def test_an_epoch_visits_every_row_and_learns_something(self, backend):
         F = bench.random_problem(backend.backend, n=640, p=20, k=3, m=2)
-        epoch = bench._epoch(F, 64)
+        epoch = bench.epoch(F, 64)
         losses = [backend.to_numpy(epoch()[0]) for _ in range(5)]
         assert losses[0].shape == (2,)
         assert (losses[-1] < losses[0]).all()

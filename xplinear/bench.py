@@ -46,6 +46,8 @@ __all__ = [
     "Ceilings",
     "Cell",
     "Measurement",
+    "epoch",
+    "evaluation",
     "measure",
     "measure_ceilings",
     "median_seconds",
@@ -383,7 +385,7 @@ def _measured(
 
     try:
         F = random_problem(backend, n, cell.p, cell.k, cell.m)
-        run = _evaluation(F) if cell.batch is None else _epoch(F, cell.batch)
+        run = evaluation(F) if cell.batch is None else epoch(F, cell.batch)
         seconds, repeats = median_seconds(backend, run, share)
     except Exception as error:  # noqa: BLE001 - one broken cell must not lose all others
         what = str(error).strip().partition("\n")[0]
@@ -411,8 +413,16 @@ def _rows(cell: Cell, ceilings: Ceilings, seconds: float, most_bytes: int) -> in
     return size * max(1, int(rows / size))
 
 
-def _epoch(F: Objective, batch_size: int) -> Callable[[], tuple[Array, ...]]:
-    """Return an epoch of SGD, which goes on where the last one ended."""
+def epoch(F: Objective, batch_size: int) -> Callable[[], tuple[Array, ...]]:
+    """Return an epoch of SGD to be timed, which goes on where the last one ended.
+
+    Examples
+    --------
+    >>> F = random_problem(get_backend("numpy"), n=128, p=4, k=3, m=2)
+    >>> loss, W = epoch(F, batch_size=64)()
+    >>> loss.shape, W.shape
+    ((2,), (4, 2, 3))
+    """
     solver = SGD(schedule="constant", batch_size=batch_size, learning_rate=1e-3)
     # The objective at the start does not matter: a few rows give it sooner.
     few = replace(F, data=ArrayData(*F.data.sample(16), backend=F.data.backend))
@@ -426,8 +436,16 @@ def _epoch(F: Objective, batch_size: int) -> Callable[[], tuple[Array, ...]]:
     return run
 
 
-def _evaluation(F: Objective) -> Callable[[], tuple[Array, ...]]:
-    """Return an evaluation of loss and gradient on all rows."""
+def evaluation(F: Objective) -> Callable[[], tuple[Array, ...]]:
+    """Return an evaluation of loss and gradient on all rows, to be timed.
+
+    Examples
+    --------
+    >>> F = random_problem(get_backend("numpy"), n=128, p=4, k=3, m=2)
+    >>> loss, gradient = evaluation(F)()
+    >>> loss.round(4).tolist()
+    [1.0986, 1.0986]
+    """
     params = F.zeros()
 
     def run() -> tuple[Array, ...]:
