@@ -14,7 +14,7 @@ bytes  4 r (p + 1): rows and labels read once, and the weights, 4 (p + 1) m k by
 The shares compare these rates with two ceilings, measured in the same run by the same library:
 a copy of a large array (read and written), and a product of large square float32 matrices. A
 share can exceed 1: of the copy where the rows stay in a cache, or where the library copies on
-one core but multiplies on all.
+one core but multiplies on all; of either where other programs slowed the ceiling down.
 
 The time of a step is that of an epoch divided by its steps: shuffling, gathering the rows and
 the bookkeeping of an epoch are in it; an epoch of few steps makes them look dearer.
