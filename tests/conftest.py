@@ -86,11 +86,11 @@ class BackendCase:
         )
 
 
-def _has_gpu() -> bool:
-    if find_spec("cupy") is None:
+def _works(name: str) -> bool:
+    if find_spec(name.partition(":")[0]) is None:
         return False
     try:
-        get_backend("cupy")
+        get_backend(name)
     except BackendError:
         return False
     return True
@@ -105,8 +105,9 @@ def _cases() -> Iterator[Any]:
         yield pytest.param(("torch", False), id="torch")
     if find_spec("jax") is not None:
         yield pytest.param(("jax:cpu", False), id="jax")
-    if _has_gpu():
-        yield pytest.param(("cupy", False), id="cupy", marks=pytest.mark.cuda)
+    for name in ("cupy", "torch:cuda", "jax:cuda"):
+        if _works(name):
+            yield pytest.param((name, False), id=name, marks=pytest.mark.cuda)
 
 
 @pytest.fixture(scope="session", params=list(_cases()))

@@ -248,6 +248,8 @@ class Backend:
         ``fetch(x) -> numpy.ndarray``.
     fold : callable
         Folds an update over mini-batches; see `fold_in_python`.
+    plain_fold : callable, optional
+        The fold of `reference`, where ``fold`` needs updates that can be recorded.
     block_bytes : int
         Working set of one block of rows in a full pass.
     free_columns : int
@@ -284,6 +286,7 @@ class Backend:
     move: Callable[[Any], Array]
     fetch: Callable[[Array], np.ndarray[Any, Any]]
     fold: Callable[..., Any]
+    plain_fold: Callable[..., Any] | None = None
     block_bytes: int = 16 * 2**20
     free_columns: int = 1
     free_memory: Callable[[], int] = free_host_memory
@@ -326,4 +329,4 @@ class Backend:
 
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""
-        return replace(self, kernels=MappingProxyType({}))
+        return replace(self, kernels=MappingProxyType({}), fold=self.plain_fold or self.fold)

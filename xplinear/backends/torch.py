@@ -1,9 +1,11 @@
-"""PyTorch: CPU, CUDA and MPS tensors."""
+"""PyTorch: CPU, CUDA and MPS tensors; on CUDA an epoch replays one captured mini-batch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from threading import Lock
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -21,6 +23,101 @@ from xplinear.backends.base import (
 
 __all__ = ["describe", "follow", "select"]
 
+_WARM_UP = 3  # mini-batches before the capture: libraries set themselves up in their first calls
+_WORTH_A_CAPTURE = 64  # mini-batches
+_one_capture = Lock()  # at a time in a process, CUDA demands
+
+_Capture = Callable[[Callable[[], None]], Callable[[], None]]
+
+
+def _tensors(part: Any) -> list[torch.Tensor]:
+    """Return the tensors in nested tuples."""
+    if isinstance(part, tuple):
+        return [tensor for a in part for tensor in _tensors(a)]
+    return [part] if isinstance(part, torch.Tensor) else []
+
+
+def _copied(part: Any) -> Any:
+    """Return nested tuples with every tensor copied."""
+    if isinstance(part, tuple):
+        copies = [_copied(a) for a in part]
+        return type(part)(*copies) if hasattr(part, "_fields") else tuple(copies)
+    return part.clone() if isinstance(part, torch.Tensor) else part
+
+
+def _fold_by(
+    capture: _Capture,
+    update: Callable[..., Any],
+    static: Sequence[Hashable],
+    carry: Any,
+    data: Sequence[torch.Tensor | None],
+    rows: torch.Tensor,
+    schedule: Sequence[float],
+    size: int,
+    *args: Any,
+) -> Any:
+    """Fold as `fold_in_python` does, the whole batches by replays of one captured update.
+
+    ``capture`` records the work of a function and returns what repeats it. A recording knows
+    addresses, not values: the carry is updated in place, and a counter in device memory finds
+    the batch.
+    """
+    fold = partial(fold_in_python, update, static, xp=xp)
+    whole = rows.shape[0] // size
+    if whole < _WORTH_A_CAPTURE:
+        return fold(carry, data, rows, schedule, size, *args)
+    first, last = _WARM_UP * size, whole * size
+    # What the caller passed must not change; what warm-up passed on unchanged is the caller's.
+    carry = _copied(fold(carry, data, rows[:first], schedule[:_WARM_UP], size, *args))
+    batches = torch.reshape(rows[first:last], (-1, size))
+    device, dtype = rows.device, _tensors(carry)[0].dtype
+    factors = torch.asarray(schedule[_WARM_UP:whole], dtype=dtype, device=device)
+    counter = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def step() -> None:
+        index, factor = (torch.index_select(a, 0, counter)[0] for a in (batches, factors))
+        batch = tuple(None if a is None else torch.index_select(a, 0, index) for a in data)
+        updated = update(*static, carry, batch, factor, *args)
+        for old, new in zip(_tensors(carry), _tensors(updated), strict=True):
+            old.copy_(new)
+        counter.add_(1)
+
+    replay = capture(step)
+    for _ in range(whole - _WARM_UP):
+        replay()
+    return fold(carry, data, rows[last:], schedule[whole:], size, *args)
+
+
+@cache  # cuBLAS keeps a workspace for every stream it has seen
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def _captured(stream: torch.cuda.Stream, function: Callable[[], None]) -> Callable[[], None]:
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on using CUDA meanwhile.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        function()
+    return graph.replay
+
+
+def _fold_on(device: torch.device, *args: Any) -> Any:
+    """Fold by a CUDA graph, on a stream of its own: the default one cannot be captured."""
+    with _one_capture, torch.cuda.device(device):
+        outer, stream = torch.cuda.current_stream(), _side_stream(device)
+        stream.wait_stream(outer)
+        with torch.cuda.stream(stream):
+            carry = _fold_by(partial(_captured, stream), *args)
+        outer.wait_stream(stream)
+    return carry
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
 
 def _on(device: torch.device) -> Backend:
     def move(x: Any) -> torch.Tensor:
@@ -32,14 +129,17 @@ def _on(device: torch.device) -> Backend:
             array = array.copy()
         return torch.from_numpy(array).to(device)
 
+    in_python = partial(fold_in_python, xp=xp)
     backend = Backend(
         name="torch" if device.type == "cpu" else f"torch:{device}",
         xp=xp,
         device=device,
         move=move,
         fetch=_fetch,
-        fold=partial(fold_in_python, xp=xp),
+        fold=in_python,
+        plain_fold=in_python,
         block_bytes=16 * 2**20 if device.type == "cpu" else 256 * 2**20,
+        synchronize=partial(_synchronize, device),
         free_columns=1 if device.type == "cpu" else GPU_COLUMNS,
         free_memory=free_host_memory,
         out_of_memory=_out_of_memory,
@@ -48,10 +148,10 @@ def _on(device: torch.device) -> Backend:
         return backend
     return replace(
         backend,
+        fold=partial(_fold_on, device),
         free_memory=partial(_free_gpu_memory, device),
         upload=partial(upload_ahead, copier=partial(_Copies, device)),
         release_memory=torch.cuda.empty_cache,
-        synchronize=torch.cuda.synchronize,
     )
 
 
@@ -96,7 +196,8 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _free_gpu_memory(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0]
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def _fetch(x: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -107,14 +208,11 @@ def _fetch(x: torch.Tensor) -> np.ndarray[Any, Any]:
 def select(device: str) -> Backend:
     """Return the backend on ``cpu`` (the default), ``cuda``, ``cuda:1``, ``mps`` ..."""
     try:
-        chosen = torch.device(device or "cpu")
-        torch.empty(0, device=chosen)
+        # A tensor's device has its number, as in "cuda:0": the name `follow` gives.
+        return _on(torch.empty(0, device=device or "cpu").device)
     except (RuntimeError, AssertionError) as error:
         msg = f"torch {torch.__version__} has no device {device!r} here ({error})"
         raise BackendError(msg) from error
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", torch.cuda.current_device())
-    return _on(chosen)
 
 
 def follow(x: torch.Tensor) -> Backend:
