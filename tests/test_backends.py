@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -16,6 +19,23 @@ def test_names_select_and_come_back(backend):
     again = xl.get_backend(backend.backend.name)
     assert again.name == backend.backend.name
     assert again.device == backend.backend.device
+
+
+@pytest.mark.skipif(find_spec("jax") is None, reason="jax is not installed")
+def test_jax_stays_on_the_device_of_that_number():
+    script = """
+import numpy as np, xplinear as xl
+from xplinear.backends import backend_of
+first, second = (xl.get_backend(f"jax:cpu:{number}") for number in (0, 1))
+assert (first.name, second.name) == ("jax", "jax:cpu:1")
+X, y = np.random.default_rng(0).standard_normal((100, 3)), np.arange(100) % 3
+clf = xl.LinearClassifier(solver="sgd", backend=second, max_iter=2).fit(X, y)
+assert backend_of(clf.predict(second.asarray(X))).name == backend_of(clf.coef_).name
+assert clf.coef_.devices() == {second.device}
+second.synchronize()
+"""
+    two = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=two, timeout=300)
 
 
 def test_an_array_knows_its_backend(backend):
@@ -41,8 +61,12 @@ def test_a_backend_pickles_by_name(backend):
     assert pickle.loads(pickle.dumps(backend.backend)).name == backend.backend.name
 
 
-def test_synchronize_waits_for_nothing_on_a_cpu(backend):
-    assert backend.backend.synchronize() is None
+def test_synchronize_waits(backend):
+    x = backend.asarray(np.ones((50, 50)))
+    for _ in range(20):
+        x = x @ x / 50.0
+    backend.backend.synchronize()
+    assert not hasattr(x, "is_ready") or x.is_ready()
 
 
 def test_auto_is_a_gpu_or_numpy():

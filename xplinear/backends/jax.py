@@ -74,7 +74,8 @@ def _fold(
 ) -> Any:
     """Fold as `fold_in_python` does: one scan over the whole batches, then the incomplete one."""
     whole = rows.shape[0] // size
-    factors = jnp.asarray(schedule, dtype=jax.tree.leaves(carry)[0].dtype)
+    # From the host, straight to the device of the rest.
+    factors = np.asarray(schedule, dtype=jax.tree.leaves(carry)[0].dtype)
     if whole:
         batches = jnp.reshape(rows[: whole * size], (whole, size))
         carry = _jit(_scan, update, static)(carry, batches, factors[:whole], data, *args)
@@ -102,7 +103,9 @@ def _on(device: Any) -> Backend:
         return jax.device_put(x if isinstance(x, jax.Array) else np.asarray(x), device)
 
     def synchronize() -> None:
-        jax.device_put(0.0, device).block_until_ready()
+        """Wait for all results: a new transfer would overtake what is being computed."""
+        arrays = jax.live_arrays(device.platform)
+        jax.block_until_ready([a for a in arrays if device in a.devices()])
 
     return Backend(
         name="jax" if device == jax.devices()[0] else f"jax:{device.platform}:{device.id}",
@@ -123,10 +126,11 @@ def _on(device: Any) -> Backend:
 
 def select(device: str) -> Backend:
     """Return the backend on JAX's default device, or on ``cpu``, ``cuda``, ``cuda:1`` ..."""
-    platform, _, index = device.partition(":")
+    platform, _, number = device.partition(":")
     try:
-        return _on(jax.devices(platform or None)[int(index or 0)])
-    except (RuntimeError, IndexError, ValueError) as error:
+        devices = {a.id: a for a in jax.devices(platform or None)}
+        return _on(devices[int(number or min(devices))])
+    except (RuntimeError, KeyError, ValueError) as error:
         msg = f"JAX {jax.__version__} has no device {device!r} here ({error})"
         raise BackendError(msg) from error
 
