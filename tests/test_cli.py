@@ -361,6 +361,7 @@ class TestBadInput:
             ("--backend=matlab", "unknown backend 'matlab'"),
             ("--backend=numpy:7", "NumPy has no device '7'"),
             ("--dtype=float8", "float8"),
+            ("--precision=tf32", "precision='tf32' multiplies float32"),
             ("--alpha=-1", "alpha must be a finite number"),
             ("--batch-size=0", "batch_size"),
             ("--learning-rate=fast", "'auto' or a number is needed, got 'fast'"),

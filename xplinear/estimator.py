@@ -17,7 +17,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from xplinear.backends import Backend, backend_of, chosen_backend, get_backend
+from xplinear.backends import (
+    Backend,
+    backend_of,
+    chosen_backend,
+    get_backend,
+    matmul_precision,
+)
 from xplinear.certificate import Certificate, certify
 from xplinear.data import Block, Data, data_of
 from xplinear.losses import LOSSES, Loss
@@ -32,6 +38,7 @@ from xplinear.validation import (
     check_features,
     check_labels,
     check_lengths,
+    check_precision,
     check_weights,
     computation_dtype,
     encode_labels,
@@ -136,24 +143,29 @@ def _print_progress(progress: Progress) -> None:
 
 
 def _warn_at_the_floor(
-    objective: Objective, solver: LBFGS | ProximalLBFGS | Smoothing, result: Result
+    objective: Objective,
+    solver: LBFGS | ProximalLBFGS | Smoothing,
+    result: Result,
+    precision: str,
 ) -> None:
     """Say so when rounding, not ``tol``, ended the run."""
     floored = np.asarray(result.reasons) == "rounding"
     if floored.any():
-        bits = objective.xp.finfo(objective.data.dtype).bits
         measure = "gap" if isinstance(solver, Smoothing) else "gradient"
         measured = f"{measure} {result.residual[floored].max():.0e}"
-        message = at_the_floor(bits, measured, solver.tol)
+        message = at_the_floor(objective, precision, measured, solver.tol)
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
-def at_the_floor(bits: int, measured: str, tol: float) -> str:
-    """Return what rounding in floats of so many bits prevented, and what to do."""
-    remedy = "" if bits == 64 else "use dtype='float64' or "
+def at_the_floor(objective: Objective, precision: str, measured: str, tol: float) -> str:
+    """Return what rounding prevented, and what to do."""
+    floor, remedy = f"float{objective.xp.finfo(objective.data.dtype).bits}", ""
+    if precision == "tf32":
+        floor, remedy = precision, "use precision='float32' or "
+    elif floor == "float32":
+        remedy = "use dtype='float64' or "
     return (
-        f"stopped at the float{bits} floor: relative {measured}, above tol={tol:g}; "
-        f"{remedy}raise tol"
+        f"stopped at the {floor} floor: relative {measured}, above tol={tol:g}; {remedy}raise tol"
     )
 
 
@@ -230,6 +242,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         None follows `xplinear.use_backend`, ``XPLINEAR_BACKEND``, or the library and device of X.
     dtype : "float32", "float64" or None
         Of the computation; None follows X. X itself is never converted as a whole.
+    precision : {"float32", "tf32"}, default "float32"
+        Of the products of float32 matrices during training. "tf32" makes them on the tensor cores
+        of a GPU, inputs rounded to 10 bits: for SGD, and not for a small ``tol``. ``objective_``,
+        ``certificate_`` and predictions are computed in full float32 all the same. "float32" means
+        float32 whatever the settings of CuPy, torch or JAX, which come back after each call.
     accelerate : bool, default True
         Use the backend's own kernels where it has them.
     verbose : int, default 0
@@ -303,6 +320,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         backend: str | Backend | None = None,
         dtype: str | None = None,
+        precision: Literal["float32", "tf32"] = "float32",
         accelerate: bool = True,
         verbose: int = 0,
     ) -> None:
@@ -325,6 +343,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.backend = backend
         self.dtype = dtype
+        self.precision = precision
         self.accelerate = accelerate
         self.verbose = verbose
 
@@ -354,17 +373,18 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         start = None
         if self.warm_start and hasattr(self, "params_"):
             start = self._warm_params(problem)
-        result = minimize(
-            objective,
-            solver,
-            start,
-            validation_score=partial(accuracy, replace(objective, data=problem.held_out))
-            if problem.held_out
-            else None,
-            patience=self.n_iter_no_change,
-            min_improvement=self.tol,
-            callbacks=[*callbacks, *([_print_progress] if self.verbose else [])],
-        )
+        with matmul_precision(self.precision):
+            result = minimize(
+                objective,
+                solver,
+                start,
+                validation_score=partial(accuracy, replace(objective, data=problem.held_out))
+                if problem.held_out
+                else None,
+                patience=self.n_iter_no_change,
+                min_improvement=self.tol,
+                callbacks=[*callbacks, *([_print_progress] if self.verbose else [])],
+            )
         if result.reason == "max_iter" and not result.converged.all():
             warnings.warn(
                 f"stopped after max_iter={result.n_iter} iterations before tol={self.tol} was "
@@ -373,7 +393,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 stacklevel=2,
             )
         if isinstance(solver, _TO_THE_OPTIMUM):
-            _warn_at_the_floor(objective, solver, result)
+            _warn_at_the_floor(objective, solver, result, self.precision)
         self._keep(problem, result, certificate_of(objective, solver, result))
         self._sgd_state = None  # partial_fit starts anew from here
         return self
@@ -404,8 +424,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         solver = self._solver(objective, problem.seed, partial=True)
         start = self._warm_params(problem) if fitted else objective.zeros()
         previous = getattr(self, "_sgd_state", None)
-        state = solver.init(objective, start, previous)
-        result = minimize(objective, solver, state=state)
+        with matmul_precision(self.precision):
+            state = solver.init(objective, start, previous)
+            result = minimize(objective, solver, state=state)
         before = getattr(self, "history_", None) if previous is not None else None
         self._keep(problem, result, before=before)
         self._sgd_state = result.state
@@ -600,6 +621,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         )
         rows = X if isinstance(X, np.ndarray) else backend.asarray(X)
         dtype = computation_dtype(backend.asarray(rows[:1, :]), self.dtype, backend)
+        check_precision(self.precision, dtype, backend)
 
         def rows_at(index: np.ndarray[Any, Any]) -> Array:
             if isinstance(rows, np.ndarray):

@@ -69,9 +69,9 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         As in `LinearClassifier`.
     solver : str or Solver, default "auto"
         "auto" is a solver that goes to the optimum where there is one, else ``sgd``.
-    class_weight, random_state, backend, dtype, accelerate
+    class_weight, random_state, backend, dtype, precision, accelerate
         As in `LinearClassifier`; "balanced" weights are those of each fold's training rows, and
-        do not enter the scores.
+        do not enter the scores. Those are computed in full float32 always.
     verbose : int, default 0
         1 prints a line per stack.
 
@@ -144,6 +144,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         backend: str | Backend | None = None,
         dtype: str | None = None,
+        precision: Literal["float32", "tf32"] = "float32",
         accelerate: bool = True,
         verbose: int = 0,
     ) -> None:
@@ -167,6 +168,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.backend = backend
         self.dtype = dtype
+        self.precision = precision
         self.accelerate = accelerate
         self.verbose = verbose
 
@@ -210,7 +212,8 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         grid = self._grid(problem, sample_weight, groups, alphas, rates)
         scoring = self._scoring(objective.loss)
         run = Run(grid, callbacks)
-        for stack in stacks(objective, solver, grid, run.show if callbacks else None):
+        solved = stacks(objective, solver, grid, run.show if callbacks else None, self.precision)
+        for stack in solved:
             run.add(stack, scoring)
             if self.verbose:
                 alpha, mean = grid.alphas[stack.at[-1]], run.scores[stack.at[-1]].mean(axis=1).max()
@@ -218,7 +221,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             if stack.result.reason in ("callback", "interrupted"):
                 break
             del stack  # its state takes memory that the next one needs
-        run.warn(getattr(solver, "tol", self.tol), objective.xp.finfo(objective.data.dtype).bits)
+        run.warn(objective, self.precision, getattr(solver, "tol", self.tol))
         self._choose(template, problem, solver, run)
         return self
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from xplinear.backends import matmul_precision
 from xplinear.data import ArrayData, StreamedData
 from xplinear.estimator import at_the_floor, block_scores
 from xplinear.minimize import Progress, Result, minimize
@@ -176,6 +177,7 @@ def stacks(
     solver: Solver,
     grid: Grid,
     callback: Callable[[range, Progress], bool] | None,
+    precision: str = "float32",
 ) -> Iterator[Stack]:
     """Solve all models, stack by stack: each strength starts from the stronger ones before it.
 
@@ -202,13 +204,16 @@ def stacks(
             if isinstance(solver, SGD) and grid.rates[0] is not None:
                 rates = [cast(float, grid.rates[r]) for r, _ in lanes]
                 own = replace(solver, learning_rate=cast(Any, tuple(rates * len(at))))
-            result = _within_memory(
-                stack,
-                own,
-                follow=partial(_followed, stack, own, last, solved) if follows and last else None,
-                release=not follows or at.stop == len(grid.alphas),
-                callbacks=[partial(callback, at)] if callback else (),
-            )
+            with matmul_precision(precision):
+                result = _within_memory(
+                    stack,
+                    own,
+                    follow=partial(_followed, stack, own, last, solved)
+                    if follows and last
+                    else None,
+                    release=not follows or at.stop == len(grid.alphas),
+                    callbacks=[partial(callback, at)] if callback else (),
+                )
             if result is None and len(at) > 1:
                 depth = len(at) // 2
                 continue
@@ -394,7 +399,7 @@ class Run:
             r = int(mean[a].argmax())
         return a, r
 
-    def warn(self, tol: float, bits: int) -> None:
+    def warn(self, objective: Objective, precision: str, tol: float) -> None:
         """Say once how many models stopped before ``tol``, and why."""
         count = {reason: self.reasons.count(reason) for reason in ("max_iter", "rounding")}
         if count["max_iter"]:
@@ -410,6 +415,7 @@ class Run:
                 for a, reason in zip(self.residuals, self.reasons, strict=True)
                 if reason == "rounding"
             )
-            floor = at_the_floor(bits, f"gradient up to {worst:.0e}", tol)
+            measured = f"gradient up to {worst:.0e}"
+            floor = at_the_floor(objective, precision, measured, tol)
             message = f"{count['rounding']} of {len(self.reasons)} models {floor}"
             warnings.warn(message, ConvergenceWarning, stacklevel=3)

@@ -14,7 +14,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from xplinear.backends import Backend, backend_of
+from xplinear.backends import PRECISIONS, Backend, backend_of
 from xplinear.namespace import Array, accumulator, is_array
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "check_features",
     "check_labels",
     "check_lengths",
+    "check_precision",
     "check_weights",
     "computation_dtype",
     "encode_labels",
@@ -252,3 +253,24 @@ def computation_dtype(X: Array, dtype: str | None, backend: Backend) -> Any:
     if xp.isdtype(X.dtype, "integral"):
         return xp.float32 if xp.iinfo(X.dtype).bits <= 16 else widest
     return xp.float32 if xp.finfo(X.dtype).bits <= 32 else widest
+
+
+def check_precision(precision: str, dtype: Any, backend: Backend) -> None:
+    """Raise ValueError if ``precision`` is unknown, or no choice for this dtype and backend."""
+    if precision not in PRECISIONS:
+        msg = f"precision must be 'float32' or 'tf32', got {precision!r}"
+        raise ValueError(msg)
+    if precision == "float32":
+        return
+    if backend.xp.finfo(dtype).bits != 32:
+        msg = (
+            "precision='tf32' multiplies float32, but the computation is in float64; set "
+            "dtype='float32' or precision='float32'"
+        )
+        raise ValueError(msg)
+    if not backend.tensor_cores:
+        msg = (
+            f"precision='tf32' needs the tensor cores of a GPU, and backend {backend.name!r} has "
+            "none; set precision='float32', or a backend such as 'cupy', 'torch:cuda', 'jax:cuda'"
+        )
+        raise ValueError(msg)

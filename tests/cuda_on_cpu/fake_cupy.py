@@ -167,12 +167,15 @@ def installed() -> Iterator[None]:
         getDeviceProperties=lambda i: {"name": b"CPU"},
         CUDARuntimeError=CUDARuntimeError,
     )
-    cublas = _module(
-        "cupy.cuda.cublas",
-        sgemm=_gemm("float32"),
-        dgemm=_gemm("float64"),
-        CUBLAS_OP_N=0,
-        CUBLAS_OP_T=1,
+    gemms = {"sgemm": _gemm("float32"), "dgemm": _gemm("float64")}
+    modes = {"getMathMode": lambda handle: 0, "setMathMode": lambda handle, mode: None}
+    cublas = _module("cupy.cuda.cublas", **gemms, **modes, CUBLAS_OP_N=0, CUBLAS_OP_T=1)
+    linalg = _module(
+        "cupy._core._routines_linalg",
+        get_compute_type=lambda dtype: 0,
+        set_compute_type=lambda dtype, kind: None,
+        COMPUTE_TYPE_DEFAULT=0,
+        COMPUTE_TYPE_TF32=1,
     )
     driver = _module("cupy.cuda.driver", occupancyMaxActiveBlocksPerMultiprocessor=occupancy)
     cuda = _module(
@@ -189,6 +192,7 @@ def installed() -> Iterator[None]:
         ndarray=ndarray,
         cuda=cuda,
         RawKernel=RawKernel,
+        float32=np.float32,
         asarray=_device,
         asnumpy=np.array,
         ascontiguousarray=lambda x: np.ascontiguousarray(x).view(ndarray),
@@ -200,6 +204,8 @@ def installed() -> Iterator[None]:
     )
     modules = {
         "cupy": cupy,
+        "cupy._core": _module("cupy._core", _routines_linalg=linalg),
+        "cupy._core._routines_linalg": linalg,
         "cupy.cuda": cuda,
         "cupy.cuda.driver": driver,
         "cupy.cuda.cublas": cublas,

@@ -12,10 +12,17 @@ import os
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from xplinear.backends.base import Backend, BackendError, host_reads
+from xplinear.backends.base import (
+    PRECISIONS,
+    Backend,
+    BackendError,
+    host_reads,
+    matmul_precision,
+)
 
 __all__ = [
     "BACKENDS",
+    "PRECISIONS",
     "Backend",
     "BackendError",
     "BackendStatus",
@@ -24,6 +31,7 @@ __all__ = [
     "chosen_backend",
     "get_backend",
     "host_reads",
+    "matmul_precision",
     "use_backend",
 ]
 

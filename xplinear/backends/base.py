@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from xplinear.namespace import Array, Namespace
 
 __all__ = [
     "GPU_COLUMNS",
+    "PRECISIONS",
     "Backend",
     "BackendError",
     "Copier",
@@ -26,7 +28,9 @@ __all__ = [
     "fold_in_python",
     "free_host_memory",
     "host_reads",
+    "in_precision",
     "is_memory_error",
+    "matmul_precision",
     "read_ahead",
     "read_rows",
     "upload_ahead",
@@ -57,7 +61,40 @@ class _HostReads:
 
 
 host_reads = _HostReads()
+PRECISIONS = "float32", "tf32"
+_tf32: ContextVar[bool] = ContextVar("xplinear_tf32", default=False)
 GPU_COLUMNS = 512  # 30 to 45 models of ten classes cost a GPU about as much as one
+
+
+@contextmanager
+def matmul_precision(name: str) -> Generator[None]:
+    """Choose how backends with tensor cores multiply float32 matrices: ``float32`` or ``tf32``.
+
+    Whatever a backend compiles or folds within is concerned, whatever the settings of the library
+    it wraps.
+    """
+    token = _tf32.set(name == "tf32")
+    try:
+        yield
+    finally:
+        _tf32.reset(token)
+
+
+def in_precision(
+    products: Callable[[bool], AbstractContextManager[Any]],
+    function: Callable[..., Any],
+    *static: Hashable,
+) -> Callable[..., Any]:
+    """Return ``function`` with its static arguments bound, run in the precision chosen.
+
+    ``products(tf32)`` gives a context in which float32 matrices are multiplied in TF32, or not.
+    """
+
+    def call(*args: Any) -> Any:
+        with products(_tf32.get()):
+            return function(*static, *args)
+
+    return call
 
 
 def fold_in_python(
@@ -269,6 +306,8 @@ class Backend:
         ``compile(function, *static)`` gives ``function`` with its static arguments bound.
     double_precision : callable
         Gives a context in which float64 works on this backend.
+    tensor_cores : bool
+        Whether `matmul_precision` has a choice here.
     kernels : mapping
         Accelerated kernels by (loss type, operation): ``value_and_grad`` is called with the loss,
         then as its method; ``sgd`` as ``fold``, with the update and the arguments of `SGD`.
@@ -296,6 +335,7 @@ class Backend:
     synchronize: Callable[[], None] = lambda: None
     compile: Callable[..., Callable[..., Any]] = partial
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+    tensor_cores: bool = False
     kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(
         default_factory=lambda: MappingProxyType({})
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ import array_api_compat.cupy as xp
 import cupy
 import cupyx
 import numpy as np
+from cupy._core import _routines_linalg as linalg
 from cupy.cuda import cublas, driver
 
 from xplinear.backends.base import (
@@ -19,6 +21,7 @@ from xplinear.backends.base import (
     Backend,
     BackendError,
     fold_in_python,
+    in_precision,
     is_memory_error,
     upload_ahead,
 )
@@ -47,6 +50,7 @@ _THREADS = 256  # of a block
 _WARP_CLASSES = 1024
 _ALIGNMENT = 8  # of packed weights: cuBLAS reads aligned rows faster
 _PIECE_BYTES = 256 * 2**20  # of rows gathered at a time
+_DEFAULT_MATH, _TF32_MATH = 0, 3  # of cublasMath_t
 # Chosen by counting bytes and barriers, not measured: batches and stacks of models up to which
 # one kernel for the whole epoch should beat matrix products.
 _SMALL_BATCH, _MOST_ROUNDS = 128, 4
@@ -296,10 +300,28 @@ def _by_products(epoch: _Epoch) -> cupy.ndarray | None:
     return losses
 
 
+@contextmanager
+def _products(tf32: bool) -> Generator[None]:
+    """Multiply float32 matrices in TF32, or not, whatever ``CUPY_TF32`` says."""
+    handle, before = cupy.cuda.device.get_cublas_handle(), linalg.get_compute_type(cupy.float32)
+    now = linalg.COMPUTE_TYPE_TF32 if tf32 else linalg.COMPUTE_TYPE_DEFAULT
+    mode = cublas.getMathMode(handle)
+    linalg.set_compute_type(cupy.float32, now)
+    cublas.setMathMode(handle, _TF32_MATH if tf32 else _DEFAULT_MATH)  # of our own products
+    try:
+        yield
+    finally:
+        linalg.set_compute_type(cupy.float32, before)
+        cublas.setMathMode(handle, mode)
+
+
 _KERNELS: dict[tuple[type, str], Callable[..., Any]] = {
     (loss, operation): kernel
     for loss in LOSSES.values()
-    for operation, kernel in (("value_and_grad", _value_and_grad), ("sgd", _sgd))
+    for operation, kernel in (
+        ("value_and_grad", _value_and_grad),
+        ("sgd", in_precision(_products, _sgd)),
+    )
 }
 
 
@@ -316,7 +338,9 @@ def _on(index: int) -> Backend:
         device=device,
         move=move,
         fetch=cupy.asnumpy,
-        fold=partial(fold_in_python, xp=xp),
+        fold=in_precision(_products, partial(fold_in_python, xp=xp)),
+        compile=partial(in_precision, _products),
+        tensor_cores=True,
         block_bytes=256 * 2**20,
         free_columns=GPU_COLUMNS,
         free_memory=lambda: device.mem_info[0] + cupy.get_default_memory_pool().free_bytes(),

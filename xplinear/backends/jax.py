@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from typing import Any
 
@@ -15,24 +16,22 @@ from xplinear.backends.base import (
     Backend,
     BackendError,
     free_host_memory,
+    in_precision,
     is_memory_error,
 )
 
 __all__ = ["describe", "follow", "select"]
 
-# JAX multiplies float32 in TF32 on recent GPUs unless told otherwise: parity would be lost.
-_full_precision = partial(jax.default_matmul_precision, "highest")
+
+def _products(tf32: bool) -> AbstractContextManager[None]:
+    """Multiply in TF32, or not: JAX does on recent GPUs unless told otherwise."""
+    return jax.default_matmul_precision("tensorfloat32" if tf32 else "highest")
 
 
 @cache
 def _jit(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
-    compiled = jax.jit(partial(function, *static))
-
-    def call(*args: Any) -> Any:
-        with _full_precision():
-            return compiled(*args)
-
-    return call
+    # jax.jit keeps what it compiled for each precision apart.
+    return in_precision(_products, jax.jit(partial(function, *static)))
 
 
 def _batch_update(
@@ -121,6 +120,7 @@ def _on(device: Any) -> Backend:
         compile=_jit,
         fold=_fold,
         double_precision=partial(jax.enable_x64, True),
+        tensor_cores=device.platform in ("cuda", "gpu"),
     )
 
 

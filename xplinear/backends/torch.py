@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from threading import Lock
@@ -18,6 +19,7 @@ from xplinear.backends.base import (
     BackendError,
     fold_in_python,
     free_host_memory,
+    in_precision,
     upload_ahead,
 )
 
@@ -112,6 +114,20 @@ def _fold_on(device: torch.device, *args: Any) -> Any:
     return carry
 
 
+@contextmanager
+def _products(tf32: bool) -> Generator[None]:
+    """Multiply float32 matrices in TF32, or not; the user's own setting comes back."""
+    matmul = torch.backends.cuda.matmul
+    new = hasattr(matmul, "fp32_precision")  # since torch 2.9; reading both would be an error
+    name, value = ("fp32_precision", "tf32" if tf32 else "ieee") if new else ("allow_tf32", tf32)
+    before = getattr(matmul, name)
+    setattr(matmul, name, value)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
+
+
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -148,7 +164,10 @@ def _on(device: torch.device) -> Backend:
         return backend
     return replace(
         backend,
-        fold=partial(_fold_on, device),
+        fold=in_precision(_products, _fold_on, device),
+        plain_fold=in_precision(_products, in_python),
+        compile=partial(in_precision, _products),
+        tensor_cores=True,
         free_memory=partial(_free_gpu_memory, device),
         upload=partial(upload_ahead, copier=partial(_Copies, device)),
         release_memory=torch.cuda.empty_cache,
