@@ -361,6 +361,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X : array of shape (n, p)
             Numbers of any dtype, from any supported library, read-only or strided; not sparse.
+            float16 and bfloat16 (of torch, JAX, ml_dtypes) take half the memory of float32 and
+            stay as they are: blocks of rows are converted on the way.
         y : array of shape (n,)
         sample_weight : array of shape (n,), optional
             At least 0, not all 0.

@@ -39,6 +39,11 @@ class Features(NamedTuple):
     names: HostArray | None
 
 
+def _is_bfloat16(X: Array) -> bool:
+    """Return whether X is bfloat16: in NumPy a dtype of ml_dtypes that NumPy cannot classify."""
+    return "bfloat16" in str(X.dtype)
+
+
 def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Features]:
     """Return X as a finite numeric array ``(n, p)`` where it lives, and what its columns are.
 
@@ -54,7 +59,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
         vars(probe).update(
             {key: value for key, value in vars(estimator).items() if key.endswith("_in_")}
         )
-    if is_array(X) and not isinstance(X, np.ndarray):
+    if is_array(X) and (not isinstance(X, np.ndarray) or _is_bfloat16(X)):
         X = _check_device_array(estimator, X, reset=reset)
         return X, Features(X.shape[1], None)
     checked: Any = validate_data(probe, cast(Any, X), reset=reset, dtype="numeric")
@@ -72,13 +77,13 @@ def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
     if n == 0 or p == 0:
         msg = f"X is empty: {n} sample(s) and {p} feature(s) (shape={(n, p)}) while 1 is required"
         raise ValueError(msg)
-    if xp.isdtype(X.dtype, "complex floating"):
+    if not _is_bfloat16(X) and xp.isdtype(X.dtype, "complex floating"):
         msg = "Complex data not supported: X is complex; pass its real part"
         raise ValueError(msg)
     if not reset and p != estimator.n_features_in_:
         msg = f"X has {p} features, but {name} is expecting {estimator.n_features_in_} features"
         raise ValueError(msg)
-    if xp.isdtype(X.dtype, "real floating"):
+    if _is_bfloat16(X) or xp.isdtype(X.dtype, "real floating"):
         rows = max(1, _CHECK_BYTES // p)
         finite = xp.stack(
             [xp.all(xp.isfinite(X[i : min(i + rows, n), :])) for i in range(0, n, rows)]
@@ -248,7 +253,7 @@ def computation_dtype(X: Array, dtype: str | None, backend: Backend) -> Any:
             )
             raise ValueError(msg)
         return getattr(xp, name)
-    if xp.isdtype(X.dtype, "bool"):
+    if _is_bfloat16(X) or xp.isdtype(X.dtype, "bool"):
         return xp.float32
     if xp.isdtype(X.dtype, "integral"):
         return xp.float32 if xp.iinfo(X.dtype).bits <= 16 else widest

@@ -19,7 +19,15 @@ def _on(device: Any) -> Backend:
     def move(x: Any) -> Any:
         if isinstance(x, type(xp.empty(0))):
             return x if x.device == device else xp.asarray(_fetch(x), device=device)
-        return xp.asarray(np.asarray(x), device=device)
+        array = np.asarray(x)
+        try:
+            return xp.asarray(array, device=device)
+        except TypeError as error:
+            msg = (
+                f"array-api-strict has no arrays of dtype {array.dtype}; convert them to float32, "
+                "or choose another backend"
+            )
+            raise TypeError(msg) from error
 
     name = "array_api_strict" if device == _CPU else f"array_api_strict:{_name(device)}"
     return Backend(

@@ -140,6 +140,8 @@ def _on(device: torch.device) -> Backend:
         if isinstance(x, torch.Tensor):
             return x.detach().to(device)
         array = np.asarray(x)
+        if array.dtype.name == "bfloat16":  # of ml_dtypes: torch reads its bits only
+            return move(array.view(np.int16)).view(torch.bfloat16)
         # torch shares memory with NumPy but has neither read-only nor negatively strided tensors.
         if not array.flags.writeable or any(stride < 0 for stride in array.strides):
             array = array.copy()
