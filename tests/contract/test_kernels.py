@@ -76,11 +76,11 @@ def test_value_and_grad(case: Any, loss: str, dtype: str) -> None:
     rng = np.random.default_rng(0)
     rtol = 1e-12 if dtype == "float64" else 1e-5
     reference = LOSSES[loss]()
-    for n, m, k in ((1, 1, 2), (40, 1, 10), (40, 3, 4), (5, 2, 300), (2, 1, 1500)):
+    for n, m, k in ((1, 1, 2), (40, 1, 10), (40, 3, 4), (5, 2, 300), (2, 1, 1500), (1, 1, 100_000)):
         for scale in (1e-3, 1.0, 1e4):
             Z = case.asarray(scale * rng.standard_normal((n, m, k)), dtype)
             for integer in ("int32", "int64"):
-                y = case.asarray(rng.integers(0, k, n), integer)
+                y = case.asarray(rng.integers(0, k, 2 * n), integer)[::2]  # as of a sample of rows
                 before = case.to_numpy(Z).copy()
                 ours = kernel(reference, Z, y, xp=case.xp)
                 np.testing.assert_array_equal(case.to_numpy(Z), before)
@@ -108,13 +108,22 @@ def test_value_and_grad_of_nan_ties_and_kinks(case: Any, loss: str) -> None:
 
 
 def after_epochs(
-    case: Any, solver: SGD, *, loss: str = "softmax", penalty: str = "l2", **problem: Any
+    case: Any,
+    solver: SGD,
+    *,
+    loss: str = "softmax",
+    penalty: str = "l2",
+    strided: bool = False,
+    **problem: Any,
 ) -> list[Any]:
     """Return what two epochs end with, by the kernel and by the reference."""
     result = []
     for backend in (case.backend, case.backend.reference()):
         one = replace(case, backend=backend)
         F = one.objective(backend.accelerated(LOSSES[loss]()), PENALTIES[penalty](), **problem)
+        if strided:
+            X = one.asarray(problem["X"].repeat(2, 0).repeat(3, 1), problem["dtype"])
+            F = replace(F, data=replace(F.data, X=X[::2, ::3]))
         state = solver.init(F, one.params(F))
         for _ in range(2):
             state = solver.step(F, state)
@@ -147,6 +156,8 @@ SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "common weights": (SMALL, rows() | {"s": weights[:, :1]}),
     "weights per model": (SMALL, rows() | {"s": weights[:, :2]}),
     "weights per fold": (SMALL, rows() | {"s": weights, "models": [2, 0]}),
+    "strided": (SMALL, rows() | {"strided": True}),
+    "columns first": (SMALL, rows() | {"X": np.asfortranarray(rows()["X"])}),
     "bytes": (SMALL, rows() | {"X": np.arange(185).reshape(37, 5) % 7, "stored": "uint8"}),
     "products": (PRODUCTS, rows(n=350)),
     "products, two classes": (PRODUCTS, rows(n=350, k=2)),
@@ -193,6 +204,7 @@ class TestEmulated:
         self, case: Any, emulated: Any, name: str
     ) -> None:
         solver, problem = SGD_CASES[name]
+        problem = {key: part for key, part in problem.items() if key != "strided"}
         one = case.asarray([1.0])
         with pytest.raises(AssertionError, match="the host read a value"):
             float(case.xp.sum(one) + one[0])

@@ -69,6 +69,7 @@ class RawKernel:
             subprocess.run([*command, str(EMULATION), "-o", str(building)], check=True)
             building.rename(library)
         self._launch = getattr(ctypes.CDLL(str(library)), f"launch_{name}")
+        self._name = name
         self._cooperative = enable_cooperative_groups
         self.kernel = SimpleNamespace(ptr=0)
         self.max_dynamic_shared_size_bytes = 48 * 1024
@@ -87,9 +88,11 @@ class RawKernel:
             blocks = Device().attributes["MultiProcessorCount"] * occupancy(0, block[0], shared_mem)
             assert grid[0] <= blocks, "the blocks do not fit at once"
         values = []
-        for a in args:
+        for i, a in enumerate(args):
             if isinstance(a, np.ndarray):
                 assert isinstance(a, ndarray), "an array of the host"
+                X = i == 0 and self._name in {"sgd", "gather"}
+                assert a.flags.c_contiguous or X, "strides the kernel is not told of"
                 values.append(ctypes.c_void_p(a.ctypes.data))
             else:
                 assert isinstance(a, np.generic), f"{a!r} has no dtype"
@@ -195,7 +198,7 @@ def installed() -> Iterator[None]:
         float32=np.float32,
         asarray=_device,
         asnumpy=np.array,
-        ascontiguousarray=lambda x: np.ascontiguousarray(x).view(ndarray),
+        ascontiguousarray=lambda x, dtype=None: np.ascontiguousarray(x, dtype).view(ndarray),
         empty=lambda shape, dtype: np.full(shape, 77, dtype).view(ndarray),
         empty_like=lambda x: np.full(x.shape, 77, x.dtype).view(ndarray),
         zeros=lambda shape, dtype: np.zeros(shape, dtype).view(ndarray),

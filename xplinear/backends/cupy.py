@@ -108,7 +108,7 @@ def _value_and_grad(
 ) -> tuple[cupy.ndarray, cupy.ndarray]:
     """Return losses ``(n, m)`` and their gradient ``(n, m, k)``: one launch for both."""
     del xp
-    Z, y = cupy.ascontiguousarray(Z), y.astype(np.int32, copy=False)
+    Z, y = cupy.ascontiguousarray(Z), cupy.ascontiguousarray(y, np.int32)
     n, m, k = Z.shape
     values, G = cupy.empty((n, m), Z.dtype), cupy.empty_like(Z)
     nothing = _pointer(None)
@@ -158,10 +158,10 @@ def _sgd(
         epoch = _Epoch(
             loss=loss.loss,
             X=X,
-            y=y.astype(np.int32, copy=False),
+            y=cupy.ascontiguousarray(y, np.int32),
             s=None if s is None else cupy.ascontiguousarray(s),
-            models=None if models is None else models.astype(np.int32, copy=False),
-            rows=rows.astype(np.int64, copy=False),
+            models=None if models is None else cupy.ascontiguousarray(models, np.int32),
+            rows=cupy.ascontiguousarray(rows, np.int64),
             schedule=np.asarray(schedule, real),
             size=min(size, len(rows)),
             centre=cupy.ascontiguousarray(steps.centre.T),
