@@ -6,7 +6,8 @@ of each left out and reported as ``first``. Here xplinear runs on every backend 
 besides it what users of a GPU write by hand: torch's eager loop (on CUDA where there is one, else
 on the CPU), the same step captured once as a CUDA graph and replayed, and JAX's
 ``jit(lax.scan)``. On a GPU JAX multiplies by hand in its default precision, TF32; xplinear
-always in float32.
+always in float32. Without a GPU the results go to ``results/quick/``: `benchmarks.sgd_step` is
+the one for CPUs.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ def main(*, quick: bool = False, epochs: int = EPOCHS, notes: str = "") -> None:
         for name, (first, *measured) in alternate(contenders(), X, y, epochs).items()
     ]
     settings = {"data": source, "shape": X.shape, "batch_size": BATCH, "epochs": epochs}
+    quick = quick or not any("cuda" in str(backend.device).lower() for backend in usable_backends())
     path = report("gpu", results, quick=quick, notes=notes, **settings)
     draw(results, path.with_suffix(".png"))
 
