@@ -18,7 +18,7 @@
 #define __global__
 #define __device__
 #define __restrict__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define SHARED(name) double* name = current->block->shared.data()
 #define PAUSE() give_way()
 

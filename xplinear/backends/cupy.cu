@@ -203,8 +203,9 @@ __device__ void product(const T* A, int a, int al, int rows, const T* B, int b, 
 // An epoch of mini-batch SGD in one launch. The blocks of a group share a model: each keeps
 // `width` packed features of W and of the rows at hand in shared memory, and its part of the
 // scores goes to the others through `exchange`; then all know the gradient in the scores. Groups
-// are independent: they take the models in turn. All blocks must run at once (cooperative launch).
-extern "C" __global__ void __launch_bounds__(256)
+// are independent: they take the models in turn. All blocks must run at once (cooperative launch),
+// so registers are kept to a fourth of a multiprocessor's, in double precision to half.
+extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 ? 4 : 2)
     sgd(const S* __restrict__ X, long long row_stride, long long column_stride,
         const int* __restrict__ y, const T* __restrict__ s, const int* __restrict__ models,
         const long long* __restrict__ rows, const T* __restrict__ factors,
