@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits, load_svmlight_file
@@ -223,7 +223,7 @@ def _checked(X: HostArray, y: HostArray | None, name: str) -> tuple[HostArray, H
 
 
 def _digits() -> _Parts:
-    X, y = load_digits(return_X_y=True)
+    X, y = cast(tuple[HostArray, HostArray], load_digits(return_X_y=True))
     return _Parts(X, y)
 
 

@@ -359,11 +359,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array of shape (n, p)
+        X : array or table of shape (n, p)
             Numbers of any dtype, from any supported library, read-only or strided; not sparse.
+            Or a table of pandas, polars or pyarrow, whose columns are numbers or truth values.
             float16 and bfloat16 (of torch, JAX, ml_dtypes) take half the memory of float32 and
             stay as they are: blocks of rows are converted on the way.
-        y : array of shape (n,)
+        y : array or column of shape (n,)
         sample_weight : array of shape (n,), optional
             At least 0, not all 0.
         callbacks : sequence of callables

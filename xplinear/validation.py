@@ -11,11 +11,13 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _num_samples,  # pyright: ignore[reportPrivateUsage,reportUnknownVariableType]
+    check_array,
     validate_data,
 )
 
 from xplinear.backends import PRECISIONS, Backend, backend_of
 from xplinear.namespace import Array, accumulator, is_array
+from xplinear.tables import matrix_of, series_of, table_of
 
 __all__ = [
     "Features",
@@ -30,6 +32,7 @@ __all__ = [
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 _CHECK_BYTES = 2**26
+_MISSING_LABELS = "Input y contains NaN or infinity; every row needs a label: drop the others"
 
 
 class Features(NamedTuple):
@@ -62,7 +65,13 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
     if is_array(X) and (not isinstance(X, np.ndarray) or _is_bfloat16(X)):
         X = _check_device_array(estimator, X, reset=reset)
         return X, Features(X.shape[1], None)
-    checked: Any = validate_data(probe, cast(Any, X), reset=reset, dtype="numeric")
+    table = table_of(X)
+    if table is None:
+        checked: Any = validate_data(probe, cast(Any, X), reset=reset, dtype="numeric")
+    else:
+        # Names first: a wrong column is a better answer than what is wrong inside of it.
+        validate_data(probe, cast(Any, X), reset=reset, skip_check_array=True)
+        checked = check_array(matrix_of(table), estimator=estimator, input_name="X")
     X = checked
     return X, Features(X.shape[1], getattr(probe, "feature_names_in_", None))
 
@@ -114,7 +123,7 @@ def check_labels(estimator: Any, y: Any) -> HostArray:
             "pass one label per row of X"
         )
         raise ValueError(msg)
-    labels = backend_of(y).to_host(y) if is_array(y) else np.asarray(y)
+    labels = _host_labels(y)
     if labels.ndim == 2 and labels.shape[1] == 1:
         warnings.warn(
             "A column-vector y was passed when a 1d array was expected. "
@@ -128,14 +137,24 @@ def check_labels(estimator: Any, y: Any) -> HostArray:
         raise ValueError(msg)
     missing = labels.dtype.kind == "f" and not np.isfinite(labels).all()
     if missing or (labels.dtype.kind == "O" and any(label != label for label in labels)):  # noqa: PLR0124 - only NaN differs from itself
-        msg = "Input y contains NaN or infinity; every row needs a label: drop the others"
-        raise ValueError(msg)
+        raise ValueError(_MISSING_LABELS)
     try:
         check_classification_targets(labels)
     except TypeError as error:
         msg = f"y mixes labels that cannot be sorted ({error}); use one type for all"
         raise ValueError(msg) from error
     return labels
+
+
+def _host_labels(y: Any) -> HostArray:
+    if is_array(y):
+        return backend_of(y).to_host(y)
+    series = series_of(y)
+    if series is None:
+        return np.asarray(y)
+    if series.null_count() > 0:
+        raise ValueError(_MISSING_LABELS)
+    return series.to_numpy()
 
 
 def encode_labels(y: HostArray, classes: HostArray | None = None) -> tuple[HostArray, HostArray]:

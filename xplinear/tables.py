@@ -1,0 +1,100 @@
+"""Tables of pandas, polars and pyarrow as matrices and labels; the only file with narwhals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xplinear.namespace import is_array
+
+if TYPE_CHECKING:
+    from narwhals.stable.v2 import DataFrame, Series
+
+__all__ = ["matrix_of", "series_of", "table_of"]
+
+HostArray = np.ndarray[Any, np.dtype[Any]]
+
+
+def table_of(X: Any) -> DataFrame[Any] | None:
+    """Return X as a table of narwhals if it is one of pandas, polars or pyarrow, else None.
+
+    Raises
+    ------
+    TypeError
+        If X is a table that is not computed yet.
+    """
+    if is_array(X) or isinstance(X, (list, tuple)):
+        return None
+    import narwhals.stable.v2 as nw
+
+    table = nw.from_native(X, pass_through=True)
+    if isinstance(table, nw.LazyFrame):
+        msg = f"X is a lazy table, {type(X).__name__}; compute it first: .collect() or .compute()"
+        raise TypeError(msg)
+    return table if isinstance(table, nw.DataFrame) else None
+
+
+def series_of(y: Any) -> Series[Any] | None:
+    """Return y as a column of narwhals if it is one of pandas, polars or pyarrow, else None."""
+    if is_array(y) or isinstance(y, (list, tuple)):
+        return None
+    import narwhals.stable.v2 as nw
+
+    series = nw.from_native(y, pass_through=True, series_only=True)
+    return series if isinstance(series, nw.Series) else None
+
+
+def matrix_of(table: DataFrame[Any]) -> HostArray:
+    """Return a table of numbers and truth values as a matrix, in the dtype that holds them all.
+
+    Raises
+    ------
+    ValueError
+        If a column is of another type, or has missing values.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> table = table_of(pa.table({"size": [1, 2], "new": [True, False]}))
+    >>> matrix_of(table)
+    array([[1, 1],
+           [2, 0]])
+    """
+    import narwhals.stable.v2 as nw
+
+    columns = list(table.iter_columns())
+    for column in columns:
+        if not (column.dtype.is_numeric() or column.dtype == nw.Boolean):
+            msg = (
+                f"X: column {column.name!r} is of type {column.dtype}, features must be numbers; "
+                "encode it (scikit-learn: OneHotEncoder), convert it or drop it"
+            )
+            raise ValueError(msg)
+    missing = [column.name for column in columns if column.null_count() > 0]
+    if not missing:
+        values = [_numbers(column) for column in columns]
+        missing = [
+            column.name
+            for column, x in zip(columns, values, strict=True)
+            if x.dtype.kind == "f" and np.isnan(x).any()
+        ]
+        if not missing:
+            return _side_by_side(values, len(table))
+    plural = "column has" if len(missing) == 1 else "columns have"
+    names = ", ".join(map(str, missing[:20])) + ", …" * (len(missing) > 20)
+    msg = f"Input X contains NaN: {plural} missing values: {names}; impute or drop them"
+    raise ValueError(msg)
+
+
+def _numbers(column: Any) -> HostArray:
+    x = column.to_numpy()
+    return x.astype(np.float64) if x.dtype.kind == "O" else x  # decimals
+
+
+def _side_by_side(values: list[HostArray], n: int) -> HostArray:
+    dtype = np.result_type(*values) if values else np.dtype(np.float64)
+    X = np.empty((n, len(values)), dtype)
+    for j, x in enumerate(values):
+        X[:, j] = x
+    return X
