@@ -519,6 +519,87 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         clf._set_params(backend_of(params.W), params)
         return clf
 
+    @classmethod
+    def from_sklearn(cls, model: Any) -> Self:
+        """Return a fitted classifier that predicts as a fitted one of scikit-learn does.
+
+        Parameters
+        ----------
+        model : LogisticRegression, SGDClassifier or LinearSVC
+            Labels and decision function are the same, and probabilities where they are those of
+            softmax. Those of one-vs-rest over three or more classes are not: such a model keeps
+            its scores under ``squared_hinge``, which offers none. ``alpha`` keeps its default
+            where scikit-learn has C instead: see `from_sklearn_settings`.
+
+        Raises
+        ------
+        TypeError
+            If the model is of another class.
+        ValueError
+            If its loss has no counterpart.
+
+        Examples
+        --------
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> model = LogisticRegression().fit([[0.0], [1.0], [3.0]], ["low", "low", "high"])
+        >>> LinearClassifier.from_sklearn(model).predict([[0.5], [4.0]])
+        array(['low', 'high'], dtype='<U4')
+        """
+        from xplinear.convert import from_sklearn
+
+        return cast(Self, from_sklearn(cls, model))
+
+    @classmethod
+    def from_sklearn_settings(
+        cls, model: Any, n_samples: float | None = None, **settings: Any
+    ) -> Self:
+        """Return an unfitted classifier that poses the problem a model of scikit-learn poses.
+
+        Exactly, but for three things: the intercept is not penalized here, as it is by
+        ``LinearSVC`` and ``solver="liblinear"``; three or more classes share one problem here,
+        where ``SGDClassifier`` and ``LinearSVC`` solve one for each; and tolerances are ours.
+
+        Parameters
+        ----------
+        model : LogisticRegression, SGDClassifier or LinearSVC
+            Fitted or not.
+        n_samples : float, optional
+            Number of rows it is to be fitted to, or the sum of their weights, because
+            α = 1 / (C n). ``SGDClassifier`` has an α itself and needs none.
+        **settings
+            Other parameters of the classifier.
+
+        Examples
+        --------
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> LinearClassifier.from_sklearn_settings(LogisticRegression(C=10.0), 500, tol=1e-6)
+        LinearClassifier(alpha=0.0002, tol=1e-06)
+        """
+        from xplinear.convert import settings_of
+
+        return cls(**{**settings_of(model, n_samples), **settings})
+
+    def to_sklearn(self) -> Any:
+        """Return a fitted classifier of scikit-learn that predicts as this one does.
+
+        It is a ``LogisticRegression`` for ``softmax``, a ``LinearSVC`` for the hinge losses, else
+        an ``SGDClassifier``, on NumPy. What it would need to be fitted again keeps the defaults.
+
+        Raises
+        ------
+        ValueError
+            If the loss has no counterpart.
+
+        Examples
+        --------
+        >>> clf = LinearClassifier().fit([[0.0], [1.0], [3.0]], ["low", "low", "high"])
+        >>> clf.to_sklearn().predict([[0.5], [4.0]])
+        array(['low', 'high'], dtype='<U4')
+        """
+        from xplinear.convert import to_sklearn
+
+        return to_sklearn(self)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a safetensors file; see `xplinear.load`."""
         from xplinear.persist import save

@@ -94,7 +94,9 @@ def save(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
         msg = f"labels of type {classes.dtype} cannot be saved; use numbers or strings, or pickle"
         raise TypeError(msg)
     W, b = (np.ascontiguousarray(clf.backend_.to_host(a)) for a in clf.params_)
-    tensors = {"W": W, "b": b} | {f"history.{key}": a for key, a in clf.history_.items()}
+    # Weights that were given, not fitted, have no history.
+    history: dict[str, Any] = getattr(clf, "history_", {})
+    tensors = {"W": W, "b": b} | {f"history.{key}": a for key, a in history.items()}
     if numeric:
         tensors["classes"] = classes
     names = getattr(clf, "feature_names_in_", None)
@@ -105,7 +107,7 @@ def save(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
         "params": {key: _describe(key, a) for key, a in clf.get_params(deep=False).items()},
         "classes": None if numeric else classes.tolist(),
         "object_labels": classes.dtype.kind == "O",
-        "objective": clf.objective_,
+        "objective": getattr(clf, "objective_", None),
         "reasons": None if certificate is None else certificate.reasons,
         "feature_names": None if names is None else names.tolist(),
     }
@@ -169,13 +171,14 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
         settings = {key: _restore(a) for key, a in content["params"].items()}
         params = Params(tensors["W"], tensors["b"])
         clf = LinearClassifier.from_params(params, classes, **settings)
-        clf.objective_ = content["objective"]
-        clf.history_ = {
-            key.removeprefix("history."): a
-            for key, a in tensors.items()
-            if key.startswith("history.")
-        }
-        clf.n_iter_ = len(clf.history_["seconds"])
+        if content["objective"] is not None:
+            clf.objective_ = content["objective"]
+            clf.history_ = {
+                key.removeprefix("history."): a
+                for key, a in tensors.items()
+                if key.startswith("history.")
+            }
+            clf.n_iter_ = len(clf.history_["seconds"])
         if content.get("reasons") is not None:
             certified = {key: tensors[f"certificate.{key}"] for key in _CERTIFIED}
             clf.certificate_ = Certificate(**certified, reasons=tuple(content["reasons"]))

@@ -1,0 +1,168 @@
+"""To and from scikit-learn: the same predictions, and the same optimum of the same problem."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_classification
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
+from sklearn.svm import LinearSVC
+
+import xplinear as xl
+from xplinear import LinearClassifier
+from xplinear.losses import LOSSES
+
+X, CODES = make_classification(
+    300, 8, n_informative=5, n_classes=3, random_state=0, n_clusters_per_class=1
+)
+NAMES = np.asarray(["cat", "dog", "frog"])
+LABELS = {
+    "three": CODES,
+    "three names": NAMES[CODES],
+    "two": CODES % 2,
+    "two names": NAMES[CODES % 2],
+}
+MODELS = [
+    LogisticRegression(),
+    LogisticRegression(fit_intercept=False, C=0.1),
+    SGDClassifier(loss="log_loss", random_state=0),
+    SGDClassifier(loss="hinge", random_state=0, average=True),
+    SGDClassifier(loss="squared_hinge", random_state=0, fit_intercept=False),
+    LinearSVC(random_state=0),
+    LinearSVC(loss="hinge", random_state=0, fit_intercept=False, C=0.01),
+    LinearSVC(multi_class="crammer_singer", random_state=0, C=0.01),
+]
+
+
+@pytest.fixture(params=list(LABELS))
+def y(request):
+    return LABELS[request.param]
+
+
+def agree(a, b):
+    np.testing.assert_array_equal(a.predict(X), b.predict(X))
+    np.testing.assert_allclose(
+        a.decision_function(X), b.decision_function(X), rtol=1e-9, atol=1e-12
+    )
+    np.testing.assert_array_equal(a.classes_, b.classes_)
+    assert a.coef_.shape == b.coef_.shape
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_from_sklearn_predicts_the_same(model, y, tmp_path):
+    model.fit(X, y)
+    clf = LinearClassifier.from_sklearn(model)
+    agree(clf, model)
+    k = len(model.classes_)
+    if isinstance(model, LogisticRegression) or (hasattr(model, "predict_proba") and k == 2):
+        np.testing.assert_allclose(clf.predict_proba(X), model.predict_proba(X), atol=1e-12)
+    else:
+        assert not hasattr(clf, "predict_proba")
+    clf.save(tmp_path / "m.safetensors")
+    agree(xl.load(tmp_path / "m.safetensors"), model)
+
+
+def test_names_sparse_weights_and_settings_come_along():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(X, columns=list("abcdefgh"))
+    model = SGDClassifier(penalty="l1", alpha=0.01, random_state=0).fit(table, CODES).sparsify()
+    clf = LinearClassifier.from_sklearn(model)
+    assert clf.feature_names_in_.tolist() == list("abcdefgh")
+    assert (clf.loss, clf.penalty, clf.alpha, clf.random_state) == (
+        "multiclass_hinge",
+        "l1",
+        0.01,
+        0,
+    )
+    np.testing.assert_array_equal(clf.predict(table), model.predict(table))
+    assert clf.to_sklearn().feature_names_in_.tolist() == list("abcdefgh")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_to_sklearn_predicts_the_same(loss, y, backend):
+    clf = LinearClassifier(loss, solver="sgd", random_state=0, max_iter=3)
+    clf.fit(backend.asarray(X), y)
+    model, here = clf.to_sklearn(), clf.to("numpy")
+    agree(model, here)
+    if loss == "softmax":
+        np.testing.assert_allclose(model.predict_proba(X), here.predict_proba(X), atol=1e-12)
+        assert isinstance(model, LogisticRegression)
+    back = LinearClassifier.from_sklearn(model) if loss in ("softmax", "squared_hinge") else here
+    agree(back, here)
+
+
+def same_optimum(model, y, n_samples=None, weights=None, rtol=1e-4, tol=1e-9):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(X, y, sample_weight=weights)
+    clf = LinearClassifier.from_sklearn_settings(model, n_samples, tol=tol, max_iter=10_000)
+    clf.fit(X, y, weights)
+    np.testing.assert_allclose(clf.coef_, model.coef_, rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(clf.intercept_, model.intercept_, rtol=rtol, atol=rtol)
+    return clf
+
+
+class TestSettings:
+    def test_logistic_regression(self, y):
+        same_optimum(LogisticRegression(C=0.3, tol=1e-8, max_iter=10_000), y, 300)
+
+    def test_weights(self, y):
+        weights = np.random.default_rng(0).uniform(0.5, 2.0, 300)
+        model = LogisticRegression(C=2.0, tol=1e-8, max_iter=10_000, fit_intercept=False)
+        same_optimum(model, y, weights.sum(), weights)
+        same_optimum(LogisticRegression(class_weight="balanced", tol=1e-8, max_iter=9999), y, 300)
+
+    @pytest.mark.parametrize("ratio", [1.0, 0.4])
+    def test_l1(self, y, ratio):
+        from sklearn import __version__
+
+        new = tuple(map(int, __version__.split(".")[:2])) >= (1, 8)
+        kind = {} if new else {"penalty": "elasticnet"}
+        model = LogisticRegression(
+            l1_ratio=ratio, C=0.2, solver="saga", tol=1e-7, max_iter=100_000, random_state=0, **kind
+        )
+        clf = same_optimum(model, y, 300, rtol=1e-3)
+        assert clf.penalty == ("l1" if ratio == 1.0 else "elastic_net")
+
+    def test_no_penalty(self):
+        clf = LinearClassifier.from_sklearn_settings(LogisticRegression(C=np.inf), 300)
+        assert clf.penalty == "none"
+
+    def test_linear_svc(self):
+        y = LABELS["two names"]
+        for loss in ("squared_hinge", "hinge"):
+            model = LinearSVC(
+                loss=loss, C=0.01, fit_intercept=False, tol=1e-9, max_iter=10**6, random_state=0
+            )
+            same_optimum(model, y, 300, rtol=1e-3, tol=1e-9 if loss == "squared_hinge" else 1e-6)
+
+    def test_sgd_needs_no_number_of_rows(self):
+        model = SGDClassifier(loss="log_loss", alpha=0.1, penalty="elasticnet", l1_ratio=0.3)
+        clf = LinearClassifier.from_sklearn_settings(model, solver="sgd")
+        settings = clf.loss, clf.penalty, clf.alpha, clf.l1_ratio, clf.solver
+        assert settings == ("softmax", "elastic_net", 0.1, 0.3, "sgd")
+
+    @pytest.mark.parametrize("n_samples", [None, 0, -1])
+    def test_number_of_rows(self, n_samples):
+        with pytest.raises(ValueError, match="n_samples must be the number of rows"):
+            LinearClassifier.from_sklearn_settings(LogisticRegression(), n_samples)
+
+
+def test_what_cannot_be_converted():
+    with pytest.raises(TypeError, match=r"only LogisticRegression, .* got Ridge"):
+        LinearClassifier.from_sklearn(Ridge())
+    with pytest.raises(ValueError, match="loss='modified_huber' has no counterpart"):
+        LinearClassifier.from_sklearn(SGDClassifier(loss="modified_huber"))
+    with pytest.raises(Exception, match="not fitted"):
+        LinearClassifier.from_sklearn(LogisticRegression())
+    with pytest.raises(Exception, match="not fitted"):
+        LinearClassifier().to_sklearn()
+
+    class OwnLoss(xl.losses.SoftmaxLoss):
+        pass
+
+    with pytest.raises(ValueError, match=r"has no counterpart in scikit-learn"):
+        LinearClassifier(OwnLoss()).fit(X, CODES).to_sklearn()

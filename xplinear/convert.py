@@ -1,0 +1,169 @@
+"""To and from scikit-learn's linear classifiers: the same predictions, or the same problem."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.svm import LinearSVC
+from sklearn.utils.validation import check_is_fitted
+
+from xplinear.backends import backend_of
+from xplinear.estimator import LinearClassifier
+from xplinear.losses import LOSSES
+from xplinear.namespace import array_namespace, is_array
+from xplinear.objective import Params
+
+__all__ = ["SklearnClassifier", "from_sklearn", "settings_of", "to_sklearn"]
+
+SklearnClassifier: TypeAlias = LogisticRegression | SGDClassifier | LinearSVC
+
+_SGD_LOSSES = {"log_loss": "softmax", "hinge": "multiclass_hinge", "squared_hinge": "squared_hinge"}
+_PENALTIES = {"l1": "l1", "l2": "l2", "elasticnet": "elastic_net", None: "none"}
+_COUNTERPARTS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "softmax": (LogisticRegression, {}),
+    "multiclass_hinge": (LinearSVC, {"loss": "hinge"}),
+    "crammer_singer": (LinearSVC, {"multi_class": "crammer_singer"}),
+    "squared_hinge": (LinearSVC, {"loss": "squared_hinge"}),
+    "squared_error": (SGDClassifier, {"loss": "squared_error"}),
+    "absolute_error": (SGDClassifier, {"loss": "epsilon_insensitive", "epsilon": 0.0}),
+}
+
+
+def from_sklearn(cls: type[LinearClassifier], model: Any) -> LinearClassifier:
+    """Return a fitted classifier with the weights of a fitted one of scikit-learn.
+
+    See `LinearClassifier.from_sklearn`.
+    """
+    settings = _settings(model)
+    check_is_fitted(model)
+    coef: Any = model.coef_
+    coef = coef if is_array(coef) else coef.toarray()  # after sparsify()
+    xp, classes = array_namespace(coef), model.classes_
+    if settings["loss"] == "softmax" and _one_against_the_rest(model):
+        settings["loss"] = "squared_hinge"
+    b = xp.zeros_like(coef[:, 0]) + model.intercept_  # a number without an intercept
+    params = Params(xp.permute_dims(coef, (1, 0))[:, None, :], b[None, :])
+    classes = backend_of(classes).to_host(classes) if is_array(classes) else classes
+    clf = cls.from_params(params, classes, **settings)
+    if hasattr(model, "feature_names_in_"):
+        clf.feature_names_in_ = model.feature_names_in_
+    return clf
+
+
+def _one_against_the_rest(model: Any) -> bool:
+    """Return whether probabilities of three or more classes are those of k separate problems."""
+    separate = isinstance(model, SGDClassifier) or (
+        getattr(model, "multi_class", None) == "ovr" or model.solver == "liblinear"
+    )
+    return separate and len(model.classes_) > 2
+
+
+def settings_of(model: SklearnClassifier, n_samples: float | None = None) -> dict[str, Any]:
+    """Return the parameters of `LinearClassifier` that pose the same problem.
+
+    Parameters
+    ----------
+    model : LogisticRegression, SGDClassifier or LinearSVC
+        Fitted or not.
+    n_samples : float, optional
+        Number of rows it is to be fitted to, or the sum of their weights: α = 1 / (C n).
+        `SGDClassifier` has an α of its own and needs none.
+
+    Raises
+    ------
+    TypeError
+        If the model is of another class.
+    ValueError
+        If its loss has no counterpart, or ``n_samples`` is needed and not positive.
+
+    Examples
+    --------
+    >>> settings = settings_of(LogisticRegression(C=10.0), n_samples=500)
+    >>> settings["loss"], settings["penalty"], settings["alpha"]
+    ('softmax', 'l2', 0.0002)
+    """
+    settings = _settings(model)
+    if isinstance(model, SGDClassifier):
+        return settings
+    if n_samples is None or not n_samples > 0:
+        msg = (
+            "n_samples must be the number of rows, or the sum of their weights, because "
+            f"alpha = 1 / (C n); got {n_samples!r}"
+        )
+        raise ValueError(msg)
+    if settings["penalty"] != "none":
+        settings["alpha"] = 1.0 / (model.C * n_samples)
+    return settings
+
+
+def _settings(model: SklearnClassifier) -> dict[str, Any]:
+    """Return all parameters that do not depend on the number of rows."""
+    settings: dict[str, Any] = {
+        name: getattr(model, name)
+        for name in ("fit_intercept", "class_weight", "random_state", "warm_start")
+        if hasattr(model, name)
+    }
+    if isinstance(model, LogisticRegression):
+        return {"loss": "softmax", **settings, **_logistic_penalty(model)}
+    if isinstance(model, LinearSVC):
+        hinge = "multiclass_hinge" if model.loss == "hinge" else "squared_hinge"
+        joint = model.multi_class == "crammer_singer"
+        loss = "crammer_singer" if joint else hinge
+        return {"loss": loss, "penalty": "l2" if joint else model.penalty, **settings}
+    if not isinstance(model, SGDClassifier):
+        msg = (
+            "only LogisticRegression, SGDClassifier and LinearSVC of scikit-learn can be "
+            f"converted, got {type(model).__name__}"
+        )
+        raise TypeError(msg)
+    if model.loss not in _SGD_LOSSES:
+        msg = (
+            f"SGDClassifier's loss={model.loss!r} has no counterpart here; those of "
+            f"{', '.join(_SGD_LOSSES)} have"
+        )
+        raise ValueError(msg)
+    names = ("alpha", "l1_ratio", "early_stopping", "validation_fraction", "n_iter_no_change")
+    return {
+        "loss": _SGD_LOSSES[model.loss],
+        "penalty": _PENALTIES[model.penalty],
+        **{name: getattr(model, name) for name in names},
+        **settings,
+    }
+
+
+def _logistic_penalty(model: LogisticRegression) -> dict[str, Any]:
+    """Return the penalty, which scikit-learn 1.8 began to read off ``l1_ratio`` and ``C``."""
+    penalty, ratio = model.penalty, float(model.l1_ratio or 0.0)
+    if penalty is None or math.isinf(model.C):
+        return {"penalty": "none"}
+    if penalty in ("l1", "l2"):
+        return {"penalty": penalty}
+    if ratio in (0.0, 1.0):
+        return {"penalty": "l1" if ratio else "l2"}
+    return {"penalty": "elastic_net", "l1_ratio": ratio}
+
+
+def to_sklearn(clf: LinearClassifier) -> SklearnClassifier:
+    """Return a fitted classifier of scikit-learn with the same weights.
+
+    See `LinearClassifier.to_sklearn`.
+    """
+    check_is_fitted(clf)
+    names = {kind.__name__: name for name, kind in LOSSES.items()}
+    loss = clf.loss if isinstance(clf.loss, str) else names.get(type(clf.loss).__name__)
+    if loss not in _COUNTERPARTS:
+        msg = f"loss={clf.loss!r} has no counterpart in scikit-learn; keep the LinearClassifier"
+        raise ValueError(msg)
+    kind, settings = _COUNTERPARTS[loss]
+    model = kind(fit_intercept=clf.fit_intercept, **settings)
+    coef, intercept, classes = (
+        backend_of(a).to_host(a) for a in (clf.coef_, clf.intercept_, clf.classes_)
+    )
+    model.coef_, model.intercept_ = np.array(coef, order="C"), np.array(intercept)
+    model.classes_, model.n_features_in_ = classes, clf.n_features_in_
+    if hasattr(clf, "feature_names_in_"):
+        model.feature_names_in_ = clf.feature_names_in_
+    return model
