@@ -75,6 +75,7 @@ class TestLaw1:
         "dask",
         "jax",
         "matplotlib",
+        "onnx",
         "pandas",
         "polars",
         "pyarrow",

@@ -55,10 +55,11 @@ def from_sklearn(cls: type[LinearClassifier], model: Any) -> LinearClassifier:
 
 def _one_against_the_rest(model: Any) -> bool:
     """Return whether probabilities of three or more classes are those of k separate problems."""
-    separate = isinstance(model, SGDClassifier) or (
-        getattr(model, "multi_class", None) == "ovr" or model.solver == "liblinear"
-    )
-    return separate and len(model.classes_) > 2
+    if len(model.classes_) == 2:
+        return False
+    if isinstance(model, SGDClassifier):
+        return True
+    return getattr(model, "multi_class", None) == "ovr" or model.solver == "liblinear"
 
 
 def settings_of(model: SklearnClassifier, n_samples: float | None = None) -> dict[str, Any]:

@@ -600,6 +600,17 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
         return to_sklearn(self)
 
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted classifier to an ONNX file, for any program that runs such files.
+
+        Its input is ``X (n, p)`` in float32. Its outputs are ``label (n,)`` and, of the classes in
+        the order of ``classes_``, ``probabilities (n, k)`` (softmax) or else ``scores (n, k)``.
+        It needs the package onnx: ``pip install 'xplinear[onnx]'``.
+        """
+        from xplinear.onnx_export import to_onnx
+
+        to_onnx(self, path)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a safetensors file; see `xplinear.load`."""
         from xplinear.persist import save
