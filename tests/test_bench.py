@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from xplinear import bench, cli
 from xplinear.backends import get_backend
 from xplinear.bench import CELLS, Ceilings, Cell, Measurement
-from xplinear.plot import throughput
 
 CEILINGS = Ceilings(1e10, 1e11)
 SMALL = [Cell(batch, 20, 3, m) for batch in (64, None) for m in (1, 4)]
@@ -59,6 +58,11 @@ class TestCounting:
         assert row.flops_share == pytest.approx(row.flops_per_second / 1e11)
         assert row.bytes_share == pytest.approx(row.bytes_per_second / 1e10)
         assert measured(batch=None).examples_per_second == 640_000
+
+    def test_record_and_back(self):
+        for row in (measured(m=45), measured(batch=None), measured(reason="needs 9 GB")):
+            text = {name: str(value) for name, value in row.record().items()}
+            assert Measurement.from_record(text) == row
 
     def test_memory_counts_rows_weights_and_scores(self):
         assert Cell(64, 99, 5, 2).memory(10) == 4 * (10 * 100 + (16 * 100 + 4 * 64) * 10)
@@ -219,21 +223,3 @@ class TestCommand:
         assert result.exit_code == 2
         assert re.fullmatch(r"error: .*\n", result.stderr)
         assert message in result.stderr
-
-
-class TestPicture:
-    def test_a_panel_per_problem_a_line_per_backend(self, tmp_path):
-        rows = [measured(batch, m) for batch in (64, None) for m in (45, 1)]
-        rows += [measured(64, 45, backend="torch", reason="needs 9 GB")]
-        figure = throughput(rows, tmp_path / "b.png")
-        assert [ax.get_title() for ax in figure.axes] == [
-            "batch 64, p = 784, k = 10", "full batch, p = 784, k = 10",
-        ]  # fmt: skip
-        (line,) = figure.axes[0].lines
-        assert line.get_label() == "numpy"
-        assert line.get_xydata().tolist() == [[1, 64_000], [45, 45 * 64_000]]
-        assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG\r\n")
-
-    def test_nothing_to_draw(self):
-        with pytest.raises(ValueError, match="nothing was measured"):
-            throughput([measured(reason="needs 9 GB")])

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +18,6 @@ import xplinear
 from xplinear import LinearClassifier, cli, parity
 from xplinear.losses import LOSSES
 from xplinear.minimize import Progress
-from xplinear.plot import learning_curve, validation_curve
 
 PNG = b"\x89PNG\r\n"
 
@@ -208,6 +206,10 @@ class TestTrainAndPredict:
         assert "training" in result.stderr
         assert re.search(r"4/4\S* loss 0\.\d+", result.stderr)
 
+    def test_picture_of_a_fit(self, tmp_path):
+        run("train", "digits", "--early-stopping", "--plot", tmp_path / "a.svg")
+        assert "validation accuracy" in (tmp_path / "a.svg").read_text()
+
     def test_progress_bar_is_silent_without_a_terminal(self):
         with cli._progress_bar() as show:
             one = np.ones(1)
@@ -288,56 +290,6 @@ class TestSweep:
     )
     def test_bad_options(self, option, message):
         refused(message, "sweep", "digits", option)
-
-
-class TestValidationCurve:
-    def test_means_errors_and_the_chosen(self, tmp_path):
-        scores = np.asarray([[0.5, 0.7], [0.8, 0.8]])
-        ax = validation_curve([1.0, 0.1], scores, 0.1, scoring="log_loss", path=tmp_path / "a.png")
-        assert ax.lines[0].get_xydata().tolist() == [[1.0, 0.6], [0.1, 0.8]]
-        bars = ax.collections[0].get_segments()
-        np.testing.assert_allclose(bars[0][:, 1], [0.5, 0.7])
-        assert ax.get_xscale() == "log"
-        assert ax.lines[-1].get_xdata() == [0.1, 0.1]
-        assert ax.get_ylabel() == "log_loss of 2 folds"
-        assert (tmp_path / "a.png").read_bytes().startswith(PNG)
-
-    def test_one_fold_in_given_axes(self):
-        _, given = plt.subplots()
-        assert validation_curve([1.0, 0.1], np.asarray([[0.5], [0.6]]), ax=given) is given
-        plt.close(given.figure)
-
-
-class TestLearningCurve:
-    def test_loss_and_validation_accuracy(self, tmp_path):
-        history = {
-            "loss": np.asarray([2.0, 0.9, 0.1]),
-            "validation_score": np.asarray([0.5, 0.8, 0.9]),
-        }
-        ax = learning_curve(history, tmp_path / "a.png")
-        right = next(other for other in ax.figure.axes if other is not ax)
-        assert ax.lines[0].get_xydata().tolist() == [[1, 2.0], [2, 0.9], [3, 0.1]]
-        assert right.lines[0].get_ydata().tolist() == [0.5, 0.8, 0.9]
-        assert ax.lines[0].get_linestyle() != right.lines[0].get_linestyle()
-        assert ax.get_yscale() == "log"
-        assert (tmp_path / "a.png").read_bytes().startswith(PNG)
-
-    def test_without_validation_in_given_axes(self):
-        _, given = plt.subplots()
-        history = {"loss": np.asarray([0.0, -1.0]), "validation_score": np.full(2, np.nan)}
-        ax = learning_curve(history, ax=given)
-        assert ax is given
-        assert ax.figure.axes == [ax]
-        assert ax.get_yscale() == "linear"
-        plt.close(ax.figure)
-
-    def test_picture_of_a_fit(self, tmp_path):
-        run("train", "digits", "--early-stopping", "--plot", tmp_path / "a.svg")
-        assert "validation accuracy" in (tmp_path / "a.svg").read_text()
-
-    def test_nothing_to_draw(self):
-        with pytest.raises(ValueError, match="no iterations"):
-            learning_curve({"loss": np.zeros(0)})
 
 
 class TestBadInput:

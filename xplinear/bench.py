@@ -25,11 +25,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -190,6 +190,23 @@ class Measurement:
     def flops_share(self) -> float:
         """Share of the product's rate."""
         return self.flops_per_second / self.ceilings.flops_per_second
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Return the measurement of a `record`, or of a row of the CSV file it was written to."""
+        batch = None if record["batch"] == "full" else int(record["batch"])
+        cell = Cell(batch, *(int(record[name]) for name in ("p", "k", "models")))
+        copy, product = record["copy_bytes_per_second"], record["product_flops_per_second"]
+        return cls(
+            record["backend"],
+            record["device"],
+            cell,
+            Ceilings(float(copy), float(product)),
+            int(record["n"]),
+            int(record["repeats"]),
+            float(record["seconds_per_step"]),
+            record["reason"],
+        )
 
     def record(self) -> dict[str, Any]:
         """Return all of it as columns of a table."""

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,6 +41,7 @@ from xplinear.sweep import SweepProgress
 __all__ = ["app", "main"]
 
 _PIPE_WIDTH = 160  # of tables that no terminal limits
+_DPI = 150
 _BAD_INPUT = (ValueError, OSError, ImportError, MemoryError, xplinear.BackendError)
 
 
@@ -158,6 +160,12 @@ def _check_writable(option: str, path: Path | None) -> None:
         raise ValueError(msg)
 
 
+def _check_picture(path: Path | None) -> None:
+    _check_writable("--plot", path)
+    if path is not None:
+        import_module("xplinear.plot")  # an error where matplotlib is not installed
+
+
 @contextmanager
 def _progress_bar() -> Generator[Callable[[Progress | SweepProgress], None]]:
     """Give a callback that shows the progress of a fit, silent where stderr is no terminal."""
@@ -217,11 +225,8 @@ def train(
     out: _Out = None,
 ) -> None:
     """Train a classifier and report how well it does."""
-    _check_writable("--plot", plot)
+    _check_picture(plot)
     _check_writable("--out", out)
-    learning_curve = None
-    if plot is not None:
-        from xplinear.plot import learning_curve
     dataset = _loaded(data, target, test_fraction, seed)
     clf = LinearClassifier(
         loss,
@@ -243,8 +248,10 @@ def train(
     seconds = _fitted(clf, dataset)
     if out is not None:
         clf.save(out)
-    if learning_curve is not None:
-        learning_curve(clf.history_, path=plot)
+    if plot is not None:
+        from xplinear.plot import LossCurveDisplay
+
+        LossCurveDisplay.from_estimator(clf).figure_.savefig(plot, dpi=_DPI)
 
     table = _described(clf, dataset)
     table.add_row("objective", f"{clf.objective_:.6g}  ({loss} + {alpha:g} · {penalty})")
@@ -337,11 +344,8 @@ def sweep(
     out: _Out = None,
 ) -> None:
     """Choose the strength of the penalty by cross-validation."""
-    _check_writable("--plot", plot)
+    _check_picture(plot)
     _check_writable("--out", out)
-    validation_curve = None
-    if plot is not None:
-        from xplinear.plot import validation_curve
     dataset = _loaded(data, target, test_fraction, seed)
     chosen = int(alphas) if alphas is not None and alphas.isdigit() else None
     clf = LinearClassifierCV(
@@ -366,9 +370,10 @@ def sweep(
     best = clf.best_estimator_
     if out is not None:
         best.save(out)
-    if validation_curve is not None:
-        scores = clf.cv_scores_ if clf.learning_rates is None else _at_best_rate(clf)
-        validation_curve(clf.alphas_, scores, clf.alpha_, scoring=scoring, path=plot)
+    if plot is not None:
+        from xplinear.plot import ValidationCurveDisplay
+
+        ValidationCurveDisplay.from_estimator(clf).figure_.savefig(plot, dpi=_DPI)
 
     console = _console()
     console.print(_scores_table(clf, scoring))
@@ -395,12 +400,6 @@ def _models(clf: LinearClassifierCV) -> int:
     """Return how many models were fitted: those of the folds, and those to all rows."""
     *grid, folds = clf.cv_scores_.shape
     return int(np.prod(grid)) * (folds + 1)
-
-
-def _at_best_rate(clf: LinearClassifierCV) -> np.ndarray[Any, Any]:
-    """Return the scores ``(alphas, folds)`` of each strength's best learning rate."""
-    rates = clf.cv_scores_.mean(axis=2).argmax(axis=1)
-    return clf.cv_scores_[np.arange(len(rates)), rates]
 
 
 def _scores_table(clf: LinearClassifierCV, scoring: str) -> Table:
@@ -536,14 +535,11 @@ def bench(
     ] = None,
 ) -> None:
     """Measure the throughput of SGD and of full batches on every backend, for stacks of models."""
-    _check_writable("--plot", plot)
+    _check_picture(plot)
     _check_writable("--out", out)
     if out is not None and out.suffix != ".csv":
         msg = f"--out: a name that ends in .csv is needed, got {out.name!r}"
         raise ValueError(msg)
-    throughput = None
-    if plot is not None:
-        from xplinear.plot import throughput
     usable = usable_backends()
     chosen = usable if backends is None else _chosen_backends(backends)
     rows = _measured(chosen, seconds)
@@ -559,8 +555,10 @@ def bench(
     if out is not None:
         _save_measurements(rows, out)
         console.print(f"wrote {out} and {out.with_suffix('.json')}")
-    if throughput is not None:
-        throughput(rows, plot)
+    if plot is not None:
+        from xplinear.plot import ThroughputDisplay
+
+        ThroughputDisplay(rows).plot().figure_.savefig(plot, dpi=_DPI)
         console.print(f"wrote {plot}")
     _conclude(console, [not row.failed for row in rows], "cells without an error")
 

@@ -1,19 +1,31 @@
-"""Pictures; the only file that imports matplotlib."""
+"""Pictures; the only file that imports matplotlib.
+
+Like scikit-learn's displays: ``XDisplay.from_estimator(clf)`` draws, ``display.plot(ax=ax)`` draws
+once more, ``display.ax_`` and ``display.figure_`` are what to change or save. Colours are distinct
+for colour-blind readers; line styles, markers and brightness keep them apart in grey.
+"""
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import cycle, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from xplinear.backends import backend_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from xplinear.bench import Measurement
+    from xplinear.estimator import LinearClassifier
+    from xplinear.gradients import GradientCheck
+    from xplinear.model_selection import LinearClassifierCV
 
 try:
     import matplotlib.pyplot as plt
@@ -22,149 +34,466 @@ except ImportError as error:
     _MESSAGE = "pictures need matplotlib: pip install 'xplinear[plot]'"
     raise ImportError(_MESSAGE) from error
 
-__all__ = ["learning_curve", "throughput", "validation_curve"]
+__all__ = [
+    "ClassTemplatesDisplay",
+    "CoefficientPathDisplay",
+    "GradientCheckDisplay",
+    "LossCurveDisplay",
+    "ThroughputDisplay",
+    "ValidationCurveDisplay",
+]
 
-# Distinct for colour-blind readers; the line styles keep them apart in grey.
+HostArray = np.ndarray[Any, np.dtype[Any]]
+
 _BLUE, _VERMILION = "#0072B2", "#D55E00"
-_COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#000000")  # of Okabe and Ito
+_COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#E69F00")  # of Okabe and Ito
 _MARKERS = "osD^v"
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_GREY = "#BBBBBB"
+_SIZE = (6.4, 4.0)  # inches
 _DECADES = 1.0  # a loss that spans more than this is drawn on a logarithmic axis
+_ALPHA = "α (strength of the penalty)"
+_SMALLEST_ERROR = 1e-18  # where an error of 0 is drawn on a logarithmic axis
 
 
-def learning_curve(
-    history: Mapping[str, np.ndarray[Any, Any]],
-    path: str | os.PathLike[str] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw the loss, and the validation accuracy where there is one, per iteration.
+def _axes(ax: Axes | None, size: tuple[float, float] = _SIZE) -> tuple[Figure, Axes]:
+    """Return where to draw, a new figure by default."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax
+
+
+def _fitted(clf: LinearClassifier | LinearClassifierCV) -> LinearClassifier:
+    """Return the classifier itself, or the one that cross-validation chose."""
+    check_is_fitted(clf)
+    return cast("LinearClassifier", getattr(clf, "best_estimator_", clf))
+
+
+def _host(x: Any) -> HostArray:
+    """Return an array of any library as one of NumPy."""
+    return backend_of(x).to_host(x)
+
+
+@dataclass
+class LossCurveDisplay:
+    """The loss, and the validation accuracy where there is one, per iteration.
 
     Parameters
     ----------
     history : mapping
         ``clf.history_``.
-    path : path-like, optional
-        Write the picture there, in the format of the suffix.
-    ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
 
-    Returns
-    -------
-    Axes
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
         That of the loss.
-
-    Raises
-    ------
-    ValueError
-        If the history has no iterations.
+    figure_ : matplotlib Figure
 
     Examples
     --------
     >>> import numpy as np
-    >>> ax = learning_curve({"loss": np.asarray([2.3, 0.6, 0.4])})
-    >>> ax.get_ylabel()
+    >>> display = LossCurveDisplay({"loss": np.asarray([2.3, 0.6, 0.4])}).plot()
+    >>> display.ax_.get_ylabel()
     'training loss'
     """
-    loss = np.asarray(history["loss"])
-    score = np.asarray(history.get("validation_score", ()))
-    if not loss.size:
-        msg = "history has no iterations to draw"
-        raise ValueError(msg)
-    created = None
-    if ax is None:
-        created, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    iteration = np.arange(1, loss.size + 1)
-    marker = "o" if loss.size <= 30 else ""
-    lines = ax.plot(iteration, loss, color=_BLUE, marker=marker, ms=4, label="training loss")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.set(xlabel="iteration (epoch of SGD)", ylabel="training loss")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if loss.min() > 0 and np.log10(loss.max() / loss.min()) > _DECADES:
-        ax.set_yscale("log")
-    ax.grid(alpha=0.3)
-    if np.isfinite(score).any():
-        right = ax.twinx()
-        lines += right.plot(
-            iteration,
-            score,
-            color=_VERMILION,
-            linestyle="--",
-            marker="s" if marker else "",
-            ms=4,
-            label="validation accuracy",
+
+    history: Mapping[str, HostArray]
+    ax_: Axes = field(init=False, repr=False)
+    figure_: Figure = field(init=False, repr=False)
+
+    @classmethod
+    def from_estimator(
+        cls, clf: LinearClassifier | LinearClassifierCV, *, ax: Axes | None = None
+    ) -> Self:
+        """Draw the history of a fitted classifier."""
+        return cls(_fitted(clf).history_).plot(ax)
+
+    def plot(self, ax: Axes | None = None) -> Self:
+        """Draw, in ``ax`` or in a new figure.
+
+        Raises
+        ------
+        ValueError
+            If the history has no iterations.
+        """
+        loss = np.asarray(self.history["loss"])
+        score = np.asarray(self.history.get("validation_score", ()))
+        if not loss.size:
+            msg = "history has no iterations to draw"
+            raise ValueError(msg)
+        self.figure_, self.ax_ = _, ax = _axes(ax)
+        iteration = np.arange(1, loss.size + 1)
+        few = loss.size <= 30
+        lines = ax.plot(
+            iteration, loss, color=_BLUE, marker="o" if few else "", ms=4, label="training loss"
         )
-        right.set_ylabel("validation accuracy", color=_VERMILION)
-        right.spines["top"].set_visible(False)
-        ax.yaxis.label.set_color(_BLUE)
-        ax.legend(handles=lines, loc="center right", frameon=False)
-    _write(ax, path, created)
-    return ax
+        ax.set(xlabel="iteration (epoch of SGD)", ylabel="training loss")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if loss.min() > 0 and np.log10(loss.max() / loss.min()) > _DECADES:
+            ax.set_yscale("log")
+        ax.grid(alpha=0.3)
+        if np.isfinite(score).any():
+            right = ax.twinx()
+            lines += right.plot(
+                iteration,
+                score,
+                color=_VERMILION,
+                linestyle="--",
+                marker="s" if few else "",
+                ms=4,
+                label="validation accuracy",
+            )
+            right.set_ylabel("validation accuracy", color=_VERMILION)
+            right.spines["top"].set_visible(False)
+            ax.yaxis.label.set_color(_BLUE)
+            ax.legend(handles=lines, loc="center right", frameon=False)
+        return self
 
 
-def validation_curve(
-    alphas: Sequence[float] | np.ndarray[Any, Any],
-    cv_scores: np.ndarray[Any, Any],
-    chosen: float | None = None,
-    *,
-    scoring: str = "accuracy",
-    path: str | os.PathLike[str] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw the mean held-out score along α, with its standard error, and the strength chosen.
+@dataclass
+class ValidationCurveDisplay:
+    """The mean held-out score along α, with its standard error, and the strength chosen.
 
     Parameters
     ----------
     alphas : sequence of a floats
         ``clf.alphas_``.
-    cv_scores : array of shape (a, folds)
-        ``clf.cv_scores_``.
+    cv_scores : array of shape (a, folds), or (a, rates, folds)
+        ``clf.cv_scores_``; of several learning rates, the best of each strength is drawn.
     chosen : float, optional
         ``clf.alpha_``.
     scoring : str
         The name of the score.
-    path : path-like, optional
-        Write the picture there, in the format of the suffix.
-    ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
 
     Examples
     --------
     >>> import numpy as np
-    >>> ax = validation_curve([1.0, 0.1], np.asarray([[0.7, 0.8], [0.8, 0.9]]), 0.1)
-    >>> ax.get_ylabel()
+    >>> scores = np.asarray([[0.7, 0.8], [0.8, 0.9]])
+    >>> ValidationCurveDisplay([1.0, 0.1], scores, 0.1).plot().ax_.get_ylabel()
     'accuracy of 2 folds'
     """
-    cv_scores = np.asarray(cv_scores)
-    folds = cv_scores.shape[1]
-    created = None
-    if ax is None:
-        created, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    mean = cv_scores.mean(axis=1)
-    error = cv_scores.std(axis=1, ddof=1) / folds**0.5 if folds > 1 else None
-    ax.errorbar(
-        alphas,
-        mean,
-        error,
-        color=_BLUE,
-        marker="o",
-        ms=4,
-        capsize=2,
-        elinewidth=1,
-        label="mean" if error is None else "mean ± standard error",
-    )
+
+    alphas: Sequence[float] | HostArray
+    cv_scores: HostArray
+    chosen: float | None = None
+    scoring: str = "accuracy"
+    ax_: Axes = field(init=False, repr=False)
+    figure_: Figure = field(init=False, repr=False)
+
+    @classmethod
+    def from_estimator(cls, clf: LinearClassifierCV, *, ax: Axes | None = None) -> Self:
+        """Draw the scores of a fitted `LinearClassifierCV`."""
+        check_is_fitted(clf)
+        scoring = clf.scoring if isinstance(clf.scoring, str) else "score"
+        return cls(clf.alphas_, clf.cv_scores_, clf.alpha_, scoring).plot(ax)
+
+    def plot(self, ax: Axes | None = None) -> Self:
+        """Draw, in ``ax`` or in a new figure."""
+        scores = np.asarray(self.cv_scores)
+        if scores.ndim == 3:
+            best = scores.mean(axis=2).argmax(axis=1)
+            scores = scores[np.arange(len(best)), best]
+        folds = scores.shape[1]
+        self.figure_, self.ax_ = _, ax = _axes(ax)
+        error = scores.std(axis=1, ddof=1) / folds**0.5 if folds > 1 else None
+        ax.errorbar(
+            self.alphas,
+            scores.mean(axis=1),
+            error,
+            color=_BLUE,
+            marker="o",
+            ms=4,
+            capsize=2,
+            elinewidth=1,
+            label="mean" if error is None else "mean ± standard error",
+        )
+        _mark(ax, self.chosen)
+        ax.set(xscale="log", xlabel=_ALPHA, ylabel=f"{self.scoring} of {folds} folds")
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False)
+        return self
+
+
+def _mark(ax: Axes, chosen: float | None) -> None:
     if chosen is not None:
-        ax.axvline(chosen, color=_VERMILION, linestyle="--", label=f"chosen: α = {chosen:.2g}")
-    ax.set(xscale="log", xlabel="α (strength of the penalty)", ylabel=f"{scoring} of {folds} folds")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.3)
-    ax.legend(frameon=False)
-    _write(ax, path, created)
-    return ax
+        ax.axvline(chosen, color="black", linewidth=1, label=f"chosen: α = {chosen:.2g}")
 
 
-def throughput(
-    measurements: Sequence[Measurement], path: str | os.PathLike[str] | None = None
-) -> Figure:
-    """Draw examples × models per second against the number of models, a line per backend.
+@dataclass
+class CoefficientPathDisplay:
+    """The coefficients of one class along α: the largest by name, the others in grey.
+
+    The largest are those at the strength chosen, or at any strength where none was.
+
+    Parameters
+    ----------
+    alphas : sequence of a floats
+        ``clf.alphas_``.
+    coefs : array of shape (a, p)
+        ``clf.coefs_paths_[:, j, :]``.
+    chosen : float, optional
+        ``clf.alpha_``.
+    feature_names : sequence of p strings, optional
+        Numbers by default.
+    label : str
+        The class.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> coefs = np.asarray([[0.0, 0.1], [0.0, 0.8]])
+    >>> display = CoefficientPathDisplay([1.0, 0.1], coefs, feature_names=["age", "height"]).plot()
+    >>> [line.get_label() for line in display.ax_.lines]
+    ['height', 'age']
+    """
+
+    alphas: Sequence[float] | HostArray
+    coefs: HostArray
+    chosen: float | None = None
+    feature_names: Sequence[str] | None = None
+    label: str = ""
+    ax_: Axes = field(init=False, repr=False)
+    figure_: Figure = field(init=False, repr=False)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        clf: LinearClassifierCV,
+        *,
+        label: Any = None,
+        feature_names: Sequence[str] | None = None,
+        ax: Axes | None = None,
+    ) -> Self:
+        """Draw the paths of a fitted `LinearClassifierCV`.
+
+        Parameters
+        ----------
+        clf : LinearClassifierCV
+            Fitted with ``refit=True``.
+        label : optional
+            One of ``clf.classes_``; the first by default, the second of two.
+        feature_names : sequence of p strings, optional
+            ``clf.feature_names_in_`` by default, where there is one.
+        ax : matplotlib Axes, optional
+
+        Raises
+        ------
+        ValueError
+            If the classifier does not know the label.
+        """
+        best = _fitted(clf)
+        classes, coefs = _host(best.classes_).tolist(), _host(clf.coefs_paths_)
+        classes = classes[1:] if len(classes) == 2 else classes
+        label = classes[0] if label is None else label
+        if label not in classes:
+            msg = f"label must be one of {', '.join(map(str, classes))}, got {label!r}"
+            raise ValueError(msg)
+        if feature_names is None:
+            feature_names = getattr(best, "feature_names_in_", None)
+        path = coefs[:, classes.index(label), :]
+        return cls(clf.alphas_, path, clf.alpha_, feature_names, str(label)).plot(ax)
+
+    def plot(self, ax: Axes | None = None) -> Self:
+        """Draw, in ``ax`` or in a new figure."""
+        coefs = np.asarray(self.coefs)
+        names = range(coefs.shape[1]) if self.feature_names is None else self.feature_names
+        at = slice(None) if self.chosen is None else np.equal(self.alphas, self.chosen)
+        largest = np.argsort(-np.abs(coefs[at]).max(axis=0), kind="stable")[: len(_COLOURS)]
+        self.figure_, self.ax_ = _, ax = _axes(ax, (7.4, 4.0))
+        ax.plot(self.alphas, np.delete(coefs, largest, axis=1), color=_GREY, linewidth=0.8)
+        _mark(ax, self.chosen)
+        for j, colour, line in zip(largest, _COLOURS, _LINES, strict=False):
+            name = f"feature {names[j]}" if self.feature_names is None else names[j]
+            ax.plot(self.alphas, coefs[:, j], color=colour, linestyle=line, label=name)
+        ylabel = "coefficient (score per unit of the feature)"
+        ax.set(xscale="log", xlabel=_ALPHA, ylabel=ylabel)
+        ax.set_title(f"class {self.label}" if self.label else "")
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return self
+
+
+@dataclass
+class ClassTemplatesDisplay:
+    """The weights of each class as an image: bright speaks for the class, dark against it.
+
+    A class's score is the inner product of image and template. All templates share one scale.
+
+    Parameters
+    ----------
+    coef : array of shape (k, p)
+        ``clf.coef_``.
+    image_shape : tuple
+        (height, width), or (height, width, 3) for colours; p is their product.
+    display_labels : sequence of k strings
+        What to write over each template.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> import xplinear as xl
+    >>> clf = xl.LinearClassifier(alpha=1.0).fit(*load_digits(return_X_y=True))
+    >>> display = ClassTemplatesDisplay.from_estimator(clf, (8, 8))
+    >>> [text.get_text() for text in display.ax_.texts][:3]
+    ['0', '1', '2']
+    """
+
+    coef: HostArray
+    image_shape: tuple[int, ...]
+    display_labels: Sequence[str]
+    ax_: Axes = field(init=False, repr=False)
+    figure_: Figure = field(init=False, repr=False)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        clf: LinearClassifier | LinearClassifierCV,
+        image_shape: tuple[int, ...],
+        *,
+        display_labels: Sequence[str] | None = None,
+        ax: Axes | None = None,
+    ) -> Self:
+        """Draw the templates of a fitted classifier; of two classes, the one of the second.
+
+        Parameters
+        ----------
+        clf : LinearClassifier or LinearClassifierCV
+        image_shape : tuple
+        display_labels : sequence of strings, optional
+            ``clf.classes_`` by default.
+        ax : matplotlib Axes, optional
+        """
+        best = _fitted(clf)
+        coef = _host(best.coef_)
+        names = _host(best.classes_) if display_labels is None else display_labels
+        return cls(coef, image_shape, [str(name) for name in names[-len(coef) :]]).plot(ax)
+
+    def plot(self, ax: Axes | None = None) -> Self:
+        """Draw, in ``ax`` or in a new figure.
+
+        Raises
+        ------
+        ValueError
+            If the templates are no images of this shape.
+        """
+        coef, (k, p) = np.asarray(self.coef), np.shape(self.coef)
+        if math.prod(self.image_shape) != p or self.image_shape[2:] not in ((), (3,)):
+            msg = f"image_shape={self.image_shape} does not have the {p} pixels of a template"
+            raise ValueError(msg)
+        height, width, *channels = self.image_shape
+        columns = min(k, 5)
+        rows = math.ceil(k / columns)
+        gap, title = max(1, width // 14), max(1, height // 4)
+        down, across = height + title, width + gap
+        shape = (rows * down, columns * across - gap)
+        self.figure_, self.ax_ = figure, ax = _axes(ax, (6.4, 0.3 + 5.0 * shape[0] / shape[1]))
+        limit = float(np.abs(coef).max()) or 1.0
+        wall = np.full((*shape, *channels), np.nan)
+        for j, template in enumerate(coef):
+            top, left = (j // columns) * down + title, (j % columns) * across
+            wall[top : top + height, left : left + width] = template.reshape(self.image_shape)
+            x, y = left + (width - 1) / 2, top - 0.5 - title / 8
+            ax.text(x, y, self.display_labels[j], ha="center", va="bottom", fontsize="small")
+        ax.axis("off")
+        if channels:  # grey is a weight of 0, red a weight of the red channel
+            ax.imshow(np.nan_to_num(0.5 + 0.5 * wall / limit, nan=1.0))
+            return self
+        image = ax.imshow(wall, cmap="cividis", vmin=-limit, vmax=limit)
+        bar = figure.colorbar(image, ax=ax, shrink=0.8, aspect=30)
+        bar.set_label("weight (score per unit of brightness)")
+        return self
+
+
+@dataclass
+class GradientCheckDisplay:
+    """The largest relative error of every gradient check, beside what passes.
+
+    Parameters
+    ----------
+    checks : mapping of str to GradientCheck
+        What `xplinear.check_gradient` returned, by the name to show.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xplinear as xl
+    >>> loss, Z, y = xl.losses.SoftmaxLoss(), np.asarray([[3.2, 5.1, -1.7]]), np.asarray([0])
+    >>> display = GradientCheckDisplay({"softmax": xl.check_gradient(loss, Z, y)}).plot()
+    >>> display.ax_.get_xlabel()
+    'largest relative error of the gradient'
+    """
+
+    checks: Mapping[str, GradientCheck]
+    ax_: Axes = field(init=False, repr=False)
+    figure_: Figure = field(init=False, repr=False)
+
+    def plot(self, ax: Axes | None = None) -> Self:
+        """Draw, in ``ax`` or in a new figure.
+
+        Raises
+        ------
+        ValueError
+            If there are no checks.
+        """
+        if not self.checks:
+            msg = "there are no checks to draw"
+            raise ValueError(msg)
+        checks = list(self.checks.values())
+        self.figure_, self.ax_ = _, ax = _axes(ax, (6.4, 1.4 + 0.28 * len(checks)))
+        errors = np.asarray([check.max_relative_error for check in checks])
+        # What is not finite failed by as much as can be drawn.
+        errors = np.clip(np.nan_to_num(errors, nan=1.0, posinf=1.0), _SMALLEST_ERROR, 1.0)
+        passed = np.asarray([check.passed for check in checks])
+        place = np.arange(len(checks))
+        for wanted, colour, marker, name in (
+            (True, _BLUE, "o", "passed"),
+            (False, _VERMILION, "X", "failed"),
+        ):
+            chosen = passed == wanted
+            if chosen.any():
+                ax.plot(errors[chosen], place[chosen], marker, color=colour, label=name)
+        ax.vlines(
+            [check.tolerance for check in checks],
+            place - 0.5,
+            place + 0.5,
+            color="black",
+            linewidth=1,
+            label="tolerance",
+        )
+        ax.set(xscale="log", xlabel="largest relative error of the gradient")
+        ax.set_yticks(place, list(self.checks))
+        ax.invert_yaxis()
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
+        return self
+
+
+@dataclass
+class ThroughputDisplay:
+    """Examples × models per second against the number of models, a line per backend.
 
     One panel per size of the problem and of the batch; lines that rise show what a model gains
     from a stack.
@@ -173,70 +502,66 @@ def throughput(
     ----------
     measurements : sequence of Measurement
         What `xplinear.bench.measure` yields; cells that were skipped are not drawn.
-    path : path-like, optional
-        Write the picture there, in the format of the suffix.
 
-    Raises
-    ------
-    ValueError
-        If nothing was measured.
+    Attributes
+    ----------
+    axes_ : ndarray of matplotlib Axes
+    figure_ : matplotlib Figure
 
     Examples
     --------
     >>> from xplinear.bench import Ceilings, Cell, Measurement
     >>> cell = Cell(batch=64, p=784, k=10, m=1)
-    >>> figure = throughput([Measurement("numpy", "cpu", cell, Ceilings(1e10, 1e11), 640, 9, 1e-4)])
-    >>> figure.axes[0].get_title()
+    >>> rows = [Measurement("numpy", "cpu", cell, Ceilings(1e10, 1e11), 640, 9, 1e-4)]
+    >>> ThroughputDisplay(rows).plot().axes_[0, 0].get_title()
     'batch 64, p = 784, k = 10'
     """
-    drawn = [row for row in measurements if not row.reason]
-    if not drawn:
-        msg = "nothing was measured that could be drawn"
-        raise ValueError(msg)
-    shapes = sorted({row.cell[1:3] for row in drawn})
-    batches = sorted({row.cell.batch for row in drawn}, key=lambda batch: batch or np.inf)
-    backends = list(dict.fromkeys(row.backend for row in drawn))
-    size = (3.2 * len(batches) + 1.6, 2.8 * len(shapes))
-    figure, axes = plt.subplots(
-        len(shapes),
-        len(batches),
-        figsize=size,
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax, (shape, batch) in zip(axes.flat, product(shapes, batches), strict=True):
-        for name, colour, marker in zip(backends, cycle(_COLOURS), cycle(_MARKERS)):
-            points = sorted(
-                (row.cell.m, row.cell.m * row.examples_per_second)
-                for row in drawn
-                if (row.backend, row.cell[:3]) == (name, (batch, *shape))
-            )
-            xy = tuple(zip(*points, strict=True)) or ((), ())
-            ax.plot(*xy, color=colour, marker=marker, ms=4, label=name)
-        rows = "full batch" if batch is None else f"batch {batch:,}"
-        models = sorted({row.cell.m for row in drawn})
-        ax.set(xscale="log", yscale="log", title=f"{rows}, p = {shape[0]}, k = {shape[1]}")
-        ax.set_xticks(models, [f"{m}" for m in models])
-        ax.minorticks_off()
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.3)
-    figure.supxlabel("models in the stack")
-    figure.supylabel("examples × models per second")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center")
-    if path is not None:
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
-    return figure
 
+    measurements: Sequence[Measurement]
+    axes_: HostArray = field(init=False, repr=False)
+    figure_: Figure = field(init=False, repr=False)
 
-def _write(ax: Axes, path: str | os.PathLike[str] | None, created: Figure | None) -> None:
-    """Write the picture, if a path is given; close the figure, if it was made for it."""
-    if path is None:
-        return
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    figure.savefig(path, dpi=150)
-    if created is not None:
-        plt.close(created)
+    def plot(self) -> Self:
+        """Draw in a new figure: there are several panels.
+
+        Raises
+        ------
+        ValueError
+            If nothing was measured.
+        """
+        drawn = [row for row in self.measurements if not row.reason]
+        if not drawn:
+            msg = "nothing was measured that could be drawn"
+            raise ValueError(msg)
+        shapes = sorted({row.cell[1:3] for row in drawn})
+        batches = sorted({row.cell.batch for row in drawn}, key=lambda batch: batch or np.inf)
+        backends = list(dict.fromkeys(row.backend for row in drawn))
+        self.figure_, self.axes_ = figure, axes = plt.subplots(
+            len(shapes),
+            len(batches),
+            figsize=(3.2 * len(batches) + 1.6, 2.8 * len(shapes)),
+            sharex=True,
+            sharey="row",
+            squeeze=False,
+            layout="constrained",
+        )
+        for ax, (shape, batch) in zip(axes.flat, product(shapes, batches), strict=True):
+            for name, colour, marker in zip(backends, cycle(_COLOURS), cycle(_MARKERS)):
+                points = sorted(
+                    (row.cell.m, row.cell.m * row.examples_per_second)
+                    for row in drawn
+                    if (row.backend, row.cell[:3]) == (name, (batch, *shape))
+                )
+                xy = tuple(zip(*points, strict=True)) or ((), ())
+                ax.plot(*xy, color=colour, marker=marker, ms=4, label=name)
+            rows = "full batch" if batch is None else f"batch {batch:,}"
+            models = sorted({row.cell.m for row in drawn})
+            ax.set(xscale="log", yscale="log", title=f"{rows}, p = {shape[0]}, k = {shape[1]}")
+            ax.set_xticks(models, [f"{m}" for m in models])
+            ax.minorticks_off()
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.grid(alpha=0.3)
+        figure.supxlabel("models in the stack")
+        figure.supylabel("examples × models per second")
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center")
+        return self
