@@ -147,11 +147,12 @@ class TestTrainAndPredict:
         # Not formatted: a command line reads best as a line, not as a word per line.
         rows = rows_of(
             run("train", tmp_path / "a.npz", *arguments, "--no-accelerate", "--seed=5",
-                "--test-fraction=0", "--early-stopping", "--out", model)
+                "--test-fraction=0", "--early-stopping", "--standardize", "--out", model)
         )  # fmt: skip
         assert "test accuracy" not in rows
         clf = xplinear.load(model)
-        expected = options | {"accelerate": False, "random_state": 5, "early_stopping": True}
+        expected = options | {"accelerate": False, "random_state": 5}
+        expected |= {"early_stopping": True, "standardize": True}
         del expected["backend"]  # a model file lives anywhere
         assert {name: getattr(clf, name) for name in expected} == expected
         assert rows["data"] == "a.npz: n = 200, p = 3, k = 3"
@@ -165,7 +166,7 @@ class TestTrainAndPredict:
             if name in own and name != "learning_rate"
         }
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 12
+        assert len(same) == 14
 
     def test_unlabelled_table(self, tmp_path, blobs):
         X, y = blobs
@@ -267,7 +268,7 @@ class TestSweep:
         same = {name: option.default for name, option in options.items() if name in own}
         assert same.pop("cv") == 5
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 12
+        assert len(same) == 14
 
     def test_progress_bar(self, monkeypatch):
         console = cli.Console

@@ -15,6 +15,7 @@ duality            conjugates of both, and a proven lower bound of F
 solvers            gd, lbfgs, proximal_lbfgs, sgd, smoothing: a configuration, a state, a step
 minimize           the only loop: stopping, history, callbacks, interrupts
 certificate        how far from the optimum a fit can be at most, and why it stopped
+standardize        standardized features, folded into the weights
 data               where rows come from, device or host: blocks and shuffled mini-batches
 backends           which array library, which device
 estimator          LinearClassifier, scikit-learn's conventions

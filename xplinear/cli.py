@@ -82,6 +82,9 @@ _Target = Annotated[
 _Loss = Annotated[str, typer.Option(help=f"{', '.join(LOSSES)}.")]
 _Penalty = Annotated[str, typer.Option(help=f"{', '.join(PENALTIES)}.")]
 _L1Ratio = Annotated[float, typer.Option(help="Share of L1 in elastic_net.")]
+_Standardize = Annotated[
+    bool, typer.Option("--standardize", help="Train on features of mean 0 and variance 1.")
+]
 _Solver = Annotated[str, typer.Option(help=f"auto, {', '.join(SOLVERS)}.")]
 _MaxIter = Annotated[
     int | None, typer.Option(help="Iterations, epochs of sgd; the solver's own by default.")
@@ -203,6 +206,7 @@ def train(
     penalty: _Penalty = "l2",
     alpha: Annotated[float, typer.Option(help="Strength λ of the penalty.")] = 1e-4,
     l1_ratio: _L1Ratio = 0.15,
+    standardize: _Standardize = False,
     solver: _Solver = "auto",
     batch_size: Annotated[int, typer.Option(help="Rows of a mini-batch.")] = 64,
     learning_rate: Annotated[str, typer.Option(help="auto, or a number.")] = "auto",
@@ -233,6 +237,7 @@ def train(
         penalty=penalty,
         alpha=alpha,
         l1_ratio=l1_ratio,
+        standardize=standardize,
         solver=solver,
         batch_size=batch_size,
         learning_rate=_rate(learning_rate),
@@ -327,6 +332,7 @@ def sweep(
     loss: _Loss = "softmax",
     penalty: _Penalty = "l2",
     l1_ratio: _L1Ratio = 0.15,
+    standardize: _Standardize = False,
     solver: _Solver = "auto",
     learning_rates: Annotated[
         str | None, typer.Option(help="Of sgd, all in the same stack: 0.001,0.01,…")
@@ -357,6 +363,7 @@ def sweep(
         loss=loss,
         penalty=penalty,
         l1_ratio=l1_ratio,
+        standardize=standardize,
         solver=solver,
         max_iter=max_iter,
         tol=tol,

@@ -25,7 +25,7 @@ from xplinear.backends import (
     matmul_precision,
 )
 from xplinear.certificate import Certificate, certify
-from xplinear.data import Block, Data, data_of
+from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Progress, Result, minimize
@@ -33,6 +33,7 @@ from xplinear.namespace import Array, Namespace, array_namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, Penalty
 from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, ProximalLBFGS, Smoothing, Solver
+from xplinear.standardize import standard_of, standardized_params, unstandardized
 from xplinear.validation import (
     Features,
     check_features,
@@ -180,6 +181,13 @@ class Problem:
     host_input: bool
     seed: int
     held_out: Data | None
+    standard: Standard | None
+
+    def unstandardized(self, params: Params) -> Params:
+        """Return what the solver found, as parameters for X itself."""
+        if self.standard is None:
+            return params
+        return unstandardized(params, self.standard, xp=self.objective.xp)
 
 
 def is_probabilistic(estimator: Any) -> bool:
@@ -209,6 +217,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     l1_ratio : float, default 0.15
         Share of L1 in ``elastic_net``.
     fit_intercept : bool, default True
+    standardize : bool, default False
+        Train on features of mean 0 and variance 1, weighted by ``sample_weight``, as
+        `sklearn.preprocessing.StandardScaler` makes them: one ``alpha`` then suits features of
+        every scale. X is not copied, ``coef_`` and ``intercept_`` are for X itself, and constant
+        features get weight 0. Without an intercept features are scaled but not centred.
     solver : str or Solver, default "auto"
         ``lbfgs`` (to the optimum; smooth losses and penalties), ``proximal_lbfgs`` (the same
         for penalties such as ``l1``), ``smoothing`` (the same for ``multiclass_hinge`` and
@@ -259,7 +272,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     classes_ : Array of shape (k,)
     n_iter_ : int
     objective_ : float
-        F at the solution.
+        F at the solution; with ``standardize``, its penalty is that of the standardized features.
     certificate_ : Certificate
         How far from the optimum F can be at most, and why the fit stopped; not after ``gd`` and
         ``sgd``. See `xplinear.Certificate`.
@@ -306,6 +319,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         alpha: float = 1e-4,
         l1_ratio: float = 0.15,
         fit_intercept: bool = True,
+        standardize: bool = False,
         solver: str | Solver = "auto",
         batch_size: int = 64,
         learning_rate: Literal["auto"] | float = "auto",
@@ -329,6 +343,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         self.alpha = alpha
         self.l1_ratio = l1_ratio
         self.fit_intercept = fit_intercept
+        self.standardize = standardize
         self.solver = solver
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -421,6 +436,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         if self.class_weight == "balanced":
             msg = "class_weight='balanced' needs all rows at once; give partial_fit a dict"
+            raise ValueError(msg)
+        if self.standardize:
+            msg = (
+                "standardize=True needs all rows at once; set standardize=False: partial_fit "
+                "measures the scale of each feature itself (learning_rate='auto')"
+            )
             raise ValueError(msg)
         problem = self._problem(X, y, sample_weight, classes=known)
         objective = problem.objective
@@ -723,7 +744,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 return rows[index]
             return backend.xp.take(rows, backend.asarray(index), axis=0)
 
-        def part(index: np.ndarray[Any, Any] | None, weights: Any) -> Data:
+        def part(index: np.ndarray[Any, Any] | None, weights: Any) -> ArrayData | StreamedData:
             return data_of(
                 rows if index is None else rows_at(index),
                 backend.asarray(codes if index is None else codes[index]),
@@ -747,21 +768,31 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             # Weight 0 instead of a copy of all the other rows.
             train_weights[index] = 0.0
             weights = train_weights
+        data = part(None, weights)
+        objective = Objective(
+            backend.accelerated(loss),
+            penalty,
+            backend.asarray(np.asarray([self.alpha], dtype=np.float64), dtype),
+            data,
+            len(classes),
+            self.fit_intercept,
+        )
+        standard = None
+        if self.standardize:
+            # Class weights are about the loss: a scaler before the classifier does not see them.
+            counted = check_weights(sample_weight, None, codes, classes)
+            standard = standard_of(replace(objective, data=part(None, counted)))
+            objective = replace(objective, data=replace(data, standard=standard))
+            held_out = held_out and replace(held_out, standard=standard)
         return Problem(
-            objective=Objective(
-                backend.accelerated(loss),
-                penalty,
-                backend.asarray(np.asarray([self.alpha], dtype=np.float64), dtype),
-                part(None, weights),
-                len(classes),
-                self.fit_intercept,
-            ),
+            objective=objective,
             features=features,
             classes=classes,
             label_backend=backend_of(y) if is_array(y) else get_backend("numpy"),
             host_input=own.name == "numpy",
             seed=seed,
             held_out=held_out,
+            standard=standard,
         )
 
     def _warm_params(self, problem: Problem) -> Params:
@@ -775,7 +806,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
             raise ValueError(msg)
         backend, dtype = problem.objective.data.backend, problem.objective.data.dtype
-        return Params(*(backend.asarray(self.backend_.to_host(a), dtype) for a in self.params_))
+        start = Params(*(backend.asarray(self.backend_.to_host(a), dtype) for a in self.params_))
+        if problem.standard is None:
+            return start
+        return standardized_params(start, problem.standard, xp=backend.xp)
 
     @property
     def _host_classes(self) -> np.ndarray[Any, Any]:
@@ -818,7 +852,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             problem.label_backend.asarray(problem.classes) if numeric else problem.classes
         )
         self._host_input = problem.host_input
-        self._set_params(objective.data.backend, result.params)
+        self._set_params(objective.data.backend, problem.unstandardized(result.params))
 
     def _set_params(self, backend: Backend, params: Params) -> None:
         self.backend_ = backend

@@ -67,6 +67,9 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         Also fit to all rows, at every strength, as one more fold of the stacks.
     loss, penalty, l1_ratio, fit_intercept, batch_size, learning_rate, momentum, max_iter, tol
         As in `LinearClassifier`.
+    standardize : bool, default False
+        As in `LinearClassifier`. Mean and variance are those of all rows: folds share them, as
+        they share X, and an α means the same in each.
     solver : str or Solver, default "auto"
         "auto" is a solver that goes to the optimum where there is one, else ``sgd``.
     class_weight, random_state, backend, dtype, precision, accelerate
@@ -134,6 +137,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         penalty: str | Penalty | None = "l2",
         l1_ratio: float = 0.15,
         fit_intercept: bool = True,
+        standardize: bool = False,
         solver: str | Solver = "auto",
         batch_size: int = 64,
         learning_rate: Literal["auto"] | float = "auto",
@@ -158,6 +162,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         self.penalty = penalty
         self.l1_ratio = l1_ratio
         self.fit_intercept = fit_intercept
+        self.standardize = standardize
         self.solver = solver
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -376,11 +381,12 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         result = run.refits[int(done[a]), r]
         template._keep(problem, result, certificate_of(problem.objective, solver, result))
         paths = [run.refits[int(i), r].params for i in done]
+        stacked = Params(
+            xp.concat([part.W for part in paths], axis=1),
+            xp.concat([part.b for part in paths], axis=0),
+        )
         self.coefs_paths_, self.intercepts_paths_ = linear_coefficients(
-            Params(
-                xp.concat([part.W for part in paths], axis=1),
-                xp.concat([part.b for part in paths], axis=0),
-            )
+            problem.unstandardized(stacked)
         )
         self.best_estimator_ = template
         fitted = {name: value for name, value in vars(template).items() if name.endswith("_")}

@@ -148,13 +148,14 @@ def _sgd(
     schedule: Sequence[float],
     size: int,
     models: cupy.ndarray | None,
+    standard: Any,
     steps: Any,
 ) -> Any:
     """Fold SGD's update over the mini-batches of an epoch, as `fold_in_python` does."""
     _, (loss, penalty, momentum, nesterov, average, _), *_ = static
     (X, y, s), ((W, b), velocity, total, seen) = data, carry
     shares, real, losses = _shares(penalty), W.dtype.type, None
-    if shares is not None and str(X.dtype) in _TYPES:
+    if shares is not None and standard is None and str(X.dtype) in _TYPES:
         epoch = _Epoch(
             loss=loss.loss,
             X=X,
@@ -175,7 +176,7 @@ def _sgd(
         losses = _in_one_kernel(epoch)
         losses = _by_products(epoch) if losses is None else losses
     if losses is None:
-        arguments = update, static, carry, data, rows, schedule, size, models, steps
+        arguments = update, static, carry, data, rows, schedule, size, models, standard, steps
         return fold_in_python(*arguments, xp=xp)
     params = type(carry[0])
 

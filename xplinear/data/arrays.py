@@ -19,7 +19,7 @@ from xplinear.data.blocks import (
     take,
     weight_sum,
 )
-from xplinear.data.protocol import Block
+from xplinear.data.protocol import Block, Standard
 from xplinear.namespace import Array
 
 __all__ = ["ArrayData"]
@@ -43,6 +43,8 @@ class ArrayData:
         The column of ``s`` that serves each model, an integer: ``s`` is then ``(n, f)``, one
         column per fold, however many models share it.
     backend : Backend
+    standard : Standard, optional
+        Blocks and mini-batches hold standardized features; X stays as it is.
     budget : Budget
         Shared by all stacks made of the same rows: what one learnt of the memory, all know.
 
@@ -61,6 +63,7 @@ class ArrayData:
     dtype: Any = None
     models: Array | None = None
     backend: Backend = field(kw_only=True)
+    standard: Standard | None = field(default=None, kw_only=True)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
@@ -136,6 +139,7 @@ class ArrayData:
             schedule,
             batch_size,
             self.models,
+            self.standard,
             *args,
         )
 

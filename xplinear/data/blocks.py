@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 
 from xplinear.backends.base import Backend
-from xplinear.data.protocol import Block
+from xplinear.data.protocol import Block, Standard
 from xplinear.namespace import Array, Namespace, accumulator
 
 __all__ = [
@@ -60,6 +60,8 @@ class Source(Protocol):
     @property
     def models(self) -> Array | None: ...
     @property
+    def standard(self) -> Standard | None: ...
+    @property
     def budget(self) -> Budget: ...
     def blocks(self, start: int, size: int) -> Generator[Block]:
         """Yield the rows from ``start`` on, ``size`` at a time; a block lasts until the next."""
@@ -90,12 +92,18 @@ def minibatch(
     batch: tuple[Array, Array, Array | None],
     factor: float | Array,
     models: Array | None,
+    standard: Standard | None,
     *args: Any,
 ) -> Any:
     """Return ``update`` of a batch as it is stored; what `Backend.fold` is given."""
     X, y, s = batch
-    block = Block(xp.astype(X, dtype, copy=False), y, of_models(s, models, xp=xp))
+    X = _standardized(xp.astype(X, dtype, copy=False), standard)
+    block = Block(X, y, of_models(s, models, xp=xp))
     return update(*static, carry, block, factor, *args)
+
+
+def _standardized(X: Array, standard: Standard | None) -> Array:
+    return X if standard is None else (X - standard.centre) * standard.scale
 
 
 def of_models(weights: Array | None, models: Array | None, *, xp: Namespace) -> Array | None:
@@ -110,7 +118,8 @@ def labelled(source: Source, X: Array, rows: slice) -> Block:
     xp = source.backend.xp
     s = None if source.s is None else source.s[rows, :]
     y = None if source.y is None else source.y[rows]
-    return Block(xp.astype(X, source.dtype, copy=False), y, of_models(s, source.models, xp=xp))
+    X = _standardized(xp.astype(X, source.dtype, copy=False), source.standard)
+    return Block(X, y, of_models(s, source.models, xp=xp))
 
 
 def weight_sum(source: Source) -> Array:
@@ -133,7 +142,8 @@ def take(source: _AnySource, models: Array) -> _AnySource:
 
 
 def _row_bytes(source: Source, scores: int) -> int:
-    return source.backend.xp.finfo(source.dtype).bits // 8 * (source.p + 4 * scores)
+    rows = source.p if source.standard is None else 2 * source.p
+    return source.backend.xp.finfo(source.dtype).bits // 8 * (rows + 4 * scores)
 
 
 def rows_per_block(source: Source, scores: int) -> int:

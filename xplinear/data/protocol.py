@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from xplinear.backends.base import Backend
 from xplinear.namespace import Array
 
-__all__ = ["Block", "Data"]
+__all__ = ["Block", "Data", "Standard"]
 
 
 class Block(NamedTuple):
@@ -21,6 +21,13 @@ class Block(NamedTuple):
     X: Array
     y: Array
     s: Array | None
+
+
+class Standard(NamedTuple):
+    """Centre μ and scale d of the features, both ``(p,)``: blocks hold (X − μ)·d instead of X."""
+
+    centre: Array
+    scale: Array
 
 
 class Data(Protocol):

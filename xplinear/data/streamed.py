@@ -23,7 +23,7 @@ from xplinear.data.blocks import (
     take,
     weight_sum,
 )
-from xplinear.data.protocol import Block
+from xplinear.data.protocol import Block, Standard
 from xplinear.namespace import Array
 
 __all__ = ["StreamedData", "data_of"]
@@ -40,7 +40,7 @@ class StreamedData:
     ----------
     X : ndarray of shape (n, p)
         Or a memory map; any numeric dtype and layout, read-only too.
-    y, s, dtype, models, backend, budget
+    y, s, dtype, models, backend, standard, budget
         As in `ArrayData`.
 
     Examples
@@ -60,6 +60,7 @@ class StreamedData:
     dtype: Any = None
     models: Array | None = None
     backend: Backend = field(kw_only=True)
+    standard: Standard | None = field(default=None, kw_only=True)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
@@ -161,6 +162,7 @@ class StreamedData:
                     schedule[i * batches : (i + 1) * batches],
                     batch_size,
                     self.models,
+                    self.standard,
                     *args,
                 )
         return carry
