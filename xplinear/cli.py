@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 import xplinear
 from xplinear.backends import Backend, available_backends, get_backend
 from xplinear.bench import CELLS, Measurement, measure, usable_backends
+from xplinear.certificate import Certificate
 from xplinear.data import ArrayData
 from xplinear.datasets import FORMATS, NAMES, Dataset, holdout, load
 from xplinear.estimator import LinearClassifier
@@ -34,6 +35,8 @@ from xplinear.model_selection import LinearClassifierCV
 from xplinear.objective import Objective, Params
 from xplinear.parity import TOLERANCES, WEIGHT_TOLERANCES, Comparison, compare
 from xplinear.penalties import PENALTIES
+from xplinear.persist import content_of, save
+from xplinear.preparation import Preparation
 from xplinear.scoring import SCORINGS
 from xplinear.solvers import SOLVERS
 from xplinear.sweep import SweepProgress
@@ -68,7 +71,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Linear classifiers on any array library.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -79,13 +81,20 @@ _Target = Annotated[
     typer.Option(help="Column (or array, or file) of the labels; the last column by default."),
 ]
 # Of `train` and `sweep`.
-_Loss = Annotated[str, typer.Option(help=f"{', '.join(LOSSES)}.")]
-_Penalty = Annotated[str, typer.Option(help=f"{', '.join(PENALTIES)}.")]
+_Loss = Annotated[
+    str, typer.Option(help=f"{', '.join(LOSSES)}.", autocompletion=lambda: list(LOSSES))
+]
+_Penalty = Annotated[
+    str, typer.Option(help=f"{', '.join(PENALTIES)}.", autocompletion=lambda: list(PENALTIES))
+]
 _L1Ratio = Annotated[float, typer.Option(help="Share of L1 in elastic_net.")]
 _Standardize = Annotated[
     bool, typer.Option("--standardize", help="Train on features of mean 0 and variance 1.")
 ]
-_Solver = Annotated[str, typer.Option(help=f"auto, {', '.join(SOLVERS)}.")]
+_Solver = Annotated[
+    str,
+    typer.Option(help=f"auto, {', '.join(SOLVERS)}.", autocompletion=lambda: ["auto", *SOLVERS]),
+]
 _MaxIter = Annotated[
     int | None, typer.Option(help="Iterations, epochs of sgd; the solver's own by default.")
 ]
@@ -104,6 +113,11 @@ _Accelerate = Annotated[
     bool, typer.Option("--accelerate/--no-accelerate", help="Use the backend's own kernels.")
 ]
 _Out = Annotated[Path | None, typer.Option(help="Save the model: FILE.safetensors.")]
+_Impute = Annotated[
+    bool,
+    typer.Option("--impute", help="Fill missing values: median, or the most frequent text."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 # Of the checks.
 _Losses = Annotated[str | None, typer.Option(help=f"Of {','.join(LOSSES)}; all by default.")]
 _Backends = Annotated[
@@ -220,6 +234,7 @@ def train(
     precision: _Precision = "float32",
     seed: _Seed = 0,
     target: _Target = None,
+    impute: _Impute = False,
     test_fraction: _TestFraction = 0.25,
     accelerate: _Accelerate = True,
     plot: Annotated[
@@ -227,11 +242,12 @@ def train(
         typer.Option(help="Draw loss, and validation accuracy if there is one: FILE.png."),
     ] = None,
     out: _Out = None,
+    as_json: _Json = False,
 ) -> None:
     """Train a classifier and report how well it does."""
     _check_picture(plot)
     _check_writable("--out", out)
-    dataset = _loaded(data, target, test_fraction, seed)
+    dataset, preparation = _loaded(data, target, test_fraction, seed, impute=impute)
     clf = LinearClassifier(
         loss,
         penalty=penalty,
@@ -252,26 +268,94 @@ def train(
     )
     seconds = _fitted(clf, dataset)
     if out is not None:
-        clf.save(out)
+        save(clf, out, preparation)
     if plot is not None:
         from xplinear.plot import LossCurveDisplay
 
         LossCurveDisplay.from_estimator(clf).figure_.savefig(plot, dpi=_DPI)
 
+    examples = dataset.X.shape[0] * clf.n_iter_
+    if as_json:
+        record = {"iterations": clf.n_iter_, "examples_per_second": examples / seconds}
+        _print_json({**_record(clf, dataset, seconds), **record, "model": out, "picture": plot})
+        return
     table = _described(clf, dataset)
     table.add_row("objective", f"{clf.objective_:.6g}  ({loss} + {alpha:g} · {penalty})")
     table.add_row("iterations", f"{clf.n_iter_:,}")
     _add_results(table, clf, dataset)
     table.add_row("training time", f"{seconds:.2f} s")
-    examples = dataset.X.shape[0] * clf.n_iter_
     table.add_row("examples per second", f"{examples / seconds:,.0f}")
     _add_files(table, model=out, picture=plot)
     _console().print(table)
 
 
-def _loaded(data: str, target: str | None, test_fraction: float, seed: int) -> Dataset:
-    dataset = load(data, target=target)
-    return dataset if test_fraction == 0.0 else holdout(dataset, test_fraction, seed)
+def _loaded(
+    data: str, target: str | None, test_fraction: float, seed: int, *, impute: bool
+) -> tuple[Dataset, dict[str, Any] | None]:
+    """Return data to train on, and what a model file keeps of how a table became numbers."""
+    dataset = load(data, target=target, mixed=True, missing=impute)
+    dataset = dataset if test_fraction == 0.0 else holdout(dataset, test_fraction, seed)
+    if dataset.names is None:
+        if impute:
+            msg = f"--impute is for tables, .csv and .parquet; {dataset.name} is none"
+            raise ValueError(msg)
+        return dataset, None
+    preparation = Preparation.learned(dataset, impute=impute)
+    return preparation.apply(dataset), preparation.record()
+
+
+def _print_json(record: Any) -> None:
+    """Print a record; what JSON has no number for, such as NaN, becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(one) for key, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(one) for one in value]
+        if isinstance(value, (np.ndarray, np.generic)):
+            return plain(value.tolist())
+        if isinstance(value, float) and not np.isfinite(value):
+            return None
+        return value if isinstance(value, (str, int, float, type(None))) else str(value)
+
+    typer.echo(json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str, Any]:
+    """Return what is reported of a fit, under the names that scripts read."""
+    n, p = dataset.X.shape
+    record = {
+        "data": dataset.name,
+        "n": n,
+        "p": p,
+        "k": len(clf.classes_),
+        "dtype": dataset.X.dtype,
+        "computed_in": _dtype_name(clf.coef_),
+        "backend": clf.backend_.name,
+        "device": clf.backend_.device,
+        "loss": clf.loss,
+        "penalty": clf.penalty,
+        "alpha": clf.alpha,
+        "objective": clf.objective_,
+        "certificate": _certificate_record(clf),
+        "train_accuracy": clf.score(dataset.X, dataset.y),
+        "seconds": seconds,
+    }
+    if dataset.X_test is not None:
+        record["test_accuracy"] = clf.score(dataset.X_test, dataset.y_test)
+        record["test_rows"] = dataset.X_test.shape[0]
+    return record
+
+
+def _certificate_record(clf: LinearClassifier) -> dict[str, Any] | None:
+    certificate: Certificate | None = getattr(clf, "certificate_", None)
+    if certificate is None:
+        return None
+    return {
+        "objective": float(certificate.objective[0]),
+        "lower_bound": float(certificate.lower_bound[0]),
+        "reason": certificate.reasons[0],
+    }
 
 
 def _fitted(clf: LinearClassifier | LinearClassifierCV, dataset: Dataset) -> float:
@@ -344,15 +428,17 @@ def sweep(
     precision: _Precision = "float32",
     seed: _Seed = 0,
     target: _Target = None,
+    impute: _Impute = False,
     test_fraction: _TestFraction = 0.25,
     accelerate: _Accelerate = True,
     plot: Annotated[Path | None, typer.Option(help="Draw the scores: FILE.png.")] = None,
     out: _Out = None,
+    as_json: _Json = False,
 ) -> None:
     """Choose the strength of the penalty by cross-validation."""
     _check_picture(plot)
     _check_writable("--out", out)
-    dataset = _loaded(data, target, test_fraction, seed)
+    dataset, preparation = _loaded(data, target, test_fraction, seed, impute=impute)
     chosen = int(alphas) if alphas is not None and alphas.isdigit() else None
     clf = LinearClassifierCV(
         _numbers("--alphas", alphas) if chosen is None else chosen,
@@ -376,12 +462,17 @@ def sweep(
     seconds = _fitted(clf, dataset)
     best = clf.best_estimator_
     if out is not None:
-        best.save(out)
+        save(best, out, preparation)
     if plot is not None:
         from xplinear.plot import ValidationCurveDisplay
 
         ValidationCurveDisplay.from_estimator(clf).figure_.savefig(plot, dpi=_DPI)
 
+    if as_json:
+        grid = {"alphas": clf.alphas_, "learning_rates": learning_rates and clf.learning_rates}
+        grid |= {"scoring": scoring, "scores": clf.cv_scores_, "models": _models(clf)}
+        _print_json({**_record(best, dataset, seconds), **grid, "model": out, "picture": plot})
+        return
     console = _console()
     console.print(_scores_table(clf, scoring))
     table = _described(best, dataset)
@@ -437,38 +528,121 @@ def predict(
     data: _Data,
     out: Annotated[Path | None, typer.Option(help="Write the labels: FILE.csv.")] = None,
     target: _Target = None,
+    as_json: _Json = False,
 ) -> None:
     """Predict labels; report the accuracy where DATA has labels too.
 
-    The test part of DATA is taken where it has one.
+    The test part of DATA is taken where it has one. A table is prepared as in training; it may
+    have further columns, and may lack that of the labels.
     """
     _check_writable("--out", out)
     clf = xplinear.load(model)
-    dataset = load(data, target=target, n_features=clf.n_features_in_)
+    record = content_of(model).get("preparation")
+    preparation = None if record is None else Preparation.from_record(record)
+    dataset = load(
+        data,
+        target=target,
+        n_features=clf.n_features_in_,
+        columns=preparation and preparation.expected,
+        missing=preparation is not None and preparation.imputes,
+    )
+    if preparation is not None and dataset.names is not None:
+        dataset = preparation.apply(dataset)
+    elif preparation is not None and preparation.has_text:
+        names = ", ".join(column.name for column in preparation.columns)
+        msg = f"{dataset.name} is no table; the model needs one with the columns {names}"
+        raise ValueError(msg)
     X, y = dataset.X, dataset.y
     if dataset.X_test is not None:
         X, y = dataset.X_test, dataset.y_test
-    if y is None and out is None:
+    if y is None and out is None and not as_json:
         msg = f"{dataset.name} has no labels to compare with; --out FILE.csv writes the predictions"
         raise ValueError(msg)
     labels = clf.predict(X)
     if out is not None:
         with out.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["label"], *([label] for label in labels.tolist())])
-    table = Table(show_header=False)
-    table.add_row("data", f"{dataset.name}: {X.shape[0]:,} rows")
+    accuracy = None
     if y is not None:
         # Labels that all look like numbers were read as such, the model's may be words too.
         y = y if labels.dtype.kind in "biuf" else y.astype(str)
-        table.add_row("accuracy", f"{np.mean(labels == y):.4f}")
+        accuracy = float(np.mean(labels == y))
+    if as_json:
+        found = {"data": dataset.name, "rows": X.shape[0], "accuracy": accuracy, "file": out}
+        _print_json(found if out is not None else {**found, "labels": labels})
+        return
+    table = Table(show_header=False)
+    table.add_row("data", f"{dataset.name}: {X.shape[0]:,} rows")
+    if accuracy is not None:
+        table.add_row("accuracy", f"{accuracy:.4f}")
     if out is not None:
         table.add_row("labels", str(out))
     _console().print(table)
 
 
 @app.command()
-def backends() -> None:
+def info(
+    model: Annotated[Path, typer.Argument(help="A file that train --out wrote.")],
+    as_json: _Json = False,
+) -> None:
+    """Show what a model file holds: the problem, the classes, the features, the versions."""
+    clf, content = xplinear.load(model), content_of(model)
+    preparation = content.get("preparation")
+    names: list[str] = content["feature_names"] or []
+    if preparation is not None:
+        names = Preparation.from_record(preparation).feature_names
+    libraries = content.get("libraries", {})
+    classes = clf.classes_.tolist()
+    if as_json:
+        record = {
+            "loss": clf.loss,
+            "penalty": clf.penalty,
+            "alpha": clf.alpha,
+            "classes": classes,
+            "n_features": clf.n_features_in_,
+            "feature_names": names or None,
+            "shape": clf.coef_.shape,
+            "dtype": clf.coef_.dtype,
+            "objective": getattr(clf, "objective_", None),
+            "certificate": _certificate_record(clf),
+            "preparation": preparation,
+            "libraries": libraries,
+        }
+        _print_json(record)
+        return
+    table = Table(show_header=False)
+    table.add_row("problem", f"{clf.loss} + {clf.alpha:g} · {clf.penalty}")
+    table.add_row("classes", _some(classes))
+    table.add_row("features", f"{clf.n_features_in_:,}{': ' * bool(names)}{_some(names)}")
+    table.add_row("coefficients", f"{clf.coef_.shape}, {clf.coef_.dtype}")
+    if hasattr(clf, "objective_"):
+        table.add_row("objective", f"{clf.objective_:.6g}")
+    if hasattr(clf, "certificate_"):
+        table.add_row("certificate", str(clf.certificate_))
+    for column in () if preparation is None else Preparation.from_record(preparation).columns:
+        kind = "a number" if column.categories is None else _some(column.categories)
+        filled = "" if column.fill is None else f"; where missing {column.fill}"
+        table.add_row(f"column {column.name}", kind + filled)
+    if preparation is not None and preparation["target"] is not None:
+        table.add_row("labels", f"column {preparation['target']}")
+    versions = (f"{name} {version}" for name, version in libraries.items())
+    table.add_row("saved with", ", ".join(versions) or "not known")
+    _console().print(table)
+
+
+def _some(values: Sequence[Any], most: int = 10) -> str:
+    """Return the first of the values, and how many more there are."""
+    more = f", … ({len(values):,})" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more
+
+
+@app.command()
+def backends(as_json: _Json = False) -> None:
     """List the array libraries: what works here, and why the others do not."""
+    if as_json:
+        found = [status._asdict() for status in available_backends()]
+        _print_json({"auto": get_backend("auto").name, "backends": found})
+        return
     table = Table("backend", "version", "devices")
     for status in available_backends():
         if status.available:
@@ -485,6 +659,7 @@ def parity(
     backends: _Backends = None,
     dtypes: Annotated[str | None, typer.Option(help=f"Of {','.join(TOLERANCES)}.")] = None,
     losses: _Losses = None,
+    as_json: _Json = False,
 ) -> None:
     """Compare losses, gradients and SGD steps of all backends with NumPy float64."""
     with Console(stderr=True).status("comparing with NumPy float64"):
@@ -494,6 +669,10 @@ def parity(
             _split(losses, list(LOSSES), "--losses"),
         )
 
+    if as_json:
+        _print_json([{**row._asdict(), "passed": row.passed} for row in rows])
+        _exit_unless([row.passed for row in rows])
+        return
     names = list(dict.fromkeys(row.backend for row in rows))
 
     def key(row: Comparison) -> tuple[int, int, int]:
@@ -540,6 +719,7 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="Write FILE.csv, and FILE.json: machine and versions.")
     ] = None,
+    as_json: _Json = False,
 ) -> None:
     """Measure the throughput of SGD and of full batches on every backend, for stacks of models."""
     _check_picture(plot)
@@ -553,21 +733,31 @@ def bench(
     if not rows:
         raise typer.Exit(1)
 
+    if out is not None:
+        _save_measurements(rows, out)
+    if plot is not None:
+        from xplinear.plot import ThroughputDisplay
+
+        ThroughputDisplay(rows).plot().figure_.savefig(plot, dpi=_DPI)
+    if as_json:
+        _print_json({"machine": machine(), "measurements": [row.record() for row in rows]})
+        _exit_unless([not row.failed for row in rows])
+        return
     console = _console()
+    _print_measurements(console, rows)
+    if out is not None:
+        console.print(f"wrote {out} and {out.with_suffix('.json')}")
+    if plot is not None:
+        console.print(f"wrote {plot}")
+    _conclude(console, [not row.failed for row in rows], "cells without an error")
+
+
+def _print_measurements(console: Console, rows: Sequence[Measurement]) -> None:
     console.print(_ceilings_table(rows))
     console.print(_throughput_table(rows))
     for row in rows:
         if row.reason:
             console.print(f"not measured: {row.backend}, {row.cell}: {row.reason}")
-    if out is not None:
-        _save_measurements(rows, out)
-        console.print(f"wrote {out} and {out.with_suffix('.json')}")
-    if plot is not None:
-        from xplinear.plot import ThroughputDisplay
-
-        ThroughputDisplay(rows).plot().figure_.savefig(plot, dpi=_DPI)
-        console.print(f"wrote {plot}")
-    _conclude(console, [not row.failed for row in rows], "cells without an error")
 
 
 def _measured(backends: Sequence[Backend], seconds: float) -> list[Measurement]:
@@ -639,6 +829,7 @@ def check_gradients(
         str | None, typer.Option(help=f"Of {','.join(PENALTIES)}; all by default.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random data.")] = 0,
+    as_json: _Json = False,
 ) -> None:
     """Check the gradient of every objective against differences, in float64."""
     chosen = _chosen_backends(backends)
@@ -646,6 +837,7 @@ def check_gradients(
         "backend", "loss", "penalty", "largest relative error", "where", "kinks", "result"
     )
     passed: list[bool] = []
+    records: list[dict[str, Any]] = []
     with Console(stderr=True).status("checking gradients"):
         for backend in chosen:
             for loss in _split(losses, list(LOSSES), "--losses"):
@@ -653,6 +845,12 @@ def check_gradients(
                     with backend.double_precision():
                         check = check_gradient(*_random_problem(backend, loss, penalty, seed))
                     passed.append(check.passed)
+                    record = {"backend": backend.name, "loss": loss, "penalty": penalty}
+                    record |= {
+                        name: getattr(check, name)
+                        for name in ("max_relative_error", "coordinates", "kinks", "passed")
+                    }
+                    records.append(record)
                     table.add_row(
                         backend.name,
                         loss,
@@ -663,6 +861,10 @@ def check_gradients(
                         "passed" if check.passed else "WRONG",
                         style=None if check.passed else "red",
                     )
+    if as_json:
+        _print_json(records)
+        _exit_unless(passed)
+        return
     console = _console()
     console.print(table)
     _conclude(console, passed, "gradients agree with differences")
@@ -686,5 +888,9 @@ def _random_problem(
 
 def _conclude(console: Console, passed: Sequence[bool], what: str) -> None:
     console.print(f"{sum(passed)} of {len(passed)} {what}")
+    _exit_unless(passed)
+
+
+def _exit_unless(passed: Sequence[bool]) -> None:
     if not all(passed):
         raise typer.Exit(1)

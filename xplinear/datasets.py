@@ -13,21 +13,23 @@ import os
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits, load_svmlight_file
 from sklearn.model_selection import train_test_split
 
-__all__ = ["FORMATS", "NAMES", "Dataset", "holdout", "load"]
+__all__ = ["FORMATS", "NAMES", "Columns", "Dataset", "holdout", "load"]
 
 HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian: dataset-fashion-mnist
 _DENSE_BYTES = 4 * 2**30  # a sparse file that takes more than this when dense is refused
+_MISSING = {"", "NA", "NaN", "nan", "null"}  # cells of a CSV file that hold no value
 _DAMAGED = (EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 
@@ -45,6 +47,12 @@ class Dataset(NamedTuple):
     name : str
     image_shape : tuple of int or None
         What a row looks like as an image.
+    names : tuple of str or None
+        Names of the features, of a table.
+    target : str or None
+        Name of the labels' column, of a table.
+    texts : mapping from str to sequence of str
+        Columns of text that `load` was told to accept: X holds the index of each cell's text.
     """
 
     X: HostArray
@@ -53,6 +61,16 @@ class Dataset(NamedTuple):
     y_test: HostArray | None
     name: str
     image_shape: tuple[int, ...] | None
+    names: tuple[str, ...] | None = None
+    target: str | None = None
+    texts: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+
+class Columns(NamedTuple):
+    """What a model expects of a table: features, whether each is text, and labels' column."""
+
+    text: Mapping[str, bool]
+    target: str | None
 
 
 class _Parts(NamedTuple):
@@ -62,10 +80,34 @@ class _Parts(NamedTuple):
     y: HostArray | None
     X_test: HostArray | None = None
     y_test: HostArray | None = None
+    names: tuple[str, ...] | None = None
+    target: str | None = None
+    texts: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+
+class _Request(NamedTuple):
+    """What a reader is asked for: see `load`."""
+
+    target: str | None
+    n_features: int | None
+    columns: Columns | None
+    mixed: bool
+    missing: bool
+
+    @property
+    def remedy(self) -> str:
+        """What to do about missing values."""
+        return "fill or drop them, or use --impute" if self.mixed else "fill or drop them"
 
 
 def load(
-    source: str | os.PathLike[str], *, target: str | None = None, n_features: int | None = None
+    source: str | os.PathLike[str],
+    *,
+    target: str | None = None,
+    n_features: int | None = None,
+    columns: Columns | None = None,
+    mixed: bool = False,
+    missing: bool = False,
 ) -> Dataset:
     """Load a data set.
 
@@ -86,6 +128,12 @@ def load(
     n_features : int, optional
         The number of features a model expects. Labels may then be missing: a table with just
         so many columns has none. Rows of an ``.svm`` are padded to it.
+    columns : Columns, optional
+        The columns a model expects of a table, which may have others and may lack the labels.
+    mixed : bool, default False
+        Accept columns of text in a table; see `Dataset`.
+    missing : bool, default False
+        Accept missing values in the features of a table, as NaN.
 
     Returns
     -------
@@ -127,7 +175,8 @@ def load(
             msg = f"no file {str(path)!r}"
             raise FileNotFoundError(msg)
         else:
-            parts = FORMATS[path.suffix.lower()](path, target, n_features)
+            request = _Request(target, n_features, columns, mixed, missing)
+            parts = FORMATS[path.suffix.lower()](path, request)
     if parts.y is None and n_features is None:
         msg = f"{name} has no labels"
         raise ValueError(msg)
@@ -139,7 +188,7 @@ def load(
         if X_test.shape[1] != X.shape[1]:
             msg = f"{name}: X has {X.shape[1]} features, X_test has {X_test.shape[1]}"
             raise ValueError(msg)
-    return Dataset(X, y, X_test, y_test, name, image_shape)
+    return Dataset(X, y, X_test, y_test, name, image_shape, *parts[4:])
 
 
 def holdout(dataset: Dataset, fraction: float = 0.25, seed: int = 0) -> Dataset:
@@ -261,13 +310,12 @@ def _read_idx_directory(path: Path) -> _Parts:
             raise FileNotFoundError(msg)
         return _read_idx(files[0])
 
-    return _Parts(
-        *(
-            read(f"{part}-{kind}?ubyte*")
-            for part in ("train", "t10k")
-            for kind in ("images?idx3", "labels?idx1")
-        )
+    X, y, X_test, y_test = (
+        read(f"{part}-{kind}?ubyte*")
+        for part in ("train", "t10k")
+        for kind in ("images?idx3", "labels?idx1")
     )
+    return _Parts(X, y, X_test, y_test)
 
 
 def _read_idx(path: Path) -> HostArray:
@@ -285,7 +333,8 @@ def _read_idx(path: Path) -> HostArray:
         raise ValueError(msg) from error
 
 
-def _read_npz(path: Path, target: str | None, n_features: int | None) -> _Parts:
+def _read_npz(path: Path, request: _Request) -> _Parts:
+    target, n_features = request[:2]
     label = target or "y"
     names = ("X", label, "X_test", f"{label}_test")
     try:
@@ -307,10 +356,12 @@ def _read_npz(path: Path, target: str | None, n_features: int | None) -> _Parts:
             f"it has {', '.join(there) or 'none'}"
         )
         raise ValueError(msg)
-    return _Parts(*(arrays.get(name) for name in names))  # pyright: ignore[reportArgumentType]
+    found: Any = [arrays.get(name) for name in names]
+    return _Parts(*found)
 
 
-def _read_npy(path: Path, target: str | None, n_features: int | None) -> _Parts:
+def _read_npy(path: Path, request: _Request) -> _Parts:
+    target, n_features = request[:2]
     labels = path.with_name("y.npy") if target is None else Path(target)
     if not labels.is_file() and n_features is not None and target is None:
         return _Parts(_load_npy(path), None)
@@ -328,29 +379,71 @@ def _load_npy(path: Path) -> HostArray:
         raise ValueError(msg) from error
 
 
-def _read_csv(path: Path, target: str | None, n_features: int | None) -> _Parts:
+def _read_csv(path: Path, request: _Request) -> _Parts:
     try:
-        return _parse_csv(path, target, n_features)
+        return _parse_csv(path, request)
     except (UnicodeDecodeError, csv.Error) as error:
         msg = f"{str(path)!r} is no text file in UTF-8: {error}"
         raise ValueError(msg) from error
 
 
-def _parse_csv(path: Path, target: str | None, n_features: int | None) -> _Parts:
+def _parse_csv(path: Path, request: _Request) -> _Parts:
+    columns = request.columns
     with path.open(newline="", encoding="utf-8-sig") as file:
         first, second = (*islice(csv.reader(file), 2), [], [])[:2]
-    header = _is_header(first, second, target)
+    header = _is_header(first, second, request.target)
+    if columns is not None:
+        header = header or {cell.strip() for cell in first} >= set(columns.text)
     if not first or (header and not second):
         msg = f"{str(path)!r} is empty: it has no rows"
         raise ValueError(msg)
     names = [cell.strip() for cell in first] if header else [str(j) for j in range(len(first))]
-    label = _target_column(path, names, target, n_features)
-    codes: dict[str, int] = {}
+    if columns is not None and not header and len(names) == len(columns.text):
+        names = list(columns.text)  # without a header it is their order that counts
+    label = _target_column(path, names, request)
+    features = _features(path, names, label, request)
+    if columns is not None:
+        text = {j for j in features if columns.text[names[j]]}
+        return _parse_cells(path, names, label, features, text, request, header=header)
+    try:
+        return _parse_cells(path, names, label, features, set(), request, header=header)
+    except UnicodeDecodeError:
+        raise
+    except ValueError:
+        text = _text_columns(path, features, header=header) if request.mixed else set[int]()
+        if not text:
+            raise
+        return _parse_cells(path, names, label, features, text, request, header=header)
 
-    def code(cell: str) -> int:
-        return codes.setdefault(cell.strip(), len(codes))
 
-    converters: dict[int | str, Callable[[str], int]] = {} if label is None else {label: code}
+def _parse_cells(
+    path: Path,
+    names: Sequence[str],
+    label: int | None,
+    features: Sequence[int],
+    text: set[int],
+    request: _Request,
+    *,
+    header: bool,
+) -> _Parts:
+    """Read a table whose columns ``text`` are text; the labels are anything."""
+    codes: dict[int, dict[str, float]] = {j: {} for j in text | {label} if j is not None}
+
+    def coded(j: int) -> Callable[[str], float]:
+        known = codes[j]
+
+        def code(cell: str) -> float:
+            cell = cell.strip()
+            if j != label and cell in _MISSING:
+                return math.nan
+            return known.setdefault(cell, float(len(known)))
+
+        return code
+
+    converters: dict[int | str, Callable[[str], float]] = {j: coded(j) for j in codes}
+    if request.missing:
+        converters |= {j: _number_or_nan for j in features if j not in text}
+    converters |= {j: lambda _: 0.0 for j in range(len(names)) if j not in {label, *features}}
     try:
         table = np.loadtxt(
             path,
@@ -365,15 +458,37 @@ def _parse_csv(path: Path, target: str | None, n_features: int | None) -> _Parts
     except UnicodeDecodeError:
         raise
     except ValueError as error:
-        msg = _first_bad_cell(path, names, label, header=header) or f"{str(path)!r}: {error}"
+        numeric = set(features) - text
+        msg = _first_bad_cell(path, names, numeric, header=header) or f"{str(path)!r}: {error}"
         raise ValueError(msg) from error
-    _no_missing(path, names, _with_nan(table))
+    X = table if label is None and len(features) == len(names) else table[:, features]
+    found = [names[j] for j in features]
+    if not request.missing:
+        _no_missing(path, found, _with_nan(X), request.remedy)
+    texts = {names[j]: tuple(codes[j]) for j in text}
     if label is None:
-        return _Parts(table, None)
-    if "" in codes:
+        return _Parts(X, None, names=tuple(found), texts=texts)
+    if "" in codes[label]:
         _no_missing(path, [names[label]], [True])
-    y = _parsed_labels(list(codes))[table[:, label].astype(np.intp)]
-    return _Parts(np.delete(table, label, axis=1), y)
+    y = _parsed_labels(list(codes[label]))[table[:, label].astype(np.intp)]
+    return _Parts(X, y, names=tuple(found), target=names[label], texts=texts)
+
+
+def _number_or_nan(cell: str) -> float:
+    return math.nan if cell.strip() in _MISSING else float(cell)
+
+
+def _text_columns(path: Path, features: Sequence[int], *, header: bool) -> set[int]:
+    """Return the columns with a cell that is no number."""
+    numeric = set(features)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for row in islice(csv.reader(file), int(header), None):
+            numeric -= {
+                j
+                for j in numeric
+                if j < len(row) and row[j].strip() not in _MISSING and not _is_number(row[j])
+            }
+    return set(features) - numeric
 
 
 def _is_number(cell: str) -> bool:
@@ -391,11 +506,12 @@ def _is_header(first: Sequence[str], second: Sequence[str], target: str | None) 
     return any(not _is_number(a) and _is_number(b) for a, b in zip(first, second, strict=False))
 
 
-def _target_column(
-    path: Path, names: Sequence[str], target: str | None, n_features: int | None
-) -> int | None:
+def _target_column(path: Path, names: Sequence[str], request: _Request) -> int | None:
     """Return the index of the labels' column, or None where there are only features."""
-    if target is None and len(names) == n_features:
+    target, columns = request.target, request.columns
+    if target is None and columns is not None:
+        return names.index(columns.target) if columns.target in names else None
+    if target is None and len(names) == request.n_features:
         return None
     if "" in names:
         msg = (
@@ -419,13 +535,29 @@ def _target_column(
     return names.index(target)
 
 
+def _features(
+    path: Path, names: Sequence[str], label: int | None, request: _Request
+) -> Sequence[int]:
+    """Return the indices of the features' columns, in the order a model expects if one does."""
+    if request.columns is None:
+        return [j for j in range(len(names)) if j != label]
+    absent = [name for name in request.columns.text if name not in names]
+    if absent:
+        msg = (
+            f"{str(path)!r} lacks {'a column' if len(absent) == 1 else 'columns'} the model was "
+            f"trained on: {', '.join(absent[:20])}; {_listed(names)}"
+        )
+        raise ValueError(msg)
+    return [names.index(name) for name in request.columns.text]
+
+
 def _listed(names: Sequence[str], most: int = 20) -> str:
     """Return the names, the middle of a long list left out."""
     some = names if len(names) <= most else [*names[: most - 1], "…", names[-1]]
     return f"its columns are {', '.join(some)}"
 
 
-def _first_bad_cell(path: Path, names: Sequence[str], label: int | None, *, header: bool) -> str:
+def _first_bad_cell(path: Path, names: Sequence[str], numeric: set[int], *, header: bool) -> str:
     """Return what is wrong in the first line that cannot be read, naming its column."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
@@ -434,9 +566,9 @@ def _first_bad_cell(path: Path, names: Sequence[str], label: int | None, *, head
             if row and len(row) != len(names):
                 return f"{where}: {len(row)} columns where the first line has {len(names)}"
             for j, cell in enumerate(row):
-                if j != label and not cell.strip():
+                if j in numeric and cell.strip() in _MISSING - {"nan", "NaN"}:
                     return f"{where}: column {names[j]!r} has a missing value; fill or drop it"
-                if j != label and not _is_number(cell):
+                if j in numeric and not _is_number(cell):
                     return (
                         f"{where}: column {names[j]!r} has {cell!r}, features must be numbers; "
                         "encode or drop the column, or name it as the target"
@@ -449,13 +581,13 @@ def _with_nan(X: HostArray) -> list[bool]:
     return [X.dtype.kind == "f" and bool(np.isnan(x).any()) for x in X.T]
 
 
-def _no_missing(path: Path, names: Sequence[str], missing: Sequence[bool]) -> None:
+def _no_missing(
+    path: Path, names: Sequence[str], missing: Sequence[bool], remedy: str = "fill or drop them"
+) -> None:
     columns = [name for name, one in zip(names, missing, strict=True) if one]
     if columns:
         plural = "column has" if len(columns) == 1 else "columns have"
-        msg = (
-            f"{str(path)!r}: {plural} missing values: {', '.join(columns[:20])}; fill or drop them"
-        )
+        msg = f"{str(path)!r}: {plural} missing values: {', '.join(columns[:20])}; {remedy}"
         raise ValueError(msg)
 
 
@@ -470,7 +602,8 @@ def _parsed_labels(texts: Sequence[str]) -> HostArray:
     return labels
 
 
-def _read_parquet(path: Path, target: str | None, n_features: int | None) -> _Parts:
+def _parquet_table(path: Path) -> tuple[Any, Any]:
+    """Return the table of a file, and pyarrow's functions that tell types."""
     try:
         from pyarrow import parquet, types
     except ImportError as error:
@@ -482,34 +615,57 @@ def _read_parquet(path: Path, target: str | None, n_features: int | None) -> _Pa
         msg = f"{str(path)!r} cannot be read as .parquet: {error}"
         raise ValueError(msg) from error
     # pandas writes its row index as such columns.
-    table = table.drop_columns([n for n in table.column_names if n.startswith("__index_level_")])
+    index = [name for name in table.column_names if name.startswith("__index_level_")]
+    return table.drop_columns(index), types
+
+
+def _read_parquet(path: Path, request: _Request) -> _Parts:
+    table, types = _parquet_table(path)
     names = table.column_names
-    label = _target_column(path, names, target, n_features)
-    features = [j for j in range(len(names)) if j != label]
+    label = _target_column(path, names, request)
+    features = _features(path, names, label, request)
+    columns: list[HostArray] = []
+    texts: dict[str, Sequence[str]] = {}
+    strings = types.is_string, types.is_large_string, types.is_string_view
+    numbers = types.is_integer, types.is_floating, types.is_boolean
     for j in features:
-        kind = table.column(j).type
-        if not any(is_(kind) for is_ in (types.is_integer, types.is_floating, types.is_boolean)):
+        column, name = table.column(j), names[j]
+        kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+        text, numeric = (any(is_(kind) for is_ in kinds) for kinds in (strings, numbers))
+        expected = request.mixed if request.columns is None else request.columns.text[name]
+        if not (numeric or (text and expected)):
             msg = (
-                f"{str(path)!r}: column {names[j]!r} is of type {kind}, features must be numbers; "
+                f"{str(path)!r}: column {name!r} is of type {kind}, features must be numbers; "
                 "encode or drop the column, or name it as the target"
             )
             raise ValueError(msg)
-    _no_missing(path, names, [column.null_count > 0 for column in table.columns])
-    X = np.stack([table.column(j).to_numpy() for j in features], axis=1)
-    _no_missing(path, [names[j] for j in features], _with_nan(X))
+        if not request.missing:
+            _no_missing(path, [name], [column.null_count > 0], request.remedy)
+        if text or (request.columns is not None and expected):
+            encoded = column.cast("string").combine_chunks().dictionary_encode()
+            columns.append(encoded.indices.to_numpy(zero_copy_only=False).astype(np.float64))
+            texts[name] = tuple(encoded.dictionary.to_pylist())
+        else:
+            columns.append(column.to_numpy())
+    X = np.stack(columns, axis=1)
+    found = tuple(names[j] for j in features)
+    if not request.missing:
+        _no_missing(path, found, _with_nan(X), request.remedy)
     if label is None:
-        return _Parts(X, None)
+        return _Parts(X, None, names=found, texts=texts)
     column = table.column(label)
+    _no_missing(path, [names[label]], [column.null_count > 0])
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     y = column.to_numpy()
     # Arrow's strings become Python objects.
     if y.dtype.kind == "O" and all(isinstance(one, str) for one in y):
         y = y.astype(str)
-    return _Parts(X, y)
+    return _Parts(X, y, names=found, target=names[label], texts=texts)
 
 
-def _read_svmlight(path: Path, target: str | None, n_features: int | None) -> _Parts:
+def _read_svmlight(path: Path, request: _Request) -> _Parts:
+    target, n_features = request[:2]
     _no_target(str(path), target)
     try:
         X, y = load_svmlight_file(path, n_features=n_features)[:2]
@@ -532,7 +688,7 @@ NAMES: dict[str, Callable[[], _Parts]] = {
     "fashion-mnist": _fashion_mnist,
 }
 
-FORMATS: dict[str, Callable[[Path, str | None, int | None], _Parts]] = {
+FORMATS: dict[str, Callable[[Path, _Request], _Parts]] = {
     ".npz": _read_npz,
     ".npy": _read_npy,
     ".csv": _read_csv,

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info
 
 import xplinear
 
-__all__ = ["Machine", "machine"]
+__all__ = ["Machine", "libraries", "machine"]
 
 LIBRARIES = (
     "numpy",
@@ -56,7 +56,7 @@ def machine() -> Machine:
         "os": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "xplinear": xplinear.__version__,
-        "libraries": _versions(),
+        "libraries": libraries(),
         "blas": ", ".join(
             f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads"
             for pool in threadpool_info()
@@ -103,7 +103,8 @@ def _gpus() -> list[dict[str, str]]:
     return [dict(zip(("name", "driver", "memory"), row, strict=True)) for row in rows]
 
 
-def _versions() -> dict[str, str]:
+def libraries() -> dict[str, str]:
+    """Return the version of each library that is installed."""
     found: dict[str, str] = {}
     for library in LIBRARIES:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from sklearn.utils.validation import check_is_fitted
 
+import xplinear
 from xplinear.backends import backend_of, get_backend
 from xplinear.certificate import Certificate
 from xplinear.estimator import LinearClassifier
 from xplinear.losses import LOSSES
+from xplinear.machine import libraries
 from xplinear.objective import Params
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SOLVERS
@@ -25,7 +28,7 @@ from xplinear.solvers import SOLVERS
 if TYPE_CHECKING:
     from xplinear.backends import Backend
 
-__all__ = ["load", "save"]
+__all__ = ["content_of", "load", "save"]
 
 _FORMAT = "xplinear"
 _VERSION = 1
@@ -65,13 +68,19 @@ def _restore(value: Any) -> Any:
     return value
 
 
-def save(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
+def save(
+    clf: LinearClassifier,
+    path: str | os.PathLike[str],
+    preparation: Mapping[str, Any] | None = None,
+) -> None:
     """Write a fitted classifier to one safetensors file, replacing it only when complete.
 
     Parameters
     ----------
     clf : LinearClassifier
     path : path-like
+    preparation : mapping, optional
+        How the rows were made from a table, as JSON can hold it; `content_of` gives it back.
 
     Raises
     ------
@@ -110,6 +119,8 @@ def save(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
         "objective": getattr(clf, "objective_", None),
         "reasons": None if certificate is None else certificate.reasons,
         "feature_names": None if names is None else names.tolist(),
+        "preparation": preparation,
+        "libraries": libraries() | {"xplinear": xplinear.__version__},
     }
     metadata = {"format": _FORMAT, "version": str(_VERSION), "content": json.dumps(content)}
     target = Path(path)
@@ -141,27 +152,8 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
     ValueError
         If the file is damaged, was not written by xplinear, or by a newer version.
     """
-    if not Path(path).is_file():
-        msg = f"no model file {os.fspath(path)!r}"
-        raise FileNotFoundError(msg)
+    content, tensors = _read(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
-        msg = f"{os.fspath(path)!r} is damaged or no safetensors file ({error}); save it again"
-        raise ValueError(msg) from error
-    if metadata.get("format") != _FORMAT:
-        msg = f"{os.fspath(path)!r} was not written by xplinear: it holds other tensors"
-        raise ValueError(msg)
-    if int(metadata["version"]) > _VERSION:
-        msg = (
-            f"{os.fspath(path)!r} has format version {metadata['version']}, this xplinear reads "
-            f"up to {_VERSION}; upgrade xplinear"
-        )
-        raise ValueError(msg)
-    try:
-        content = json.loads(metadata["content"])
         labels = content["classes"]
         classes = (
             tensors["classes"]
@@ -184,8 +176,40 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
             clf.certificate_ = Certificate(**certified, reasons=tuple(content["reasons"]))
         if content["feature_names"] is not None:
             clf.feature_names_in_ = np.asarray(content["feature_names"], dtype=object)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError) as error:
         msg = f"{os.fspath(path)!r} is damaged: {error!r} is missing or wrong; save it again"
         raise ValueError(msg) from error
     target = get_backend(backend)
     return clf if target.name == "numpy" else clf.to(target)
+
+
+def content_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a model file holds besides numbers: ``preparation``, ``libraries`` and more."""
+    return _read(path)[0]
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not Path(path).is_file():
+        msg = f"no model file {os.fspath(path)!r}"
+        raise FileNotFoundError(msg)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        msg = f"{os.fspath(path)!r} is damaged or no safetensors file ({error}); save it again"
+        raise ValueError(msg) from error
+    if metadata.get("format") != _FORMAT:
+        msg = f"{os.fspath(path)!r} was not written by xplinear: it holds other tensors"
+        raise ValueError(msg)
+    if int(metadata["version"]) > _VERSION:
+        msg = (
+            f"{os.fspath(path)!r} has format version {metadata['version']}, this xplinear reads "
+            f"up to {_VERSION}; upgrade xplinear"
+        )
+        raise ValueError(msg)
+    try:
+        return json.loads(metadata["content"]), tensors
+    except (KeyError, json.JSONDecodeError) as error:
+        msg = f"{os.fspath(path)!r} is damaged: {error!r} is missing or wrong; save it again"
+        raise ValueError(msg) from error

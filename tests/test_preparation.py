@@ -1,0 +1,234 @@
+"""Tables with text and missing values on the command line: train, save, predict elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import OneHotEncoder
+from typer.testing import CliRunner
+
+import xplinear
+from xplinear import LinearClassifier, cli
+from xplinear.persist import content_of, save
+
+rng = np.random.default_rng(0)
+N = 400
+AGE = rng.integers(18, 80, N).astype(float)
+HEIGHT = rng.normal(170, 10, N).round(1)
+TOWN = rng.choice(["Århus", "Bonn", "Cork, west"], N)
+PET = rng.choice(["cat", "dog"], N)
+BUYS = np.where((AGE > 50) == (TOWN == "Bonn"), "yes", "no")
+COLUMNS = {"age": AGE, "town": TOWN, "height": HEIGHT, "pet": PET, "buys": BUYS}
+
+
+def run(*arguments, expect=0):
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    assert result.exit_code == expect, result.output
+    return json.loads(result.stdout) if "--json" in arguments else result.stderr
+
+
+def write(path, columns):
+    table = pa.table({name: pa.array(list(x)) for name, x in columns.items()})
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(table, path)
+    else:
+        pa.csv.write_csv(table, path)
+    return path
+
+
+def without(column, *rows):
+    """Return the columns, values of one of them missing."""
+    values = COLUMNS[column].tolist()
+    return COLUMNS | {column: [None if i in rows else x for i, x in enumerate(values)]}
+
+
+def labels_in(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row[0] for row in csv.reader(file)][1:]
+
+
+@pytest.fixture(params=[".csv", ".parquet"])
+def table(request, tmp_path):
+    return write(tmp_path / f"people{request.param}", COLUMNS)
+
+
+@pytest.fixture
+def model(table, tmp_path):
+    run("train", table, "--target=buys", "--out", tmp_path / "m.safetensors")
+    return tmp_path / "m.safetensors"
+
+
+def encoded():
+    encoder = OneHotEncoder(sparse_output=False)
+    town, pet = (encoder.fit_transform(x[:, None]) for x in (TOWN, PET))
+    return np.column_stack([AGE, town, HEIGHT, pet])
+
+
+def test_the_model_is_that_of_one_hot_columns(table, tmp_path):
+    path, labels = tmp_path / "m.safetensors", tmp_path / "labels.csv"
+    record = run("train", table, "--target=buys", "--test-fraction=0", "--out", path, "--json")
+    clf = LinearClassifier(random_state=0).fit(encoded(), BUYS)
+    assert record["objective"] == pytest.approx(clf.objective_)
+    assert (record["n"], record["p"], record["k"]) == (N, 7, 2)
+    found = run("predict", path, table, "--out", labels, "--json")
+    assert found["accuracy"] == record["train_accuracy"]
+    assert labels_in(labels) == clf.predict(encoded()).tolist()
+
+
+def test_columns_are_found_by_name(model, tmp_path):
+    expected = run("predict", model, write(tmp_path / "a.csv", COLUMNS), "--json")
+    assert expected["accuracy"] > 0.5
+    others = {"id": list(range(N)), **dict(reversed(COLUMNS.items())), "note": ["x"] * N}
+    assert (
+        run("predict", model, write(tmp_path / "b.csv", others), "--json")["labels"]
+        == (expected["labels"])
+    )
+    del others["buys"]
+    found = run("predict", model, write(tmp_path / "c.parquet", others), "--json")
+    assert found["labels"] == expected["labels"]
+    assert found["accuracy"] is None
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_what_does_not_fit_the_model(model, tmp_path, suffix):
+    def refused(columns, message):
+        path = write(tmp_path / f"new{suffix}", columns)
+        error = run("predict", model, path, expect=2)
+        assert error.startswith("error: "), error
+        assert message in error
+
+    refused({"age": AGE, "town": TOWN}, "lacks columns the model was trained on: height, pet")
+    refused(COLUMNS | {"pet": np.full(N, "cow")}, "column 'pet' has 'cow', which the model")
+    refused(COLUMNS | {"age": np.full(N, "old")}, "features must be numbers")
+    refused(without("town", 3, 7), "missing values: town")
+    refused(without("age", 3), "age")
+    np.savez(tmp_path / "a.npz", X=encoded())
+    error = run("predict", model, tmp_path / "a.npz", expect=2)
+    assert "the model needs one with the columns age, town, height, pet" in error
+
+
+def test_damaged_preparation(model):
+    clf, record = xplinear.load(model), content_of(model)["preparation"]
+    del record["columns"][0]["name"]
+    save(clf, model, record)
+    assert "the model file is damaged" in run("predict", model, "digits", expect=2)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+class TestMissing:
+    def test_refused_with_the_name_of_the_column(self, tmp_path, suffix):
+        for column in ("age", "town"):
+            path = write(tmp_path / f"a{suffix}", without(column, 5))
+            error = run("train", path, expect=2)
+            assert "missing value" in error
+            assert column in error
+        path = write(tmp_path / f"a{suffix}", without("buys", 5))
+        assert "missing values: buys" in run("train", path, "--impute", expect=2)
+
+    def test_imputed_as_in_training(self, tmp_path, suffix):
+        holes = without("age", 0, 4, 9) | {"town": without("town", 1, 4)["town"]}
+        path, model = write(tmp_path / f"a{suffix}", holes), tmp_path / "m.safetensors"
+        run("train", path, "--impute", "--test-fraction=0", "--out", model)
+        ages = np.asarray([np.nan if x is None else x for x in holes["age"]])[:, None]
+        age = SimpleImputer(strategy="median").fit(ages).statistics_[0]
+        names, counts = np.unique([x for x in holes["town"] if x], return_counts=True)
+        columns = content_of(model)["preparation"]["columns"]
+        assert [column["fill"] for column in columns[:2]] == [age, names[counts.argmax()]]
+        # The values of training, whatever the new rows are.
+        few = {name: list(x[:3]) for name, x in holes.items()}
+        filled = few | {"age": [age, *few["age"][1:]]}
+        filled["town"] = [few["town"][0], columns[1]["fill"], few["town"][2]]
+        found, same = (
+            run("predict", model, write(tmp_path / f"{name}{suffix}", rows), "--json")["labels"]
+            for name, rows in (("few", few), ("filled", filled))
+        )
+        assert found == same
+
+    def test_an_empty_column(self, tmp_path, suffix):
+        empty = COLUMNS | {"age": pa.array([None] * N, pa.float64()).to_pylist()}
+        table = pa.table(empty | {"age": pa.array([None] * N, pa.float64())})
+        path = tmp_path / f"a{suffix}"
+        (pa.parquet.write_table if suffix == ".parquet" else pa.csv.write_csv)(table, path)
+        assert "column 'age' has no values to learn from" in run(
+            "train", path, "--impute", expect=2
+        )
+
+
+def test_impute_is_for_tables():
+    assert "--impute is for tables" in run("train", "digits", "--impute", expect=2)
+
+
+def test_too_many_categories(tmp_path, monkeypatch):
+    monkeypatch.setattr("xplinear.preparation._DENSE_BYTES", 10_000)
+    path = write(tmp_path / "a.csv", {"name": [f"n{i}" for i in range(N)], "y": BUYS})
+    assert "column 'name' has 400 categories" in run("train", path, expect=2)
+
+
+def test_without_a_header(tmp_path):
+    rows = [f"{a},{t.split(',')[0]},{b}\n" for a, t, b in zip(AGE, TOWN, BUYS, strict=True)]
+    (tmp_path / "a.csv").write_text("".join(rows), encoding="utf-8")
+    run("train", tmp_path / "a.csv", "--out", tmp_path / "m.safetensors")
+    new = "".join(row.rpartition(",")[0] + "\n" for row in rows)
+    (tmp_path / "b.csv").write_text(new, encoding="utf-8")
+    found = [run("predict", tmp_path / "m.safetensors", tmp_path / f"{name}.csv", "--json")
+             for name in "ab"]  # fmt: skip
+    assert found[0]["labels"] == found[1]["labels"]
+    assert [one["accuracy"] is None for one in found] == [False, True]
+
+
+def test_sweep_keeps_the_preparation(table, tmp_path):
+    path = tmp_path / "m.safetensors"
+    record = run("sweep", table, "--alphas=1,0.01", "--cv=2", "--out", path, "--json")
+    assert np.asarray(record["scores"]).shape == (2, 2)
+    assert run("predict", path, table, "--json")["accuracy"] > 0.5
+
+
+def test_info(model):
+    record = run("info", model, "--json")
+    assert (record["loss"], record["penalty"], record["alpha"]) == ("softmax", "l2", 1e-4)
+    assert record["classes"] == ["no", "yes"]
+    assert record["shape"] == [1, 7]
+    assert record["feature_names"][:2] == ["age", "town=Bonn"]
+    assert record["certificate"]["lower_bound"] <= record["objective"]
+    assert record["libraries"]["numpy"] == np.__version__
+    assert record["preparation"]["target"] == "buys"
+    text = CliRunner().invoke(cli.app, ["info", str(model)]).stdout
+    for part in ("softmax + 0.0001 · l2", "no, yes", "town=Bonn", "xplinear ", "column buys"):
+        assert part in text
+
+
+def test_json_of_the_checks():
+    assert {"auto", "backends"} == set(run("backends", "--json"))
+    rows = run("parity", "--backends=numpy", "--losses=softmax", "--json")
+    assert all(row["passed"] for row in rows)
+    rows = run("check-gradient", "--backends=numpy", "--losses=softmax", "--json")
+    assert [row["passed"] for row in rows] == [True] * 4
+    assert run("train", "digits", "--max-iter=5", "--json")["model"] is None
+
+
+def test_shell_completion(monkeypatch):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    result = CliRunner().invoke(cli.app, ["--show-completion", "bash"])
+    assert result.exit_code == 0, result.output
+    assert "complete" in result.stdout
+    words = {"COMP_WORDS": "xplinear train digits --loss ", "COMP_CWORD": "4"}
+    asked = {"_XPLINEAR_COMPLETE": "complete_bash", **words}
+    result = CliRunner().invoke(cli.app, [], env=asked, prog_name="xplinear")
+    assert "squared_hinge" in result.stdout
+
+
+def test_a_new_process_predicts_the_same(model, table):
+    here = run("predict", model, table, "--json")["labels"]
+    code = "from xplinear.cli import main; main()"
+    command = [sys.executable, "-c", code, "predict", str(model), str(table), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["labels"] == here

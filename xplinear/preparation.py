@@ -1,0 +1,198 @@
+"""From the columns of a table to a matrix of numbers, kept with the model as JSON.
+
+Numbers stay as they are, each category of a text becomes a column of zeros and ones, and
+missing values become what was learned in training if that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.preprocessing import OneHotEncoder
+
+from xplinear.datasets import Columns, Dataset
+
+__all__ = ["Column", "Preparation"]
+
+HostArray = np.ndarray[Any, np.dtype[Any]]
+
+_DENSE_BYTES = 4 * 2**30  # categories that take more than this when they are columns are refused
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Parameters
+    ----------
+    name : str
+    categories : sequence of str or None
+        The texts it may hold, sorted; None for numbers.
+    fill : float, str or None
+        What stands in for a missing value; None where there must be none.
+    """
+
+    name: str
+    categories: Sequence[str] | None = None
+    fill: float | str | None = None
+
+    def codes(self, values: HostArray, texts: Sequence[str], where: str) -> HostArray:
+        """Return the index of each category; ``values`` index ``texts``, NaN if missing."""
+        assert self.categories is not None
+        index = {category: code for code, category in enumerate(self.categories)}
+        unseen = [text for text in texts if text not in index]
+        if unseen:
+            msg = (
+                f"{where}: column {self.name!r} has {unseen[0]!r}, which the model was not trained "
+                f"on; it knows {', '.join(self.categories[:20])}"
+            )
+            raise ValueError(msg)
+        missing = np.isnan(values)
+        known = np.asarray([index[text] for text in texts] or [0])
+        codes = known[np.where(missing, 0, values).astype(np.intp)]
+        return codes if self.fill is None else np.where(missing, index[str(self.fill)], codes)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a table before a classifier sees it.
+
+    Parameters
+    ----------
+    columns : tuple of Column
+    target : str or None
+        The column of the labels.
+
+    Examples
+    --------
+    >>> X = np.asarray([[1.5, 0.0], [2.5, 1.0]])
+    >>> names, texts = ("size", "colour"), {"colour": ("red", "blue")}
+    >>> rows = Dataset(X, None, None, None, "rows", None, names, None, texts)
+    >>> preparation = Preparation.learned(rows)
+    >>> preparation.feature_names
+    ['size', 'colour=blue', 'colour=red']
+    >>> preparation.apply(rows).X
+    array([[1.5, 0. , 1. ],
+           [2.5, 1. , 0. ]])
+    """
+
+    columns: tuple[Column, ...]
+    target: str | None
+
+    @classmethod
+    def learned(cls, dataset: Dataset, *, impute: bool = False) -> Preparation:
+        """Return the preparation of a table.
+
+        Categories are those of all rows. With ``impute``, the median of the numbers and the
+        most frequent text of the training rows stand in for missing values, then and later.
+
+        Raises
+        ------
+        ValueError
+            If a column has nothing but missing values, or too many categories.
+        """
+        columns: list[Column] = []
+        for name, values in zip(dataset.names or (), dataset.X.T, strict=True):
+            texts = dataset.texts.get(name)
+            there = values[~np.isnan(values)] if impute or texts is not None else values
+            if impute and not there.size:
+                msg = f"{dataset.name}: column {name!r} has no values to learn from; drop it"
+                raise ValueError(msg)
+            if texts is None:
+                columns.append(Column(name, None, float(np.median(there)) if impute else None))
+            else:
+                most = texts[int(np.bincount(there.astype(np.intp)).argmax())] if impute else None
+                columns.append(Column(name, tuple(sorted(texts)), most))
+        prepared = cls(tuple(columns), dataset.target)
+        size = 8 * len(prepared.feature_names) * dataset.X.shape[0]
+        if size > _DENSE_BYTES:
+            worst = max(columns, key=lambda column: len(column.categories or ()))
+            msg = (
+                f"{dataset.name}: column {worst.name!r} has {len(worst.categories or ()):,} "
+                f"categories; as columns they would take {size / 2**30:.1f} GiB: drop or group them"
+            )
+            raise ValueError(msg)
+        return prepared
+
+    @property
+    def expected(self) -> Columns:
+        """What `xplinear.datasets.load` is to look for in a table."""
+        text = {column.name: column.categories is not None for column in self.columns}
+        return Columns(text, self.target)
+
+    @property
+    def imputes(self) -> bool:
+        """Whether missing values are filled."""
+        return any(column.fill is not None for column in self.columns)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a column holds categories."""
+        return any(column.categories is not None for column in self.columns)
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The names of the features the classifier sees."""
+        return [
+            name
+            for column in self.columns
+            for name in (
+                [column.name]
+                if column.categories is None
+                else [f"{column.name}={category}" for category in column.categories]
+            )
+        ]
+
+    def apply(self, dataset: Dataset) -> Dataset:
+        """Return the data set with features for a classifier.
+
+        Raises
+        ------
+        ValueError
+            If a category was not there in training.
+        """
+        X_test = None if dataset.X_test is None else self._matrix(dataset.X_test, dataset)
+        X = self._matrix(dataset.X, dataset)
+        return dataset._replace(X=X, X_test=X_test, names=None, texts={})
+
+    def _matrix(self, X: HostArray, dataset: Dataset) -> HostArray:
+        if not (self.has_text or self.imputes):
+            return X
+        parts: list[HostArray] = []
+        for column, values in zip(self.columns, X.T, strict=True):
+            if column.categories is None:
+                filled = (
+                    values
+                    if column.fill is None
+                    else np.where(np.isnan(values), column.fill, values)
+                )
+                parts.append(filled[:, None])
+            else:
+                codes = column.codes(values, dataset.texts[column.name], dataset.name)
+                known: Any = [np.arange(len(column.categories))]
+                encoder: Any = OneHotEncoder(categories=known, sparse_output=False)
+                parts.append(encoder.fit_transform(codes[:, None]))
+        return np.concatenate(parts, axis=1)
+
+    def record(self) -> dict[str, Any]:
+        """Return the preparation as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Preparation:
+        """Return the preparation of a `record`.
+
+        Raises
+        ------
+        ValueError
+            If the record is damaged.
+        """
+        try:
+            columns = tuple(Column(**column) for column in record["columns"])
+            return cls(columns, record["target"])
+        except (KeyError, TypeError) as error:
+            msg = f"the model file is damaged: its preparation lacks or has {error}; train again"
+            raise ValueError(msg) from error
