@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 import xplinear
 from xplinear import LinearClassifier, cli, parity
 from xplinear.losses import LOSSES
-from xplinear.minimize import Progress
 
 PNG = b"\x89PNG\r\n"
 
@@ -211,12 +210,24 @@ class TestTrainAndPredict:
         run("train", "digits", "--early-stopping", "--plot", tmp_path / "a.svg")
         assert "validation accuracy" in (tmp_path / "a.svg").read_text()
 
-    def test_progress_bar_is_silent_without_a_terminal(self):
-        with cli._progress_bar() as show:
-            one = np.ones(1)
-            show(Progress(1, 10, one, one, one, one, 0.1, None))
-        result = CliRunner().invoke(cli.app, ["train", "digits"])
-        assert result.stderr == ""
+    def test_no_bar_without_a_terminal(self):
+        assert CliRunner().invoke(cli.app, ["train", "digits"]).stderr == ""
+
+    @pytest.mark.parametrize(
+        ("arguments", "line"),
+        [
+            (
+                ("train", "--solver=sgd", "--max-iter=2"),
+                r"iteration 1/2  loss \d\.\d+ .* left up to 0",
+            ),
+            (("sweep", "--alphas=1,0.1", "--cv=2"), r"3/6 models  alpha 1\.00e-01 .* time left 0"),
+        ],
+    )
+    def test_lines_without_a_terminal(self, arguments, line, monkeypatch):
+        monkeypatch.setattr(cli, "_LINE_SECONDS", 0.0)
+        command, *options = arguments
+        result = CliRunner().invoke(cli.app, [command, "digits", *options])
+        assert re.search(line, result.stderr)
 
 
 class TestSweep:
@@ -274,7 +285,7 @@ class TestSweep:
         console = cli.Console
         monkeypatch.setattr(cli, "Console", lambda **o: console(**o, force_terminal=True, width=90))
         result = CliRunner().invoke(cli.app, ["sweep", "digits", "--alphas=1,0.1", "--cv=2"])
-        assert re.search(r"3/6\S* models, alpha 1.00e-01", result.stderr)
+        assert re.search(r"3/6\S* models, alpha 1.00e-01, loss 0\.\d{4}", result.stderr)
 
     @pytest.mark.parametrize(
         ("option", "message"),

@@ -406,6 +406,24 @@ def test_verbose_prints_a_line_per_iteration(capsys):
     xl.LinearClassifier(solver="sgd", max_iter=2, verbose=1, random_state=0).fit(X, Y)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["iteration 1/2", "iteration 2/2"]
+    assert lines[-1].endswith(" s, time left up to 0:00:00")
+
+
+@pytest.mark.parametrize(
+    ("library", "table"), [("pandas", "DataFrame"), ("polars", "DataFrame"), ("pyarrow", "table")]
+)
+def test_history_as_a_table(library, table):
+    library = pytest.importorskip(library)
+    clf = xl.LinearClassifier(solver="sgd", max_iter=3, early_stopping=True).fit(X, Y)
+    clf.partial_fit(X, Y).partial_fit(X, Y)
+    for history in (clf.history_, xl.LinearClassifier().fit(X, Y).history_):
+        rows = getattr(library, table)(history)
+        columns = ["loss", "penalty", "validation_score", "step_size", "seconds"]
+        assert rows.shape == (len(history["loss"]), 5)
+        assert [np.asarray(rows[name]).tolist() for name in columns[:2]] == [
+            history[name].tolist() for name in columns[:2]
+        ]
+        assert set(columns) == set(history)
 
 
 def test_callbacks_see_progress():

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from xplinear.backends import host_reads
 from xplinear.losses import SoftmaxLoss
-from xplinear.minimize import minimize
+from xplinear.minimize import Progress, minimize, time_left
 from xplinear.penalties import L2Penalty
 from xplinear.solvers import GD, LBFGS, SGD
 
@@ -161,3 +167,48 @@ def test_intercepts_that_may_be_shifted_sum_to_zero(backend):
     b = backend.to_numpy(result.params.b)
     np.testing.assert_allclose(b.sum(axis=1), 0.0, atol=1e-12)
     assert np.abs(b).max() > 0.1
+
+
+def test_time_left():
+    assert time_left(30.0, 1, 4) == "0:01:30"
+    assert time_left(30.0, 4, 4) == "0:00:00"
+    assert time_left(1.0, 1, 100_000) == "1 day, 3:46:39"
+    assert time_left(30.0, 0, 4) == "unknown"
+
+
+def test_progress_as_a_line():
+    two, nan = np.asarray([0.5, 1.0]), np.full(2, np.nan)
+    line = str(Progress(2, 6, two, 0.1 * two, nan, two, 1.5, None))
+    assert line == "iteration 2/6  loss 0.75  penalty 0.075  1.50 s, time left up to 0:00:03"
+    assert "  validation 0.7500  " in str(Progress(2, 6, two, two, two, two, 1.5, None))
+
+
+def test_log_of_beginning_and_end(objective, caplog):
+    caplog.set_level(logging.INFO, "xplinear")
+    result = minimize(objective, GD())
+    begin, end = caplog.messages
+    backend = objective.data.backend
+    assert {record.name for record in caplog.records} == {"xplinear"}
+    assert re.match(r"minimize .*SoftmaxLoss\(\).* \+ alpha L2Penalty\(\): ", begin)
+    assert "n=120, p=5, k=3, 2 models; GD(max_iter=1000, " in begin
+    assert begin.endswith(f"; on {backend.name}, device {backend.device}")
+    assert re.fullmatch(rf"converged after {result.n_iter} iterations, \d+\.\d\d s", end)
+
+
+def test_log_of_every_iteration(numpy_backend, caplog):
+    objective = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, Y)
+    caplog.set_level(logging.DEBUG, "xplinear")
+    seen = []
+    minimize(objective, GD(max_iter=3), callbacks=[seen.append])
+    lines = [record.message for record in caplog.records if record.levelname == "DEBUG"]
+    assert lines == [str(progress) for progress in seen]
+    assert caplog.messages[-1].startswith("max_iter after 3 iterations")
+
+
+def test_silent_unless_asked():
+    # In a process of its own: pytest handles the log of this one.
+    script = "import xplinear; xplinear.LinearClassifier().fit([[0.0], [1.0]], [0, 1])"
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert run.stdout == run.stderr == ""

@@ -360,7 +360,12 @@ def test_progress_and_stopping(capsys):
     assert [float(f"{a:.3g}") for a in dict.fromkeys(news.alpha for news in seen)] == ALPHAS
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
-    assert lines[0].startswith("alpha 1  score 0.")
+    assert re.fullmatch(
+        r"alpha 1  score 0\.\d{4}  4/16 models  \d\.\d\d s, time left 0:00:\d\d", lines[0]
+    )
+    assert all(0.0 < news.loss < 2.0 for news in seen)
+    assert re.match(r"0/16 models  alpha 1\.00e\+00  iteration 1  loss \d", str(seen[0]))
+    assert str(seen[0]).endswith("time left unknown")
     clf = xl.LinearClassifierCV(ALPHAS, cv=FOLDS)
     clf.fit(X, Y, callbacks=[lambda news: news.alpha <= 0.1])
     assert clf.alphas_.tolist() == [1.0, 0.1]

@@ -30,6 +30,8 @@ datasets, cli
 
 from __future__ import annotations
 
+import logging
+
 from xplinear import losses, parity, penalties, solvers
 from xplinear.backends import BackendError, available_backends, get_backend, use_backend
 from xplinear.certificate import Certificate
@@ -41,6 +43,8 @@ from xplinear.objective import Objective, Params
 from xplinear.persist import load
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until a program asks
 
 __all__ = [
     "BackendError",

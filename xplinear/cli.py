@@ -45,6 +45,7 @@ __all__ = ["app", "main"]
 
 _PIPE_WIDTH = 160  # of tables that no terminal limits
 _DPI = 150
+_LINE_SECONDS = 5.0  # between lines of progress where stderr is no terminal
 _BAD_INPUT = (ValueError, OSError, ImportError, MemoryError, xplinear.BackendError)
 
 
@@ -185,8 +186,11 @@ def _check_picture(path: Path | None) -> None:
 
 @contextmanager
 def _progress_bar() -> Generator[Callable[[Progress | SweepProgress], None]]:
-    """Give a callback that shows the progress of a fit, silent where stderr is no terminal."""
+    """Give a callback that shows the progress of a fit: a bar, or in a pipe a line now and then."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _progress_lines()
+        return
     bar = rich.progress.Progress(
         rich.progress.TextColumn("training"),
         rich.progress.BarColumn(),
@@ -196,7 +200,6 @@ def _progress_bar() -> Generator[Callable[[Progress | SweepProgress], None]]:
         console=console,
         transient=True,
         refresh_per_second=4,
-        disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task("training", total=None, news="")
@@ -204,13 +207,25 @@ def _progress_bar() -> Generator[Callable[[Progress | SweepProgress], None]]:
         def show(progress: Progress | SweepProgress) -> None:
             if isinstance(progress, SweepProgress):
                 done, total = progress.done, progress.models
-                news = f"models, alpha {progress.alpha:.2e}"
+                news = f"models, alpha {progress.alpha:.2e}, loss {progress.loss:.4f}"
             else:
                 done, total = progress.iteration, progress.iterations
                 news = f"loss {progress.loss[0]:.4f}"
             bar.update(task, completed=done, total=total, news=news)
 
         yield show
+
+
+def _progress_lines() -> Callable[[Progress | SweepProgress], None]:
+    last = time.perf_counter()
+
+    def show(progress: Progress | SweepProgress) -> None:
+        nonlocal last
+        if time.perf_counter() - last >= _LINE_SECONDS:
+            last = time.perf_counter()
+            typer.echo(progress, err=True)
+
+    return show
 
 
 @app.command()

@@ -136,11 +136,7 @@ def _resolve(value: Any, registry: Mapping[str, type[Any]], argument: str) -> An
 
 
 def _print_progress(progress: Progress) -> None:
-    print(  # noqa: T201 - asked for by `verbose`
-        f"iteration {progress.iteration}/{progress.iterations}"
-        f"  loss {progress.loss[0]:.6g}  penalty {progress.penalty[0]:.3g}"
-        f"  {progress.seconds:.2f} s"
-    )
+    print(progress)  # noqa: T201 - asked for by `verbose`
 
 
 def _warn_at_the_floor(
@@ -263,7 +259,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     accelerate : bool, default True
         Use the backend's own kernels where it has them.
     verbose : int, default 0
-        1 prints a line per iteration.
+        1 prints a line per iteration: loss, penalty, seconds, and the time left until
+        ``max_iter``. The logger ``xplinear`` is told the same, and more; see `minimize`.
 
     Attributes
     ----------
@@ -277,7 +274,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         How far from the optimum F can be at most, and why the fit stopped; not after ``gd`` and
         ``sgd``. See `xplinear.Certificate`.
     history_ : dict of ndarray
-        ``loss``, ``penalty``, ``validation_score``, ``step_size``, ``seconds`` per iteration.
+        ``loss``, ``penalty``, ``validation_score``, ``step_size``, ``seconds`` per iteration;
+        ``pandas.DataFrame(clf.history_)``, polars's, and ``pyarrow.table`` make a table of it.
     params_ : Params
         The same as the solvers see them: ``W (p, 1, c)``, ``b (1, c)``.
     n_features_in_ : int

@@ -6,10 +6,13 @@ from it.
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +21,34 @@ from xplinear.namespace import Array
 from xplinear.objective import Objective, Params
 from xplinear.solvers.protocol import Solver, State, select, take_models
 
-__all__ = ["Progress", "Result", "minimize"]
+__all__ = ["Progress", "Result", "minimize", "time_left"]
 
 HostArray = np.ndarray[Any, np.dtype[np.float64]]
 
+_LOG = logging.getLogger("xplinear")
+
+
+def time_left(seconds: float, done: int, total: int) -> str:
+    """Return how long the rest takes if it goes on like this, as h:mm:ss.
+
+    Examples
+    --------
+    >>> time_left(60.0, done=1, total=5)
+    '0:04:00'
+    """
+    return str(timedelta(seconds=round(seconds / done * (total - done)))) if done else "unknown"
+
 
 class Progress(NamedTuple):
-    """What a callback sees after each iteration; arrays have shape ``(m,)``."""
+    """What a callback sees after each iteration; arrays have shape ``(m,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = np.ones(1)
+    >>> print(Progress(3, 1000, 0.5 * one, 0.01 * one, 0.9 * one, one, 0.6, None))
+    iteration 3/1000  loss 0.5  penalty 0.01  validation 0.9000  0.60 s, time left up to 0:03:19
+    """
 
     iteration: int
     iterations: int
@@ -34,6 +58,17 @@ class Progress(NamedTuple):
     step_size: HostArray
     seconds: float
     params: Params
+
+    def __str__(self) -> str:
+        """Return a line for people; of several models the means."""
+        score = self.validation_score.mean()
+        validation = f"  validation {score:.4f}" if np.isfinite(score) else ""
+        left = time_left(self.seconds, self.iteration, self.iterations)
+        return (
+            f"iteration {self.iteration}/{self.iterations}  loss {self.loss.mean():.6g}  "
+            f"penalty {self.penalty.mean():.3g}{validation}  {self.seconds:.2f} s, "
+            f"time left up to {left}"
+        )
 
 
 @dataclass(frozen=True)
@@ -119,6 +154,11 @@ def minimize(
         If an iteration diverged and was undone, or Ctrl-C stopped the run; the result is then
         the best so far, by validation score or else by objective.
 
+    Notes
+    -----
+    ``logging.getLogger("xplinear")`` is told what is minimized, where, and why it ended (INFO),
+    and every `Progress` (DEBUG).
+
     Examples
     --------
     >>> import numpy as np
@@ -135,6 +175,7 @@ def minimize(
     """
     xp, backend = objective.xp, objective.data.backend
     start = time.perf_counter()
+    callbacks = _logged(objective, solver, callbacks)
     if state is None:
         state = solver.init(objective, objective.zeros() if params is None else params)
     stack = _Stack(objective, solver)
@@ -184,7 +225,7 @@ def minimize(
     table = np.asarray(rows or [np.full((9, objective.m), np.nan)])
     converged, stalled = table[-1, 4] > 0, table[-1, 7] > 0
     names = ("loss", "penalty", "validation_score", "step_size")
-    return Result(
+    result = Result(
         params=objective.canonical(stack.whole(best_params if use_best else state.params)),
         state=state,
         n_iter=len(rows),
@@ -199,6 +240,29 @@ def minimize(
             for done, floor in zip(converged, stalled, strict=True)
         ),
     )
+    _LOG.info(
+        "%s after %d iterations, %.2f s",
+        " or ".join(dict.fromkeys(result.reasons)),
+        len(rows),
+        time.perf_counter() - start,
+    )
+    return result
+
+
+def _logged(
+    objective: Objective, solver: Solver, callbacks: Sequence[Callable[[Progress], bool | None]]
+) -> Sequence[Callable[[Progress], bool | None]]:
+    """Tell the log what begins; return the callbacks, and that of the log where it wants more."""
+    data, backend = objective.data, objective.data.backend
+    _LOG.info(
+        "minimize %r + alpha %r: n=%d, p=%d, k=%d, %d models; %r; on %s, device %s",
+        *(objective.loss, objective.penalty),
+        *(data.n, data.p, objective.k, objective.m),
+        *(solver, backend.name, backend.device),
+    )
+    if _LOG.isEnabledFor(logging.DEBUG):
+        return (*callbacks, partial(_LOG.debug, "%s"))
+    return callbacks
 
 
 def _warn_of_divergence(iteration: int, diverged: HostArray, step_size: HostArray) -> None:

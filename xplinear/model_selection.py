@@ -24,6 +24,7 @@ from xplinear.estimator import (
     linear_coefficients,
 )
 from xplinear.losses import Loss
+from xplinear.minimize import time_left
 from xplinear.namespace import Array
 from xplinear.objective import Objective, Params
 from xplinear.penalties import NoPenalty, Penalty
@@ -76,7 +77,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         As in `LinearClassifier`; "balanced" weights are those of each fold's training rows, and
         do not enter the scores. Those are computed in full float32 always.
     verbose : int, default 0
-        1 prints a line per stack.
+        1 prints a line per stack: the last strength, its mean score, and the time left.
 
     Attributes
     ----------
@@ -222,7 +223,11 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             run.add(stack, scoring)
             if self.verbose:
                 alpha, mean = grid.alphas[stack.at[-1]], run.scores[stack.at[-1]].mean(axis=1).max()
-                print(f"alpha {alpha:.3g}  score {mean:.4f}  ({len(run.reasons)} models)")  # noqa: T201 - asked for
+                left = time_left(run.seconds, len(run.reasons), run.models)
+                print(  # noqa: T201 - asked for
+                    f"alpha {alpha:.3g}  score {mean:.4f}  {len(run.reasons)}/{run.models} models"
+                    f"  {run.seconds:.2f} s, time left {left}"
+                )
             if stack.result.reason in ("callback", "interrupted"):
                 break
             del stack  # its state takes memory that the next one needs

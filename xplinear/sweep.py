@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from xplinear.backends import matmul_precision
 from xplinear.data import ArrayData, StreamedData
 from xplinear.estimator import at_the_floor, block_scores
-from xplinear.minimize import Progress, Result, minimize
+from xplinear.minimize import Progress, Result, minimize, time_left
 from xplinear.namespace import Array
 from xplinear.objective import Objective, Params, columns
 from xplinear.penalties import ElasticNetPenalty, NoPenalty
@@ -39,13 +39,31 @@ Scoring = Callable[[HostArray, HostArray], float]
 
 
 class SweepProgress(NamedTuple):
-    """What a callback of `LinearClassifierCV.fit` sees after each iteration of a stack."""
+    """What a callback of `LinearClassifierCV.fit` sees after each iteration of a stack.
+
+    ``loss`` is the mean of the models in the stack.
+
+    Examples
+    --------
+    >>> print(SweepProgress(24, 72, alpha=0.1, iteration=7, seconds=1.5, loss=0.25))
+    24/72 models  alpha 1.00e-01  iteration 7  loss 0.25  1.50 s, time left 0:00:03
+    """
 
     done: int
     models: int
     alpha: float
     iteration: int
     seconds: float
+    loss: float
+
+    def __str__(self) -> str:
+        """Return a line for people."""
+        left = time_left(self.seconds, self.done, self.models)
+        return (
+            f"{self.done}/{self.models} models  alpha {self.alpha:.2e}  "
+            f"iteration {self.iteration}  loss {self.loss:.6g}  {self.seconds:.2f} s, "
+            f"time left {left}"
+        )
 
 
 def automatic_alphas(objective: Objective, count: int = _GRID) -> HostArray:
@@ -348,15 +366,25 @@ class Run:
         self.residuals: list[float] = []
         self._start = time.perf_counter()
 
+    @property
+    def models(self) -> int:
+        """How many there are to solve."""
+        return len(self.grid.alphas) * len(self.grid.lanes)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._start
+
     def show(self, at: range, progress: Progress) -> bool:
         """Tell the callbacks; return whether one wants to stop."""
-        alphas, lanes = self.grid.alphas, len(self.grid.lanes)
         news = SweepProgress(
             done=len(self.reasons),
-            models=len(alphas) * lanes,
-            alpha=float(alphas[at[-1]]),
+            models=self.models,
+            alpha=float(self.grid.alphas[at[-1]]),
             iteration=progress.iteration,
-            seconds=time.perf_counter() - self._start,
+            seconds=self.seconds,
+            loss=float(progress.loss.mean()),
         )
         return sum(bool(callback(news)) for callback in self.callbacks) > 0
 

@@ -235,8 +235,9 @@ class AcceleratedLoss:
     """A loss whose value and gradient come from a backend's own kernel."""
 
     loss: Loss
-    kernel: Callable[..., tuple[Array, Array]]
-    sgd: Callable[..., Any] | None = None  # folds the update of SGD; called as `fold_in_python`
+    kernel: Callable[..., tuple[Array, Array]] = field(repr=False)
+    # Folds the update of SGD; called as `fold_in_python`.
+    sgd: Callable[..., Any] | None = field(default=None, repr=False)
 
     @property
     def smooth(self) -> bool:
