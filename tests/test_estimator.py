@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
@@ -17,7 +14,6 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import xplinear as xl
 from xplinear.losses import LOSSES
@@ -28,45 +24,6 @@ X = rng.standard_normal((150, 5))
 Y = np.argmax(X[:, :3] + 0.1 * rng.gumbel(size=(150, 3)), axis=1)
 BINARY = (Y == 1).astype(int)
 NAMES = np.asarray(["cat", "dog", "frog"])
-
-
-@parametrize_with_checks(
-    [
-        xl.LinearClassifier(random_state=0),
-        xl.LinearClassifier("multiclass_hinge", solver="sgd", max_iter=100),
-    ],
-    # Mini-batches of repeated rows are not mini-batches of weighted rows.
-    expected_failed_checks=lambda clf: (
-        {}
-        if clf.solver == "auto"
-        else {
-            "check_sample_weight_equivalence_on_dense_data": "mini-batches differ",
-        }
-    ),
-)
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_sklearn_contract(estimator, check):
-    check(estimator)
-
-
-@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
-def test_sklearn_array_api_contract():
-    """scikit-learn reads SCIPY_ARRAY_API when SciPy is imported: a process of its own."""
-    script = """
-from sklearn.utils.estimator_checks import check_estimator
-import xplinear as xl
-rows = check_estimator(xl.LinearClassifier(random_state=0), on_skip=None)
-print(sum(r["check_name"].startswith("check_array_api") and r["status"] == "passed" for r in rows))
-"""
-    environment = os.environ | {"SCIPY_ARRAY_API": "1"}
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(run.stdout) >= 4
 
 
 def test_the_optimum_is_that_of_logistic_regression(backend):

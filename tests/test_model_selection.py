@@ -20,7 +20,6 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import xplinear as xl
 from xplinear.backends import backend_of
@@ -39,18 +38,6 @@ EXACT = {"tol": 1e-8, "max_iter": 3000}  # below it rounding may speak up
 
 def host(x):
     return backend_of(x).fetch(x)
-
-
-@parametrize_with_checks(
-    [xl.LinearClassifierCV(2, cv=2)],
-    # Repeated rows fall into other folds than weighted ones.
-    expected_failed_checks=lambda _: {
-        "check_sample_weight_equivalence_on_dense_data": "folds differ"
-    },
-)
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_sklearn_contract(estimator, check):
-    check(estimator)
 
 
 def test_the_stack_is_the_single_fits(backend):

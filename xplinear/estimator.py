@@ -194,6 +194,17 @@ def is_probabilistic(estimator: Any) -> bool:
     raise AttributeError(msg)
 
 
+def _takes_rows_in_turn(estimator: Any) -> bool:
+    """Return True if not all rows are needed at once, else raise AttributeError."""
+    if not estimator.standardize:
+        return True
+    msg = (
+        "partial_fit needs standardize=False: mean and variance are those of all rows; it measures "
+        "the scale of each feature as rows come in (learning_rate='auto')"
+    )
+    raise AttributeError(msg)
+
+
 class LinearClassifier(ClassifierMixin, BaseEstimator):
     """Linear classifier: scores XW + b, trained on any array library and device.
 
@@ -414,6 +425,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         self._sgd_state = None  # partial_fit starts anew from here
         return self
 
+    @available_if(_takes_rows_in_turn)
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Make one epoch of SGD over the given rows, going on from the last call.
 
@@ -434,12 +446,6 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         if self.class_weight == "balanced":
             msg = "class_weight='balanced' needs all rows at once; give partial_fit a dict"
-            raise ValueError(msg)
-        if self.standardize:
-            msg = (
-                "standardize=True needs all rows at once; set standardize=False: partial_fit "
-                "measures the scale of each feature itself (learning_rate='auto')"
-            )
             raise ValueError(msg)
         problem = self._problem(X, y, sample_weight, classes=known)
         objective = problem.objective

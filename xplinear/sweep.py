@@ -94,8 +94,12 @@ def automatic_alphas(objective: Objective, count: int = _GRID) -> HostArray:
     xp, data, penalty = objective.xp, objective.data, objective.penalty
     share = penalty.l1_ratio if isinstance(penalty, ElasticNetPenalty) else 1.0
     if penalty.smooth or share == 0.0:
-        X = data.sample(_SAMPLE_ROWS).X
-        strongest = loss_curvature(objective.loss, objective.k) * xp.sum(xp.var(X, axis=0))
+        X, _, s = data.sample(_SAMPLE_ROWS)
+        s = xp.ones_like(X[:, :1]) if s is None else s
+        total = xp.sum(s)
+        deviation = X - xp.sum(s * X, axis=0) / xp.where(total > 0, total, 1.0)
+        variance = xp.sum(s * deviation * deviation) / xp.where(total > 0, total, 1.0)
+        strongest = loss_curvature(objective.loss, objective.k) * variance
         decades = _L2_DECADES
     else:
         start = Params(objective.zeros().W, _best_intercept(objective))
