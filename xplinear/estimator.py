@@ -392,7 +392,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         sample_weight : array of shape (n,), optional
             At least 0, not all 0.
         callbacks : sequence of callables
-            Each is given a `xplinear.minimize.Progress` per iteration; a true value stops.
+            Each is given a `xplinear.minimize.Progress` per iteration; a true value stops. Its
+            ``params`` are those of the standardized features, if they are.
         """
         problem = self._problem(X, y, sample_weight)
         objective = problem.objective
