@@ -438,7 +438,16 @@ def test_the_program_starts():
 
 
 def test_help():
-    for command in ("train", "sweep", "predict", "backends", "parity", "check-gradient", "bench"):
+    for command in (
+        "train",
+        "sweep",
+        "predict",
+        "info",
+        "backends",
+        "parity",
+        "check-gradient",
+        "bench",
+    ):
         assert command in run("--help")
         assert "Usage" in run(command, "--help")
 

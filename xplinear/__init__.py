@@ -23,8 +23,12 @@ scoring, sweep     scores on the device; strengths and folds through one X
 model_selection    LinearClassifierCV
 parity             the same fit on every backend, compared
 bench, machine     how fast each backend is, beside what its device can do
-persist, plot,     files, pictures, data sets by name, the command line
-datasets, cli
+tables             tables of pandas, polars and pyarrow as X and y
+convert,           to and from scikit-learn, to ONNX
+onnx_export
+persist, plot,     files, pictures, data sets by name, tables with text, the command line
+datasets,
+preparation, cli
 =================  =============================================================
 """
 
