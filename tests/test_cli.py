@@ -210,7 +210,8 @@ class TestTrainAndPredict:
         run("train", "digits", "--early-stopping", "--plot", tmp_path / "a.svg")
         assert "validation accuracy" in (tmp_path / "a.svg").read_text()
 
-    def test_no_bar_without_a_terminal(self):
+    def test_no_bar_without_a_terminal(self, monkeypatch):
+        monkeypatch.setattr(cli, "_LINE_SECONDS", np.inf)
         assert CliRunner().invoke(cli.app, ["train", "digits"]).stderr == ""
 
     @pytest.mark.parametrize(

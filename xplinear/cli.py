@@ -193,11 +193,13 @@ def _progress_bar() -> Generator[Callable[[Progress | SweepProgress], None]]:
         return
     bar = rich.progress.Progress(
         rich.progress.TextColumn("training"),
-        rich.progress.BarColumn(),
+        rich.progress.BarColumn(None),  # what the words leave
         rich.progress.MofNCompleteColumn(),
         rich.progress.TextColumn("{task.fields[news]}"),
         rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("left"),
         console=console,
+        expand=True,
         transient=True,
         refresh_per_second=4,
     )
