@@ -185,6 +185,15 @@ class TestCommand:
         assert "1 of 2 cells without an error" in result.stdout
         assert "failed: ValueError: so" in (tmp_path / "b.csv").read_text()
 
+    def test_json(self, quick, monkeypatch):
+        rows = [measured(), measured(m=45, reason="failed: ValueError: so")]
+        monkeypatch.setattr(cli, "measure", lambda *_: iter(rows))
+        result = run("--backends=numpy", "--json")
+        assert result.exit_code == 1
+        record = json.loads(result.stdout)
+        assert [row["models"] for row in record["measurements"]] == [1, 45]
+        assert "numpy" in record["machine"]["libraries"]
+
     def test_interrupt_keeps_what_is_done(self, quick, monkeypatch, tmp_path):
         def until_ctrl_c(*_):
             yield measured()

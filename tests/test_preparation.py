@@ -130,6 +130,7 @@ class TestMissing:
             path = write(tmp_path / f"a{suffix}", without(column, 5))
             error = run("train", path, expect=2)
             assert "missing value" in error
+            assert "or use --impute" in error
             assert column in error
         path = write(tmp_path / f"a{suffix}", without("buys", 5))
         assert "missing values: buys" in run("train", path, "--impute", expect=2)
@@ -171,6 +172,11 @@ def test_too_many_categories(tmp_path, monkeypatch):
     monkeypatch.setattr("xplinear.preparation._DENSE_BYTES", 10_000)
     path = write(tmp_path / "a.csv", {"name": [f"n{i}" for i in range(N)], "y": BUYS})
     assert "column 'name' has 400 categories" in run("train", path, expect=2)
+
+
+def test_two_columns_of_one_name(tmp_path):
+    (tmp_path / "a.csv").write_text("a,a,y\n1,x,0\n2,z,1\n")
+    assert "has 2 columns 'a'; rename one of them" in run("train", tmp_path / "a.csv", expect=2)
 
 
 def test_without_a_header(tmp_path):

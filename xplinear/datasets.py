@@ -459,7 +459,8 @@ def _parse_cells(
         raise
     except ValueError as error:
         numeric = set(features) - text
-        msg = _first_bad_cell(path, names, numeric, header=header) or f"{str(path)!r}: {error}"
+        bad = _first_bad_cell(path, names, numeric, request.remedy, header=header)
+        msg = bad or f"{str(path)!r}: {error}"
         raise ValueError(msg) from error
     X = table if label is None and len(features) == len(names) else table[:, features]
     found = [names[j] for j in features]
@@ -539,6 +540,11 @@ def _features(
     path: Path, names: Sequence[str], label: int | None, request: _Request
 ) -> Sequence[int]:
     """Return the indices of the features' columns, in the order a model expects if one does."""
+    wanted = names if request.columns is None else request.columns.text
+    twice = [name for name in wanted if names.count(name) > 1]
+    if twice and (request.mixed or request.columns is not None):
+        msg = f"{str(path)!r} has {names.count(twice[0])} columns {twice[0]!r}; rename one of them"
+        raise ValueError(msg)
     if request.columns is None:
         return [j for j in range(len(names)) if j != label]
     absent = [name for name in request.columns.text if name not in names]
@@ -557,7 +563,9 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
     return f"its columns are {', '.join(some)}"
 
 
-def _first_bad_cell(path: Path, names: Sequence[str], numeric: set[int], *, header: bool) -> str:
+def _first_bad_cell(
+    path: Path, names: Sequence[str], numeric: set[int], remedy: str, *, header: bool
+) -> str:
     """Return what is wrong in the first line that cannot be read, naming its column."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
@@ -567,7 +575,7 @@ def _first_bad_cell(path: Path, names: Sequence[str], numeric: set[int], *, head
                 return f"{where}: {len(row)} columns where the first line has {len(names)}"
             for j, cell in enumerate(row):
                 if j in numeric and cell.strip() in _MISSING - {"nan", "NaN"}:
-                    return f"{where}: column {names[j]!r} has a missing value; fill or drop it"
+                    return f"{where}: column {names[j]!r} has a missing value; {remedy}"
                 if j in numeric and not _is_number(cell):
                     return (
                         f"{where}: column {names[j]!r} has {cell!r}, features must be numbers; "
