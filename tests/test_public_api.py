@@ -24,15 +24,15 @@ PUBLIC = {
         chosen_backend get_backend host_reads matmul_precision use_backend
     """,
     "xplinear.certificate": "Certificate certify",
-    "xplinear.data": "ArrayData Block Data StreamedData data_of",
-    "xplinear.datasets": "FORMATS NAMES Dataset holdout load",
+    "xplinear.data": "ArrayData Block Data Standard StreamedData data_of",
+    "xplinear.datasets": "Columns Dataset FORMATS NAMES holdout load",
     "xplinear.gradients": "GradientCheck check_gradient numerical_gradient",
     "xplinear.losses": """
         LOSSES AbsoluteErrorLoss CrammerSingerLoss Loss MulticlassHingeLoss SoftmaxLoss
         SquaredErrorLoss SquaredHingeLoss
     """,
     "xplinear.losses.softmax": "SoftmaxLoss softmax",
-    "xplinear.minimize": "Progress Result minimize",
+    "xplinear.minimize": "Progress Result minimize time_left",
     "xplinear.model_selection": "LinearClassifierCV",
     "xplinear.namespace": "Array Namespace accumulator array_namespace device is_array",
     "xplinear.objective": """
@@ -40,8 +40,11 @@ PUBLIC = {
     """,
     "xplinear.parity": "TOLERANCES WEIGHT_TOLERANCES Comparison compare random_objective",
     "xplinear.penalties": "PENALTIES ElasticNetPenalty L1Penalty L2Penalty NoPenalty Penalty",
-    "xplinear.persist": "load save",
-    "xplinear.plot": "learning_curve throughput validation_curve",
+    "xplinear.persist": "content_of load save",
+    "xplinear.plot": """
+        ClassTemplatesDisplay CoefficientPathDisplay GradientCheckDisplay LossCurveDisplay
+        ThroughputDisplay ValidationCurveDisplay
+    """,
     "xplinear.solvers": "GD LBFGS SGD SOLVERS ProximalLBFGS Smoothing Solver State",
     "xplinear.solvers.protocol": "Solver State select take_models",
 }
