@@ -159,10 +159,10 @@ SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "strided": (SMALL, rows() | {"strided": True}),
     "columns first": (SMALL, rows() | {"X": np.asfortranarray(rows()["X"])}),
     "bytes": (SMALL, rows() | {"X": np.arange(185).reshape(37, 5) % 7, "stored": "uint8"}),
-    "products": (PRODUCTS, rows(n=350)),
-    "products, two classes": (PRODUCTS, rows(n=350, k=2)),
-    "products, many classes": (PRODUCTS, rows(n=350, k=40)),
-    "products, averaged": (replace(PRODUCTS, average=True), rows(n=350)),
+    "products": (PRODUCTS, rows(n=170)),
+    "products, two classes": (PRODUCTS, rows(n=170, k=2)),
+    "products, many classes": (PRODUCTS, rows(n=170, k=40)),
+    "products, averaged": (replace(PRODUCTS, average=True), rows(n=170)),
 }
 
 
