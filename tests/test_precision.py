@@ -6,7 +6,6 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -183,21 +182,15 @@ def test_the_older_setting_of_torch_comes_back(monkeypatch):
     assert matmul.allow_tf32
 
 
-@pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed")
-def test_the_setting_of_cupy_comes_back(monkeypatch):
-    from cupy._core import _routines_linalg as linalg
-
-    from xplinear.backends.cupy import _products
+@pytest.mark.cuda
+def test_the_setting_of_cupy_comes_back():
+    linalg = pytest.importorskip("cupy._core._routines_linalg")
 
     def setting():
         return linalg.get_compute_type(np.float32)
 
-    chosen = []
-    # CuPy asks the GPU whether it has tensor cores.
-    monkeypatch.setattr(linalg, "set_compute_type", lambda dtype, value: chosen.append(value))
-    before = setting()
-    in_precision(_products, setting)()
+    before, compile_ = setting(), get_backend("cupy").compile
+    assert compile_(setting)() == linalg.COMPUTE_TYPE_DEFAULT
     with matmul_precision("tf32"):
-        in_precision(_products, setting)()
-    full, tf32 = linalg.COMPUTE_TYPE_DEFAULT, linalg.COMPUTE_TYPE_TF32
-    assert chosen == [full, before, tf32, before]
+        assert compile_(setting)() == linalg.COMPUTE_TYPE_TF32
+    assert setting() == before

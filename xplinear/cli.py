@@ -539,6 +539,19 @@ def _dtype_name(x: Any) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
+def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> float:
+    """Return the share of equal labels; as words, where either side has words."""
+    classes = np.asarray(clf.classes_)
+    # Labels that all look like numbers were read as such, the model's may be words too.
+    if "U" in labels.dtype.kind + y.dtype.kind or labels.dtype.kind == "O":
+        labels, y, classes = (a.astype(str) for a in (labels, y, classes))
+    if not np.isin(y, classes).any():
+        known = ", ".join(map(str, classes[:5]))
+        msg = f"no label of {name} is one of the model's ({known} ...); check --target"
+        raise ValueError(msg)
+    return float(np.mean(labels == y))
+
+
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="A file that train --out wrote.")],
@@ -579,11 +592,7 @@ def predict(
     if out is not None:
         with out.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["label"], *([label] for label in labels.tolist())])
-    accuracy = None
-    if y is not None:
-        # Labels that all look like numbers were read as such, the model's may be words too.
-        y = y if labels.dtype.kind in "biuf" else y.astype(str)
-        accuracy = float(np.mean(labels == y))
+    accuracy = None if y is None else _agreement(clf, labels, y, dataset.name)
     if as_json:
         found = {"data": dataset.name, "rows": X.shape[0], "accuracy": accuracy, "file": out}
         _print_json(found if out is not None else {**found, "labels": labels})

@@ -6,7 +6,7 @@ import math
 from typing import Any, TypeAlias
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, SGDClassifier
 from sklearn.svm import LinearSVC
 from sklearn.utils.validation import check_is_fitted
 
@@ -107,7 +107,8 @@ def _settings(model: SklearnClassifier) -> dict[str, Any]:
         for name in ("fit_intercept", "class_weight", "random_state", "warm_start")
         if hasattr(model, name)
     }
-    if isinstance(model, LogisticRegression):
+    known = not isinstance(model, LogisticRegressionCV)
+    if known and isinstance(model, LogisticRegression):
         return {"loss": "softmax", **settings, **_logistic_penalty(model)}
     if isinstance(model, LinearSVC):
         hinge = "multiclass_hinge" if model.loss == "hinge" else "squared_hinge"

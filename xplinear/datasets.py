@@ -393,7 +393,9 @@ def _parse_csv(path: Path, request: _Request) -> _Parts:
         first, second = (*islice(csv.reader(file), 2), [], [])[:2]
     header = _is_header(first, second, request.target)
     if columns is not None:
-        header = header or {cell.strip() for cell in first} >= set(columns.text)
+        # Columns known by their place alone have numbers as names.
+        named = not all(name.isdigit() for name in columns.text)
+        header = header or (named and {cell.strip() for cell in first} >= set(columns.text))
     if not first or (header and not second):
         msg = f"{str(path)!r} is empty: it has no rows"
         raise ValueError(msg)
@@ -476,7 +478,9 @@ def _parse_cells(
 
 
 def _number_or_nan(cell: str) -> float:
-    return math.nan if cell.strip() in _MISSING else float(cell)
+    if cell.strip() in _MISSING:
+        return math.nan
+    return float(cell.replace("_", "?"))  # "1_2" is a number in Python alone
 
 
 def _text_columns(path: Path, features: Sequence[int], *, header: bool) -> set[int]:
@@ -497,14 +501,16 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # a number in Python alone
 
 
 def _is_header(first: Sequence[str], second: Sequence[str], target: str | None) -> bool:
     """Whether the first line names columns: it has no number, or a word above a number."""
-    if target in first or not any(_is_number(cell) for cell in first):
+    named = target is not None and not _is_number(target) and target in first
+    if named or not any(_is_number(cell) for cell in first):
         return True
-    return any(not _is_number(a) and _is_number(b) for a, b in zip(first, second, strict=False))
+    words = [not _is_number(a) and a.strip() not in _MISSING for a in first]
+    return any(word and _is_number(b) for word, b in zip(words, second, strict=False))
 
 
 def _target_column(path: Path, names: Sequence[str], request: _Request) -> int | None:
@@ -654,7 +660,8 @@ def _read_parquet(path: Path, request: _Request) -> _Parts:
             columns.append(encoded.indices.to_numpy(zero_copy_only=False).astype(np.float64))
             texts[name] = tuple(encoded.dictionary.to_pylist())
         else:
-            columns.append(column.to_numpy())
+            truth = types.is_boolean(kind)  # with nulls NumPy would make objects of them
+            columns.append((column.cast("uint8") if truth else column).to_numpy())
     X = np.stack(columns, axis=1)
     found = tuple(names[j] for j in features)
     if not request.missing:

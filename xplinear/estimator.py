@@ -581,17 +581,19 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     ) -> Self:
         """Return an unfitted classifier that poses the problem a model of scikit-learn poses.
 
-        Exactly, but for three things: the intercept is not penalized here, as it is by
+        Exactly, but for four things: the intercept is not penalized here, as it is by
         ``LinearSVC`` and ``solver="liblinear"``; three or more classes share one problem here,
-        where ``SGDClassifier`` and ``LinearSVC`` solve one for each; and tolerances are ours.
+        where ``SGDClassifier`` and ``LinearSVC`` solve one for each; two classes under
+        ``multi_class="crammer_singer"`` have one column of weights here, so halve ``alpha``; and
+        tolerances are ours.
 
         Parameters
         ----------
         model : LogisticRegression, SGDClassifier or LinearSVC
             Fitted or not.
         n_samples : float, optional
-            Number of rows it is to be fitted to, or the sum of their weights, because
-            α = 1 / (C n). ``SGDClassifier`` has an α itself and needs none.
+            Number of rows it is to be fitted to, or the sum of their weights (times class
+            weights), because α = 1 / (C n). ``SGDClassifier`` has an α itself and needs none.
         **settings
             Other parameters of the classifier.
 

@@ -176,7 +176,7 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
             clf.certificate_ = Certificate(**certified, reasons=tuple(content["reasons"]))
         if content["feature_names"] is not None:
             clf.feature_names_in_ = np.asarray(content["feature_names"], dtype=object)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         msg = f"{os.fspath(path)!r} is damaged: {error!r} is missing or wrong; save it again"
         raise ValueError(msg) from error
     target = get_backend(backend)
@@ -202,14 +202,15 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]
     if metadata.get("format") != _FORMAT:
         msg = f"{os.fspath(path)!r} was not written by xplinear: it holds other tensors"
         raise ValueError(msg)
-    if int(metadata["version"]) > _VERSION:
-        msg = (
-            f"{os.fspath(path)!r} has format version {metadata['version']}, this xplinear reads "
-            f"up to {_VERSION}; upgrade xplinear"
-        )
-        raise ValueError(msg)
     try:
-        return json.loads(metadata["content"]), tensors
-    except (KeyError, json.JSONDecodeError) as error:
+        version, content = int(metadata["version"]), json.loads(metadata["content"])
+    except (KeyError, ValueError) as error:
         msg = f"{os.fspath(path)!r} is damaged: {error!r} is missing or wrong; save it again"
         raise ValueError(msg) from error
+    if version > _VERSION:
+        msg = (
+            f"{os.fspath(path)!r} has format version {version}, this xplinear reads up to "
+            f"{_VERSION}; upgrade xplinear"
+        )
+        raise ValueError(msg)
+    return content, tensors

@@ -73,6 +73,8 @@ static void wait_at(Barrier& barrier) {
 
 static void __syncthreads() { wait_at(current->block->barrier); }
 
+static void __syncwarp() { wait_at(current->block->warps[current->id / 32]); }
+
 template <class V>
 static V __shfl_xor_sync(unsigned, V value, int offset) {
   Block* block = current->block;

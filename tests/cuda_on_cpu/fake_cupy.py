@@ -9,6 +9,7 @@ fake's arrays refuse what would synchronize a GPU.
 from __future__ import annotations
 
 import ctypes
+import getpass
 import hashlib
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import array_api_compat.numpy
 import numpy as np
 import pytest
 
-FOLDER = Path(tempfile.gettempdir()) / "xplinear-cuda-on-cpu"
+FOLDER = Path(tempfile.gettempdir()) / f"xplinear-cuda-on-cpu-{getpass.getuser()}"
 EMULATION = Path(__file__).with_name("emulation.cpp")
 
 
@@ -62,12 +63,14 @@ class RawKernel:
         library = FOLDER / f"{hashlib.sha256(source.encode()).hexdigest()}.so"
         if not library.exists():
             FOLDER.mkdir(exist_ok=True)
-            kernels = library.with_suffix(".cu")
-            kernels.write_text(code)
-            building = library.with_suffix(f".{id(self)}")
-            command = ["g++", "-O1", "-shared", "-fPIC", "-w", f'-DSOURCE="{kernels}"', *options]
-            subprocess.run([*command, str(EMULATION), "-o", str(building)], check=True)
-            building.rename(library)
+            # Other processes may build the same: each in a folder of its own.
+            with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+                kernels, built = Path(folder, "kernels.cu"), Path(folder, "kernels.so")
+                kernels.write_text(code)
+                command = ["g++", "-O1", "-shared", "-fPIC", "-w", f'-DSOURCE="{kernels}"']
+                command += [*options, str(EMULATION), "-o", str(built)]
+                subprocess.run(command, check=True)
+                built.rename(library)
         self._launch = getattr(ctypes.CDLL(str(library)), f"launch_{name}")
         self._name = name
         self._cooperative = enable_cooperative_groups

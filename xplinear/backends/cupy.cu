@@ -106,6 +106,7 @@ __device__ T row_loss(const T* z, T* g, int y, T weight, int k, int c, T margin,
   for (int j = lane; j < end; j += team) loss.add(score(j), j == y);
   loss.a = reduce(loss.a, team, shared, sum);
   loss.b = reduce(loss.b, team, shared, sum);
+  __syncwarp();  // all have read z[y] before another thread writes there
   if (c > 1) {
     for (int j = lane; j < end; j += team) g[j] = weight * loss.gradient(score(j), j == y);
   } else if (active && lane == 0) {

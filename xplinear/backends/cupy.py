@@ -104,15 +104,16 @@ def _loss_launcher(
 
 
 def _value_and_grad(
-    loss: Loss, Z: cupy.ndarray, y: cupy.ndarray, *, xp: Namespace
+    device: cupy.cuda.Device, loss: Loss, Z: cupy.ndarray, y: cupy.ndarray, *, xp: Namespace
 ) -> tuple[cupy.ndarray, cupy.ndarray]:
     """Return losses ``(n, m)`` and their gradient ``(n, m, k)``: one launch for both."""
     del xp
-    Z, y = cupy.ascontiguousarray(Z), cupy.ascontiguousarray(y, np.int32)
     n, m, k = Z.shape
-    values, G = cupy.empty((n, m), Z.dtype), cupy.empty_like(Z)
-    nothing = _pointer(None)
-    _loss_launcher(loss, Z.dtype, m, k)(n, Z, y, nothing, nothing, nothing, values, G)
+    with device:
+        Z, y = cupy.ascontiguousarray(Z), cupy.ascontiguousarray(y, np.int32)
+        values, G = cupy.empty((n, m), Z.dtype), cupy.empty_like(Z)
+        nothing = _pointer(None)
+        _loss_launcher(loss, Z.dtype, m, k)(n, Z, y, nothing, nothing, nothing, values, G)
     return values, G
 
 
@@ -217,7 +218,7 @@ def _plan(epoch: _Epoch, kernel: cupy.RawKernel) -> _Plan | None:
     m, c, P = epoch.W.shape
     limits, item = cupy.cuda.Device().attributes, epoch.W.dtype.itemsize
     tile = max(8, min(64, 1 << (epoch.size - 1).bit_length()))
-    most = limits["MaxSharedMemoryPerBlockOptin"]
+    kernel.max_dynamic_shared_size_bytes = most = limits["MaxSharedMemoryPerBlockOptin"]
     plans = []
     for width in sorted({min(P, width) for width in (64, 128, 256)}):
         stride, members = width | 1, -(-P // width)
@@ -225,7 +226,6 @@ def _plan(epoch: _Epoch, kernel: cupy.RawKernel) -> _Plan | None:
         shared = max(8 * _THREADS, item * reals + 8 * tile)
         if shared > most:
             continue
-        kernel.max_dynamic_shared_size_bytes = most
         ready = driver.occupancyMaxActiveBlocksPerMultiprocessor(
             kernel.kernel.ptr, _THREADS, shared
         )
@@ -302,54 +302,56 @@ def _by_products(epoch: _Epoch) -> cupy.ndarray | None:
 
 
 @contextmanager
-def _products(tf32: bool) -> Generator[None]:
+def _products(device: cupy.cuda.Device, tf32: bool) -> Generator[None]:
     """Multiply float32 matrices in TF32, or not, whatever ``CUPY_TF32`` says."""
-    handle, before = cupy.cuda.device.get_cublas_handle(), linalg.get_compute_type(cupy.float32)
-    now = linalg.COMPUTE_TYPE_TF32 if tf32 else linalg.COMPUTE_TYPE_DEFAULT
-    mode = cublas.getMathMode(handle)
-    linalg.set_compute_type(cupy.float32, now)
-    cublas.setMathMode(handle, _TF32_MATH if tf32 else _DEFAULT_MATH)  # of our own products
-    try:
-        yield
-    finally:
-        linalg.set_compute_type(cupy.float32, before)
-        cublas.setMathMode(handle, mode)
-
-
-_KERNELS: dict[tuple[type, str], Callable[..., Any]] = {
-    (loss, operation): kernel
-    for loss in LOSSES.values()
-    for operation, kernel in (
-        ("value_and_grad", _value_and_grad),
-        ("sgd", in_precision(_products, _sgd)),
-    )
-}
+    with device:
+        handle, before = cupy.cuda.device.get_cublas_handle(), linalg.get_compute_type(cupy.float32)
+        now = linalg.COMPUTE_TYPE_TF32 if tf32 else linalg.COMPUTE_TYPE_DEFAULT
+        mode = cublas.getMathMode(handle)
+        linalg.set_compute_type(cupy.float32, now)
+        cublas.setMathMode(handle, _TF32_MATH if tf32 else _DEFAULT_MATH)  # of our own products
+        try:
+            yield
+        finally:
+            linalg.set_compute_type(cupy.float32, before)
+            cublas.setMathMode(handle, mode)
 
 
 def _on(index: int) -> Backend:
     device = cupy.cuda.Device(index)
+    products = partial(_products, device)
 
     def move(x: Any) -> cupy.ndarray:
         device.use()  # CuPy computes on the current device, wherever the arrays are
         return cupy.asarray(x)
 
+    def free_memory() -> int:
+        with device:
+            return device.mem_info[0] + cupy.get_default_memory_pool().free_bytes()
+
+    kernels: dict[str, Callable[..., Any]] = {
+        "value_and_grad": partial(_value_and_grad, device),
+        "sgd": in_precision(products, _sgd),
+    }
     return Backend(
         name="cupy" if index == 0 else f"cupy:{index}",
         xp=xp,
         device=device,
         move=move,
         fetch=cupy.asnumpy,
-        fold=in_precision(_products, partial(fold_in_python, xp=xp)),
-        compile=partial(in_precision, _products),
+        fold=in_precision(products, partial(fold_in_python, xp=xp)),
+        compile=partial(in_precision, products),
         tensor_cores=True,
         block_bytes=256 * 2**20,
         free_columns=GPU_COLUMNS,
-        free_memory=lambda: device.mem_info[0] + cupy.get_default_memory_pool().free_bytes(),
+        free_memory=free_memory,
         upload=partial(upload_ahead, copier=partial(_Copies, index)),
         out_of_memory=_out_of_memory,
         release_memory=partial(_release_memory, index),
         synchronize=device.synchronize,
-        kernels=MappingProxyType(_KERNELS),
+        kernels=MappingProxyType(
+            {(loss, name): kernel for loss in LOSSES.values() for name, kernel in kernels.items()}
+        ),
     )
 
 
@@ -391,9 +393,10 @@ class _Copies:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Return whether device memory ran out, or memory that can be pinned."""
-    failed = isinstance(error, cupy.cuda.runtime.CUDARuntimeError)
-    return is_memory_error(error) or (failed and "cudaErrorMemoryAllocation" in str(error))
+    """Return whether memory ran out: of the device, that can be pinned, or for a library."""
+    said = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
+    spoke = isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    return spoke or is_memory_error(error)
 
 
 def _release_memory(index: int) -> None:

@@ -90,8 +90,9 @@ def _fold_by(
     return fold(carry, data, rows[last:], schedule[whole:], size, *args)
 
 
-@cache  # cuBLAS keeps a workspace for every stream it has seen
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
+@cache  # cuBLAS keeps a workspace for every stream; new streams are old ones again after 32
+def _stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
+    del purpose
     return torch.cuda.Stream(device)
 
 
@@ -106,12 +107,13 @@ def _captured(stream: torch.cuda.Stream, function: Callable[[], None]) -> Callab
 def _fold_on(device: torch.device, *args: Any) -> Any:
     """Fold by a CUDA graph, on a stream of its own: the default one cannot be captured."""
     with _one_capture, torch.cuda.device(device):
-        outer, stream = torch.cuda.current_stream(), _side_stream(device)
+        outer, stream = torch.cuda.current_stream(), _stream(device, "capture")
         stream.wait_stream(outer)
-        with torch.cuda.stream(stream):
-            carry = _fold_by(partial(_captured, stream), *args)
-        outer.wait_stream(stream)
-    return carry
+        try:
+            with torch.cuda.stream(stream):
+                return _fold_by(partial(_captured, stream), *args)
+        finally:
+            outer.wait_stream(stream)  # after an error too: what was queued reads the arrays
 
 
 @contextmanager
@@ -181,8 +183,9 @@ class _Copies:
 
     def __init__(self, device: torch.device, shape: tuple[int, ...], dtype: Any) -> None:
         self._compute = torch.cuda.current_stream(device)
-        self._stream = torch.cuda.Stream(device)
-        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        self._stream = _stream(device, "copy")
+        self._dtype, self._bits = dtype, dtype.name == "bfloat16"  # torch reads its bits only
+        kind = torch.from_numpy(np.empty(0, np.int16 if self._bits else dtype)).dtype
         self._pinned = [torch.empty(shape, dtype=kind, pin_memory=True) for _ in range(2)]
         self._buffers = [torch.empty(shape, dtype=kind, device=device) for _ in range(2)]
         self._copied = [torch.cuda.Event() for _ in range(2)]
@@ -194,7 +197,7 @@ class _Copies:
 
     def pinned(self, slot: int) -> np.ndarray[Any, Any]:
         self._copied[slot].synchronize()
-        return self._pinned[slot].numpy()
+        return self._pinned[slot].numpy().view(self._dtype)
 
     def copy(self, slot: int, rows: int, free: torch.cuda.Event) -> torch.Tensor:
         there = self._buffers[slot][:rows]
@@ -202,7 +205,7 @@ class _Copies:
             self._stream.wait_event(free)
             there.copy_(self._pinned[slot][:rows], non_blocking=True)
             self._copied[slot].record(self._stream)
-        return there
+        return there.view(torch.bfloat16) if self._bits else there
 
     def await_copy(self, slot: int) -> None:
         self._compute.wait_event(self._copied[slot])
@@ -212,8 +215,10 @@ class _Copies:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    on_host = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return on_host or isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    """Return whether memory ran out: of the host, the device, or that can be pinned."""
+    said = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    spoke = isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    return spoke or isinstance(error, MemoryError)
 
 
 def _free_gpu_memory(device: torch.device) -> int:
