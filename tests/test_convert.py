@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.datasets import make_classification
-from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge, SGDClassifier
 from sklearn.svm import LinearSVC
 
 import xplinear as xl
@@ -152,6 +152,8 @@ class TestSettings:
 
 
 def test_what_cannot_be_converted():
+    with pytest.raises(TypeError, match="got LogisticRegressionCV"):
+        LinearClassifier.from_sklearn_settings(LogisticRegressionCV(), 100)
     with pytest.raises(TypeError, match=r"only LogisticRegression, .* got Ridge"):
         LinearClassifier.from_sklearn(Ridge())
     with pytest.raises(ValueError, match="loss='modified_huber' has no counterpart"):

@@ -222,11 +222,19 @@ class TestCsv:
             ("0,1,kind\n4,5,6\n7,8,9\n", None, [6, 9]),
             ("2019,2020,kind\n4,5,no\n7,8,yes\n", "kind", ["no", "yes"]),
             ("a,b,c\n4,5,yes\n", None, ["yes"]),
+            ("2,1,0\n4,5,1\n", "2", [0, 1]),
         ],
-        ids=["no header", "by number", "no header, words", "numbers on top", "named", "one row"],
+        ids=[
+            *("no header", "by number", "no header, words", "numbers on top", "named", "one row"),
+            "a number that is a cell too",
+        ],
     )
     def test_header_or_not(self, csv, text, target, y):
         assert load(csv(text), target=target).y.tolist() == y
+
+    def test_a_missing_cell_makes_no_header(self, csv):
+        with pytest.raises(ValueError, match="missing"):
+            load(csv("0.5,NA,1\n2,3,0\n"))
 
     def test_text_as_spreadsheets_write_it(self, csv):
         text = '\ufeff"width","a, b","kind"\r\n"1","2","é, x"\r\n\r\n3,4,ü\r\n'

@@ -48,7 +48,16 @@ def piped(X, y, weights=None, **settings):
 
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weighted"])
-def test_equals_a_scaler_before_the_classifier(backend, name, weights):
+def test_equals_a_scaler_before_the_classifier(numpy_backend, name, weights):
+    equals_a_scaler(numpy_backend, name, weights)
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "sgd"])
+def test_equals_a_scaler_on_every_backend(backend, name):
+    equals_a_scaler(backend, name, WEIGHTS)
+
+
+def equals_a_scaler(backend, name, weights):
     settings = {"alpha": 0.01, "random_state": 0} | FITS[name]
     for labels in (Y, BINARY) if name == "lbfgs" else (Y,):
         rows = backend.asarray(X)
