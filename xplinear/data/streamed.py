@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,18 @@ import numpy as np
 from xplinear.backends.base import Backend, Rows
 from xplinear.data.arrays import ArrayData
 from xplinear.data.blocks import (
-    Budget,
     labelled,
     minibatch,
-    results,
-    rows_per_block,
     shuffled,
-    sums,
-    take,
-    weight_sum,
 )
-from xplinear.data.protocol import Block, Standard
+from xplinear.data.protocol import Block
 from xplinear.namespace import Array
 
 __all__ = ["StreamedData", "data_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class StreamedData:
+class StreamedData(ArrayData):
     """X in host memory, y and weights on the device: for an X larger than the device.
 
     Rows go to the device while those before them are computed with; each serves all models of
@@ -54,37 +47,9 @@ class StreamedData:
            [0., 0., 1.]])
     """
 
-    X: np.ndarray[Any, Any]
-    y: Array
-    s: Array | None = None
-    dtype: Any = None
-    models: Array | None = None
-    backend: Backend = field(kw_only=True)
-    standard: Standard | None = field(default=None, kw_only=True)
-    budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
-
     def __post_init__(self) -> None:
         if self.dtype is None:
             object.__setattr__(self, "dtype", self._moved(slice(1)).dtype)
-
-    @property
-    def n(self) -> int:
-        """The number of rows."""
-        return self.X.shape[0]
-
-    @property
-    def p(self) -> int:
-        """The number of features."""
-        return self.X.shape[1]
-
-    @cached_property
-    def weight_sum(self) -> Array:
-        """Σ_i s_ij, ``(1,)`` or ``(m,)``."""
-        return weight_sum(self)
-
-    def take(self, models: Array) -> StreamedData:
-        """Return the same rows for a stack of these models only; nothing is copied."""
-        return take(self, models)
 
     def block(self, start: int, stop: int, step: int = 1) -> Block:
         """Return the rows ``start:stop:step``, X converted to the computation's dtype."""
@@ -107,26 +72,6 @@ class StreamedData:
         with closing(self.backend.upload(self.X, pieces)) as uploaded:
             for X in uploaded:
                 yield self.backend.asarray(X)
-
-    def rows_per_block(self, scores: int) -> int:
-        """Return how many rows keep X and about four arrays of scores in the byte budget."""
-        return rows_per_block(self, scores)
-
-    def map(
-        self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
-    ) -> Iterator[Array]:
-        """Yield ``function(*static, block, *args)`` of each block, in order."""
-        return results(self, function, static, args, scores)
-
-    def reduce(
-        self,
-        function: Callable[..., tuple[Array, ...]],
-        static: Sequence[Hashable],
-        *args: Any,
-        scores: int = 0,
-    ) -> tuple[Array, ...]:
-        """Return the sums over all blocks of ``function(*static, block, *args)``."""
-        return sums(results(self, function, static, args, scores))
 
     def epoch(
         self,
@@ -166,10 +111,6 @@ class StreamedData:
                     *args,
                 )
         return carry
-
-    def sample(self, rows: int) -> Block:
-        """Return at most ``rows`` evenly spaced rows."""
-        return self.block(0, self.n, max(1, -(-self.n // rows)))
 
 
 def data_of(
