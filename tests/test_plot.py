@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
+from sklearn.svm import SVC
 
 import xplinear as xl
 from xplinear.bench import Ceilings, Cell, Measurement
@@ -65,11 +67,51 @@ def test_what_cross_validation_chose_is_drawn_too(search):
     assert len(ClassTemplatesDisplay.from_estimator(search, (2, 3)).ax_.texts) == 3
 
 
-def test_unfitted():
-    with pytest.raises(NotFittedError):
-        LossCurveDisplay.from_estimator(xl.LinearClassifier())
-    with pytest.raises(NotFittedError):
-        ValidationCurveDisplay.from_estimator(xl.LinearClassifierCV())
+def templates(clf):
+    return ClassTemplatesDisplay.from_estimator(clf, (2, 3))
+
+
+OF_A_CLASSIFIER = LossCurveDisplay.from_estimator, templates
+OF_A_SEARCH = ValidationCurveDisplay.from_estimator, CoefficientPathDisplay.from_estimator
+
+
+class TestRefused:
+    def test_unfitted(self):
+        for draw in (*OF_A_CLASSIFIER, *OF_A_SEARCH):
+            with pytest.raises(NotFittedError):
+                draw(xl.LinearClassifierCV())
+        with pytest.raises(NotFittedError):
+            LossCurveDisplay.from_estimator(xl.LinearClassifier())
+
+    @pytest.mark.parametrize("draw", OF_A_SEARCH)
+    def test_one_classifier_has_no_path(self, draw, clf):
+        with pytest.raises(TypeError, match=r"LinearClassifierCV, got LinearClassifier$"):
+            draw(clf)
+
+    @pytest.mark.parametrize("draw", [*OF_A_CLASSIFIER, *OF_A_SEARCH])
+    def test_of_another_library(self, draw):
+        with pytest.raises(TypeError, match=r"clf must be a fitted LinearC.*, got SVC"):
+            draw(SVC().fit(X, Y))
+
+    def test_without_a_refit(self):
+        clf = xl.LinearClassifierCV([1.0, 0.1], cv=2, refit=False).fit(X, Y)
+        for draw in (*OF_A_CLASSIFIER, CoefficientPathDisplay.from_estimator):
+            with pytest.raises(ValueError, match="set refit=True"):
+                draw(clf)
+        assert ValidationCurveDisplay.from_estimator(clf).chosen == clf.alpha_
+
+    def test_no_history(self, clf):
+        given = xl.LinearClassifier.from_params(clf.params_, clf.classes_)
+        with pytest.raises(ValueError, match="clf has no history_"):
+            LossCurveDisplay.from_estimator(given)
+
+    def test_names_of_something_else(self, clf, search):
+        with pytest.raises(ValueError, match=r"display_labels .* each of 3 templates, got 2"):
+            ClassTemplatesDisplay.from_estimator(clf, (2, 3), display_labels="ab")
+        with pytest.raises(ValueError, match=r"display_labels .* each of 3 templates, got 4"):
+            ClassTemplatesDisplay.from_estimator(clf, (2, 3), display_labels="abcd")
+        with pytest.raises(ValueError, match=r"feature_names .* each of 6 features, got 5"):
+            CoefficientPathDisplay.from_estimator(search, feature_names="abcde")
 
 
 def test_arrays_of_every_library(backend):
@@ -196,8 +238,10 @@ class TestClassTemplates:
         assert ClassTemplatesDisplay.from_estimator(two, (2, 3)).display_labels == ["True"]
 
     def test_shape_of_something_else(self, clf):
-        with pytest.raises(ValueError, match=r"image_shape=\(2, 2\) does not have the 6 pixels"):
-            ClassTemplatesDisplay.from_estimator(clf, (2, 2))
+        for shape in ((2, 2), (6,), 6, (1, 2, 3, 1)):
+            message = f"image_shape={re.escape(str(shape))} does not have the 6 pixels"
+            with pytest.raises(ValueError, match=message):
+                ClassTemplatesDisplay.from_estimator(clf, shape)
 
 
 class TestGradientCheck:
@@ -220,6 +264,8 @@ class TestGradientCheck:
     def test_nothing_to_draw(self):
         with pytest.raises(ValueError, match="no checks"):
             GradientCheckDisplay({}).plot()
+        with pytest.raises(TypeError, match=r"checks must be a mapping of .*, got GradientCheck"):
+            GradientCheckDisplay(self.GOOD).plot()
 
 
 class TestThroughput:

@@ -11,21 +11,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, product
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import backend_of
+from xplinear.estimator import LinearClassifier
+from xplinear.model_selection import LinearClassifierCV
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from xplinear.bench import Measurement
-    from xplinear.estimator import LinearClassifier
     from xplinear.gradients import GradientCheck
-    from xplinear.model_selection import LinearClassifierCV
 
 try:
     import matplotlib.pyplot as plt
@@ -66,10 +66,31 @@ def _axes(ax: Axes | None, size: tuple[float, float] = _SIZE) -> tuple[Figure, A
     return figure, ax
 
 
-def _fitted(clf: LinearClassifier | LinearClassifierCV) -> LinearClassifier:
-    """Return the classifier itself, or the one that cross-validation chose."""
+def _check_fitted(clf: Any, *kinds: type) -> None:
+    if not isinstance(clf, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        msg = f"clf must be a fitted {names}, got {type(clf).__name__}"
+        raise TypeError(msg)
     check_is_fitted(clf)
-    return cast("LinearClassifier", getattr(clf, "best_estimator_", clf))
+
+
+def _fitted(clf: Any) -> LinearClassifier:
+    """Return the classifier itself, or the one that cross-validation chose."""
+    _check_fitted(clf, LinearClassifier, LinearClassifierCV)
+    if isinstance(clf, LinearClassifier):
+        return clf
+    if not hasattr(clf, "best_estimator_"):
+        msg = (
+            "clf was fitted with refit=False, which keeps no classifier: set refit=True, fit again"
+        )
+        raise ValueError(msg)
+    return clf.best_estimator_
+
+
+def _check_names(name: str, names: Sequence[str], count: int, what: str) -> None:
+    if len(names) != count:
+        msg = f"{name} must have a name for each of {count} {what}, got {len(names)}"
+        raise ValueError(msg)
 
 
 def _host(x: Any) -> HostArray:
@@ -109,7 +130,11 @@ class LossCurveDisplay:
         cls, clf: LinearClassifier | LinearClassifierCV, *, ax: Axes | None = None
     ) -> Self:
         """Draw the history of a fitted classifier."""
-        return cls(_fitted(clf).history_).plot(ax)
+        history = getattr(_fitted(clf), "history_", None)
+        if history is None:
+            msg = "clf has no history_ to draw: its weights were given, not fitted"
+            raise ValueError(msg)
+        return cls(history).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw, in ``ax`` or in a new figure.
@@ -191,7 +216,7 @@ class ValidationCurveDisplay:
     @classmethod
     def from_estimator(cls, clf: LinearClassifierCV, *, ax: Axes | None = None) -> Self:
         """Draw the scores of a fitted `LinearClassifierCV`."""
-        check_is_fitted(clf)
+        _check_fitted(clf, LinearClassifierCV)
         scoring = clf.scoring if isinstance(clf.scoring, str) else "score"
         return cls(clf.alphas_, clf.cv_scores_, clf.alpha_, scoring).plot(ax)
 
@@ -294,6 +319,7 @@ class CoefficientPathDisplay:
         ValueError
             If the classifier does not know the label.
         """
+        _check_fitted(clf, LinearClassifierCV)
         best = _fitted(clf)
         classes, coefs = _host(best.classes_).tolist(), _host(clf.coefs_paths_)
         classes = classes[1:] if len(classes) == 2 else classes
@@ -307,17 +333,25 @@ class CoefficientPathDisplay:
         return cls(clf.alphas_, path, clf.alpha_, feature_names, str(label)).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
-        """Draw, in ``ax`` or in a new figure."""
+        """Draw, in ``ax`` or in a new figure.
+
+        Raises
+        ------
+        ValueError
+            If there are not as many names as features.
+        """
         coefs = np.asarray(self.coefs)
-        names = range(coefs.shape[1]) if self.feature_names is None else self.feature_names
+        p = coefs.shape[1]
+        names = self.feature_names
+        names = [f"feature {j}" for j in range(p)] if names is None else list(map(str, names))
+        _check_names("feature_names", names, p, "features")
         at = slice(None) if self.chosen is None else np.equal(self.alphas, self.chosen)
         largest = np.argsort(-np.abs(coefs[at]).max(axis=0), kind="stable")[: len(_COLOURS)]
         self.figure_, self.ax_ = _, ax = _axes(ax, (7.4, 4.0))
         ax.plot(self.alphas, np.delete(coefs, largest, axis=1), color=_GREY, linewidth=0.8)
         _mark(ax, self.chosen)
         for j, colour, line in zip(largest, _COLOURS, _LINES, strict=False):
-            name = f"feature {names[j]}" if self.feature_names is None else names[j]
-            ax.plot(self.alphas, coefs[:, j], color=colour, linestyle=line, label=name)
+            ax.plot(self.alphas, coefs[:, j], color=colour, linestyle=line, label=names[j])
         ylabel = "coefficient (score per unit of the feature)"
         ax.set(xscale="log", xlabel=_ALPHA, ylabel=ylabel)
         ax.set_title(f"class {self.label}" if self.label else "")
@@ -383,8 +417,10 @@ class ClassTemplatesDisplay:
         """
         best = _fitted(clf)
         coef = _host(best.coef_)
-        names = _host(best.classes_) if display_labels is None else display_labels
-        return cls(coef, image_shape, [str(name) for name in names[-len(coef) :]]).plot(ax)
+        classes = _host(best.classes_)
+        names = [str(name) for name in (classes if display_labels is None else display_labels)]
+        names = names[-len(coef) :] if len(names) == len(classes) else names
+        return cls(coef, image_shape, names).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw, in ``ax`` or in a new figure.
@@ -395,10 +431,15 @@ class ClassTemplatesDisplay:
             If the templates are no images of this shape.
         """
         coef, (k, p) = np.asarray(self.coef), np.shape(self.coef)
-        if math.prod(self.image_shape) != p or self.image_shape[2:] not in ((), (3,)):
-            msg = f"image_shape={self.image_shape} does not have the {p} pixels of a template"
+        image = tuple(np.atleast_1d(self.image_shape).tolist())
+        if math.prod(image) != p or len(image) < 2 or image[2:] not in ((), (3,)):
+            msg = (
+                f"image_shape={self.image_shape} does not have the {p} pixels of a template: "
+                "give (height, width), or (height, width, 3)"
+            )
             raise ValueError(msg)
-        height, width, *channels = self.image_shape
+        _check_names("display_labels", self.display_labels, k, "templates")
+        height, width, *channels = image
         columns = min(k, 5)
         rows = math.ceil(k / columns)
         gap, title = max(1, width // 14), max(1, height // 4)
@@ -409,15 +450,15 @@ class ClassTemplatesDisplay:
         wall = np.full((*shape, *channels), np.nan)
         for j, template in enumerate(coef):
             top, left = (j // columns) * down + title, (j % columns) * across
-            wall[top : top + height, left : left + width] = template.reshape(self.image_shape)
+            wall[top : top + height, left : left + width] = template.reshape(image)
             x, y = left + (width - 1) / 2, top - 0.5 - title / 8
             ax.text(x, y, self.display_labels[j], ha="center", va="bottom", fontsize="small")
         ax.axis("off")
         if channels:  # grey is a weight of 0, red a weight of the red channel
             ax.imshow(np.nan_to_num(0.5 + 0.5 * wall / limit, nan=1.0))
             return self
-        image = ax.imshow(wall, cmap="cividis", vmin=-limit, vmax=limit)
-        bar = figure.colorbar(image, ax=ax, shrink=0.8, aspect=30)
+        picture = ax.imshow(wall, cmap="cividis", vmin=-limit, vmax=limit)
+        bar = figure.colorbar(picture, ax=ax, shrink=0.8, aspect=30)
         bar.set_label("weight (score per unit of brightness)")
         return self
 
@@ -455,9 +496,13 @@ class GradientCheckDisplay:
 
         Raises
         ------
-        ValueError
-            If there are no checks.
+        TypeError, ValueError
+            If the checks are no mapping, or there are none.
         """
+        if not isinstance(self.checks, Mapping):
+            kind = type(self.checks).__name__
+            msg = f"checks must be a mapping of names to what check_gradient returned, got {kind}"
+            raise TypeError(msg)
         if not self.checks:
             msg = "there are no checks to draw"
             raise ValueError(msg)
