@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.svm import SVC
 
 import xplinear as xl
+from xplinear.backends import BACKENDS
 from xplinear.bench import Ceilings, Cell, Measurement
 from xplinear.gradients import GradientCheck
 from xplinear.plot import (
@@ -114,6 +117,38 @@ class TestRefused:
             CoefficientPathDisplay.from_estimator(search, feature_names="abcde")
 
 
+LONG = "a name that is longer than what any picture would have room for in a single line"
+
+
+@pytest.mark.parametrize(
+    "display",
+    [
+        LossCurveDisplay({"loss": np.ones(1), "validation_score": np.ones(1)}),
+        ValidationCurveDisplay([0.01], np.asarray([[0.5, 0.6]]), 0.01, "balanced_accuracy"),
+        CoefficientPathDisplay([0.01], np.ones((1, 3)), 0.01, [LONG] * 3, LONG),
+        ClassTemplatesDisplay(np.ones((1, 6)), (1, 6), [LONG]),
+        ClassTemplatesDisplay(np.ones((26, 6)), (3, 2), [LONG] * 26),
+        ClassTemplatesDisplay(np.ones((10, 64)), (64, 1), list("0123456789")),
+        ClassTemplatesDisplay(np.ones((10, 12)), (2, 2, 3), [LONG] * 10),
+        GradientCheckDisplay(
+            {
+                LONG: GradientCheck(np.nan, "W", (3, 0, 1), 0.25, 0.25, 30, 2, 6e-6),
+                "a $^$": xl.check_gradient(lambda w: np.sum(w**2), X, grad=2.0 * X),
+            }
+        ),
+    ],
+    ids=lambda display: type(display).__name__,
+)
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_clipped(display):
+    figure = display.plot().figure_
+    figure.draw_without_rendering()
+    (left, bottom), (right, top) = figure.get_tightbbox().get_points()
+    width, height = figure.get_size_inches()
+    assert -0.02 < left < right < width + 0.02
+    assert -0.02 < bottom < top < height + 0.02
+
+
 def test_arrays_of_every_library(backend):
     clf = xl.LinearClassifierCV([1.0, 0.1], cv=2).fit(backend.asarray(X), Y)
     path = CoefficientPathDisplay.from_estimator(clf, label="good").coefs
@@ -141,6 +176,15 @@ class TestLossCurve:
         assert display.figure_.axes == [display.ax_]
         assert display.ax_.get_yscale() == "linear"
 
+    def test_whole_iterations(self):
+        for n in (1, 2, 40):
+            ax = LossCurveDisplay({"loss": np.linspace(2.0, 1.0, n)}).plot().ax_
+            low, high = ax.get_xlim()
+            assert low < 1 <= n < high
+            ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
+            assert ticks
+            assert all(tick == round(tick) for tick in ticks)
+
     def test_nothing_to_draw(self):
         with pytest.raises(ValueError, match="no iterations"):
             LossCurveDisplay({"loss": np.zeros(0)}).plot()
@@ -150,12 +194,14 @@ class TestValidationCurve:
     def test_means_errors_and_the_chosen(self):
         scores = np.asarray([[0.5, 0.7], [0.8, 0.8]])
         ax = ValidationCurveDisplay([1.0, 0.1], scores, 0.1, scoring="log_loss").plot().ax_
-        assert ax.lines[0].get_xydata().tolist() == [[1.0, 0.6], [0.1, 0.8]]
+        chosen, mean = ax.lines[:2]
+        assert mean.get_xydata().tolist() == [[1.0, 0.6], [0.1, 0.8]]
         bars = ax.collections[0].get_segments()
         np.testing.assert_allclose(bars[0][:, 1], [0.5, 0.7])
         assert ax.get_xscale() == "log"
-        assert ax.lines[-1].get_xdata() == [0.1, 0.1]
-        assert ax.get_ylabel() == "log_loss of 2 folds"
+        assert chosen.get_xdata() == [0.1, 0.1]
+        assert chosen.get_zorder() < ax.collections[0].get_zorder()  # the error bar stays visible
+        assert ax.get_ylabel() == "negative log loss of 2 folds"
 
     def test_one_fold(self):
         ax = ValidationCurveDisplay([1.0, 0.1], np.asarray([[0.5], [0.6]])).plot().ax_
@@ -164,6 +210,9 @@ class TestValidationCurve:
 
     def test_best_learning_rate_of_each_strength(self):
         scores = np.asarray([[[0.1, 0.3], [0.5, 0.7]], [[0.8, 0.8], [0.2, 0.2]]])
+        ax = ValidationCurveDisplay([1.0, 0.1], scores).plot().ax_
+        assert ax.lines[0].get_ydata().tolist() == [0.6, 0.8]
+        scores[0, 0] = np.nan
         ax = ValidationCurveDisplay([1.0, 0.1], scores).plot().ax_
         assert ax.lines[0].get_ydata().tolist() == [0.6, 0.8]
 
@@ -191,6 +240,24 @@ class TestCoefficientPath:
         styles = [(line.get_color(), line._dash_pattern) for line in ax.lines[-5:]]
         assert len({str(dash) for _, dash in styles}) == len({c for c, _ in styles}) == 5
 
+    def test_zeros_are_not_named(self):
+        coefs = np.asarray([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        ax = CoefficientPathDisplay([1.0, 0.1], coefs, 0.1).plot().ax_
+        names = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert names == ["chosen: α = 0.1", "feature 1"]
+
+    def test_any_name_is_written_as_it_is(self):
+        names = ["_private", "$ per $^"]
+        display = CoefficientPathDisplay([1.0, 0.1], np.ones((2, 2)), None, names, "$^$").plot()
+        display.figure_.draw_without_rendering()
+        assert [t.get_text() for t in display.ax_.get_legend().get_texts()] == names
+
+    def test_one_strength(self):
+        ax = CoefficientPathDisplay([0.1], np.ones((1, 7)), 0.1).plot().ax_
+        assert {line.get_marker() for line in ax.lines if line.get_linestyle() != "--"} >= {"o"}
+        low, high = ax.get_xlim()
+        assert (low, high) == pytest.approx((0.05, 0.2))
+
     def test_of_an_estimator(self, search):
         display = CoefficientPathDisplay.from_estimator(search, label="fair")
         np.testing.assert_array_equal(display.coefs, search.coefs_paths_[:, 1, :])
@@ -217,17 +284,19 @@ class TestClassTemplates:
         display = ClassTemplatesDisplay(coef, (2, 2), list("abcdef")).plot()
         (image,) = display.ax_.images
         wall = np.asarray(image.get_array())
-        assert wall.shape == (6, 14)  # two rows of title and template; five templates, four gaps
+        assert wall.shape == (6, 11)  # two rows of title and template; four templates, three gaps
         assert wall[1:3, :2].tolist() == [[0, 1], [2, 3]]
         assert wall[1:3, 3:5].tolist() == [[4, 5], [6, 7]]
-        assert wall[4:6, :2].tolist() == [[20, 21], [22, 23]]
+        assert wall[4:6, :2].tolist() == [[16, 17], [18, 19]]
         assert image.get_clim() == (-23, 23)
         assert [text.get_text() for text in display.ax_.texts] == list("abcdef")
 
     def test_colours(self):
         coef = np.zeros((1, 12))
         coef[0, :3] = [2.0, -2.0, 0.0]
-        (image,) = ClassTemplatesDisplay(coef, (2, 2, 3), ["a"]).plot().ax_.images
+        ax = ClassTemplatesDisplay(coef, (2, 2, 3), ["a"]).plot().ax_
+        (image,) = ax.images
+        assert "full is 2, none is −2" in ax.texts[-1].get_text()
         assert image.get_array()[1, 0].tolist() == [1.0, 0.0, 0.5]
         assert image.get_array()[2, 1].tolist() == [0.5, 0.5, 0.5]
 
@@ -243,6 +312,13 @@ class TestClassTemplates:
             with pytest.raises(ValueError, match=message):
                 ClassTemplatesDisplay.from_estimator(clf, shape)
 
+    @pytest.mark.parametrize("shape", [(8, 8), (28, 28), (5, 40), (60, 10), (32, 32, 3)])
+    def test_names_do_not_overlap(self, shape):
+        display = ClassTemplatesDisplay(np.ones((20, math.prod(shape))), shape, [LONG] * 20).plot()
+        display.figure_.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in display.ax_.texts[:20]]
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
 
 class TestGradientCheck:
     GOOD = GradientCheck(2e-9, "W", (3, 0, 1), 0.25, 0.25, 30, 2, 6e-6)
@@ -256,6 +332,7 @@ class TestGradientCheck:
         passed, failed = ax.lines
         assert passed.get_xydata().tolist() == [[2e-9, 0], [1e-18, 3]]
         assert failed.get_xydata().tolist() == [[0.3, 1], [1.0, 2]]
+        assert [text.get_text() for text in ax.texts] == ["nan", "0"]
         assert passed.get_marker() != failed.get_marker()
         assert [label.get_text() for label in ax.get_yticklabels()] == list(checks)
         bars = ax.collections[0].get_segments()
@@ -285,6 +362,22 @@ class TestThroughput:
         (line,) = display.axes_[0, 0].lines
         assert line.get_label() == "numpy"
         assert line.get_xydata().tolist() == [[1, 64_000], [45, 45 * 64_000]]
+
+    def test_every_backend_looks_different(self):
+        names = [*BACKENDS, "torch:cuda", "another"]
+        display = ThroughputDisplay([self.measured(backend=name) for name in names]).plot()
+        lines = display.axes_[0, 0].lines
+        assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(names)
+
+    def test_a_scale_of_less_than_a_decade_can_be_read(self):
+        rows = [self.measured(m=m, seconds=2e-3 * m**0.5) for m in (1, 16)]
+        display = ThroughputDisplay(rows).plot()
+        display.figure_.draw_without_rendering()
+        ax = display.axes_[0, 0]
+        low, high = ax.get_ylim()
+        labels = ax.get_yticklabels() + ax.get_yticklabels(minor=True)
+        read = {t.get_position()[1] for t in labels if t.get_text()}
+        assert sum(low <= y <= high for y in read) > 1
 
     def test_nothing_to_draw(self):
         with pytest.raises(ValueError, match="nothing was measured"):

@@ -8,9 +8,10 @@ for colour-blind readers; line styles, markers and brightness keep them apart in
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, product
+from itertools import cycle, pairwise, product
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from xplinear.model_selection import LinearClassifierCV
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from xplinear.bench import Measurement
     from xplinear.gradients import GradientCheck
@@ -47,12 +49,14 @@ HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _BLUE, _VERMILION = "#0072B2", "#D55E00"
 _COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#E69F00")  # of Okabe and Ito
-_MARKERS = "osD^v"
+_MARKERS = "osD^vPX"  # more than colours: the pairs repeat late
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-_GREY = "#BBBBBB"
+_GREY = "#D0D0D0"
 _SIZE = (6.4, 4.0)  # inches
 _DECADES = 1.0  # a loss that spans more than this is drawn on a logarithmic axis
 _ALPHA = "α (strength of the penalty)"
+_ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False}
+_BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
 _SMALLEST_ERROR = 1e-18  # where an error of 0 is drawn on a logarithmic axis
 
 
@@ -156,7 +160,9 @@ class LossCurveDisplay:
             iteration, loss, color=_BLUE, marker="o" if few else "", ms=4, label="training loss"
         )
         ax.set(xlabel="iteration (epoch of SGD)", ylabel="training loss")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        pad = max(0.5, 0.03 * loss.size)
+        ax.set_xlim(1 - pad, loss.size + pad)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if loss.min() > 0 and np.log10(loss.max() / loss.min()) > _DECADES:
             ax.set_yscale("log")
         ax.grid(alpha=0.3)
@@ -168,13 +174,13 @@ class LossCurveDisplay:
                 color=_VERMILION,
                 linestyle="--",
                 marker="s" if few else "",
-                ms=4,
+                mfc="none",  # what it covers stays visible
                 label="validation accuracy",
             )
             right.set_ylabel("validation accuracy", color=_VERMILION)
             right.spines["top"].set_visible(False)
             ax.yaxis.label.set_color(_BLUE)
-            ax.legend(handles=lines, loc="center right", frameon=False)
+            ax.legend(handles=lines, ncols=2, **_ABOVE)
         return self
 
 
@@ -224,39 +230,50 @@ class ValidationCurveDisplay:
         """Draw, in ``ax`` or in a new figure."""
         scores = np.asarray(self.cv_scores)
         if scores.ndim == 3:
-            best = scores.mean(axis=2).argmax(axis=1)
+            best = np.nan_to_num(scores.mean(axis=2), nan=-np.inf).argmax(axis=1)
             scores = scores[np.arange(len(best)), best]
         folds = scores.shape[1]
         self.figure_, self.ax_ = _, ax = _axes(ax)
         error = scores.std(axis=1, ddof=1) / folds**0.5 if folds > 1 else None
-        ax.errorbar(
+        chosen = _along_alpha(ax, self.alphas, self.chosen)
+        mean = ax.errorbar(
             self.alphas,
             scores.mean(axis=1),
             error,
             color=_BLUE,
             marker="o",
             ms=4,
-            capsize=2,
-            elinewidth=1,
+            capsize=3,
             label="mean" if error is None else "mean ± standard error",
         )
-        _mark(ax, self.chosen)
-        ax.set(xscale="log", xlabel=_ALPHA, ylabel=f"{self.scoring} of {folds} folds")
-        ax.grid(alpha=0.3)
-        ax.legend(frameon=False)
+        logarithm = self.scoring in {"log_loss", "neg_log_loss"}
+        name = "negative log loss" if logarithm else self.scoring.replace("_", " ")
+        ax.set_ylabel(f"{name} of {folds} folds")
+        ax.legend(handles=[mean, *chosen], ncols=2, **_ABOVE)
         return self
 
 
-def _mark(ax: Axes, chosen: float | None) -> None:
-    if chosen is not None:
-        ax.axvline(chosen, color="black", linewidth=1, label=f"chosen: α = {chosen:.2g}")
+def _along_alpha(
+    ax: Axes, alphas: Sequence[float] | HostArray, chosen: float | None
+) -> list[Line2D]:
+    """Make α the horizontal axis; return the line at the strength chosen, where one was."""
+    low, high = np.min(alphas), np.max(alphas)
+    span = high / low
+    room = max(span**0.04, 2 / span**0.5)  # a factor of 4 in all: ticks that can be told apart
+    ax.set(xscale="log", xlim=(low / room, high * room), xlabel=_ALPHA)
+    ax.grid(alpha=0.3)
+    if chosen is None:
+        return []
+    style: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 1}
+    return [ax.axvline(chosen, label=f"chosen: α = {chosen:.3g}", **style)]
 
 
 @dataclass
 class CoefficientPathDisplay:
     """The coefficients of one class along α: the largest by name, the others in grey.
 
-    The largest are those at the strength chosen, or at any strength where none was.
+    The largest are those at the strength chosen, or at any strength where none was; what is zero
+    there stays grey.
 
     Parameters
     ----------
@@ -279,7 +296,7 @@ class CoefficientPathDisplay:
     Examples
     --------
     >>> import numpy as np
-    >>> coefs = np.asarray([[0.0, 0.1], [0.0, 0.8]])
+    >>> coefs = np.asarray([[0.1, 0.0], [0.3, 0.8]])
     >>> display = CoefficientPathDisplay([1.0, 0.1], coefs, feature_names=["age", "height"]).plot()
     >>> [line.get_label() for line in display.ax_.lines]
     ['height', 'age']
@@ -346,17 +363,22 @@ class CoefficientPathDisplay:
         names = [f"feature {j}" for j in range(p)] if names is None else list(map(str, names))
         _check_names("feature_names", names, p, "features")
         at = slice(None) if self.chosen is None else np.equal(self.alphas, self.chosen)
-        largest = np.argsort(-np.abs(coefs[at]).max(axis=0), kind="stable")[: len(_COLOURS)]
+        size = np.abs(coefs[at]).max(axis=0)
+        largest = np.argsort(-size, kind="stable")[: min(len(_COLOURS), np.count_nonzero(size))]
         self.figure_, self.ax_ = _, ax = _axes(ax, (7.4, 4.0))
-        ax.plot(self.alphas, np.delete(coefs, largest, axis=1), color=_GREY, linewidth=0.8)
-        _mark(ax, self.chosen)
+        lines = _along_alpha(ax, self.alphas, self.chosen)
+        marker = "o" if len(coefs) == 1 else ""  # no line goes through one point
+        others = np.delete(coefs, largest, axis=1)
+        ax.plot(self.alphas, others, color=_GREY, linewidth=0.8, marker=marker, zorder=1)
         for j, colour, line in zip(largest, _COLOURS, _LINES, strict=False):
-            ax.plot(self.alphas, coefs[:, j], color=colour, linestyle=line, label=names[j])
-        ylabel = "coefficient (score per unit of the feature)"
-        ax.set(xscale="log", xlabel=_ALPHA, ylabel=ylabel)
-        ax.set_title(f"class {self.label}" if self.label else "")
-        ax.grid(alpha=0.3)
-        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            style: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 2}
+            lines += ax.plot(self.alphas, coefs[:, j], marker=marker, label=names[j], **style)
+        ax.set_ylabel("coefficient (score per unit of the feature)")
+        title = textwrap.fill(f"class {self.label}", 48) if self.label else ""
+        ax.set_title(title, parse_math=False)
+        legend = ax.legend(lines, " " * len(lines), **_BESIDE)
+        for text, line in zip(legend.get_texts(), lines, strict=True):  # names may have _ or $
+            text.set(text=textwrap.fill(str(line.get_label()), 28), parse_math=False)
         return self
 
 
@@ -440,26 +462,44 @@ class ClassTemplatesDisplay:
             raise ValueError(msg)
         _check_names("display_labels", self.display_labels, k, "templates")
         height, width, *channels = image
-        columns = min(k, 5)
-        rows = math.ceil(k / columns)
-        gap, title = max(1, width // 14), max(1, height // 4)
+        columns = min(k, math.ceil((2 * k * height / width) ** 0.5))  # a wall wider than high
+        rows, gap = math.ceil(k / columns), max(1, width // 14)
+        pixels = columns * (width + gap) - gap
+        inches = min(max(5.0, min(columns, 10.0)), 7.0 * pixels / (rows * height))
+        if ax is not None:
+            inches = ax.bbox.width / ax.figure.dpi
+        per_inch = pixels / inches
+        letters = max(2, int(14 * width / per_inch))  # what fits over a template
+        names = [
+            textwrap.fill(str(name), letters, max_lines=3, placeholder="…")
+            for name in self.display_labels
+        ]
+        lines = 1 + max(name.count("\n") for name in names)
+        title = math.ceil((0.06 + 0.15 * lines) * per_inch)
         down, across = height + title, width + gap
-        shape = (rows * down, columns * across - gap)
-        self.figure_, self.ax_ = figure, ax = _axes(ax, (6.4, 0.3 + 5.0 * shape[0] / shape[1]))
+        size = (max(4.0, 0.4 + inches), 0.9 + rows * down / per_inch)
+        self.figure_, self.ax_ = figure, ax = _axes(ax, size)
         limit = float(np.abs(coef).max()) or 1.0
-        wall = np.full((*shape, *channels), np.nan)
-        for j, template in enumerate(coef):
+        wall = np.full((rows * down, pixels, *channels), np.nan)
+        style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": "small"}
+        for j, (template, name) in enumerate(zip(coef, names, strict=True)):
             top, left = (j // columns) * down + title, (j % columns) * across
             wall[top : top + height, left : left + width] = template.reshape(image)
-            x, y = left + (width - 1) / 2, top - 0.5 - title / 8
-            ax.text(x, y, self.display_labels[j], ha="center", va="bottom", fontsize="small")
+            x, y = left + (width - 1) / 2, top - 0.5 - 0.04 * per_inch
+            ax.text(x, y, name, parse_math=False, **style)
         ax.axis("off")
-        if channels:  # grey is a weight of 0, red a weight of the red channel
+        unit = "score per unit of brightness"
+        if channels:
             ax.imshow(np.nan_to_num(0.5 + 0.5 * wall / limit, nan=1.0))
+            style |= {"va": "top", "transform": ax.transAxes}
+            scale = f"weights of red, green, blue ({unit}):\ngrey is 0, full is {limit:.2g}"
+            ax.text(0.5, -0.02, f"{scale}, none is −{limit:.2g}", **style)
             return self
         picture = ax.imshow(wall, cmap="cividis", vmin=-limit, vmax=limit)
-        bar = figure.colorbar(picture, ax=ax, shrink=0.8, aspect=30)
-        bar.set_label("weight (score per unit of brightness)")
+        bar = figure.colorbar(
+            picture, ax=ax, location="bottom", shrink=0.9, aspect=40, ticks=MaxNLocator(7)
+        )
+        bar.set_label(f"weight ({unit})")
         return self
 
 
@@ -507,10 +547,10 @@ class GradientCheckDisplay:
             msg = "there are no checks to draw"
             raise ValueError(msg)
         checks = list(self.checks.values())
-        self.figure_, self.ax_ = _, ax = _axes(ax, (6.4, 1.4 + 0.28 * len(checks)))
-        errors = np.asarray([check.max_relative_error for check in checks])
-        # What is not finite failed by as much as can be drawn.
-        errors = np.clip(np.nan_to_num(errors, nan=1.0, posinf=1.0), _SMALLEST_ERROR, 1.0)
+        width = max(6.4, 4.0 + 0.085 * max(len(name) for name in self.checks))
+        self.figure_, self.ax_ = _, ax = _axes(ax, (width, 1.4 + 0.28 * len(checks)))
+        exact = np.asarray([check.max_relative_error for check in checks])
+        errors = np.maximum(np.nan_to_num(exact, nan=1.0, posinf=1.0), _SMALLEST_ERROR)
         passed = np.asarray([check.passed for check in checks])
         place = np.arange(len(checks))
         for wanted, colour, marker, name in (
@@ -529,10 +569,13 @@ class GradientCheckDisplay:
             label="tolerance",
         )
         ax.set(xscale="log", xlabel="largest relative error of the gradient")
-        ax.set_yticks(place, list(self.checks))
-        ax.invert_yaxis()
+        for error, x, y in zip(exact, errors, place, strict=True):
+            if error != x:  # drawn where it is not
+                ax.annotate(f"{error:g}", (x, y), (6, 0), textcoords="offset points", va="center")
+        ax.set_yticks(place, list(self.checks), parse_math=False)
+        ax.set_ylim(len(checks) - 0.4, -0.6)
         ax.grid(alpha=0.3)
-        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
+        ax.legend(ncols=3, **_ABOVE)
         return self
 
 
@@ -581,6 +624,8 @@ class ThroughputDisplay:
         shapes = sorted({row.cell[1:3] for row in drawn})
         batches = sorted({row.cell.batch for row in drawn}, key=lambda batch: batch or np.inf)
         backends = list(dict.fromkeys(row.backend for row in drawn))
+        models = sorted({row.cell.m for row in drawn})
+        ticks = [m for before, m in pairwise([0, *models]) if m >= 1.5 * before]  # room for each
         self.figure_, self.axes_ = figure, axes = plt.subplots(
             len(shapes),
             len(batches),
@@ -591,22 +636,25 @@ class ThroughputDisplay:
             layout="constrained",
         )
         for ax, (shape, batch) in zip(axes.flat, product(shapes, batches), strict=True):
-            for name, colour, marker in zip(backends, cycle(_COLOURS), cycle(_MARKERS)):
+            for name, colour, marker, line in zip(
+                backends, cycle(_COLOURS), cycle(_MARKERS), cycle(_LINES)
+            ):
                 points = sorted(
                     (row.cell.m, row.cell.m * row.examples_per_second)
                     for row in drawn
                     if (row.backend, row.cell[:3]) == (name, (batch, *shape))
                 )
                 xy = tuple(zip(*points, strict=True)) or ((), ())
-                ax.plot(*xy, color=colour, marker=marker, ms=4, label=name)
+                ax.plot(*xy, color=colour, marker=marker, linestyle=line, ms=5, label=name)
             rows = "full batch" if batch is None else f"batch {batch:,}"
-            models = sorted({row.cell.m for row in drawn})
-            ax.set(xscale="log", yscale="log", title=f"{rows}, p = {shape[0]}, k = {shape[1]}")
-            ax.set_xticks(models, [f"{m}" for m in models])
-            ax.minorticks_off()
+            ax.set(xscale="log", yscale="log")
+            ax.set_title(f"{rows}, p = {shape[0]:,}, k = {shape[1]:,}", fontsize="medium")
+            ax.set_xticks(ticks, [f"{m}" for m in ticks])
+            ax.xaxis.minorticks_off()
             ax.spines[["top", "right"]].set_visible(False)
             ax.grid(alpha=0.3)
-        figure.supxlabel("models in the stack")
-        figure.supylabel("examples × models per second")
-        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center")
+        figure.supxlabel("models in the stack", fontsize="medium")
+        figure.supylabel("examples × models per second", fontsize="medium")
+        handles = axes.flat[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside right center", frameon=False, handlelength=3)
         return self
