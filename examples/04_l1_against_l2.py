@@ -44,8 +44,9 @@ for name, penalty, colour, dash in lines:
     left.semilogx(alphas, valid, **style, marker="o", markersize=4, label=f"{name}, validation")
     right.semilogx(alphas, 100 * zeros, **style, marker="o", markersize=4, label=name)
 
-left.set(xlabel="α", ylabel="accuracy", title="Accuracy on digits")
-right.set(xlabel="α", ylabel="weights that are exactly zero [%]", title="Sparsity")
+left.set(xlabel="α (strength of the penalty)", ylabel="accuracy", title="Accuracy on digits")
+right.set(xlabel="α (strength of the penalty)", title="Sparsity")
+right.set_ylabel("weights that are exactly zero [%]")
 for axes in (left, right):
     axes.grid(alpha=0.3)
     axes.legend()

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 import xplinear as xl
 from xplinear.datasets import holdout, load
+from xplinear.plot import ClassTemplatesDisplay
 
 FASHION = "T-shirt trousers pullover dress coat sandal shirt sneaker bag boot"
 
@@ -18,20 +19,16 @@ except OSError as error:
 largest = np.float32(np.max(data.X))
 X, X_test = data.X / largest, data.X_test / largest
 
-# Bright pixels speak for the class, dark ones against it; mid-grey is a weight of 0. A strong
-# penalty leaves what many images share, a weak one fits what tells few images apart.
-figure = Figure(figsize=(12, 4.8), layout="constrained")
+# Bright pixels speak for the class, dark ones against it. A strong penalty leaves what many images
+# share, a weak one fits what tells few images apart.
+figure = Figure(figsize=(6.4, 10), layout="constrained")
 alphas = (1e-4, 1e-2, 1.0)
-for row, alpha in zip(figure.subfigures(len(alphas), 1), alphas, strict=True):
+for ax, alpha in zip(figure.subplots(len(alphas), 1), alphas, strict=True):
     clf = xl.LinearClassifier(alpha=alpha, random_state=0).fit(X, data.y)
     title = f"α = {alpha:g}: test accuracy {clf.score(X_test, data.y_test):.4f}"
     print(title)
-    row.suptitle(title)
-    for axes, template, name in zip(row.subplots(1, 10), clf.coef_, names, strict=True):
-        limit = np.max(np.abs(template))
-        axes.imshow(template.reshape(data.image_shape), cmap="gray", vmin=-limit, vmax=limit)
-        axes.set_title(name, fontsize=9)
-        axes.axis("off")
+    ax.set_title(title)
+    ClassTemplatesDisplay.from_estimator(clf, data.image_shape, display_labels=names, ax=ax)
 
 path = Path(__file__).parent / "output" / "class_templates.png"
 path.parent.mkdir(exist_ok=True)
