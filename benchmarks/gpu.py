@@ -107,7 +107,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     for place, row in enumerate(rows):
         middle, ends = row["us_per_step"], (row["fastest"], row["slowest"])
-        colour = COLOURS[row["contender"].partition(" ")[0].rstrip(",")]
+        colour, _ = COLOURS[row["contender"].partition(" ")[0].rstrip(",")]
         axes.plot(ends, (place, place), color=colour, linewidth=2)
         axes.plot(middle, place, "o", color=colour)
         axes.annotate(f"{middle:.4g}", (middle, place), (0, 6), textcoords="offset points")

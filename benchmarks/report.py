@@ -25,13 +25,13 @@ RESULTS = Path(__file__).parent / "results"
 SLACK = 0.002  # of accuracy
 # Colours of Okabe and Ito by library; markers and dashes tell its solvers apart.
 COLOURS = {
-    "xplinear": "#000000",
-    "sklearn": "#d55e00",
-    "sklearnex": "#e69f00",
-    "torch": "#009e73",
-    "jax": "#56b4e9",
-}
-STYLES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", (0, (5, 1, 1, 1, 1, 1))))
+    "xplinear": ("#000000", "o"),
+    "sklearn": ("#d55e00", "s"),
+    "sklearnex": ("#e69f00", "D"),
+    "torch": ("#009e73", "^"),
+    "jax": ("#56b4e9", "v"),
+}  # and markers: libraries can be told apart in grey
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 FLOOR = 1e-7  # of what is drawn: float32 does not go much lower
 TEXTS = ("problem", "contender")
 
@@ -113,7 +113,7 @@ def draw_peers(problems: Mapping[str, Sequence[Row]], path: Path) -> None:
         for name in names:
             library = name.partition("-")[0]
             siblings = [other for other in names if other.partition("-")[0] == library]
-            marker, dash = STYLES[siblings.index(name)]
+            colour, marker = COLOURS[library]
             points = [
                 (row["seconds"], max(row["suboptimality"], FLOOR))
                 for row in rows
@@ -121,10 +121,10 @@ def draw_peers(problems: Mapping[str, Sequence[Row]], path: Path) -> None:
             ]
             axes.loglog(
                 *(zip(*points, strict=True) if points else ([], [])),
-                color=COLOURS[library],
+                color=colour,
                 marker=marker,
                 markersize=4,
-                linestyle=dash,
+                linestyle=DASHES[siblings.index(name)],
                 linewidth=2,
                 label=name,
             )
