@@ -96,11 +96,8 @@ def _works(name: str) -> bool:
     return True
 
 
-def _cases() -> Iterator[Any]:
+def _libraries() -> Iterator[Any]:
     yield pytest.param(("numpy", False), id="numpy")
-    yield pytest.param(("numpy", True), id="numpy-read-only")
-    if find_spec("array_api_strict") is not None:
-        yield pytest.param(("array_api_strict:device1", False), id="array_api_strict")
     if find_spec("torch") is not None:
         yield pytest.param(("torch", False), id="torch")
     if find_spec("jax") is not None:
@@ -108,6 +105,22 @@ def _cases() -> Iterator[Any]:
     for name in ("cupy", "torch:cuda", "jax:cuda"):
         if _works(name):
             yield pytest.param((name, False), id=name, marks=pytest.mark.cuda)
+
+
+def _cases() -> Iterator[Any]:
+    yield from _libraries()
+    yield pytest.param(("numpy", True), id="numpy-read-only")
+    if find_spec("array_api_strict") is not None:
+        yield pytest.param(("array_api_strict:device1", False), id="array_api_strict")
+
+
+@pytest.fixture(scope="session", params=list(_libraries()))
+def library(request: pytest.FixtureRequest) -> BackendCase:
+    """Every library that computes in its own way, for long runs.
+
+    array-api-strict computes as NumPy does, many times slower: a few steps say what it can say.
+    """
+    return BackendCase(get_backend(request.param[0]))
 
 
 @pytest.fixture(scope="session", params=list(_cases()))

@@ -69,14 +69,14 @@ def optimum(loss, alpha, s=None, X=X, y=Y, k=K, *, fit_intercept=True):
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_it_reaches_the_optimum_of_every_model(backend, loss, fit_intercept):
+def test_it_reaches_the_optimum_of_every_model(library, loss, fit_intercept):
     s = np.stack([np.ones(N), np.arange(N) % 3 > 0], axis=1).astype(float)
-    objective = backend.objective(
+    objective = library.objective(
         loss, L2Penalty(), X, Y, s, alpha=ALPHAS, fit_intercept=fit_intercept
     )
     result = minimize(objective, Smoothing(tol=1e-4))
     assert result.reasons == ("converged", "converged")
-    value = backend.to_numpy(objective.value(result.params))
+    value = library.to_numpy(objective.value(result.params))
     expected = [
         optimum(loss, alpha, s[:, j], fit_intercept=fit_intercept) for j, alpha in enumerate(ALPHAS)
     ]
@@ -88,10 +88,10 @@ def test_it_reaches_the_optimum_of_every_model(backend, loss, fit_intercept):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_two_classes_are_the_binary_hinge(backend, dtype, loss):
+def test_two_classes_are_the_binary_hinge(library, dtype, loss):
     y = (Y > 0).astype(np.int32)
     alpha = 0.05
-    objective = backend.objective(
+    objective = library.objective(
         loss, L2Penalty(), X, y, alpha=(alpha,), k=2, fit_intercept=False, dtype=dtype
     )
     result = minimize(objective, Smoothing(tol=1e-4))
@@ -100,7 +100,7 @@ def test_two_classes_are_the_binary_hinge(backend, dtype, loss):
     svc.set_params(C=1.0 / (alpha * N * loss.margin**2) * loss.margin).fit(X, y)
     w = svc.coef_[0] * loss.margin
     expected = np.maximum(0.0, loss.margin - (2 * y - 1) * (X @ w)).mean() + alpha / 2 * (w @ w)
-    value = backend.to_numpy(objective.value(result.params))[0]
+    value = library.to_numpy(objective.value(result.params))[0]
     np.testing.assert_allclose(value, expected, rtol=1.5e-4)
 
 
@@ -140,19 +140,19 @@ def test_crammer_and_singer_of_scikit_learn(numpy_backend):
     np.testing.assert_allclose(objective.value(result.params), reference, rtol=1e-4)
 
 
-def test_a_stack_equals_single_fits_whatever_leaves_it_first(backend):
+def test_a_stack_equals_single_fits_whatever_leaves_it_first(library):
     s = np.random.default_rng(1).integers(0, 3, size=(N, 3)).astype(float)
     alphas, solver = (0.1, 3.0, 0.3), Smoothing(tol=1e-4)
     loss = MulticlassHingeLoss()
-    result = minimize(backend.objective(loss, L2Penalty(), X, Y, s, alpha=alphas), solver)
+    result = minimize(library.objective(loss, L2Penalty(), X, Y, s, alpha=alphas), solver)
     assert result.reasons == ("converged",) * 3
-    W = backend.to_numpy(result.params.W)
+    W = library.to_numpy(result.params.W)
     for j, alpha in enumerate(alphas):
-        single = backend.objective(loss, L2Penalty(), X, Y, s[:, [j]], alpha=(alpha,))
+        single = library.objective(loss, L2Penalty(), X, Y, s[:, [j]], alpha=(alpha,))
         alone = minimize(single, solver)
         F = result.history["loss"][-1, j] + result.history["penalty"][-1, j]
-        np.testing.assert_allclose(backend.to_numpy(single.value(alone.params)), F, rtol=2e-4)
-        np.testing.assert_allclose(W[:, [j]], backend.to_numpy(alone.params.W), atol=0.1)
+        np.testing.assert_allclose(library.to_numpy(single.value(alone.params)), F, rtol=2e-4)
+        np.testing.assert_allclose(W[:, [j]], library.to_numpy(alone.params.W), atol=0.1)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -179,20 +179,20 @@ def test_what_the_smoothed_losses_promise(backend, loss):
     assert ((G * Z).sum(axis=-1) - conjugate <= value + 1e-12).all()
 
 
-def test_hard_data(backend, dtype):
+def test_hard_data(library, dtype):
     """A constant feature, a class of one row, weights of 0, fewer rows than a block."""
     rows = np.concatenate([X, np.ones((N, 1))], axis=1)
     y = np.where(np.arange(N) == 7, 2, Y % 2).astype(np.int32)
     s = (np.arange(N) % 5 > 0).astype(float)[:, None]
-    objective = backend.objective(
+    objective = library.objective(
         MulticlassHingeLoss(), L2Penalty(), rows, y, s, alpha=(0.1,), dtype=dtype
     )
     result = minimize(objective, Smoothing(tol=1e-3))
     assert result.reasons == ("converged",)
-    assert result.params.W.dtype == getattr(backend.xp, dtype)
+    assert result.params.W.dtype == getattr(library.xp, dtype)
     expected = optimum(MulticlassHingeLoss(), 0.1, s[:, 0], X=rows, y=y)
     np.testing.assert_allclose(
-        backend.to_numpy(objective.value(result.params))[0], expected, rtol=1e-3
+        library.to_numpy(objective.value(result.params))[0], expected, rtol=1e-3
     )
 
 

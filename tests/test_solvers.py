@@ -45,13 +45,13 @@ def reference_optimum(alpha: float, X: np.ndarray = X, penalty: float = 0.5) -> 
 
 
 @pytest.mark.parametrize("step_size", ["backtracking", "curvature", 0.5])
-def test_gd_reaches_the_optimum_of_every_model_in_the_stack(backend, step_size):
-    objective = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=ALPHAS)
+def test_gd_reaches_the_optimum_of_every_model_in_the_stack(library, step_size):
+    objective = library.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=ALPHAS)
     result = minimize(objective, GD(tol=1e-6, max_iter=3000, step_size=step_size))
     assert result.reason == "converged"
     expected = [reference_optimum(alpha) for alpha in ALPHAS]
     np.testing.assert_allclose(
-        backend.to_numpy(objective.value(result.params)), expected, rtol=1e-7
+        library.to_numpy(objective.value(result.params)), expected, rtol=1e-7
     )
 
 
@@ -99,18 +99,18 @@ def test_the_gradient_vanishes_where_lbfgs_stops(backend, loss, penalty):
     assert np.abs(backend.to_numpy(last.b)).max() <= 1e-7 * scale
 
 
-def test_an_lbfgs_stack_equals_single_fits(backend):
+def test_an_lbfgs_stack_equals_single_fits(library):
     s = rng.integers(0, 3, size=(N, 3)).astype(float)
     solver = LBFGS(tol=1e-11)
-    stacked = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, s, alpha=ALPHAS)
-    W, b = (backend.to_numpy(a) for a in minimize(stacked, solver).params)
+    stacked = library.objective(SoftmaxLoss(), L2Penalty(), X, Y, s, alpha=ALPHAS)
+    W, b = (library.to_numpy(a) for a in minimize(stacked, solver).params)
     for j, alpha in enumerate(ALPHAS):
-        single = backend.objective(
+        single = library.objective(
             SoftmaxLoss(), L2Penalty(), X, Y, s[:, j : j + 1], alpha=(alpha,)
         )
         alone = minimize(single, solver).params
-        np.testing.assert_allclose(W[:, j], backend.to_numpy(alone.W)[:, 0], atol=1e-8)
-        np.testing.assert_allclose(b[j], backend.to_numpy(alone.b)[0], atol=1e-8)
+        np.testing.assert_allclose(W[:, j], library.to_numpy(alone.W)[:, 0], atol=1e-8)
+        np.testing.assert_allclose(b[j], library.to_numpy(alone.b)[0], atol=1e-8)
 
 
 @pytest.mark.parametrize("gram", [True, False])

@@ -166,9 +166,9 @@ def test_saved_moved_and_predicted_without_the_statistics(backend, tmp_path):
 
 
 @pytest.mark.parametrize("penalty", ["l2", "l1"])
-def test_cross_validation_standardizes_by_all_rows(backend, penalty):
+def test_cross_validation_standardizes_by_all_rows(library, penalty):
     settings = {"penalty": penalty, "cv": 3, "scoring": "log_loss", "tol": 1e-6}
-    rows = backend.asarray(X)
+    rows = library.asarray(X)
     clf = xl.LinearClassifierCV([0.1, 0.01], standardize=True, **settings)
     clf.fit(rows, Y, WEIGHTS)
     scaler = StandardScaler().fit(X, sample_weight=WEIGHTS)
