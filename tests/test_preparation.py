@@ -259,6 +259,36 @@ def test_json_of_the_checks():
     assert run("train", "digits", "--max-iter=5", "--json")["model"] is None
 
 
+def test_a_loaded_model_refuses_what_is_not_prepared(model):
+    clf, table = xplinear.load(model), pa.table(COLUMNS).drop_columns("buys")
+    with pytest.raises(ValueError, match=r"yet now missing:\n- pet=cat\n- pet=dog\n- town=Bonn"):
+        clf.predict(table)
+    names = ["age", "town=Bonn", "town=Cork, west", "town=Århus", "height", "pet=cat", "pet=dog"]
+    prepared = pa.table(dict(zip(names, encoded().T, strict=True)))
+    labels = run("predict", model, write(model.with_name("a.csv"), COLUMNS), "--json")["labels"]
+    assert clf.predict(prepared).tolist() == labels
+
+
+def test_columns_without_names_stay_without(tmp_path):
+    np.savetxt(tmp_path / "a.csv", np.column_stack([AGE, HEIGHT, AGE > 50]), "%g", ",")
+    run("train", tmp_path / "a.csv", "--out", tmp_path / "m.safetensors")
+    assert not hasattr(xplinear.load(tmp_path / "m.safetensors"), "feature_names_in_")
+
+
+def test_a_model_fitted_to_a_table_finds_its_columns(tmp_path):
+    numbers = {"age": AGE, "height": HEIGHT}
+    clf = LinearClassifier(random_state=0).fit(pa.table(numbers), BUYS)
+    clf.save(tmp_path / "m.safetensors")
+    others = write(tmp_path / "a.csv", {"height": HEIGHT, "town": TOWN, "age": AGE, "buys": BUYS})
+    found = run("predict", tmp_path / "m.safetensors", others, "--json")
+    assert found["labels"] == clf.predict(pa.table(numbers)).tolist()
+    assert found["accuracy"] == clf.score(pa.table(numbers), BUYS)
+    fewer = write(tmp_path / "b.csv", {"age": AGE, "buys": BUYS})
+    assert "lacks a column the model was trained on: height" in run(
+        "predict", tmp_path / "m.safetensors", fewer, expect=2
+    )
+
+
 def test_shell_completion(monkeypatch):
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     result = CliRunner().invoke(cli.app, ["--show-completion", "bash"])

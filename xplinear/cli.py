@@ -36,7 +36,7 @@ from xplinear.objective import Objective, Params
 from xplinear.parity import TOLERANCES, WEIGHT_TOLERANCES, Comparison, compare
 from xplinear.penalties import PENALTIES
 from xplinear.persist import content_of, save
-from xplinear.preparation import Preparation
+from xplinear.preparation import Column, Preparation
 from xplinear.scoring import SCORINGS
 from xplinear.solvers import SOLVERS
 from xplinear.sweep import SweepProgress
@@ -569,6 +569,9 @@ def predict(
     clf = xplinear.load(model)
     record = content_of(model).get("preparation")
     preparation = None if record is None else Preparation.from_record(record)
+    names = vars(clf).pop("feature_names_in_", None)  # the rows come as a matrix, in their order
+    if preparation is None and names is not None:
+        preparation = Preparation(tuple(Column(name) for name in names), None)
     dataset = load(
         data,
         target=target,
@@ -614,9 +617,7 @@ def info(
     """Show what a model file holds: the problem, the classes, the features, the versions."""
     clf, content = xplinear.load(model), content_of(model)
     preparation = content.get("preparation")
-    names: list[str] = content["feature_names"] or []
-    if preparation is not None:
-        names = Preparation.from_record(preparation).feature_names
+    names: list[str] = list(getattr(clf, "feature_names_in_", ()))
     libraries = content.get("libraries", {})
     classes = clf.classes_.tolist()
     if as_json:

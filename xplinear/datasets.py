@@ -516,7 +516,7 @@ def _is_header(first: Sequence[str], second: Sequence[str], target: str | None) 
 def _target_column(path: Path, names: Sequence[str], request: _Request) -> int | None:
     """Return the index of the labels' column, or None where there are only features."""
     target, columns = request.target, request.columns
-    if target is None and columns is not None:
+    if target is None and columns is not None and columns.target is not None:
         return names.index(columns.target) if columns.target in names else None
     if target is None and len(names) == request.n_features:
         return None

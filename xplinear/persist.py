@@ -141,6 +141,9 @@ def save(
 def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> LinearClassifier:
     """Read a classifier that `save` wrote.
 
+    A model that the command line trained on a table names its features as they were prepared, such
+    as ``colour=red``; it refuses a table that is not: ``xplinear predict`` prepares it.
+
     Parameters
     ----------
     path : path-like
@@ -204,15 +207,18 @@ def _restored(content: Mapping[str, Any], tensors: Mapping[str, HostArray]) -> L
         alike = {len(content["reasons"]), *(a.size for a in certified.values())} == {1}
         _check(alike, "certificate is not of one model")
     names: list[str] | None = content["feature_names"]
-    if names is not None:
-        fits = _are_texts(names) and len(names) == p
-        _check(fits, f"feature_names are no list of {p} texts")
-        clf.feature_names_in_ = np.asarray(names, dtype=object)
+    _check(names is None or _are_texts(names), "feature_names are no list of texts")
     if content.get("preparation") is not None:
         from xplinear.preparation import Preparation  # of the command line: others need no time
 
+        # A table that was not prepared has other columns, and is refused.
         prepared = Preparation.from_record(content["preparation"]).feature_names
         _check(len(prepared) == p, f"preparation makes {len(prepared)} features of {p}")
+        # Columns known by their place alone have numbers as names.
+        names = None if all(name.isdigit() for name in prepared) else prepared
+    if names is not None:
+        _check(len(names) == p, f"feature_names are {len(names)} of {p}")
+        clf.feature_names_in_ = np.asarray(names, dtype=object)
     _check(isinstance(content.get("libraries", {}), dict), "libraries are no mapping")
     return clf
 
