@@ -192,6 +192,23 @@ class TestTrainAndPredict:
         run("train", table, "--out", model)
         assert rows_of(run("predict", model, some))["accuracy"] == "1.0000"
 
+    def test_codes_with_leading_zeros(self, tmp_path):
+        model, codes, numbers = (tmp_path / name for name in ("m.safetensors", "a.csv", "b.csv"))
+        codes.write_text("a,kind\n" + "0,01\n5,02\n" * 20)
+        numbers.write_text("a,kind\n" + "0,1\n5,2\n" * 20)
+        run("train", codes, "--out", model)
+        assert xplinear.load(model).classes_.tolist() == ["01", "02"]
+        assert rows_of(run("predict", model, codes))["accuracy"] == "1.0000"
+        refused("no label of b.csv is one of the model's (01, 02 ...)", "predict", model, numbers)
+        run("train", numbers, "--out", model)
+        assert xplinear.load(model).classes_.tolist() == [1, 2]
+        assert rows_of(run("predict", model, codes))["accuracy"] == "1.0000"
+
+    def test_the_column_of_the_labels_is_told(self, tmp_path):
+        (tmp_path / "a.csv").write_text("a,kind\n" + "0,1\n5,2\n" * 20)
+        assert rows_of(run("train", tmp_path / "a.csv"))["labels"] == "column kind"
+        assert "labels" not in rows_of(run("train", "digits", "--max-iter=5"))
+
     def test_warnings_are_one_line(self):
         result = CliRunner().invoke(cli.app, ["train", "digits", "--solver=gd", "--max-iter=2"])
         assert result.exit_code == 0
@@ -314,6 +331,11 @@ class TestBadInput:
         (tmp_path / "b.csv").write_text("a,y\n1,0\n2,0\n3,0\n4,0\n")
         refused("one class", "train", tmp_path / "b.csv")
         refused("has no columns 'kind'", "train", tmp_path / "b.csv", "--target", "kind")
+        for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+            (tmp_path / "d.csv").write_text("a,y\n1.5,0\n2.5,1\n".replace(",", separator))
+            refused(f"has {name} between its columns, commas are", "train", tmp_path / "d.csv")
+        (tmp_path / "e.csv").write_text("å,y\n1,0\n2,1\n", encoding="latin-1")
+        refused("save it as one", "train", tmp_path / "e.csv")
         np.savez(tmp_path / "c.npz", X=np.full((8, 2), np.inf), y=np.arange(8) % 2)
         refused("infinity", "train", tmp_path / "c.npz")
 

@@ -110,7 +110,14 @@ def test_what_does_not_fit_the_model(model, tmp_path, suffix):
     refused(COLUMNS | {"pet": np.full(N, "cow")}, "column 'pet' has 'cow', which the model")
     refused(COLUMNS | {"age": np.full(N, "old")}, "features must be numbers")
     refused(without("town", 3, 7), "missing values: town")
-    refused(without("age", 3), "age")
+    refused(without("age", 3), "fill or drop them, or train with --impute")
+    refused(without("buys", 3), "missing values: buys; every row needs a label: drop the others")
+    if suffix == ".csv":
+        path = tmp_path / "new.csv"
+        write(path, {name: x for name, x in COLUMNS.items() if name != "town"})
+        path.write_text(path.read_text().replace(",", ";"))
+        error = run("predict", model, path, expect=2)
+        assert "has semicolons between its columns, commas are expected" in error
     np.savez(tmp_path / "a.npz", X=encoded())
     error = run("predict", model, tmp_path / "a.npz", expect=2)
     assert "the model needs one with the columns age, town, height, pet" in error

@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -343,6 +343,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
     n, p = dataset.X.shape
     record = {
         "data": dataset.name,
+        "target": dataset.target,
         "n": n,
         "p": p,
         "k": len(clf.classes_),
@@ -388,6 +389,8 @@ def _described(clf: LinearClassifier, dataset: Dataset) -> Table:
     n, p = dataset.X.shape
     table = Table(show_header=False)
     table.add_row("data", f"{dataset.name}: n = {n:,}, p = {p:,}, k = {len(clf.classes_):,}")
+    if dataset.target is not None:
+        table.add_row("labels", f"column {dataset.target}")
     table.add_row("dtype", f"{dataset.X.dtype}, computed in {_dtype_name(clf.coef_)}")
     table.add_row("backend, device", f"{clf.backend_.name}, {clf.backend_.device}")
     return table
@@ -542,7 +545,11 @@ def _dtype_name(x: Any) -> str:
 def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> float:
     """Return the share of equal labels; as words, where either side has words."""
     classes = np.asarray(clf.classes_)
-    # Labels that all look like numbers were read as such, the model's may be words too.
+    # Labels that all look like numbers were read as such, the model's may be words too; and 01 was
+    # read as a word.
+    if classes.dtype.kind in "iuf" and y.dtype.kind == "U":
+        with suppress(ValueError):
+            y = y.astype(np.float64)
     if "U" in labels.dtype.kind + y.dtype.kind or labels.dtype.kind == "O":
         labels, y, classes = (a.astype(str) for a in (labels, y, classes))
     if not np.isin(y, classes).any():

@@ -30,6 +30,8 @@ HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 _FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian: dataset-fashion-mnist
 _DENSE_BYTES = 4 * 2**30  # a sparse file that takes more than this when dense is refused
 _MISSING = {"", "NA", "NaN", "nan", "null"}  # cells of a CSV file that hold no value
+_UNLABELLED = "every row needs a label: drop the others"
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # that a CSV file may have by mistake
 _DAMAGED = (EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 
@@ -97,7 +99,10 @@ class _Request(NamedTuple):
     @property
     def remedy(self) -> str:
         """What to do about missing values."""
-        return "fill or drop them, or use --impute" if self.mixed else "fill or drop them"
+        if self.mixed:
+            return "fill or drop them, or use --impute"
+        trained = self.columns is not None
+        return "fill or drop them" + ", or train with --impute" * trained
 
 
 def load(
@@ -383,7 +388,7 @@ def _read_csv(path: Path, request: _Request) -> _Parts:
     try:
         return _parse_csv(path, request)
     except (UnicodeDecodeError, csv.Error) as error:
-        msg = f"{str(path)!r} is no text file in UTF-8: {error}"
+        msg = f"{str(path)!r} is no text file in UTF-8 ({error}); save it as one"
         raise ValueError(msg) from error
 
 
@@ -398,6 +403,13 @@ def _parse_csv(path: Path, request: _Request) -> _Parts:
         header = header or (named and {cell.strip() for cell in first} >= set(columns.text))
     if not first or (header and not second):
         msg = f"{str(path)!r} is empty: it has no rows"
+        raise ValueError(msg)
+    if len(first) == 1 and (found := set(first[0]) & set(_SEPARATORS)):
+        seen = " or ".join(sorted(_SEPARATORS[separator] for separator in found))
+        msg = (
+            f"{str(path)!r} has {seen} between its columns, commas are expected; save it with "
+            "commas (pandas: to_csv(index=False))"
+        )
         raise ValueError(msg)
     names = [cell.strip() for cell in first] if header else [str(j) for j in range(len(first))]
     if columns is not None and not header and len(names) == len(columns.text):
@@ -472,7 +484,7 @@ def _parse_cells(
     if label is None:
         return _Parts(X, None, names=tuple(found), texts=texts)
     if "" in codes[label]:
-        _no_missing(path, [names[label]], [True])
+        _no_missing(path, [names[label]], [True], _UNLABELLED)
     y = _parsed_labels(list(codes[label]))[table[:, label].astype(np.intp)]
     return _Parts(X, y, names=tuple(found), target=names[label], texts=texts)
 
@@ -595,9 +607,7 @@ def _with_nan(X: HostArray) -> list[bool]:
     return [X.dtype.kind == "f" and bool(np.isnan(x).any()) for x in X.T]
 
 
-def _no_missing(
-    path: Path, names: Sequence[str], missing: Sequence[bool], remedy: str = "fill or drop them"
-) -> None:
+def _no_missing(path: Path, names: Sequence[str], missing: Sequence[bool], remedy: str) -> None:
     columns = [name for name, one in zip(names, missing, strict=True) if one]
     if columns:
         plural = "column has" if len(columns) == 1 else "columns have"
@@ -606,8 +616,13 @@ def _no_missing(
 
 
 def _parsed_labels(texts: Sequence[str]) -> HostArray:
-    """Return labels from their texts: integers if all are, else numbers if all are, else texts."""
+    """Return labels from their texts: integers if all are, else numbers if all are, else texts.
+
+    Codes with leading zeros, such as 01, are texts: as integers they would lose them.
+    """
     labels = np.asarray(texts, dtype=str)
+    if any(text.isdigit() and text[0] == "0" < text for text in texts):
+        return labels
     for dtype in (np.int64, np.float64):
         try:
             return labels.astype(dtype)
@@ -669,7 +684,7 @@ def _read_parquet(path: Path, request: _Request) -> _Parts:
     if label is None:
         return _Parts(X, None, names=found, texts=texts)
     column = table.column(label)
-    _no_missing(path, [names[label]], [column.null_count > 0])
+    _no_missing(path, [names[label]], [column.null_count > 0], _UNLABELLED)
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     y = column.to_numpy()
