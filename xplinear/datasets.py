@@ -74,6 +74,11 @@ class Columns(NamedTuple):
     text: Mapping[str, bool]
     target: str | None
 
+    @property
+    def by_place(self) -> bool:
+        """Whether columns have no names, but numbers that are their places."""
+        return all(name.isdigit() for name in self.text)
+
 
 class _Parts(NamedTuple):
     """What a reader returns."""
@@ -396,11 +401,7 @@ def _parse_csv(path: Path, request: _Request) -> _Parts:
     columns = request.columns
     with path.open(newline="", encoding="utf-8-sig") as file:
         first, second = (*islice(csv.reader(file), 2), [], [])[:2]
-    header = _is_header(first, second, request.target)
-    if columns is not None:
-        # Columns known by their place alone have numbers as names.
-        named = not all(name.isdigit() for name in columns.text)
-        header = header or (named and {cell.strip() for cell in first} >= set(columns.text))
+    header = _is_header(first, second, request)
     if not first or (header and not second):
         msg = f"{str(path)!r} is empty: it has no rows"
         raise ValueError(msg)
@@ -516,9 +517,12 @@ def _is_number(cell: str) -> bool:
     return "_" not in cell  # a number in Python alone
 
 
-def _is_header(first: Sequence[str], second: Sequence[str], target: str | None) -> bool:
-    """Whether the first line names columns: it has no number, or a word above a number."""
-    named = target is not None and not _is_number(target) and target in first
+def _is_header(first: Sequence[str], second: Sequence[str], request: _Request) -> bool:
+    """Whether the first line names columns: those asked for, no number, or a word above one."""
+    cells = {cell.strip() for cell in first}
+    named = request.target in cells and not _is_number(str(request.target))
+    if request.columns is not None and not request.columns.by_place:
+        named = named or cells >= set(request.columns.text)
     if named or not any(_is_number(cell) for cell in first):
         return True
     words = [not _is_number(a) and a.strip() not in _MISSING for a in first]

@@ -212,10 +212,10 @@ def _restored(content: Mapping[str, Any], tensors: Mapping[str, HostArray]) -> L
         from xplinear.preparation import Preparation  # of the command line: others need no time
 
         # A table that was not prepared has other columns, and is refused.
-        prepared = Preparation.from_record(content["preparation"]).feature_names
+        preparation = Preparation.from_record(content["preparation"])
+        prepared = preparation.feature_names
         _check(len(prepared) == p, f"preparation makes {len(prepared)} features of {p}")
-        # Columns known by their place alone have numbers as names.
-        names = None if all(name.isdigit() for name in prepared) else prepared
+        names = None if preparation.expected.by_place else prepared
     if names is not None:
         _check(len(names) == p, f"feature_names are {len(names)} of {p}")
         clf.feature_names_in_ = np.asarray(names, dtype=object)
