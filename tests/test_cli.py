@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import signal
 import subprocess
@@ -164,8 +165,9 @@ class TestTrainAndPredict:
             for name, option in options.items()
             if name in own and name != "learning_rate"
         }
+        assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 14
+        assert len(same) == 13
 
     def test_unlabelled_table(self, tmp_path, blobs):
         X, y = blobs
@@ -203,6 +205,31 @@ class TestTrainAndPredict:
         run("train", numbers, "--out", model)
         assert xplinear.load(model).classes_.tolist() == [1, 2]
         assert rows_of(run("predict", model, codes))["accuracy"] == "1.0000"
+
+    @pytest.mark.parametrize("command", ["train", "sweep"])
+    def test_tables_are_standardized(self, command, tmp_path, blobs):
+        X, y = blobs
+        X = X * np.asarray([1e-3, 1.0, 1e3])
+        names = ("a", "b", "c", "kind")
+        table, matrix, model = (tmp_path / name for name in ("a.csv", "a.npz", "m.safetensors"))
+        np.savetxt(table, np.column_stack([X, y]), "%r", ",", header=",".join(names), comments="")
+        pq.write_table(
+            pa.table(dict(zip(names, [*X.T, y], strict=True))), table.with_suffix(".parquet")
+        )
+        np.savez(matrix, X=X, y=y)
+        few = ("--alphas=0.1", "--cv=2") if command == "sweep" else ()
+        for data, options, expected in (
+            (table, (), True),
+            (table.with_suffix(".parquet"), (), True),
+            (table, ("--no-standardize",), False),
+            (matrix, (), False),
+            (matrix, ("--standardize",), True),
+        ):
+            rows = rows_of(run(command, data, *few, *options, "--out", model))
+            assert xplinear.load(model).standardize == expected
+            assert ("features" in rows) == expected
+            assert ("standardized features" in run("info", model)) == expected
+        assert json.loads(run(command, table, *few, "--json"))["standardize"] is True
 
     def test_the_column_of_the_labels_is_told(self, tmp_path):
         (tmp_path / "a.csv").write_text("a,kind\n" + "0,1\n5,2\n" * 20)
@@ -296,8 +323,9 @@ class TestSweep:
         options = inspect.signature(cli.sweep).parameters
         same = {name: option.default for name, option in options.items() if name in own}
         assert same.pop("cv") == 5
+        assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 14
+        assert len(same) == 13
 
     def test_progress_bar(self, monkeypatch):
         console = cli.Console

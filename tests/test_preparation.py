@@ -76,7 +76,7 @@ def encoded():
 def test_the_model_is_that_of_one_hot_columns(table, tmp_path):
     path, labels = tmp_path / "m.safetensors", tmp_path / "labels.csv"
     record = run("train", table, "--target=buys", "--test-fraction=0", "--out", path, "--json")
-    clf = LinearClassifier(random_state=0).fit(encoded(), BUYS)
+    clf = LinearClassifier(standardize=True, random_state=0).fit(encoded(), BUYS)
     assert record["objective"] == pytest.approx(clf.objective_)
     assert (record["n"], record["p"], record["k"]) == (N, 7, 2)
     found = run("predict", path, table, "--out", labels, "--json")
