@@ -219,6 +219,22 @@ def test_too_many_categories(tmp_path, monkeypatch):
     assert "column 'name' has 400 categories" in run("train", path, expect=2)
 
 
+def test_a_stray_text_among_numbers_is_told(tmp_path):
+    lines = [f"{i},{i % 3},{'ab'[i % 2]}" for i in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["a,b,y", "1.000.5,7,b", *lines]))
+    error = run("train", tmp_path / "a.csv")
+    assert "column 'a' is taken as text, since 1 of its 41 different values are no" in error
+    assert "such as '1.000.5'\n" in error
+    assert error.startswith("warning: ")
+    assert run("train", write(tmp_path / "b.csv", COLUMNS)) == ""
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_infinity_is_named(tmp_path, suffix):
+    path = write(tmp_path / f"a{suffix}", COLUMNS | {"age": np.where(AGE > 70, np.inf, AGE)})
+    assert "infinity in columns age; drop" in run("train", path, expect=2)
+
+
 def test_two_columns_of_one_name(tmp_path):
     (tmp_path / "a.csv").write_text("a,a,y\n1,x,0\n2,z,1\n")
     assert "has 2 columns 'a'; rename one of them" in run("train", tmp_path / "a.csv", expect=2)

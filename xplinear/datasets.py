@@ -11,6 +11,7 @@ import gzip
 import math
 import os
 import pickle
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -192,6 +193,10 @@ def load(
         raise ValueError(msg)
     image_shape = (8, 8) if name == "digits" else parts.X.shape[1:] if parts.X.ndim > 2 else None
     X, y = _checked(parts.X, parts.y, name)
+    infinite = [column for column, x in zip(parts.names or (), X.T, strict=False) if _infinite(x)]
+    if infinite:
+        msg = f"{name}: infinity in columns {', '.join(infinite[:20])}; drop those rows or columns"
+        raise ValueError(msg)
     X_test, y_test = parts.X_test, parts.y_test
     if X_test is not None:
         X_test, y_test = _checked(X_test, y_test, f"the test part of {name}")
@@ -242,6 +247,10 @@ def holdout(dataset: Dataset, fraction: float = 0.25, seed: int = 0) -> Dataset:
     X, y = dataset.X, dataset.y
     assert y is not None
     return dataset._replace(X=X[train], y=y[train], X_test=X[test], y_test=y[test])
+
+
+def _infinite(x: HostArray) -> bool:
+    return x.dtype.kind == "f" and bool(np.isinf(x).any())
 
 
 def _no_target(source: str, target: str | None) -> None:
@@ -428,7 +437,9 @@ def _parse_csv(path: Path, request: _Request) -> _Parts:
         text = _text_columns(path, features, header=header) if request.mixed else set[int]()
         if not text:
             raise
-        return _parse_cells(path, names, label, features, text, request, header=header)
+        parts = _parse_cells(path, names, label, features, text, request, header=header)
+        _warn_of_stray_texts(path, parts.texts)
+        return parts
 
 
 def _parse_cells(
@@ -507,6 +518,18 @@ def _text_columns(path: Path, features: Sequence[int], *, header: bool) -> set[i
                 if j < len(row) and row[j].strip() not in _MISSING and not _is_number(row[j])
             }
     return set(features) - numeric
+
+
+def _warn_of_stray_texts(path: Path, texts: Mapping[str, Sequence[str]]) -> None:
+    """Say so where a few cells, typing errors perhaps, make a column of numbers one of text."""
+    for name, cells in texts.items():
+        strays = [cell for cell in cells if not _is_number(cell)]
+        if 2 * len(strays) < len(cells) and strays:
+            message = (
+                f"{str(path)!r}: column {name!r} is taken as text, since {len(strays)} of its "
+                f"{len(cells)} different values are no numbers, such as {strays[0]!r}"
+            )
+            warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def _is_number(cell: str) -> bool:
