@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import signal
 import subprocess
@@ -164,8 +165,9 @@ class TestTrainAndPredict:
             for name, option in options.items()
             if name in own and name != "learning_rate"
         }
+        assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 14
+        assert len(same) == 13
 
     def test_unlabelled_table(self, tmp_path, blobs):
         X, y = blobs
@@ -191,6 +193,48 @@ class TestTrainAndPredict:
         model = tmp_path / "m.safetensors"
         run("train", table, "--out", model)
         assert rows_of(run("predict", model, some))["accuracy"] == "1.0000"
+
+    def test_codes_with_leading_zeros(self, tmp_path):
+        model, codes, numbers = (tmp_path / name for name in ("m.safetensors", "a.csv", "b.csv"))
+        codes.write_text("a,kind\n" + "0,01\n5,02\n" * 20)
+        numbers.write_text("a,kind\n" + "0,1\n5,2\n" * 20)
+        run("train", codes, "--out", model)
+        assert xplinear.load(model).classes_.tolist() == ["01", "02"]
+        assert rows_of(run("predict", model, codes))["accuracy"] == "1.0000"
+        refused("no label of b.csv is one of the model's (01, 02 ...)", "predict", model, numbers)
+        run("train", numbers, "--out", model)
+        assert xplinear.load(model).classes_.tolist() == [1, 2]
+        assert rows_of(run("predict", model, codes))["accuracy"] == "1.0000"
+
+    @pytest.mark.parametrize("command", ["train", "sweep"])
+    def test_tables_are_standardized(self, command, tmp_path, blobs):
+        X, y = blobs
+        X = X * np.asarray([1e-3, 1.0, 1e3])
+        names = ("a", "b", "c", "kind")
+        table, matrix, model = (tmp_path / name for name in ("a.csv", "a.npz", "m.safetensors"))
+        np.savetxt(table, np.column_stack([X, y]), "%r", ",", header=",".join(names), comments="")
+        pq.write_table(
+            pa.table(dict(zip(names, [*X.T, y], strict=True))), table.with_suffix(".parquet")
+        )
+        np.savez(matrix, X=X, y=y)
+        few = ("--alphas=0.1", "--cv=2") if command == "sweep" else ()
+        for data, options, expected in (
+            (table, (), True),
+            (table.with_suffix(".parquet"), (), True),
+            (table, ("--no-standardize",), False),
+            (matrix, (), False),
+            (matrix, ("--standardize",), True),
+        ):
+            rows = rows_of(run(command, data, *few, *options, "--out", model))
+            assert xplinear.load(model).standardize == expected
+            assert ("features" in rows) == expected
+            assert ("standardized features" in run("info", model)) == expected
+        assert json.loads(run(command, table, *few, "--json"))["standardize"] is True
+
+    def test_the_column_of_the_labels_is_told(self, tmp_path):
+        (tmp_path / "a.csv").write_text("a,kind\n" + "0,1\n5,2\n" * 20)
+        assert rows_of(run("train", tmp_path / "a.csv"))["labels"] == "column kind"
+        assert "labels" not in rows_of(run("train", "digits", "--max-iter=5"))
 
     def test_warnings_are_one_line(self):
         result = CliRunner().invoke(cli.app, ["train", "digits", "--solver=gd", "--max-iter=2"])
@@ -279,8 +323,9 @@ class TestSweep:
         options = inspect.signature(cli.sweep).parameters
         same = {name: option.default for name, option in options.items() if name in own}
         assert same.pop("cv") == 5
+        assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 14
+        assert len(same) == 13
 
     def test_progress_bar(self, monkeypatch):
         console = cli.Console
@@ -314,6 +359,11 @@ class TestBadInput:
         (tmp_path / "b.csv").write_text("a,y\n1,0\n2,0\n3,0\n4,0\n")
         refused("one class", "train", tmp_path / "b.csv")
         refused("has no columns 'kind'", "train", tmp_path / "b.csv", "--target", "kind")
+        for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+            (tmp_path / "d.csv").write_text("a,y\n1.5,0\n2.5,1\n".replace(",", separator))
+            refused(f"has {name} between its columns, commas are", "train", tmp_path / "d.csv")
+        (tmp_path / "e.csv").write_text("å,y\n1,0\n2,1\n", encoding="latin-1")
+        refused("save it as one", "train", tmp_path / "e.csv")
         np.savez(tmp_path / "c.npz", X=np.full((8, 2), np.inf), y=np.arange(8) % 2)
         refused("infinity", "train", tmp_path / "c.npz")
 

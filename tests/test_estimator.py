@@ -276,6 +276,15 @@ def test_labels_of_any_type(backend, labels):
     assert clf.score(rows, labels) == np.mean(predicted == np.asarray(labels))
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0.0, 1.0, 2.0], [np.int64(7), 8, 9.0]])
+def test_numbers_in_an_array_of_objects(labels):
+    objects = np.asarray(labels, dtype=object)[Y]
+    clf = xl.LinearClassifier(random_state=0).fit(X, objects)
+    assert clf.classes_.tolist() == labels
+    assert clf.classes_.dtype == np.asarray(labels).dtype
+    assert clf.score(X, objects) == np.mean(clf.predict(X) == objects)
+
+
 def test_boolean_labels():
     clf = xl.LinearClassifier().fit(X, BINARY.astype(bool))
     assert clf.predict(X).dtype == bool
@@ -415,7 +424,15 @@ BAD_DATA = {
     "n mismatch": (X, Y[:-1], None, r"inconsistent numbers of samples: \[150, 149\]"),
     "weights mismatch": (X, Y, np.ones(3), r"sample_weight.shape == \(3,\), expected \(150,\)"),
     "2-d weights": (X, Y, np.ones((150, 2)), "Sample weights must be 1D"),
-    "one class": (X, np.zeros(150), None, "y has one class only"),
+    "one class": (X, np.zeros(150, int), None, r"y has one class only, 0; a"),
+    "one name": (X, ["red"] * 150, None, r"y has one class only, 'red'; a"),
+    "bytes": (X, np.asarray([b"a", b"b", b"c"])[Y], None, r"bytes; make them strings: \[label.dec"),
+    "bytes as objects": (
+        X,
+        np.asarray([b"a", b"b", b"c"], object)[Y],
+        None,
+        "labels of type bytes",
+    ),
     "negative weights": (X, Y, -np.ones(150), "negative values; use 0 to leave a row out"),
     "zero weights": (X, Y, np.zeros(150), "zero everywhere; at least one row must count"),
     "empty X": (X[:0], Y[:0], None, "0 sample|empty|one class|minimum of 1"),

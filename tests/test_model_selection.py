@@ -208,7 +208,25 @@ def test_behaves_as_the_classifier_chosen(backend, tmp_path):
     again = xl.load(tmp_path / "m.safetensors")
     np.testing.assert_array_equal(again.predict(X), single.predict(X))
     assert again.alpha == clf.alpha_
+    np.testing.assert_array_equal(clf.to_sklearn().predict(X), single.predict(X))
     assert not hasattr(xl.LinearClassifierCV(loss="multiclass_hinge"), "predict_proba")
+
+
+def test_to_onnx(tmp_path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    clf = xl.LinearClassifierCV([0.1, 0.01], cv=3).fit(X, NAMES[Y])
+    clf.to_onnx(tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    (labels,) = session.run(["label"], {"X": X.astype(np.float32)})
+    np.testing.assert_array_equal(labels, clf.predict(X))
+
+
+@pytest.mark.parametrize("method", ["to_sklearn", "to_onnx"])
+def test_nothing_to_hand_on_without_refit(method, tmp_path):
+    clf = xl.LinearClassifierCV([0.1, 0.01], cv=3, refit=False).fit(X, Y)
+    with pytest.raises(AttributeError, match="refit=False kept no classifier"):
+        getattr(clf, method)(*[tmp_path / "m.onnx"] * (method == "to_onnx"))
 
 
 def test_results_live_where_the_data_is(backend, dtype):

@@ -76,7 +76,7 @@ def encoded():
 def test_the_model_is_that_of_one_hot_columns(table, tmp_path):
     path, labels = tmp_path / "m.safetensors", tmp_path / "labels.csv"
     record = run("train", table, "--target=buys", "--test-fraction=0", "--out", path, "--json")
-    clf = LinearClassifier(random_state=0).fit(encoded(), BUYS)
+    clf = LinearClassifier(standardize=True, random_state=0).fit(encoded(), BUYS)
     assert record["objective"] == pytest.approx(clf.objective_)
     assert (record["n"], record["p"], record["k"]) == (N, 7, 2)
     found = run("predict", path, table, "--out", labels, "--json")
@@ -110,17 +110,62 @@ def test_what_does_not_fit_the_model(model, tmp_path, suffix):
     refused(COLUMNS | {"pet": np.full(N, "cow")}, "column 'pet' has 'cow', which the model")
     refused(COLUMNS | {"age": np.full(N, "old")}, "features must be numbers")
     refused(without("town", 3, 7), "missing values: town")
-    refused(without("age", 3), "age")
+    refused(without("age", 3), "fill or drop them, or train with --impute")
+    refused(without("buys", 3), "missing values: buys; every row needs a label: drop the others")
+    if suffix == ".csv":
+        path = tmp_path / "new.csv"
+        write(path, {name: x for name, x in COLUMNS.items() if name != "town"})
+        path.write_text(path.read_text().replace(",", ";"))
+        error = run("predict", model, path, expect=2)
+        assert "has semicolons between its columns, commas are expected" in error
     np.savez(tmp_path / "a.npz", X=encoded())
     error = run("predict", model, tmp_path / "a.npz", expect=2)
     assert "the model needs one with the columns age, town, height, pet" in error
 
 
-def test_damaged_preparation(model):
+AGE_COLUMN, TOWN_COLUMN = ("columns", 0), ("columns", 1)
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value"),
+    [
+        ((), "columns", None),
+        ((), "columns", ["age"]),
+        ((), "columns", []),
+        ((), "target", 3),
+        (AGE_COLUMN, "name", None),
+        (AGE_COLUMN, "name", "town"),
+        (AGE_COLUMN, "fill", "old"),
+        (AGE_COLUMN, "fill", float("nan")),
+        (AGE_COLUMN, "size", 3),
+        (TOWN_COLUMN, "categories", 3),
+        (TOWN_COLUMN, "categories", "Bonn"),
+        (TOWN_COLUMN, "categories", ["Bonn", "Cork, west", 3]),
+        (TOWN_COLUMN, "categories", ["Bonn", "Bonn", "Cork, west"]),
+        (TOWN_COLUMN, "categories", ["Bonn", "Cork, west"]),
+        (TOWN_COLUMN, "fill", "Rome"),
+        (TOWN_COLUMN, "fill", ["Bonn"]),
+    ],
+)
+def test_damaged_preparation(model, where, key, value):
+    clf, record = xplinear.load(model), content_of(model)["preparation"]
+    part = record
+    for step in where:
+        part = part[step]
+    part[key] = value
+    save(clf, model, record)
+    for command in (["predict", model, "digits"], ["info", model]):
+        error = run(*command, expect=2)
+        assert "is damaged: " in error
+        assert "preparation" in error
+        assert error.endswith("; save it again\n")
+
+
+def test_preparation_without_a_key(model):
     clf, record = xplinear.load(model), content_of(model)["preparation"]
     del record["columns"][0]["name"]
     save(clf, model, record)
-    assert "the model file is damaged" in run("predict", model, "digits", expect=2)
+    assert "is damaged: the preparation lacks" in run("predict", model, "digits", expect=2)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -174,6 +219,22 @@ def test_too_many_categories(tmp_path, monkeypatch):
     assert "column 'name' has 400 categories" in run("train", path, expect=2)
 
 
+def test_a_stray_text_among_numbers_is_told(tmp_path):
+    lines = [f"{i},{i % 3},{'ab'[i % 2]}" for i in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["a,b,y", "1.000.5,7,b", *lines]))
+    error = run("train", tmp_path / "a.csv")
+    assert "column 'a' is taken as text, since 1 of its 41 different values are no" in error
+    assert "such as '1.000.5'\n" in error
+    assert error.startswith("warning: ")
+    assert run("train", write(tmp_path / "b.csv", COLUMNS)) == ""
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_infinity_is_named(tmp_path, suffix):
+    path = write(tmp_path / f"a{suffix}", COLUMNS | {"age": np.where(AGE > 70, np.inf, AGE)})
+    assert "infinity in columns age; drop" in run("train", path, expect=2)
+
+
 def test_two_columns_of_one_name(tmp_path):
     (tmp_path / "a.csv").write_text("a,a,y\n1,x,0\n2,z,1\n")
     assert "has 2 columns 'a'; rename one of them" in run("train", tmp_path / "a.csv", expect=2)
@@ -219,6 +280,36 @@ def test_json_of_the_checks():
     rows = run("check-gradient", "--backends=numpy", "--losses=softmax", "--json")
     assert [row["passed"] for row in rows] == [True] * 4
     assert run("train", "digits", "--max-iter=5", "--json")["model"] is None
+
+
+def test_a_loaded_model_refuses_what_is_not_prepared(model):
+    clf, table = xplinear.load(model), pa.table(COLUMNS).drop_columns("buys")
+    with pytest.raises(ValueError, match=r"yet now missing:\n- pet=cat\n- pet=dog\n- town=Bonn"):
+        clf.predict(table)
+    names = ["age", "town=Bonn", "town=Cork, west", "town=Århus", "height", "pet=cat", "pet=dog"]
+    prepared = pa.table(dict(zip(names, encoded().T, strict=True)))
+    labels = run("predict", model, write(model.with_name("a.csv"), COLUMNS), "--json")["labels"]
+    assert clf.predict(prepared).tolist() == labels
+
+
+def test_columns_without_names_stay_without(tmp_path):
+    np.savetxt(tmp_path / "a.csv", np.column_stack([AGE, HEIGHT, AGE > 50]), "%g", ",")
+    run("train", tmp_path / "a.csv", "--out", tmp_path / "m.safetensors")
+    assert not hasattr(xplinear.load(tmp_path / "m.safetensors"), "feature_names_in_")
+
+
+def test_a_model_fitted_to_a_table_finds_its_columns(tmp_path):
+    numbers = {"age": AGE, "height": HEIGHT}
+    clf = LinearClassifier(random_state=0).fit(pa.table(numbers), BUYS)
+    clf.save(tmp_path / "m.safetensors")
+    others = write(tmp_path / "a.csv", {"height": HEIGHT, "town": TOWN, "age": AGE, "buys": BUYS})
+    found = run("predict", tmp_path / "m.safetensors", others, "--json")
+    assert found["labels"] == clf.predict(pa.table(numbers)).tolist()
+    assert found["accuracy"] == clf.score(pa.table(numbers), BUYS)
+    fewer = write(tmp_path / "b.csv", {"age": AGE, "buys": BUYS})
+    assert "lacks a column the model was trained on: height" in run(
+        "predict", tmp_path / "m.safetensors", fewer, expect=2
+    )
 
 
 def test_shell_completion(monkeypatch):

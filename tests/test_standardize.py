@@ -188,3 +188,16 @@ def test_cross_validation_standardizes_by_all_rows(library, penalty):
     automatic = xl.LinearClassifierCV(3, standardize=True, **settings).fit(rows, Y)
     expected = xl.LinearClassifierCV(3, **settings).fit(StandardScaler().fit_transform(X), Y)
     np.testing.assert_allclose(host(automatic.alphas_), expected.alphas_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-35, 1e-25, 1e-19, 1e19, 1e25, 1e34])
+def test_features_whose_squares_leave_float32(backend, size):
+    normal = rng.standard_normal((300, 3)).astype(np.float32)
+    labels, power = np.argmax(normal, axis=1), np.float32(2.0 ** np.round(np.log2(size)))
+    scales = np.asarray([power, 1.0, 1.0 / power], np.float32)
+    clf, same = (
+        xl.LinearClassifier(alpha=0.01, solver="lbfgs", standardize=True).fit(rows, labels)
+        for rows in (backend.asarray(normal * scales), backend.asarray(normal))
+    )
+    np.testing.assert_allclose(host(clf.coef_) * scales, host(same.coef_), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(host(clf.intercept_), host(same.intercept_), rtol=1e-3, atol=1e-4)

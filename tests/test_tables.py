@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -139,6 +140,36 @@ def test_lazy_tables_are_computed_by_whom_they_belong_to():
     polars = pytest.importorskip("polars")
     with pytest.raises(TypeError, match=r"X is a lazy table, LazyFrame; compute it first"):
         classifier().fit(polars.LazyFrame(COLUMNS), Y)
+
+
+@pytest.mark.parametrize(
+    "kind", ["floats", "integers", "truth", "decimals", "sparse", "sparse integers"]
+)
+def test_numbers_that_pandas_holds_otherwise(kind):
+    pandas = pytest.importorskip("pandas")
+    values = {"floats": COLUMNS["width"], "sparse": COLUMNS["width"], "truth": COLUMNS["new"]}
+    x = values.get(kind, COLUMNS["count"])
+    column = {
+        "decimals": lambda: pandas.Series([Decimal(int(one)) for one in x], dtype=object),
+        "sparse": lambda: pandas.arrays.SparseArray(x),
+        "sparse integers": lambda: pandas.arrays.SparseArray(x),
+    }.get(kind, lambda: pandas.Series(x.tolist(), dtype=object))()
+    clf = classifier().fit(pandas.DataFrame({"a": X[:, 0], "b": column}), Y)
+    same = classifier().fit(np.column_stack([X[:, 0], x]), Y)
+    np.testing.assert_allclose(clf.coef_, same.coef_)
+
+
+@pytest.mark.parametrize(
+    "values", [[*range(89), "x"], [1j] * 90, [[1, 2]] * 90, [10**400] * 90], ids=repr
+)
+def test_objects_that_are_no_numbers(values):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": X[:, 0], "b": pandas.Series(values, dtype=object)})
+    with pytest.raises(ValueError, match=r"column 'b' is of type .*, features must be numbers"):
+        classifier().fit(table, Y)
+    complexes = pandas.DataFrame({"a": X[:, 0], "b": X[:, 0] + 1j})
+    with pytest.raises(ValueError, match=r"column 'b' is of type .*, features must be numbers"):
+        classifier().fit(complexes, Y)
 
 
 def test_pandas_special_columns():

@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -36,7 +36,7 @@ from xplinear.objective import Objective, Params
 from xplinear.parity import TOLERANCES, WEIGHT_TOLERANCES, Comparison, compare
 from xplinear.penalties import PENALTIES
 from xplinear.persist import content_of, save
-from xplinear.preparation import Preparation
+from xplinear.preparation import Column, Preparation
 from xplinear.scoring import SCORINGS
 from xplinear.solvers import SOLVERS
 from xplinear.sweep import SweepProgress
@@ -90,7 +90,12 @@ _Penalty = Annotated[
 ]
 _L1Ratio = Annotated[float, typer.Option(help="Share of L1 in elastic_net.")]
 _Standardize = Annotated[
-    bool, typer.Option("--standardize", help="Train on features of mean 0 and variance 1.")
+    bool | None,
+    typer.Option(
+        "--standardize/--no-standardize",
+        help="Train on features of mean 0 and variance 1; by default for .csv and .parquet only.",
+        show_default=False,
+    ),
 ]
 _Solver = Annotated[
     str,
@@ -237,7 +242,7 @@ def train(
     penalty: _Penalty = "l2",
     alpha: Annotated[float, typer.Option(help="Strength λ of the penalty.")] = 1e-4,
     l1_ratio: _L1Ratio = 0.15,
-    standardize: _Standardize = False,
+    standardize: _Standardize = None,
     solver: _Solver = "auto",
     batch_size: Annotated[int, typer.Option(help="Rows of a mini-batch.")] = 64,
     learning_rate: Annotated[str, typer.Option(help="auto, or a number.")] = "auto",
@@ -270,7 +275,7 @@ def train(
         penalty=penalty,
         alpha=alpha,
         l1_ratio=l1_ratio,
-        standardize=standardize,
+        standardize=_standardizes(standardize, dataset),
         solver=solver,
         batch_size=batch_size,
         learning_rate=_rate(learning_rate),
@@ -321,6 +326,11 @@ def _loaded(
     return preparation.apply(dataset), preparation.record()
 
 
+def _standardizes(wanted: bool | None, dataset: Dataset) -> bool:
+    """Return whether to standardize: columns of a table are in units of their own."""
+    return dataset.target is not None if wanted is None else wanted
+
+
 def _print_json(record: Any) -> None:
     """Print a record; what JSON has no number for, such as NaN, becomes null."""
 
@@ -343,6 +353,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
     n, p = dataset.X.shape
     record = {
         "data": dataset.name,
+        "target": dataset.target,
         "n": n,
         "p": p,
         "k": len(clf.classes_),
@@ -353,6 +364,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
         "loss": clf.loss,
         "penalty": clf.penalty,
         "alpha": clf.alpha,
+        "standardize": clf.standardize,
         "objective": clf.objective_,
         "certificate": _certificate_record(clf),
         "train_accuracy": clf.score(dataset.X, dataset.y),
@@ -388,6 +400,10 @@ def _described(clf: LinearClassifier, dataset: Dataset) -> Table:
     n, p = dataset.X.shape
     table = Table(show_header=False)
     table.add_row("data", f"{dataset.name}: n = {n:,}, p = {p:,}, k = {len(clf.classes_):,}")
+    if dataset.target is not None:
+        table.add_row("labels", f"column {dataset.target}")
+    if clf.standardize:
+        table.add_row("features", "standardized; --no-standardize leaves them as they are")
     table.add_row("dtype", f"{dataset.X.dtype}, computed in {_dtype_name(clf.coef_)}")
     table.add_row("backend, device", f"{clf.backend_.name}, {clf.backend_.device}")
     return table
@@ -433,7 +449,7 @@ def sweep(
     loss: _Loss = "softmax",
     penalty: _Penalty = "l2",
     l1_ratio: _L1Ratio = 0.15,
-    standardize: _Standardize = False,
+    standardize: _Standardize = None,
     solver: _Solver = "auto",
     learning_rates: Annotated[
         str | None, typer.Option(help="Of sgd, all in the same stack: 0.001,0.01,…")
@@ -466,7 +482,7 @@ def sweep(
         loss=loss,
         penalty=penalty,
         l1_ratio=l1_ratio,
-        standardize=standardize,
+        standardize=_standardizes(standardize, dataset),
         solver=solver,
         max_iter=max_iter,
         tol=tol,
@@ -542,7 +558,11 @@ def _dtype_name(x: Any) -> str:
 def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> float:
     """Return the share of equal labels; as words, where either side has words."""
     classes = np.asarray(clf.classes_)
-    # Labels that all look like numbers were read as such, the model's may be words too.
+    # Labels that all look like numbers were read as such, the model's may be words too; and 01 was
+    # read as a word.
+    if classes.dtype.kind in "iuf" and y.dtype.kind == "U":
+        with suppress(ValueError):
+            y = y.astype(np.float64)
     if "U" in labels.dtype.kind + y.dtype.kind or labels.dtype.kind == "O":
         labels, y, classes = (a.astype(str) for a in (labels, y, classes))
     if not np.isin(y, classes).any():
@@ -569,6 +589,9 @@ def predict(
     clf = xplinear.load(model)
     record = content_of(model).get("preparation")
     preparation = None if record is None else Preparation.from_record(record)
+    names = vars(clf).pop("feature_names_in_", None)  # the rows come as a matrix, in their order
+    if preparation is None and names is not None:
+        preparation = Preparation(tuple(Column(name) for name in names), None)
     dataset = load(
         data,
         target=target,
@@ -614,9 +637,7 @@ def info(
     """Show what a model file holds: the problem, the classes, the features, the versions."""
     clf, content = xplinear.load(model), content_of(model)
     preparation = content.get("preparation")
-    names: list[str] = content["feature_names"] or []
-    if preparation is not None:
-        names = Preparation.from_record(preparation).feature_names
+    names: list[str] = list(getattr(clf, "feature_names_in_", ()))
     libraries = content.get("libraries", {})
     classes = clf.classes_.tolist()
     if as_json:
@@ -624,6 +645,7 @@ def info(
             "loss": clf.loss,
             "penalty": clf.penalty,
             "alpha": clf.alpha,
+            "standardize": clf.standardize,
             "classes": classes,
             "n_features": clf.n_features_in_,
             "feature_names": names or None,
@@ -637,7 +659,8 @@ def info(
         _print_json(record)
         return
     table = Table(show_header=False)
-    table.add_row("problem", f"{clf.loss} + {clf.alpha:g} · {clf.penalty}")
+    standardized = ", standardized features" if clf.standardize else ""
+    table.add_row("problem", f"{clf.loss} + {clf.alpha:g} · {clf.penalty}{standardized}")
     table.add_row("classes", _some(classes))
     table.add_row("features", f"{clf.n_features_in_:,}{': ' * bool(names)}{_some(names)}")
     table.add_row("coefficients", f"{clf.coef_.shape}, {clf.coef_.dtype}")

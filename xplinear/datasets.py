@@ -11,6 +11,7 @@ import gzip
 import math
 import os
 import pickle
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 _FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian: dataset-fashion-mnist
 _DENSE_BYTES = 4 * 2**30  # a sparse file that takes more than this when dense is refused
 _MISSING = {"", "NA", "NaN", "nan", "null"}  # cells of a CSV file that hold no value
+_UNLABELLED = "every row needs a label: drop the others"
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # that a CSV file may have by mistake
 _DAMAGED = (EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 
@@ -72,6 +75,11 @@ class Columns(NamedTuple):
     text: Mapping[str, bool]
     target: str | None
 
+    @property
+    def by_place(self) -> bool:
+        """Whether columns have no names, but numbers that are their places."""
+        return all(name.isdigit() for name in self.text)
+
 
 class _Parts(NamedTuple):
     """What a reader returns."""
@@ -97,7 +105,10 @@ class _Request(NamedTuple):
     @property
     def remedy(self) -> str:
         """What to do about missing values."""
-        return "fill or drop them, or use --impute" if self.mixed else "fill or drop them"
+        if self.mixed:
+            return "fill or drop them, or use --impute"
+        trained = self.columns is not None
+        return "fill or drop them" + ", or train with --impute" * trained
 
 
 def load(
@@ -182,6 +193,10 @@ def load(
         raise ValueError(msg)
     image_shape = (8, 8) if name == "digits" else parts.X.shape[1:] if parts.X.ndim > 2 else None
     X, y = _checked(parts.X, parts.y, name)
+    infinite = [column for column, x in zip(parts.names or (), X.T, strict=False) if _infinite(x)]
+    if infinite:
+        msg = f"{name}: infinity in columns {', '.join(infinite[:20])}; drop those rows or columns"
+        raise ValueError(msg)
     X_test, y_test = parts.X_test, parts.y_test
     if X_test is not None:
         X_test, y_test = _checked(X_test, y_test, f"the test part of {name}")
@@ -232,6 +247,10 @@ def holdout(dataset: Dataset, fraction: float = 0.25, seed: int = 0) -> Dataset:
     X, y = dataset.X, dataset.y
     assert y is not None
     return dataset._replace(X=X[train], y=y[train], X_test=X[test], y_test=y[test])
+
+
+def _infinite(x: HostArray) -> bool:
+    return x.dtype.kind == "f" and bool(np.isinf(x).any())
 
 
 def _no_target(source: str, target: str | None) -> None:
@@ -383,7 +402,7 @@ def _read_csv(path: Path, request: _Request) -> _Parts:
     try:
         return _parse_csv(path, request)
     except (UnicodeDecodeError, csv.Error) as error:
-        msg = f"{str(path)!r} is no text file in UTF-8: {error}"
+        msg = f"{str(path)!r} is no text file in UTF-8 ({error}); save it as one"
         raise ValueError(msg) from error
 
 
@@ -391,13 +410,16 @@ def _parse_csv(path: Path, request: _Request) -> _Parts:
     columns = request.columns
     with path.open(newline="", encoding="utf-8-sig") as file:
         first, second = (*islice(csv.reader(file), 2), [], [])[:2]
-    header = _is_header(first, second, request.target)
-    if columns is not None:
-        # Columns known by their place alone have numbers as names.
-        named = not all(name.isdigit() for name in columns.text)
-        header = header or (named and {cell.strip() for cell in first} >= set(columns.text))
+    header = _is_header(first, second, request)
     if not first or (header and not second):
         msg = f"{str(path)!r} is empty: it has no rows"
+        raise ValueError(msg)
+    if len(first) == 1 and (found := set(first[0]) & set(_SEPARATORS)):
+        seen = " or ".join(sorted(_SEPARATORS[separator] for separator in found))
+        msg = (
+            f"{str(path)!r} has {seen} between its columns, commas are expected; save it with "
+            "commas (pandas: to_csv(index=False))"
+        )
         raise ValueError(msg)
     names = [cell.strip() for cell in first] if header else [str(j) for j in range(len(first))]
     if columns is not None and not header and len(names) == len(columns.text):
@@ -415,7 +437,9 @@ def _parse_csv(path: Path, request: _Request) -> _Parts:
         text = _text_columns(path, features, header=header) if request.mixed else set[int]()
         if not text:
             raise
-        return _parse_cells(path, names, label, features, text, request, header=header)
+        parts = _parse_cells(path, names, label, features, text, request, header=header)
+        _warn_of_stray_texts(path, parts.texts)
+        return parts
 
 
 def _parse_cells(
@@ -472,7 +496,7 @@ def _parse_cells(
     if label is None:
         return _Parts(X, None, names=tuple(found), texts=texts)
     if "" in codes[label]:
-        _no_missing(path, [names[label]], [True])
+        _no_missing(path, [names[label]], [True], _UNLABELLED)
     y = _parsed_labels(list(codes[label]))[table[:, label].astype(np.intp)]
     return _Parts(X, y, names=tuple(found), target=names[label], texts=texts)
 
@@ -496,6 +520,18 @@ def _text_columns(path: Path, features: Sequence[int], *, header: bool) -> set[i
     return set(features) - numeric
 
 
+def _warn_of_stray_texts(path: Path, texts: Mapping[str, Sequence[str]]) -> None:
+    """Say so where a few cells, typing errors perhaps, make a column of numbers one of text."""
+    for name, cells in texts.items():
+        strays = [cell for cell in cells if not _is_number(cell)]
+        if 2 * len(strays) < len(cells) and strays:
+            message = (
+                f"{str(path)!r}: column {name!r} is taken as text, since {len(strays)} of its "
+                f"{len(cells)} different values are no numbers, such as {strays[0]!r}"
+            )
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
@@ -504,9 +540,12 @@ def _is_number(cell: str) -> bool:
     return "_" not in cell  # a number in Python alone
 
 
-def _is_header(first: Sequence[str], second: Sequence[str], target: str | None) -> bool:
-    """Whether the first line names columns: it has no number, or a word above a number."""
-    named = target is not None and not _is_number(target) and target in first
+def _is_header(first: Sequence[str], second: Sequence[str], request: _Request) -> bool:
+    """Whether the first line names columns: those asked for, no number, or a word above one."""
+    cells = {cell.strip() for cell in first}
+    named = request.target in cells and not _is_number(str(request.target))
+    if request.columns is not None and not request.columns.by_place:
+        named = named or cells >= set(request.columns.text)
     if named or not any(_is_number(cell) for cell in first):
         return True
     words = [not _is_number(a) and a.strip() not in _MISSING for a in first]
@@ -516,7 +555,7 @@ def _is_header(first: Sequence[str], second: Sequence[str], target: str | None) 
 def _target_column(path: Path, names: Sequence[str], request: _Request) -> int | None:
     """Return the index of the labels' column, or None where there are only features."""
     target, columns = request.target, request.columns
-    if target is None and columns is not None:
+    if target is None and columns is not None and columns.target is not None:
         return names.index(columns.target) if columns.target in names else None
     if target is None and len(names) == request.n_features:
         return None
@@ -595,9 +634,7 @@ def _with_nan(X: HostArray) -> list[bool]:
     return [X.dtype.kind == "f" and bool(np.isnan(x).any()) for x in X.T]
 
 
-def _no_missing(
-    path: Path, names: Sequence[str], missing: Sequence[bool], remedy: str = "fill or drop them"
-) -> None:
+def _no_missing(path: Path, names: Sequence[str], missing: Sequence[bool], remedy: str) -> None:
     columns = [name for name, one in zip(names, missing, strict=True) if one]
     if columns:
         plural = "column has" if len(columns) == 1 else "columns have"
@@ -606,8 +643,13 @@ def _no_missing(
 
 
 def _parsed_labels(texts: Sequence[str]) -> HostArray:
-    """Return labels from their texts: integers if all are, else numbers if all are, else texts."""
+    """Return labels from their texts: integers if all are, else numbers if all are, else texts.
+
+    Codes with leading zeros, such as 01, are texts: as integers they would lose them.
+    """
     labels = np.asarray(texts, dtype=str)
+    if any(text.isdigit() and text[0] == "0" < text for text in texts):
+        return labels
     for dtype in (np.int64, np.float64):
         try:
             return labels.astype(dtype)
@@ -669,7 +711,7 @@ def _read_parquet(path: Path, request: _Request) -> _Parts:
     if label is None:
         return _Parts(X, None, names=found, texts=texts)
     column = table.column(label)
-    _no_missing(path, [names[label]], [column.null_count > 0])
+    _no_missing(path, [names[label]], [column.null_count > 0], _UNLABELLED)
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     y = column.to_numpy()

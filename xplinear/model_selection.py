@@ -261,6 +261,23 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         """Return a copy of the chosen classifier on another backend."""
         return self._best().to(backend)
 
+    def to_sklearn(self) -> Any:
+        """Return the chosen classifier as one of scikit-learn; see `LinearClassifier.to_sklearn`.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = LinearClassifierCV(alphas=[0.1, 0.01]).fit(X, y)
+        >>> clf.to_sklearn().predict(X[:1])
+        array([0])
+        """
+        return self._best().to_sklearn()
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the chosen classifier to an ONNX file; see `LinearClassifier.to_onnx`."""
+        self._best().to_onnx(path)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the chosen classifier to a safetensors file; `xplinear.load` gives it back."""
         self._best().save(path)

@@ -48,6 +48,8 @@ def series_of(y: Any) -> Series[Any] | None:
 def matrix_of(table: DataFrame[Any]) -> HostArray:
     """Return a table of numbers and truth values as a matrix, in the dtype that holds them all.
 
+    Columns of Python objects that are numbers, and sparse ones of pandas, count as such.
+
     Raises
     ------
     ValueError
@@ -64,13 +66,11 @@ def matrix_of(table: DataFrame[Any]) -> HostArray:
     import narwhals.stable.v2 as nw
 
     columns = list(table.iter_columns())
+    # Objects may be numbers; pandas's sparse columns are of a type narwhals does not know.
+    others = (nw.Boolean, nw.Object, nw.Unknown)
     for column in columns:
-        if not (column.dtype.is_numeric() or column.dtype == nw.Boolean):
-            msg = (
-                f"X: column {column.name!r} is of type {column.dtype}, features must be numbers; "
-                "encode it (scikit-learn: OneHotEncoder), convert it or drop it"
-            )
-            raise ValueError(msg)
+        if not (column.dtype.is_numeric() or any(column.dtype == other for other in others)):
+            raise _no_numbers(column)
     missing = [column.name for column in columns if column.null_count() > 0]
     if not missing:
         values = [_numbers(column) for column in columns]
@@ -89,7 +89,20 @@ def matrix_of(table: DataFrame[Any]) -> HostArray:
 
 def _numbers(column: Any) -> HostArray:
     x = column.to_numpy()
-    return x.astype(np.float64) if x.dtype.kind == "O" else x  # decimals
+    try:
+        x = x.astype(np.float64) if x.dtype.kind == "O" else x  # decimals, objects
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _no_numbers(column) from error
+    if x.dtype.kind not in "biuf":
+        raise _no_numbers(column)
+    return x
+
+
+def _no_numbers(column: Any) -> ValueError:
+    return ValueError(
+        f"X: column {column.name!r} is of type {column.dtype}, features must be numbers; "
+        "encode it (scikit-learn: OneHotEncoder), convert it or drop it"
+    )
 
 
 def _side_by_side(values: list[HostArray], n: int) -> HostArray:

@@ -138,6 +138,12 @@ def check_labels(estimator: Any, y: Any) -> HostArray:
     missing = labels.dtype.kind == "f" and not np.isfinite(labels).all()
     if missing or (labels.dtype.kind == "O" and any(label != label for label in labels)):  # noqa: PLR0124 - only NaN differs from itself
         raise ValueError(_MISSING_LABELS)
+    kinds = set(map(type, labels.tolist())) if labels.dtype.kind in "OS" else set[type]()
+    if bytes in kinds:
+        msg = "y holds labels of type bytes; make them strings: [label.decode() for label in y]"
+        raise ValueError(msg)
+    if kinds and all(issubclass(kind, (int, float, np.number, np.bool_)) for kind in kinds):
+        labels = np.asarray(labels.tolist())  # numbers in a column of objects
     try:
         check_classification_targets(labels)
     except TypeError as error:
@@ -168,7 +174,8 @@ def encode_labels(y: HostArray, classes: HostArray | None = None) -> tuple[HostA
     if classes is None:
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            msg = f"y has one class only, {classes[0]!r}; a classifier needs at least two classes"
+            only = classes.tolist()[0]
+            msg = f"y has one class only, {only!r}; a classifier needs at least two classes"
             raise ValueError(msg)
         return classes, codes.astype(np.int32)
     codes = np.clip(np.searchsorted(classes, y), 0, len(classes) - 1)

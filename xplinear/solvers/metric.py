@@ -77,8 +77,10 @@ def _row_weights(block: Block, *, xp: Namespace) -> Array:
     return xp.ones_like(block.X[:, :1]) if block.s is None else block.s
 
 
-def _block_moments(xp: Namespace, block: Block, shift: Array) -> tuple[Array, Array, Array]:
-    s, X = _row_weights(block, xp=xp), block.X - shift
+def _block_moments(
+    xp: Namespace, block: Block, shift: Array, unit: Array
+) -> tuple[Array, Array, Array]:
+    s, X = _row_weights(block, xp=xp), (block.X - shift) * unit
     wide = accumulator(s, xp=xp)
     return (
         xp.sum(s, axis=0, dtype=wide),
@@ -95,11 +97,18 @@ def feature_moments(objective: Objective, previous: Moments | None = None) -> Mo
     Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983.
     """
     data, xp = objective.data, objective.xp
-    # Deviations from a nearby point: squares of the raw features would cancel.
-    shift = xp.mean(_sample(objective).X, axis=0)
-    weight, first, second = data.reduce(_block_moments, (xp,), shift, scores=data.p)
+    # Deviations from a nearby point, in units near their size, powers of two: squares of the raw
+    # features would cancel, or leave the range of float32.
+    sample = _sample(objective).X
+    shift = xp.mean(sample, axis=0)
+    size = xp.max(xp.abs(sample - shift), axis=0)
+    usual = (size > 1e-37) & (size < 1e37)
+    unit = xp.where(usual, 2.0 ** -xp.floor(xp.log2(xp.where(usual, size, 1.0))), 1.0)
+    weight, first, second = data.reduce(_block_moments, (xp,), shift, unit, scores=data.p)
     mean = first / weight
-    deviation = second - first * mean
+    size = xp.astype(1.0 / unit, mean.dtype)[:, None]
+    deviation = (second - first * mean) * size * size
+    mean = mean * size
     mean = mean + xp.astype(shift, mean.dtype)[:, None]
     if previous is None:
         return Moments(weight, mean, deviation)
