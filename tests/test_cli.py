@@ -483,7 +483,7 @@ class TestCheckGradient:
 
 
 def test_the_program_starts():
-    command = [sys.executable, "-c", "from xplinear.cli import main; main()", "--version"]
+    command = [sys.executable, "-m", "xplinear", "--version"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout == f"xplinear {xplinear.__version__}\n"
 

@@ -1,0 +1,5 @@
+"""The command line as ``python -m xplinear``."""
+
+from xplinear.cli import main
+
+main()
