@@ -2,4 +2,6 @@
 
 from xplinear.cli import main
 
+__all__ = ["main"]
+
 main()
