@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
-
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -102,81 +99,7 @@ def test_files_that_are_no_models(tmp_path):
         xl.load(path)
 
 
-def setting(name, value):
-    return lambda content: content | {"params": content["params"] | {name: value}}
-
-
-@pytest.mark.parametrize(
-    ("labels", "change", "message"),
-    [
-        (Y, {"W": np.ones((4, 1, 2))}, r"W does not hold the \(4, 1, 3\) finite numbers of 3"),
-        (Y, {"W": np.ones((4, 2, 3))}, "W does not hold"),
-        (Y, {"W": np.ones((4, 3))}, "W does not hold"),
-        (Y, {"W": np.ones(())}, "IndexError"),
-        (Y, {"W": np.ones((4, 1, 3), np.int64)}, "W does not hold"),
-        (Y, {"W": np.full((4, 1, 3), np.nan)}, "W does not hold"),
-        (Y, {"b": np.ones(3)}, r"b does not hold the \(1, 3\)"),
-        (Y, {"b": np.full((1, 3), np.inf)}, "b does not hold"),
-        (Y == 1, {"W": np.ones((4, 1, 2))}, r"W does not hold the \(4, 1, 1\)"),
-        (Y, {"W": None}, "KeyError"),
-        (Y, {"classes": np.arange(4)}, "of 4 classes"),
-        (Y, {"classes": np.zeros(3)}, "classes are not distinct"),
-        (Y, {"classes": np.eye(3)}, "classes are not distinct"),
-        (Y, {"history.seconds": None}, "KeyError"),
-        (Y, {"history.loss": np.ones(1)}, "history has columns of different lengths"),
-        (Y, {"certificate.residual": np.ones(2)}, "certificate is not of one model"),
-    ],
-)
-def test_damaged_numbers(tmp_path, labels, change, message):
-    path = tmp_path / "m.safetensors"
-    xl.LinearClassifier(random_state=0).fit(X, labels).save(path)
-    with safe_open(path, "numpy") as file:
-        metadata = file.metadata()
-    tensors = load_file(path) | change
-    save_file({name: a for name, a in tensors.items() if a is not None}, path, metadata)
-    with pytest.raises(ValueError, match=rf"is damaged: .*{message}.*; save it again"):
-        xl.load(path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda content: [content],
-        lambda content: 3,
-        lambda content: content | {"classes": "abc"},
-        lambda content: content | {"classes": ["a", "b", 3]},
-        lambda content: content | {"classes": ["a", "b"]},
-        lambda content: content | {"classes": ["a", "b", "b"]},
-        lambda content: content | {"feature_names": ["a", "b"]},
-        lambda content: content | {"feature_names": ["a", "b", "c", 4]},
-        lambda content: content | {"feature_names": "abcd"},
-        lambda content: content | {"objective": "small"},
-        lambda content: content | {"reasons": 3},
-        lambda content: content | {"reasons": ["tol", "tol"]},
-        lambda content: content | {"libraries": ["numpy"]},
-        lambda content: content | {"preparation": []},
-        lambda content: content | {"params": None},
-        setting("colour", "red"),
-        setting("loss", "hinge"),
-        setting("loss", 3),
-        setting("loss", {"type": "L2Penalty", "fields": {}}),
-        setting("penalty", {"type": "OwnPenalty", "fields": {}}),
-        setting("alpha", "small"),
-        setting("class_weight", {"type": "dict", "items": [[["a"], 2.0]]}),
-    ],
-)
-def test_damaged_words(tmp_path, change):
-    path = tmp_path / "m.safetensors"
-    xl.LinearClassifier(random_state=0).fit(X, np.asarray(["a", "b", "c"])[Y]).save(path)
-    with safe_open(path, "numpy") as file:
-        metadata = file.metadata()
-    metadata["content"] = json.dumps(change(json.loads(metadata["content"])))
-    save_file(load_file(path), path, metadata)
-    with pytest.raises(ValueError, match=r"is damaged: .*; save it again"):
-        xl.load(path)
-
-
-def test_cut_or_altered_anywhere(tmp_path):
+def test_a_byte_changed_anywhere(tmp_path):
     path = tmp_path / "m.safetensors"
     xl.LinearClassifier(random_state=0).fit(X, Y).save(path)
     whole = path.read_bytes()
@@ -185,11 +108,22 @@ def test_cut_or_altered_anywhere(tmp_path):
         path.write_bytes(whole[:end])
         with pytest.raises(ValueError, match=r"is damaged.*save it again"):
             xl.load(path)
-    for at in range(0, header, 5):
+    for at in range(0, len(whole), 3):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        # Whatever else is raised fails the test; a digit that became another is no damage to see.
-        with suppress(ValueError):
-            xl.load(path).predict(X)
+        with pytest.raises(ValueError, match=r"is damaged|not written by xplinear|format version"):
+            xl.load(path)
+
+
+@pytest.mark.parametrize("change", [{"W": np.ones((2, 1, 6))}, {"b": None}, {"more": np.ones(1)}])
+def test_other_numbers_than_were_written(tmp_path, change):
+    path = tmp_path / "m.safetensors"
+    xl.LinearClassifier(random_state=0).fit(X, Y).save(path)
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    tensors = load_file(path) | change
+    save_file({name: a for name, a in tensors.items() if a is not None}, path, metadata)
+    with pytest.raises(ValueError, match=r"is damaged: .*; save it again"):
+        xl.load(path)
 
 
 def test_an_unfitted_classifier_cannot_be_saved(tmp_path):

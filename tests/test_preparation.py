@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import xplinear
 from xplinear import LinearClassifier, cli
-from xplinear.persist import content_of, save
+from xplinear.persist import content_of
 
 rng = np.random.default_rng(0)
 N = 400
@@ -121,51 +121,6 @@ def test_what_does_not_fit_the_model(model, tmp_path, suffix):
     np.savez(tmp_path / "a.npz", X=encoded())
     error = run("predict", model, tmp_path / "a.npz", expect=2)
     assert "the model needs one with the columns age, town, height, pet" in error
-
-
-AGE_COLUMN, TOWN_COLUMN = ("columns", 0), ("columns", 1)
-
-
-@pytest.mark.parametrize(
-    ("where", "key", "value"),
-    [
-        ((), "columns", None),
-        ((), "columns", ["age"]),
-        ((), "columns", []),
-        ((), "target", 3),
-        (AGE_COLUMN, "name", None),
-        (AGE_COLUMN, "name", "town"),
-        (AGE_COLUMN, "fill", "old"),
-        (AGE_COLUMN, "fill", float("nan")),
-        (AGE_COLUMN, "size", 3),
-        (TOWN_COLUMN, "categories", 3),
-        (TOWN_COLUMN, "categories", "Bonn"),
-        (TOWN_COLUMN, "categories", ["Bonn", "Cork, west", 3]),
-        (TOWN_COLUMN, "categories", ["Bonn", "Bonn", "Cork, west"]),
-        (TOWN_COLUMN, "categories", ["Bonn", "Cork, west"]),
-        (TOWN_COLUMN, "fill", "Rome"),
-        (TOWN_COLUMN, "fill", ["Bonn"]),
-    ],
-)
-def test_damaged_preparation(model, where, key, value):
-    clf, record = xplinear.load(model), content_of(model)["preparation"]
-    part = record
-    for step in where:
-        part = part[step]
-    part[key] = value
-    save(clf, model, record)
-    for command in (["predict", model, "digits"], ["info", model]):
-        error = run(*command, expect=2)
-        assert "is damaged: " in error
-        assert "preparation" in error
-        assert error.endswith("; save it again\n")
-
-
-def test_preparation_without_a_key(model):
-    clf, record = xplinear.load(model), content_of(model)["preparation"]
-    del record["columns"][0]["name"]
-    save(clf, model, record)
-    assert "is damaged: the preparation lacks" in run("predict", model, "digits", expect=2)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

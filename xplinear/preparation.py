@@ -6,7 +6,6 @@ missing values become what was learned in training if that was asked for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,18 +38,6 @@ class Column:
     name: str
     categories: Sequence[str] | None = None
     fill: float | str | None = None
-
-    def is_sound(self) -> bool:
-        """Return whether a column read from a file is one that `Preparation.learned` makes."""
-        categories, fill = self.categories, self.fill
-        if not isinstance(self.name, str):
-            return False
-        if categories is None:
-            return fill is None or (type(fill) in (int, float) and math.isfinite(float(fill)))
-        if not isinstance(categories, (list, tuple)):
-            return False
-        texts = all(isinstance(category, str) for category in categories)
-        return texts and len(set(categories)) == len(categories) and fill in (None, *categories)
 
     def codes(self, values: HostArray, texts: Sequence[str], where: str) -> HostArray:
         """Return the index of each category; ``values`` index ``texts``, NaN if missing."""
@@ -196,23 +183,5 @@ class Preparation:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Preparation:
-        """Return the preparation of a `record`.
-
-        Raises
-        ------
-        ValueError
-            If the record is damaged.
-        """
-        try:
-            columns = tuple(Column(**column) for column in record["columns"])
-            target = record["target"]
-        except (KeyError, TypeError) as error:
-            msg = f"the preparation lacks or has {error}"
-            raise ValueError(msg) from error
-        names = [column.name for column in columns]
-        wrong = [column.name for column in columns if not column.is_sound()]
-        if wrong or len(set(names)) < len(names) or not isinstance(target, str | None):
-            what = f"column {wrong[0]!r}" if wrong else "the names of its columns"
-            msg = f"the preparation is wrong in {what}"
-            raise ValueError(msg)
-        return cls(columns, target)
+        """Return the preparation of a `record`."""
+        return cls(tuple(Column(**column) for column in record["columns"]), record["target"])
