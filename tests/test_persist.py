@@ -126,6 +126,23 @@ def test_other_numbers_than_were_written(tmp_path, change):
         xl.load(path)
 
 
+def test_a_file_of_another_version_says_so(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    clf = xl.LinearClassifier(random_state=0).fit(X, Y)
+    settings = clf.get_params()
+    monkeypatch.setattr(clf, "get_params", lambda deep: settings | {"temperature": 1.0})
+    clf.save(path)
+    with pytest.raises(ValueError, match=r"was written by xplinear .*temperature.*upgrade"):
+        xl.load(path)
+
+
+def test_labels_in_foreign_byte_order(tmp_path):
+    path = tmp_path / "m.safetensors"
+    clf = xl.LinearClassifier(random_state=0).fit(X.astype(">f8"), Y.astype(">i8"))
+    clf.save(path)
+    np.testing.assert_array_equal(xl.load(path).predict(X), clf.predict(X))
+
+
 def test_an_unfitted_classifier_cannot_be_saved(tmp_path):
     with pytest.raises(Exception, match="not fitted"):
         xl.LinearClassifier().save(tmp_path / "m.safetensors")

@@ -103,7 +103,7 @@ def save(
     if not numeric and not all(isinstance(label, str) for label in classes.tolist()):
         msg = f"labels of type {classes.dtype} cannot be saved; use numbers or strings, or pickle"
         raise TypeError(msg)
-    W, b = (np.ascontiguousarray(clf.backend_.to_host(a)) for a in clf.params_)
+    W, b = (clf.backend_.to_host(a) for a in clf.params_)
     # Weights that were given, not fitted, have no history.
     history: dict[str, Any] = getattr(clf, "history_", {})
     tensors = {"W": W, "b": b} | {f"history.{key}": a for key, a in history.items()}
@@ -123,7 +123,9 @@ def save(
         "preparation": preparation,
         "libraries": libraries() | {"xplinear": xplinear.__version__},
     }
-    tensors = {key: np.ascontiguousarray(a) for key, a in tensors.items()}
+    tensors = {
+        key: np.ascontiguousarray(a, a.dtype.newbyteorder("=")) for key, a in tensors.items()
+    }
     text = json.dumps(content)
     metadata = {
         "format": _FORMAT,
@@ -193,13 +195,13 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
         if names is not None:
             clf.feature_names_in_ = np.asarray(names, dtype=object)
     except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"{error!r} is missing or wrong") from error
+        msg = (
+            f"{os.fspath(path)!r} was written by xplinear {content['libraries']['xplinear']} and "
+            f"does not suit this one, {xplinear.__version__} ({error!r}); upgrade xplinear"
+        )
+        raise ValueError(msg) from error
     target = get_backend(backend)
     return clf if target.name == "numpy" else clf.to(target)
-
-
-def _damaged(path: str | os.PathLike[str], what: str) -> ValueError:
-    return ValueError(f"{os.fspath(path)!r} is damaged: {what}; save it again")
 
 
 def content_of(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -229,7 +231,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]
         )
         raise ValueError(msg)
     if metadata.get("checksum") != _checksum(text, tensors):
-        raise _damaged(path, "it does not hold what was written")
+        msg = f"{os.fspath(path)!r} is damaged: it does not hold what was written; save it again"
+        raise ValueError(msg)
     return json.loads(text), tensors
 
 
