@@ -176,6 +176,8 @@ def test_pandas_special_columns():
     pandas = pytest.importorskip("pandas")
     nullable = pandas.DataFrame(COLUMNS).astype({"width": "Float64", "count": "Int32"})
     np.testing.assert_allclose(classifier().fit(nullable, Y).coef_, classifier().fit(X, Y).coef_)
+    with pytest.raises(ValueError, match="missing values: width"):  # which pandas takes for texts
+        classifier().fit(pandas.DataFrame(COLUMNS | {"width": [None] * len(Y)}), Y)
     nullable.loc[3, "count"] = pandas.NA
     with pytest.raises(ValueError, match="missing values: count"):
         classifier().fit(nullable, Y)

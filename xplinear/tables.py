@@ -68,10 +68,12 @@ def matrix_of(table: DataFrame[Any]) -> HostArray:
     columns = list(table.iter_columns())
     # Objects may be numbers; pandas's sparse columns are of a type narwhals does not know.
     others = (nw.Boolean, nw.Object, nw.Unknown)
-    for column in columns:
-        if not (column.dtype.is_numeric() or any(column.dtype == other for other in others)):
+    nulls = [column.null_count() for column in columns]
+    for column, count in zip(columns, nulls, strict=True):
+        numeric = column.dtype.is_numeric() or any(column.dtype == other for other in others)
+        if not numeric and count < len(table):  # of nothing but missing values any type is told
             raise _no_numbers(column)
-    missing = [column.name for column in columns if column.null_count() > 0]
+    missing = [column.name for column, count in zip(columns, nulls, strict=True) if count > 0]
     if not missing:
         values = [_numbers(column) for column in columns]
         missing = [
