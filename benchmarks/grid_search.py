@@ -2,7 +2,7 @@
 
 Fashion-MNIST, `GridSearchCV` over a Pipeline with scikit-learn's classifier as it is, then with one
 line changed to `LinearClassifier.from_sklearn_settings`; last the same strengths in one
-`LinearClassifierCV`. Seconds of the whole search with its refit, strength chosen, test accuracy.
+`LinearClassifierCV`. Seconds of the whole search with its refit, and test accuracy.
 """
 
 from __future__ import annotations

@@ -23,14 +23,14 @@ from benchmarks.problems import TARGETS
 
 RESULTS = Path(__file__).parent / "results"
 SLACK = 0.002  # of accuracy
-# Colours of Okabe and Ito by library; markers and dashes tell its solvers apart.
+# Colour (of Okabe and Ito) and marker, for grey, by library; dashes tell its solvers apart.
 COLOURS = {
     "xplinear": ("#000000", "o"),
     "sklearn": ("#d55e00", "s"),
     "sklearnex": ("#e69f00", "D"),
     "torch": ("#009e73", "^"),
     "jax": ("#56b4e9", "v"),
-}  # and markers: libraries can be told apart in grey
+}
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 FLOOR = 1e-7  # of what is drawn: float32 does not go much lower
 TEXTS = ("problem", "contender")

@@ -213,8 +213,8 @@ def test_behaves_as_the_classifier_chosen(backend, tmp_path):
 
 
 def test_to_onnx(tmp_path):
-    pytest.importorskip("onnx")
-    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx", reason="an extra of its own")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="only tests run ONNX files")
     clf = xl.LinearClassifierCV([0.1, 0.01], cv=3).fit(X, NAMES[Y])
     clf.to_onnx(tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])

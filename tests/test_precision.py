@@ -184,7 +184,7 @@ def test_the_older_setting_of_torch_comes_back(monkeypatch):
 
 @pytest.mark.cuda
 def test_the_setting_of_cupy_comes_back():
-    linalg = pytest.importorskip("cupy._core._routines_linalg")
+    linalg = pytest.importorskip("cupy._core._routines_linalg", reason="the setting is CuPy's")
 
     def setting():
         return linalg.get_compute_type(np.float32)

@@ -146,7 +146,7 @@ def test_lazy_tables_are_computed_by_whom_they_belong_to():
     "kind", ["floats", "integers", "truth", "decimals", "sparse", "sparse integers"]
 )
 def test_numbers_that_pandas_holds_otherwise(kind):
-    pandas = pytest.importorskip("pandas")
+    pandas = pytest.importorskip("pandas", reason="the columns are pandas's own kinds")
     values = {"floats": COLUMNS["width"], "sparse": COLUMNS["width"], "truth": COLUMNS["new"]}
     x = values.get(kind, COLUMNS["count"])
     column = {
@@ -163,7 +163,7 @@ def test_numbers_that_pandas_holds_otherwise(kind):
     "values", [[*range(89), "x"], [1j] * 90, [[1, 2]] * 90, [10**400] * 90], ids=repr
 )
 def test_objects_that_are_no_numbers(values):
-    pandas = pytest.importorskip("pandas")
+    pandas = pytest.importorskip("pandas", reason="the columns are pandas's own kinds")
     table = pandas.DataFrame({"a": X[:, 0], "b": pandas.Series(values, dtype=object)})
     with pytest.raises(ValueError, match=r"column 'b' is of type .*, features must be numbers"):
         classifier().fit(table, Y)

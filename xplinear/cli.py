@@ -587,7 +587,7 @@ def predict(
     """
     _check_writable("--out", out)
     clf = xplinear.load(model)
-    record = content_of(model).get("preparation")
+    record = content_of(model)["preparation"]
     preparation = None if record is None else Preparation.from_record(record)
     names = vars(clf).pop("feature_names_in_", None)  # the rows come as a matrix, in their order
     if preparation is None and names is not None:
@@ -636,9 +636,9 @@ def info(
 ) -> None:
     """Show what a model file holds: the problem, the classes, the features, the versions."""
     clf, content = xplinear.load(model), content_of(model)
-    preparation = content.get("preparation")
+    preparation = content["preparation"]
     names: list[str] = list(getattr(clf, "feature_names_in_", ()))
-    libraries = content.get("libraries", {})
+    libraries = content["libraries"]
     classes = clf.classes_.tolist()
     if as_json:
         record = {
@@ -675,7 +675,7 @@ def info(
     if preparation is not None and preparation["target"] is not None:
         table.add_row("labels", f"column {preparation['target']}")
     versions = (f"{name} {version}" for name, version in libraries.items())
-    table.add_row("saved with", ", ".join(versions) or "not known")
+    table.add_row("saved with", ", ".join(versions))
     _console().print(table)
 
 

@@ -14,7 +14,7 @@ import pickle
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -193,7 +193,8 @@ def load(
         raise ValueError(msg)
     image_shape = (8, 8) if name == "digits" else parts.X.shape[1:] if parts.X.ndim > 2 else None
     X, y = _checked(parts.X, parts.y, name)
-    infinite = [column for column, x in zip(parts.names or (), X.T, strict=False) if _infinite(x)]
+    infinity = zip(parts.names or (), _columns_with(np.isinf, X), strict=False)
+    infinite = [column for column, one in infinity if one]
     if infinite:
         msg = f"{name}: infinity in columns {', '.join(infinite[:20])}; drop those rows or columns"
         raise ValueError(msg)
@@ -247,10 +248,6 @@ def holdout(dataset: Dataset, fraction: float = 0.25, seed: int = 0) -> Dataset:
     X, y = dataset.X, dataset.y
     assert y is not None
     return dataset._replace(X=X[train], y=y[train], X_test=X[test], y_test=y[test])
-
-
-def _infinite(x: HostArray) -> bool:
-    return x.dtype.kind == "f" and bool(np.isinf(x).any())
 
 
 def _no_target(source: str, target: str | None) -> None:
@@ -491,7 +488,7 @@ def _parse_cells(
     X = table if label is None and len(features) == len(names) else table[:, features]
     found = [names[j] for j in features]
     if not request.missing:
-        _no_missing(path, found, _with_nan(X), request.remedy)
+        _no_missing(path, found, _columns_with(np.isnan, X), request.remedy)
     texts = {names[j]: tuple(codes[j]) for j in text}
     if label is None:
         return _Parts(X, None, names=tuple(found), texts=texts)
@@ -502,8 +499,10 @@ def _parse_cells(
 
 
 def _number_or_nan(cell: str) -> float:
-    if cell.strip() in _MISSING:
-        return math.nan
+    return math.nan if cell.strip() in _MISSING else _number(cell)
+
+
+def _number(cell: str) -> float:
     return float(cell.replace("_", "?"))  # "1_2" is a number in Python alone
 
 
@@ -534,10 +533,10 @@ def _warn_of_stray_texts(path: Path, texts: Mapping[str, Sequence[str]]) -> None
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        _number(cell)
     except ValueError:
         return False
-    return "_" not in cell  # a number in Python alone
+    return True
 
 
 def _is_header(first: Sequence[str], second: Sequence[str], request: _Request) -> bool:
@@ -629,12 +628,12 @@ def _first_bad_cell(
     return ""
 
 
-def _with_nan(X: HostArray) -> list[bool]:
-    """Return for each column whether it has a NaN; integers have none."""
-    return [X.dtype.kind == "f" and bool(np.isnan(x).any()) for x in X.T]
+def _columns_with(test: Callable[[HostArray], HostArray], X: HostArray) -> Iterator[bool]:
+    """Yield for each column whether a value passes the test; integers are neither NaN nor ∞."""
+    return (X.dtype.kind == "f" and bool(test(x).any()) for x in X.T)
 
 
-def _no_missing(path: Path, names: Sequence[str], missing: Sequence[bool], remedy: str) -> None:
+def _no_missing(path: Path, names: Sequence[str], missing: Iterable[bool], remedy: str) -> None:
     columns = [name for name, one in zip(names, missing, strict=True) if one]
     if columns:
         plural = "column has" if len(columns) == 1 else "columns have"
@@ -707,7 +706,7 @@ def _read_parquet(path: Path, request: _Request) -> _Parts:
     X = np.stack(columns, axis=1)
     found = tuple(names[j] for j in features)
     if not request.missing:
-        _no_missing(path, found, _with_nan(X), request.remedy)
+        _no_missing(path, found, _columns_with(np.isnan, X), request.remedy)
     if label is None:
         return _Parts(X, None, names=found, texts=texts)
     column = table.column(label)

@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from xplinear.backends import backend_of
 from xplinear.estimator import LinearClassifier
 from xplinear.model_selection import LinearClassifierCV
+from xplinear.scoring import OTHER_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -246,7 +247,7 @@ class ValidationCurveDisplay:
             capsize=3,
             label="mean" if error is None else "mean ± standard error",
         )
-        logarithm = self.scoring in {"log_loss", "neg_log_loss"}
+        logarithm = OTHER_NAMES.get(self.scoring, self.scoring) == "log_loss"
         name = "negative log loss" if logarithm else self.scoring.replace("_", " ")
         ax.set_ylabel(f"{name} of {folds} folds")
         ax.legend(handles=[mean, *chosen], ncols=2, **_ABOVE)

@@ -225,9 +225,16 @@ def upload_ahead(
         copies.finish()  # nobody else may be given the buffers before
 
 
-def is_memory_error(error: BaseException) -> bool:
-    """Return whether memory, of the host or of CuPy's device, ran out."""
-    return isinstance(error, MemoryError)
+def is_memory_error(error: BaseException, said: Sequence[str] = ()) -> bool:
+    """Return whether memory ran out: a MemoryError, or a RuntimeError that says so in these words.
+
+    Examples
+    --------
+    >>> is_memory_error(RuntimeError("CUDA error: out of memory"), said=["out of memory"])
+    True
+    """
+    spoke = isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    return spoke or isinstance(error, MemoryError)
 
 
 @dataclass(frozen=True)

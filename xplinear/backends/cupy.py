@@ -50,6 +50,12 @@ _THREADS = 256  # of a block
 _WARP_CLASSES = 1024
 _ALIGNMENT = 8  # of packed weights: cuBLAS reads aligned rows faster
 _PIECE_BYTES = 256 * 2**20  # of rows gathered at a time
+# Of the device, that can be pinned, or for a library.
+_OUT_OF_MEMORY = (
+    "cudaErrorMemoryAllocation",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 _DEFAULT_MATH, _TF32_MATH = 0, 3  # of cublasMath_t
 # Chosen by counting bytes and barriers, not measured: batches and stacks of models up to which
 # one kernel for the whole epoch should beat matrix products.
@@ -346,7 +352,7 @@ def _on(index: int) -> Backend:
         free_columns=GPU_COLUMNS,
         free_memory=free_memory,
         upload=partial(upload_ahead, copier=partial(_Copies, index)),
-        out_of_memory=_out_of_memory,
+        out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
         release_memory=partial(_release_memory, index),
         synchronize=device.synchronize,
         kernels=MappingProxyType(
@@ -390,13 +396,6 @@ class _Copies:
 
     def finish(self) -> None:
         self._stream.synchronize()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out: of the device, that can be pinned, or for a library."""
-    said = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
-    spoke = isinstance(error, RuntimeError) and any(words in str(error) for words in said)
-    return spoke or is_memory_error(error)
 
 
 def _release_memory(index: int) -> None:

@@ -20,6 +20,7 @@ from xplinear.backends.base import (
     fold_in_python,
     free_host_memory,
     in_precision,
+    is_memory_error,
     upload_ahead,
 )
 
@@ -27,6 +28,8 @@ __all__ = ["describe", "follow", "select"]
 
 _WARM_UP = 3  # mini-batches before the capture: libraries set themselves up in their first calls
 _WORTH_A_CAPTURE = 64  # mini-batches
+# Of the host, of the device or that can be pinned, for a library.
+_OUT_OF_MEMORY = "DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
 _one_capture = Lock()  # at a time in a process, CUDA demands
 
 _Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -162,7 +165,7 @@ def _on(device: torch.device) -> Backend:
         synchronize=partial(_synchronize, device),
         free_columns=1 if device.type == "cpu" else GPU_COLUMNS,
         free_memory=free_host_memory,
-        out_of_memory=_out_of_memory,
+        out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
     )
     if device.type != "cuda":
         return backend
@@ -212,13 +215,6 @@ class _Copies:
 
     def finish(self) -> None:
         self._stream.synchronize()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out: of the host, the device, or that can be pinned."""
-    said = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    spoke = isinstance(error, RuntimeError) and any(words in str(error) for words in said)
-    return spoke or isinstance(error, MemoryError)
 
 
 def _free_gpu_memory(device: torch.device) -> int:

@@ -106,10 +106,9 @@ def feature_moments(objective: Objective, previous: Moments | None = None) -> Mo
     unit = xp.where(usual, 2.0 ** -xp.floor(xp.log2(xp.where(usual, size, 1.0))), 1.0)
     weight, first, second = data.reduce(_block_moments, (xp,), shift, unit, scores=data.p)
     mean = first / weight
-    size = xp.astype(1.0 / unit, mean.dtype)[:, None]
-    deviation = (second - first * mean) * size * size
-    mean = mean * size
-    mean = mean + xp.astype(shift, mean.dtype)[:, None]
+    scale = xp.astype(1.0 / unit, mean.dtype)[:, None]
+    deviation = (second - first * mean) * scale * scale
+    mean = mean * scale + xp.astype(shift, mean.dtype)[:, None]
     if previous is None:
         return Moments(weight, mean, deviation)
     total = previous.weight + weight
