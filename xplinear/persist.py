@@ -231,7 +231,10 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]
         )
         raise ValueError(msg)
     if metadata.get("checksum") != _checksum(text, tensors):
-        msg = f"{os.fspath(path)!r} is damaged: it does not hold what was written; save it again"
+        what = "does not hold what was written"
+        if "checksum" not in metadata:
+            what = "has no checksum (development versions wrote none: train once more)"
+        msg = f"{os.fspath(path)!r} is damaged: it {what}; save it again"
         raise ValueError(msg)
     return json.loads(text), tensors
 
