@@ -37,6 +37,10 @@ class Loss(Protocol):
     loss that is never negative, and a domain that keeps a point whose a_j, j ≠ y, shrink
     (a_y = −Σ a_j following where the loss is shift-invariant, else shrinking as well).
 
+    A smooth loss may offer ``hessian(Z, y, *, xp)``: its second derivative in the scores
+    ``(..., k, k)``, positive semidefinite (where the gradient has a kink, one of its elements),
+    with which problems of few weights are solved by Newton steps.
+
     Attributes
     ----------
     smooth : bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xplinear.losses.true_class import true_class, true_score
+from xplinear.losses.true_class import diagonal, true_class, true_score
 from xplinear.namespace import Array, Namespace, array_namespace
 
 __all__ = ["SoftmaxLoss", "softmax"]
@@ -74,6 +74,13 @@ class SoftmaxLoss:
         total = xp.sum(E, axis=-1, keepdims=True)
         value = xp.log(total) - true_score(Z, true, xp=xp)
         return value[..., 0], E / total - xp.astype(true, Z.dtype)
+
+    def hessian(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return diag(P) − P Pᵀ ``(..., k, k)``."""
+        del y
+        xp = array_namespace(Z, xp=xp)
+        P = softmax(Z, xp=xp)
+        return diagonal(P, xp=xp) - P[..., :, None] * P[..., None, :]
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return Σ_j p_j log p_j of the probabilities p = a + e_y."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xplinear.losses.true_class import true_class, true_score
+from xplinear.losses.true_class import diagonal, true_class, true_score
 from xplinear.namespace import Array, Namespace, array_namespace
 
 __all__ = ["SquaredErrorLoss"]
@@ -45,6 +45,12 @@ class SquaredErrorLoss:
         xp = array_namespace(Z, xp=xp)
         error = Z - xp.astype(true_class(Z, y, xp=xp), Z.dtype)
         return 0.5 * xp.sum(error * error, axis=-1), error
+
+    def hessian(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return the identity ``(..., k, k)``."""
+        del y
+        xp = array_namespace(Z, xp=xp)
+        return diagonal(xp.ones_like(Z), xp=xp)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return ½‖a‖² + a_y."""

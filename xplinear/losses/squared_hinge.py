@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xplinear.losses.multiclass_hinge import violations
-from xplinear.losses.true_class import true_class
+from xplinear.losses.true_class import pairwise_curvature, true_class
 from xplinear.namespace import Array, Namespace, array_namespace
 
 __all__ = ["SquaredHingeLoss"]
@@ -55,6 +55,13 @@ class SquaredHingeLoss:
         violation, true = violations(Z, y, self.margin, xp=xp)
         total = xp.sum(violation, axis=-1, keepdims=True)
         return xp.sum(violation * violation, axis=-1), 2.0 * xp.where(true, -total, violation)
+
+    def hessian(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return 2 Σ (e_j − e_y)(e_j − e_y)ᵀ ``(..., k, k)`` over the violations j ≠ y."""
+        xp = array_namespace(Z, xp=xp)
+        violation, true = violations(Z, y, self.margin, xp=xp)
+        h = 2.0 * xp.astype(violation > 0, Z.dtype)
+        return pairwise_curvature(h, xp.astype(true, Z.dtype), xp=xp)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return Σ_{j≠y} (a_j²/4 − Δ a_j), for a_j ≥ 0 (j ≠ y)."""

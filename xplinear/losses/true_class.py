@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xplinear.namespace import Array, Namespace, device
 
-__all__ = ["true_class", "true_score"]
+__all__ = ["diagonal", "pairwise_curvature", "true_class", "true_score"]
 
 
 def true_class(Z: Array, y: Array, *, xp: Namespace) -> Array:
@@ -16,3 +16,18 @@ def true_class(Z: Array, y: Array, *, xp: Namespace) -> Array:
 def true_score(Z: Array, true: Array, *, xp: Namespace) -> Array:
     """Return z_y ``(..., 1)``: a sum over a mask, which every backend does without a gather."""
     return xp.sum(xp.where(true, Z, 0.0), axis=-1, keepdims=True)
+
+
+def diagonal(D: Array, *, xp: Namespace) -> Array:
+    """Return the matrices ``(..., k, k)`` with these diagonals ``(..., k)``."""
+    return D[..., None] * xp.eye(D.shape[-1], dtype=D.dtype, device=device(D))
+
+
+def pairwise_curvature(h: Array, true: Array, *, xp: Namespace) -> Array:
+    """Return Σ_{j≠y} h_j (e_j − e_y)(e_j − e_y)ᵀ ``(..., k, k)`` of ``h (..., k)``, 0 at y.
+
+    ``true (..., k)`` is 1 at y and 0 elsewhere, in the dtype of h.
+    """
+    total = xp.sum(h, axis=-1, keepdims=True)
+    cross = h[..., :, None] * true[..., None, :]
+    return diagonal(h + total * true, xp=xp) - cross - xp.matrix_transpose(cross)

@@ -1,0 +1,93 @@
+"""The exact Hessian of the data loss, for problems of few weights.
+
+Weights are vectors ``(m, c, p + 1)`` here: each class has its own column of W and, last, the
+intercept at the centre of the features. A row is x − μ with 1 appended; its Hessian is that of
+the loss in the scores, c × c, times the outer product of the row with itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xplinear.data import Block
+from xplinear.losses import Loss
+from xplinear.namespace import Array, Namespace
+from xplinear.objective import Objective, Params, class_scores, loss_and_grads, scores
+
+__all__ = [
+    "augmented",
+    "augmented_rows",
+    "column_curvature",
+    "has_hessian",
+    "loss_grad_and_hessian",
+    "params_of_augmented",
+    "rows_hessian",
+]
+
+
+def augmented(W: Array, b: Array, *, xp: Namespace) -> Array:
+    """Return W ``(p, m, c)`` and b ``(m, c)`` as one vector per class ``(m, c, p + 1)``."""
+    return xp.concat([xp.permute_dims(W, (1, 2, 0)), b[:, :, None]], axis=2)
+
+
+def params_of_augmented(vectors: Array, *, xp: Namespace) -> Params:
+    """Return the W and b that `augmented` makes one vector of."""
+    return Params(xp.permute_dims(vectors[:, :, :-1], (2, 0, 1)), vectors[:, :, -1])
+
+
+def augmented_rows(X: Array, centre: Array, free: float, *, xp: Namespace) -> Array:
+    """Return rows x − μ with ``free`` appended ``(r, p + 1)``; ``centre (p,)``."""
+    return xp.concat([X - centre, xp.full_like(X[:, :1], free)], axis=1)
+
+
+def rows_hessian(rows: Array, M: Array, *, xp: Namespace) -> Array:
+    """Return Σ_i M_i ⊗ x_i x_iᵀ ``(m, c(p + 1), c(p + 1))`` of curvatures ``M (r, m, c, c)``."""
+    r, m, c, _ = M.shape
+    d = rows.shape[1]
+    weighted = xp.reshape(M, (r, m * c * c))[:, :, None] * rows[:, None, :]
+    H = xp.reshape(rows.T @ xp.reshape(weighted, (r, m * c * c * d)), (d, m, c, c, d))
+    return xp.reshape(xp.permute_dims(H, (1, 2, 0, 3, 4)), (m, c * d, c * d))
+
+
+def column_curvature(M: Array) -> Array:
+    """Return the curvature ``(..., 1, 1)`` in the score u of one column: scores are (−u/2, u/2)."""
+    return 0.25 * (M[..., :1, :1] - M[..., :1, 1:] - M[..., 1:, :1] + M[..., 1:, 1:])
+
+
+def _block(
+    loss: Any, free: float, xp: Namespace, block: Block, params: Params, centre: Array
+) -> tuple[Array, ...]:
+    X, y, s = block
+    value, (dW, db) = loss_and_grads(loss, *block, params, xp=xp)
+    Z = scores(X, params, xp=xp)
+    M = loss.hessian(class_scores(Z, xp=xp), y, xp=xp)
+    M = column_curvature(M) if Z.shape[-1] == 1 else M
+    M = M if s is None else M * s[:, :, None, None]
+    H = rows_hessian(augmented_rows(X, centre, free, xp=xp), M, xp=xp)
+    return xp.sum(value, axis=0), dW, db, H
+
+
+def loss_grad_and_hessian(
+    objective: Objective, params: Params, centre: Array
+) -> tuple[Array, Params, Array]:
+    """Return the mean loss ``(m,)``, its gradient in W and b, and its Hessian at ``params``.
+
+    The Hessian ``(m, c(p + 1), c(p + 1))`` is in the coordinates of `augmented`, the intercept
+    being that at ``centre (p,)``. The loss must offer ``hessian``.
+    """
+    data, xp = objective.data, objective.xp
+    p, m, c = params.W.shape
+    free = float(objective.fit_intercept)
+    held = m * objective.k + m * c * c * (p + 1)  # what a row makes
+    total, dW, db, H = data.reduce(
+        _block, (objective.loss, free, xp), params, centre, scores=held // 4 + 1
+    )
+    weight = xp.astype(data.weight_sum, dW.dtype)
+    db = db / weight[:, None] if objective.fit_intercept else xp.zeros_like(db)
+    grads = Params(dW / weight[:, None], db)
+    return total / data.weight_sum, grads, H / weight[:, None, None]
+
+
+def has_hessian(loss: Loss) -> bool:
+    """Return whether a loss offers its Hessian in the scores."""
+    return getattr(loss, "hessian", None) is not None
