@@ -29,10 +29,11 @@ from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_o
 from xplinear.losses import LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Progress, Result, minimize
-from xplinear.namespace import Array, Namespace, array_namespace, is_array
+from xplinear.namespace import Array, Namespace, accumulator, array_namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, Penalty
-from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, ProximalLBFGS, Smoothing, Solver
+from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, Newton, ProximalLBFGS, Smoothing, Solver
+from xplinear.solvers.newton import newton_pays
 from xplinear.standardize import standard_of, standardized_params, unstandardized
 from xplinear.validation import (
     Features,
@@ -58,7 +59,7 @@ __all__ = [
 ]
 
 _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
-_TO_THE_OPTIMUM = LBFGS, ProximalLBFGS, Smoothing
+_TO_THE_OPTIMUM = LBFGS, Newton, ProximalLBFGS, Smoothing
 _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
 _CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
 
@@ -106,10 +107,11 @@ def certificate_of(objective: Objective, solver: Solver, result: Result) -> Cert
     return None if isinstance(solver, _UNCERTIFIED) else certify(objective, result)
 
 
-def automatic_solver(loss: Loss, penalty: Penalty) -> str:
-    """Return the name of the solver that finds the optimum of this loss and penalty, or ``sgd``."""
+def automatic_solver(objective: Objective) -> str:
+    """Return the name of the solver that finds the optimum of this objective, or ``sgd``."""
+    loss, penalty = objective.loss, objective.penalty
     if loss.smooth and penalty.smooth:
-        return "lbfgs"
+        return "newton" if newton_pays(objective) else "lbfgs"
     name = "proximal_lbfgs" if loss.smooth else "smoothing"
     suits = loss.smooth or (isinstance(penalty, L2Penalty) and hasattr(loss, "smoothed"))
     return name if suits else "sgd"
@@ -178,12 +180,20 @@ class Problem:
     seed: int
     held_out: Data | None
     standard: Standard | None
+    dtype: Any  # of the results; small problems are computed in float64
 
     def unstandardized(self, params: Params) -> Params:
-        """Return what the solver found, as parameters for X itself."""
-        if self.standard is None:
-            return params
-        return unstandardized(params, self.standard, xp=self.objective.xp)
+        """Return what the solver found, as parameters for X itself, in the dtype of results."""
+        xp = self.objective.xp
+        if self.standard is not None:
+            params = unstandardized(params, self.standard, xp=xp)
+        return Params(*(xp.astype(a, self.dtype, copy=False) for a in params))
+
+    def rounded(self, result: Result) -> Result:
+        """Return the result at the parameters that the dtype of results can hold."""
+        xp, wide = self.objective.xp, self.objective.data.dtype
+        params = (xp.astype(xp.astype(a, self.dtype), wide) for a in result.params)
+        return replace(result, params=Params(*params))
 
 
 def is_probabilistic(estimator: Any) -> bool:
@@ -422,6 +432,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
         if isinstance(solver, _TO_THE_OPTIMUM):
             _warn_at_the_floor(objective, solver, result, self.precision)
+        result = problem.rounded(result)
         self._keep(problem, result, certificate_of(objective, solver, result))
         self._sgd_state = None  # partial_fit starts anew from here
         return self
@@ -675,6 +686,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             msg = f"validation_fraction must lie strictly between 0 and 1, got {fraction!r}"
             raise ValueError(msg)
 
+    @property
+    def _stochastic(self) -> bool:
+        """Whether something asks for SGD."""
+        return self.early_stopping or self.learning_rate != "auto"
+
     def _penalty(self) -> Penalty:
         if self.penalty == "elastic_net":
             return ElasticNetPenalty(self.l1_ratio)
@@ -683,11 +699,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def _solver(self, objective: Objective, seed: int, *, partial: bool = False) -> Any:
         name, data = self.solver, objective.data
         if name == "auto":
-            optimum = automatic_solver(objective.loss, objective.penalty)
-            stochastic = partial or self.early_stopping or self.learning_rate != "auto"
+            optimum = automatic_solver(objective)
             cheap = data.n * data.p * objective.k <= _CHEAP_PASS
             lost = optimum == "smoothing" and self.alpha == 0
-            name = "sgd" if stochastic or not cheap or lost else optimum
+            name = "sgd" if partial or self._stochastic or not cheap or lost else optimum
         limit = 1000 if self.max_iter is None else self.max_iter
         if name == "gd" and not partial:
             rate = cast(Any, self.learning_rate)
@@ -745,6 +760,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         rows = X if isinstance(X, np.ndarray) else backend.asarray(X)
         dtype = computation_dtype(backend.asarray(rows[:1, :]), self.dtype, backend)
         check_precision(self.precision, dtype, backend)
+        result_dtype, cheap = dtype, rows.shape[0] * rows.shape[1] * len(classes) <= _CHEAP_PASS
+        exact = self.solver not in ("sgd", "gd") and not (partial or self._stochastic)
+        if self.dtype is None and self.precision == "float32" and cheap and exact:
+            # The rounding of float32 would be all that is left to fight with, and costs more.
+            dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
 
         def rows_at(index: np.ndarray[Any, Any]) -> Array:
             if isinstance(rows, np.ndarray):
@@ -800,6 +820,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             seed=seed,
             held_out=held_out,
             standard=standard,
+            dtype=result_dtype,
         )
 
     def _warm_params(self, problem: Problem) -> Params:

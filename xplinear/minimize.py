@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -79,6 +79,9 @@ class Result:
     ----------
     params : Params
         The solution.
+    ahead : Params or None
+        A step further, where the solver knows one: not evaluated, but a better place to bound the
+        optimum from.
     state : State
         The solver's last state, of the models that were still in the stack.
     n_iter : int
@@ -100,6 +103,7 @@ class Result:
     """
 
     params: Params
+    ahead: Params | None
     state: State
     n_iter: int
     converged: np.ndarray[Any, np.dtype[np.bool_]]
@@ -227,6 +231,7 @@ def minimize(
     names = ("loss", "penalty", "validation_score", "step_size")
     result = Result(
         params=objective.canonical(stack.whole(best_params if use_best else state.params)),
+        ahead=None if use_best else stack.ahead(state),
         state=state,
         n_iter=len(rows),
         converged=converged,
@@ -281,7 +286,7 @@ class _Stack:
     def __init__(self, objective: Objective, solver: Solver) -> None:
         self.objective, self.solver = objective, solver
         self.models = np.arange(objective.m)
-        self._left: list[tuple[np.ndarray[Any, Any], Params]] = []
+        self._left: list[tuple[np.ndarray[Any, Any], Params, Params | None]] = []
 
     def observed(self, state: State, validation_score: Callable[[Params], Array] | None) -> Array:
         """Return what `minimize` decides from, ``(9, models running)``."""
@@ -322,18 +327,33 @@ class _Stack:
         asarray, xp = self.objective.data.backend.asarray, self.objective.xp
         done = converged[self.models] > 0
         gone, kept = asarray(np.nonzero(done)[0]), asarray(np.nonzero(~done)[0])
-        self._left.append((self.models[done], take_models(state.params, gone, xp=xp)))
+        left = (take_models(part, gone, xp=xp) for part in (state.params, self._step(state)))
+        self._left.append((self.models[done], *left))
         self.models = self.models[~done]
         self.objective = self.objective.take(kept)
         best_params = take_models(best_params, kept, xp=xp)
         return self.solver.take(state, kept, xp=xp), best_params
 
+    def _step(self, state: State) -> Params | None:
+        ahead = getattr(self.solver, "ahead", None)
+        return None if ahead is None else ahead(self.objective, state)
+
+    def ahead(self, state: State) -> Params | None:
+        """Return a step further than `whole`, None where the solver knows none."""
+        last = self._step(state)
+        if last is None:
+            return None
+        return self._joined([cast(Params, ahead) for _, _, ahead in self._left], last)
+
     def whole(self, params: Params) -> Params:
         """Return the parameters of all models, those that left included."""
-        if not self._left:
+        return self._joined([left for _, left, _ in self._left], params)
+
+    def _joined(self, left: list[Params], params: Params) -> Params:
+        if not left:
             return params
-        xp = self.objective.xp
-        models, parts = zip(*self._left, (self.models, params), strict=True)
+        xp, parts = self.objective.xp, [*left, params]
+        models = [*(which for which, _, _ in self._left), self.models]
         order = self.objective.data.backend.asarray(np.argsort(np.concatenate(models)))
         W = xp.concat([part.W for part in parts], axis=1)
         b = xp.concat([part.b for part in parts], axis=0)

@@ -211,7 +211,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
         if self.solver == "auto":
-            template.solver = automatic_solver(objective.loss, objective.penalty)
+            template.solver = automatic_solver(objective)
         solver = template._solver(objective, problem.seed)
         rates = self._rates(solver)
         alphas = self._alphas(objective)
@@ -400,7 +400,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         xp, backend = objective.xp, objective.data.backend
         alpha = backend.asarray(np.asarray([self.alpha_]), objective.data.dtype)
         problem = replace(problem, objective=replace(objective, alpha=alpha))
-        result = run.refits[int(done[a]), r]
+        result = problem.rounded(run.refits[int(done[a]), r])
         template._keep(problem, result, certificate_of(problem.objective, solver, result))
         paths = [run.refits[int(i), r].params for i in done]
         stacked = Params(

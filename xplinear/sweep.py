@@ -348,6 +348,7 @@ def _one(result: Result, model: int, params: Params) -> Result:
     return replace(
         result,
         params=params,
+        ahead=None,
         history=history,
         converged=result.converged[one],
         residual=result.residual[one],
