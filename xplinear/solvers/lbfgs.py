@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns, weighted_penalty
-from xplinear.penalties import Penalty
+from xplinear.penalties import L2Penalty, NoPenalty, Penalty
 from xplinear.solvers.gram import (
     centred_rows,
     damping,
@@ -33,6 +33,7 @@ from xplinear.solvers.stopping import (
 __all__ = ["LBFGS", "LBFGSState", "Proposal"]
 
 _POWER_ITERATIONS = 5
+_LONG = 1e-5  # of the weights: steps that are followed by more
 _FACTOR = 4.0  # from one length of the first step to the next
 
 
@@ -164,12 +165,18 @@ class LBFGS:
         self, objective: Objective, params: Params, data_loss: Array, grads: Params
     ) -> LBFGSState:
         """Return the first state from the mean loss and its gradients at ``params``."""
-        xp, penalty = objective.xp, objective.penalty
+        xp, balanced = objective.xp, _is_balanced(objective)
         preconditioner = self._preconditioner(objective)
-        W, b = params
-        point = vector(Params(W, b + centred_scores(preconditioner.centre, W, xp=xp)), xp=xp)
+        point = _point(balanced, params, preconditioner.centre, xp=xp)
         value, gradient = _evaluate(
-            penalty, xp, point, data_loss, grads, preconditioner.centre, objective.alpha
+            objective.penalty,
+            balanced,
+            xp,
+            point,
+            data_loss,
+            grads,
+            preconditioner.centre,
+            objective.alpha,
         )
         nothing = xp.zeros_like(gradient[:, 0])
         flags = xp.zeros_like(nothing, dtype=xp.bool)
@@ -217,7 +224,8 @@ class LBFGS:
         grads: Params,
     ) -> LBFGSState:
         """Return the next state from the mean loss and its gradients at the proposal."""
-        judge = objective.data.backend.compile(_judge, self, objective.penalty, objective.xp)
+        static = self, objective.penalty, _is_balanced(objective), objective.xp
+        judge = objective.data.backend.compile(_judge, *static)
         judged = judge(state, objective.alpha, proposal, loss, grads)
         # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(preconditioner=state.preconditioner)
@@ -261,7 +269,7 @@ class LBFGS:
         """
         xp, compile_ = objective.xp, objective.data.backend.compile
         loss, grads = objective.data_loss_and_grad(params)
-        follow = compile_(_follow, self, objective.penalty, xp)
+        follow = compile_(_follow, objective.penalty, _is_balanced(objective), xp)
         state = follow(previous, params, loss, grads, before, objective.alpha)
         pre = _strengthened(previous.preconditioner, objective.alpha, params.b.shape[1], xp=xp)
         state = state._replace(preconditioner=pre)
@@ -305,9 +313,31 @@ def _strengthened(pre: Preconditioner, alpha: Array, c: int, *, xp: Namespace) -
     return pre._replace(inner=inner, base=xp.zeros_like(inner[:, :1]))
 
 
+def _is_balanced(objective: Objective) -> bool:
+    """Return whether weights that sum to 0 over the classes stay so.
+
+    The loss has no curvature along weights that grow alike in all classes, and α is far below
+    what the preconditioner takes it for: what rounding puts there would grow, step by step.
+    """
+    quadratic = objective.penalty in (L2Penalty(), NoPenalty())
+    return quadratic and objective.loss.shift_invariant and columns(objective.loss, objective.k) > 1
+
+
+def _balanced(params: Params, *, xp: Namespace) -> Params:
+    """Return the parameters less their means over the classes, which change no loss."""
+    W, b = params
+    return Params(W - xp.mean(W, axis=2, keepdims=True), b - xp.mean(b, axis=1, keepdims=True))
+
+
+def _point(balanced: bool, params: Params, centre: Array, *, xp: Namespace) -> Array:
+    """Return W and the intercept at the centre as a vector ``(m, c p + c)``."""
+    W, b = _balanced(params, xp=xp) if balanced else params
+    return vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
+
+
 def _follow(
-    solver: LBFGS,
     penalty: Penalty,
+    balanced: bool,
     xp: Namespace,
     previous: LBFGSState,
     params: Params,
@@ -317,10 +347,9 @@ def _follow(
     alpha: Array,
 ) -> LBFGSState:
     """Return the state of `LBFGS.follow`, all but its preconditioner."""
-    W, b = params
-    centre, c = previous.preconditioner.centre, b.shape[1]
-    point = vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
-    value, gradient = _evaluate(penalty, xp, point, loss, grads, centre, alpha)
+    b, centre, c = params.b, previous.preconditioner.centre, params.b.shape[1]
+    point = _point(balanced, params, centre, xp=xp)
+    value, gradient = _evaluate(penalty, balanced, xp, point, loss, grads, centre, alpha)
 
     def corrected(step: Array, change: Array) -> Array:
         bent = (alpha - before)[:, None] * penalty.grad(params_of(step, c, xp=xp).W, xp=xp)
@@ -329,6 +358,8 @@ def _follow(
     changes = tuple(map(corrected, previous.steps, previous.changes))
     curvatures = [dot(*pair, xp=xp) for pair in zip(previous.steps, changes, strict=True)]
     lengths = [dot(step, step, xp=xp) for step in previous.steps]
+    # The tiny steps at the end of a fit say nothing of the long way to the next strength.
+    short = _LONG**2 * dot(point, point, xp=xp)
     flags = xp.zeros_like(previous.converged)
     return previous._replace(
         params=params,
@@ -344,7 +375,7 @@ def _follow(
         idle=xp.zeros_like(previous.idle),
         changes=changes,
         inverse_curvatures=tuple(
-            xp.where(a > 1e-12 * length, 1.0 / xp.where(a > 0.0, a, 1.0), 0.0)
+            xp.where((a > 1e-12 * length) & (length > short), 1.0 / _positive(a, xp=xp), 0.0)
             for a, length in zip(curvatures, lengths, strict=True)
         ),
     )
@@ -380,6 +411,7 @@ def _first_scale(objective: Objective, state: LBFGSState) -> Array:
 
 def _evaluate(
     penalty: Penalty,
+    balanced: bool,
     xp: Namespace,
     point: Array,
     loss: Array,
@@ -390,7 +422,9 @@ def _evaluate(
     """Return F ``(m,)`` and its gradient ``(m, c p + c)`` at the centre."""
     W = params_of(point, grads.b.shape[1], xp=xp).W
     dW = grads.W - spread(centre, grads.b, xp=xp) + alpha[:, None] * penalty.grad(W, xp=xp)
-    return loss + weighted_penalty(penalty, xp, W, alpha), vector(Params(dW, grads.b), xp=xp)
+    gradient = Params(dW, grads.b)
+    gradient = vector(_balanced(gradient, xp=xp) if balanced else gradient, xp=xp)
+    return loss + weighted_penalty(penalty, xp, W, alpha), gradient
 
 
 def _precondition(pre: Preconditioner, vector: Array, c: int, *, xp: Namespace) -> Array:
@@ -452,6 +486,7 @@ def _positive(x: Array, *, xp: Namespace) -> Array:
 def _judge(
     solver: LBFGS,
     penalty: Penalty,
+    balanced: bool,
     xp: Namespace,
     state: LBFGSState,
     alpha: Array,
@@ -462,7 +497,7 @@ def _judge(
     """Keep the trial points that are good enough, and learn the curvature on the way there."""
     trial, params, slope = proposal
     pre = state.preconditioner
-    value, gradient = _evaluate(penalty, xp, trial, loss, grads, pre.centre, alpha)
+    value, gradient = _evaluate(penalty, balanced, xp, trial, loss, grads, pre.centre, alpha)
     enough = state.value + SUFFICIENT * xp.astype(slope, value.dtype)
     accept = value <= enough + rounding_of(state, xp=xp)
     accept = accept & ~state.converged
