@@ -54,8 +54,8 @@ class GD:
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-4
-        Stop a model when 1000 · ‖step‖² / 2η, in the metric of the features, is at most ``tol``
-        times F(0) − F.
+        Stop a model when √(‖step‖² / 20 η (F(0) − F)) is at most ``tol``, the step η long and
+        measured in the metric of the features.
     step_size : "backtracking", "curvature" or float, default "backtracking"
         ``"backtracking"`` halves η when the loss is above its quadratic upper model and lets
         it grow by a fifth otherwise; ``"curvature"`` is 1 / (curvature bound × largest

@@ -101,9 +101,8 @@ class LBFGS:
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-4
-        Stop a model when 1000 · ½ gᵀHg / (F(0) − F) is at most ``tol``: ½ gᵀHg estimates what F
-        exceeds its minimum by, and is seldom more than 300 times too low. It depends neither on
-        the units of the features nor on the start.
+        Stop a model when √(½ gᵀHg / 10 (F(0) − F)) is at most ``tol``: ½ gᵀHg estimates what F
+        exceeds its minimum by. It depends neither on the units of the features nor on the start.
     memory : int, default 10
         Pairs of steps and gradient changes kept.
     gram : "auto" or bool, default "auto"
@@ -331,7 +330,8 @@ def _balanced(params: Params, *, xp: Namespace) -> Params:
 
 def _point(balanced: bool, params: Params, centre: Array, *, xp: Namespace) -> Array:
     """Return W and the intercept at the centre as a vector ``(m, c p + c)``."""
-    W, b = _balanced(params, xp=xp) if balanced else params
+    W, b = params
+    W = _balanced(params, xp=xp).W if balanced else W
     return vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
 
 

@@ -23,7 +23,7 @@ __all__ = ["Newton", "NewtonState", "newton_pays"]
 
 _RIDGE = 100.0  # times eps: of the Hessian with a diagonal of ones
 _STEPS_AHEAD = 2  # evaluated, and one more that is not
-_CHEAP_STEP = 6e8  # flops up to which a step takes some ten milliseconds
+_CHEAP_STEP = 1e9  # flops up to which a step takes some ten milliseconds
 
 
 class NewtonState(NamedTuple):
@@ -58,7 +58,7 @@ class Newton:
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-4
-        Stop a model when 1000 · ½ gᵀH⁻¹g / (F(0) − F) is at most ``tol``: half the squared Newton
+        Stop a model when √(½ gᵀH⁻¹g / 10 (F(0) − F)) is at most ``tol``: half the squared Newton
         decrement is what F still exceeds its minimum by, up to terms of third order.
 
     Raises
