@@ -519,7 +519,7 @@ def sweep(
 
     if as_json:
         grid = {"alphas": clf.alphas_, "learning_rates": learning_rates and clf.learning_rates}
-        grid |= {"scoring": scoring, "scores": clf.cv_scores_, "models": _models(clf)}
+        grid |= {"scoring": _said(scoring), "scores": clf.cv_scores_, "models": _models(clf)}
         _print_json({**_record(best, dataset, seconds), **grid, "model": out, "picture": plot})
         return
     console = _console()
@@ -549,10 +549,15 @@ def _models(clf: LinearClassifierCV) -> int:
     return int(np.prod(grid)) * (folds + 1)
 
 
+def _said(scoring: str) -> str:
+    """Return the name of what is shown: larger is better, so that log loss is negated."""
+    return "neg_log_loss" if scoring == "log_loss" else scoring
+
+
 def _scores_table(clf: LinearClassifierCV, scoring: str) -> Table:
     rates = clf.learning_rates or ()
     title = ["learning rate"] if rates else []
-    table = Table("alpha", *title, f"mean {scoring}", "standard error", "")
+    table = Table("alpha", *title, f"mean {_said(scoring)}", "standard error", "")
     for index in np.ndindex(clf.cv_scores_.shape[:-1]):
         scores = clf.cv_scores_[index]
         chosen = clf.best_index_ == (index if rates else index[0])

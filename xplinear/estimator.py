@@ -701,7 +701,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if self.alpha is not None and self.C is not None:
             msg = (
                 f"alpha={self.alpha!r} and C={self.C!r} are two ways to say how strong the penalty "
-                "is, alpha = 1 / (C n): set one of them to None"
+                "is, alpha = 1 / (C n): give one of them, the other is None"
             )
             raise ValueError(msg)
         if self.alpha is not None and not 0.0 <= _real(self.alpha) < math.inf:

@@ -237,8 +237,8 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
                 break
             del stack  # its state takes memory that the next one needs
         run.warn(objective, self.precision, getattr(solver, "tol", self.tol))
-        run.warn_of_an_end()
         self._choose(template, problem, solver, run)
+        run.warn_of_an_end()
         return self
 
     def predict(self, X: Any) -> Array:
