@@ -305,7 +305,6 @@ class TestSweep:
         clf = xplinear.load(model)
         assert (clf.alpha, clf.coef_.shape) == (0.05, (10, 64))
 
-    @pytest.mark.filterwarnings("ignore:the best mean score is that of the weakest alpha")
     def test_scores_are_those_of_the_library(self, tmp_path, blobs):
         X, y = blobs
         np.savez(tmp_path / "a.npz", X=X, y=y)

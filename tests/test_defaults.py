@@ -256,6 +256,7 @@ def grid_of(X, y, penalty=None, count=20, weights=None):
 class TestAutomaticGrid:
     @pytest.mark.parametrize("case", ["a huge one", "times", "many huge ones", "in small units"])
     @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    @pytest.mark.filterwarnings("error:the best mean score")
     def test_the_largest_column_does_not_hide_the_others(self, case):
         X, y = columns_of(case)
         clf = xl.LinearClassifierCV(cv=5).fit(X, y)
@@ -292,7 +293,8 @@ class TestAutomaticGrid:
         rng = np.random.default_rng(0)
         X, y = rng.normal(size=(40, 3)) * [1.0, 1.0, 1e4], np.arange(40) % 2
         alphas = grid_of(X, y)
-        assert 1e-7 < alphas[-1] < 1e-2 < 1e6 < alphas[0]
+        assert 1e-7 < alphas[-1] < 1e-2
+        assert alphas[0] > 1e6
 
     @pytest.mark.parametrize("penalty", ["l1", "l2"])
     def test_backends(self, backend, penalty):
@@ -318,18 +320,21 @@ class TestTheEndOfAGrid:
             clf = xl.LinearClassifierCV([1e-5, 1e-6, 1e-7], **settings).fit(WINE, KINDS)
         assert clf.alpha_ == 1e-5
 
+    @pytest.mark.filterwarnings("error:the best mean score")
     def test_a_grid_without_an_inside_and_plateaus_say_nothing(self):
         xl.LinearClassifierCV([10.0, 0.3], cv=3, scoring="log_loss").fit(*IRIS)
         X = np.r_[IRIS[0][:50], IRIS[0][50:] + 10.0]
         clf = xl.LinearClassifierCV([1e-3, 1e-4, 1e-5], cv=3).fit(X, IRIS[1] > 0)
         assert (clf.cv_scores_ == 1.0).all()
 
+    @pytest.mark.filterwarnings("error:the best mean score")
     def test_nothing_is_said_of_a_grid_cut_short(self):
         alphas = [10.0, 1.0, 0.3, 0.1]
         clf = xl.LinearClassifierCV(alphas, cv=3, scoring="log_loss")
         clf.fit(*IRIS, callbacks=[lambda news: news.alpha <= 0.3])
         assert len(clf.alphas_) < 4
 
+    @pytest.mark.filterwarnings("error:the best mean score")
     def test_a_warning_made_an_error_leaves_the_fit(self):
         clf = xl.LinearClassifierCV([10.0, 1.0, 0.3], cv=3, scoring="log_loss")
         with pytest.raises(UserWarning, match=RISING):

@@ -25,9 +25,6 @@ import xplinear as xl
 from xplinear.backends import backend_of
 from xplinear.sweep import automatic_alphas, stack_width
 
-# The grids here are short, so that the best strength is often at an end: see test_defaults.py.
-pytestmark = pytest.mark.filterwarnings("ignore:the best mean score is that of the")
-
 rng = np.random.default_rng(0)
 X = rng.standard_normal((150, 5))
 Y = np.argmax(X[:, :3] + 0.5 * rng.gumbel(size=(150, 3)), axis=1)

@@ -216,7 +216,7 @@ def test_sweep_keeps_the_preparation(table, tmp_path):
 
 def test_info(model):
     record = run("info", model, "--json")
-    assert (record["loss"], record["penalty"], record["alpha"]) == ("softmax", "l2", 1e-4)
+    assert (record["loss"], record["penalty"], record["alpha"]) == ("softmax", "l2", 1 / 300)
     assert record["classes"] == ["no", "yes"]
     assert record["shape"] == [1, 7]
     assert record["feature_names"][:2] == ["age", "town=Bonn"]

@@ -241,7 +241,7 @@ def train(
     loss: _Loss = "softmax",
     penalty: _Penalty = "l2",
     alpha: Annotated[
-        float | None, typer.Option(help="Strength λ of the penalty beside the mean loss: 1 / (C n).")
+        float | None, typer.Option(help="Strength λ of the penalty: 1 / (C n).")
     ] = None,
     C: Annotated[
         float | None,

@@ -139,7 +139,7 @@ def _resolve(value: Any, registry: Mapping[str, type[Any]], argument: str) -> An
 
 def _real(value: Any) -> float:
     """Return a number, or an array that is one, as a float; NaN for anything else."""
-    if is_array(value) and value.ndim == 0:
+    if is_array(value) and not tuple(value.shape):
         value = backend_of(value).to_host(value)[()]
     number = isinstance(value, (int, float, np.integer, np.floating))
     return float(value) if number and not isinstance(value, bool) else math.nan
@@ -534,9 +534,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         params = Params(*(target.asarray(self.backend_.to_host(a)) for a in self.params_))
         settings = {**self.get_params(deep=False), "backend": target.name}
         moved = self.from_params(params, self._host_classes, **settings)
-        for name in ("alpha_", "n_iter_", "objective_", "certificate_", "history_", "feature_names_in_"):
+        for name in ("n_iter_", "objective_", "certificate_", "history_", "feature_names_in_"):
             if hasattr(self, name):
                 setattr(moved, name, getattr(self, name))
+        if hasattr(self, "alpha_"):
+            moved.alpha_ = self.alpha_
         return moved
 
     @classmethod
@@ -721,9 +723,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """Whether α is 0, whatever the data."""
         return _real(self.alpha) == 0.0 or _real(self.C) == math.inf
 
-    def _strength(
-        self, weights: np.ndarray[Any, Any] | None, n: int, *, partial: bool
-    ) -> float:
+    def _strength(self, weights: np.ndarray[Any, Any] | None, n: int, *, partial: bool) -> float:
         """Return α, given or from C and the weights ``(n,)`` of the rows, None if all are 1."""
         if self.alpha is not None:
             return _real(self.alpha)

@@ -227,7 +227,8 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         for stack in solved:
             run.add(stack, scoring)
             if self.verbose:
-                alpha, mean = run.grid.alphas[stack.at[-1]], run.scores[stack.at[-1]].mean(axis=1).max()
+                last = stack.at[-1]
+                alpha, mean = run.grid.alphas[last], run.scores[last].mean(axis=1).max()
                 left = time_left(run.seconds, len(run.reasons), run.models)
                 print(  # noqa: T201 - asked for
                     f"alpha {alpha:.3g}  score {mean:.4f}  {len(run.reasons)}/{run.models} models"
@@ -405,9 +406,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             return
         xp, backend = objective.xp, objective.data.backend
         alpha = backend.asarray(np.asarray([self.alpha_]), objective.data.dtype)
-        problem = replace(
-            problem, objective=replace(objective, alpha=alpha), alpha=self.alpha_
-        )
+        problem = replace(problem, objective=replace(objective, alpha=alpha), alpha=self.alpha_)
         result = run.refits[int(done[a]), r]
         template._keep(problem, result, certificate_of(problem.objective, solver, result))
         paths = [run.refits[int(i), r].params for i in done]
