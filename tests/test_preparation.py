@@ -224,7 +224,7 @@ def test_info(model):
     assert record["libraries"]["numpy"] == np.__version__
     assert record["preparation"]["target"] == "buys"
     text = CliRunner().invoke(cli.app, ["info", str(model)]).stdout
-    for part in ("softmax + 0.0001 · l2", "no, yes", "town=Bonn", "xplinear ", "column buys"):
+    for part in ("softmax + 0.00333333 · l2", "no, yes", "town=Bonn", "xplinear ", "column buys"):
         assert part in text
 
 

@@ -139,7 +139,7 @@ def _resolve(value: Any, registry: Mapping[str, type[Any]], argument: str) -> An
 
 def _real(value: Any) -> float:
     """Return a number, or an array that is one, as a float; NaN for anything else."""
-    if is_array(value) and not tuple(value.shape):
+    if is_array(value) and not cast(Array, value).shape:
         value = backend_of(value).to_host(value)[()]
     number = isinstance(value, (int, float, np.integer, np.floating))
     return float(value) if number and not isinstance(value, bool) else math.nan
