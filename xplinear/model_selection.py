@@ -30,7 +30,7 @@ from xplinear.objective import Objective, Params
 from xplinear.penalties import NoPenalty, Penalty
 from xplinear.scoring import OTHER_NAMES, SCORINGS
 from xplinear.solvers import SGD, Solver
-from xplinear.sweep import Grid, Run, Scoring, SweepProgress, automatic_alphas, stacks
+from xplinear.sweep import Grid, Run, Scoring, SweepProgress, automatic_alphas, stacks_beyond
 from xplinear.validation import check_weights
 
 __all__ = ["LinearClassifierCV"]
@@ -51,7 +51,8 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     alphas : sequence of float, int or None
-        Strengths to try, more than 0; or how many, chosen by `automatic_alphas`; None is 20.
+        Strengths to try, more than 0; or how many, chosen by `automatic_alphas`; None is 20, and
+        up to 8 weaker ones while the weakest has the best score.
     cv : int, splitter, iterable or None
         Folds: a number of stratified ones, None for 5, any splitter of scikit-learn, or pairs of
         training and test rows.
@@ -107,6 +108,9 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     -----
     sklearn.exceptions.ConvergenceWarning
         If some models stopped before ``tol`` was reached.
+    UserWarning
+        If, of three or more strengths, the first or the last has a better score than all others:
+        better ones may lie beyond it.
 
     Notes
     -----
@@ -218,11 +222,13 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         grid = self._grid(problem, sample_weight, groups, alphas, rates)
         scoring = self._scoring(objective.loss)
         run = Run(grid, callbacks)
-        solved = stacks(objective, solver, grid, run.show if callbacks else None, self.precision)
+        show, extends = run.show if callbacks else None, self.alphas is None
+        solved = stacks_beyond(objective, solver, run, show, self.precision, extends=extends)
         for stack in solved:
             run.add(stack, scoring)
             if self.verbose:
-                alpha, mean = grid.alphas[stack.at[-1]], run.scores[stack.at[-1]].mean(axis=1).max()
+                last = stack.at[-1]
+                alpha, mean = run.grid.alphas[last], run.scores[last].mean(axis=1).max()
                 left = time_left(run.seconds, len(run.reasons), run.models)
                 print(  # noqa: T201 - asked for
                     f"alpha {alpha:.3g}  score {mean:.4f}  {len(run.reasons)}/{run.models} models"
@@ -233,6 +239,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             del stack  # its state takes memory that the next one needs
         run.warn(objective, self.precision, getattr(solver, "tol", self.tol))
         self._choose(template, problem, solver, run)
+        run.warn_of_an_end()
         return self
 
     def predict(self, X: Any) -> Array:
@@ -399,7 +406,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             return
         xp, backend = objective.xp, objective.data.backend
         alpha = backend.asarray(np.asarray([self.alpha_]), objective.data.dtype)
-        problem = replace(problem, objective=replace(objective, alpha=alpha))
+        problem = replace(problem, objective=replace(objective, alpha=alpha), alpha=self.alpha_)
         result = problem.rounded(run.refits[int(done[a]), r])
         template._keep(problem, result, certificate_of(problem.objective, solver, result))
         paths = [run.refits[int(i), r].params for i in done]
