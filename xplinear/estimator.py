@@ -32,7 +32,7 @@ from xplinear.losses.softmax import softmax
 from xplinear.minimize import Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
-from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, Penalty
+from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, NoPenalty, Penalty
 from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, Newton, ProximalLBFGS, Smoothing, Solver
 from xplinear.solvers.newton import newton_pays
 from xplinear.standardize import standard_of, standardized_params, unstandardized
@@ -63,6 +63,7 @@ _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
 _TO_THE_OPTIMUM = LBFGS, Newton, ProximalLBFGS, Smoothing
 _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
 _CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
+_SEPARATED = 1e-4  # share of the first loss below which every row is on its side
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
 
 
@@ -164,6 +165,28 @@ def _warn_at_the_floor(
         measured = f"{measure} {result.residual[floored].max():.0e}"
         message = at_the_floor(objective, precision, measured, solver.tol)
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+
+def _warn_of_no_optimum(objective: Objective, value: float) -> None:
+    """Say so when there is no optimum, or the start was better than what was found."""
+    backend, xp = objective.data.backend, objective.xp
+    numbers = xp.stack([objective.loss_at_zero()[0], xp.max(objective.alpha)])
+    zero, alpha = backend.to_host(numbers).tolist()
+    free = alpha == 0.0 or objective.penalty == NoPenalty()
+    if free and objective.loss.probabilistic and value < _SEPARATED * zero:
+        warnings.warn(
+            "a linear function separates the classes, and nothing holds the weights: they grow as "
+            "long as the fit goes on; set a penalty",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    if not value <= zero * (1.0 + 1e-6):
+        warnings.warn(
+            f"the objective is {value:.4g}, above the {zero:.4g} of zero weights: nothing was "
+            "learnt; set learning_rate='auto', standardize=True or another solver",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
 
 
 def at_the_floor(objective: Objective, precision: str, measured: str, tol: float) -> str:
@@ -457,6 +480,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             _warn_at_the_floor(objective, solver, result, self.precision)
         result = problem.rounded(result)
         self._keep(problem, result, certificate_of(objective, solver, result))
+        _warn_of_no_optimum(objective, self.objective_)
         self._sgd_state = None  # partial_fit starts anew from here
         return self
 

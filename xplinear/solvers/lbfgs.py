@@ -33,6 +33,7 @@ from xplinear.solvers.stopping import (
 __all__ = ["LBFGS", "LBFGSState", "Proposal"]
 
 _POWER_ITERATIONS = 5
+_UNTOLD = 0.03  # the metric alone is at times 1000 times too steep
 _LONG = 1e-5  # of the weights: steps that are followed by more
 _FACTOR = 4.0  # from one length of the first step to the next
 
@@ -200,8 +201,8 @@ class LBFGS:
             preconditioner=preconditioner,
         )
         state = state._replace(scale=_first_scale(objective, state))
-        residual = objective.data.backend.compile(_first_residual, xp)(state)
-        return state._replace(residual=residual, converged=residual <= self.tol)
+        measured = objective.data.backend.compile(_measured, self.tol, xp)(state)
+        return measured._replace(preconditioner=preconditioner)
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
@@ -272,8 +273,7 @@ class LBFGS:
         state = follow(previous, params, loss, grads, before, objective.alpha)
         pre = _strengthened(previous.preconditioner, objective.alpha, params.b.shape[1], xp=xp)
         state = state._replace(preconditioner=pre)
-        residual = compile_(_first_residual, xp)(state)
-        return state._replace(residual=residual, converged=residual <= self.tol)
+        return compile_(_measured, self.tol, xp)(state)._replace(preconditioner=pre)
 
     def _preconditioner(self, objective: Objective) -> Preconditioner:
         curvature = loss_curvature(objective.loss, objective.k)
@@ -448,10 +448,16 @@ def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
-def _first_residual(xp: Namespace, state: LBFGSState) -> Array:
-    """Return the residual ``(m,)`` of a state that has not been judged."""
+def _measured(tol: float, xp: Namespace, state: LBFGSState) -> LBFGSState:
+    """Return a first state with its residual: a start may already be good."""
     free = state._replace(converged=state.diverged, step_size=xp.ones_like(state.step_size))
-    return _residual(state, _propose(False, xp, free).slope, xp=xp)
+    residual = _residual(state, _propose(False, xp, free).slope, xp=xp)
+    return state._replace(residual=residual, converged=residual <= _bar(tol, state, xp=xp))
+
+
+def _bar(tol: float, state: LBFGSState, *, xp: Namespace) -> Array:
+    """Return what the residual must reach: less, where no step has told of the curvature yet."""
+    return xp.where(sum(state.inverse_curvatures) > 0.0, tol, _UNTOLD * tol)
 
 
 def _residual(state: LBFGSState, slope: Array, *, xp: Namespace) -> Array:
@@ -524,7 +530,7 @@ def _judge(
     residual = _residual(state, slope / _positive(state.step_size, xp=xp), xp=xp)
     residual = xp.where(state.converged, state.residual, residual)
     return state._replace(
-        **stopping(state, accept, value, residual, solver.tol, xp=xp),
+        **stopping(state, accept, value, residual, _bar(solver.tol, state, xp=xp), xp=xp),
         params=select(accept, params, state.params, xp=xp),
         loss=xp.where(accept, loss, state.loss),
         step_size=xp.where(accept, 1.0, shorter * state.step_size),
