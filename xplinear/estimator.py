@@ -268,7 +268,7 @@ def _check_reach(
 ) -> None:
     """Raise ValueError if a dtype cannot hold some columns of X, or not what varies in them."""
     largest = np.maximum(np.abs(low), np.abs(high))
-    lost = (largest > float(info.max)) | ((0 < largest) & (largest < float(info.smallest_normal)))
+    lost = (largest > float(info.max)) | ((largest > 0) & (largest < float(info.smallest_normal)))
     lost = lost | ((high > low) & (0.5 * high - 0.5 * low < float(info.eps) * largest))
     if lost.any():
         column = np.flatnonzero(lost)[0]
@@ -398,6 +398,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
+    Only the ratios of weights matter, and rows of weight 0 do not: they are left out. Features far
+    from 0, such as 20000 ± 1, are centred on the way to the solver and in predictions, where an
+    intercept makes up for it. Features that the dtype cannot square (about 1e-15 to 1e15 in
+    float32, 1e-120 to 1e120 in float64) are multiplied by a power of 2, with a warning: the penalty
+    acts on the weights of what comes out. ``coef_`` and ``intercept_`` are for X itself always.
+
     Predictions come back in the library of the rows they are for. Rows on NumPy are moved to
     a backend chosen by name; rows on any other device must be where the model is: `to` moves it.
 
@@ -488,7 +494,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             At least 0, not all 0.
         callbacks : sequence of callables
             Each is given a `xplinear.minimize.Progress` per iteration; a true value stops. Its
-            ``params`` are those of the standardized features, if they are.
+            ``params`` are those of the features as they are centred and scaled, if they are.
         """
         problem = self._problem(X, y, sample_weight)
         objective = problem.objective
@@ -612,7 +618,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         settings = {**self.get_params(deep=False), "backend": target.name}
         moved = self.from_params(params, self._host_classes, **settings)
         if self._shifted is not None:
-            moved._shifted = self._shifted.to(target, self.backend_.to_host)
+            shift_features(moved, *self._shifted.to(target, self.backend_.to_host))
         for name in ("n_iter_", "objective_", "certificate_", "history_", "feature_names_in_"):
             if hasattr(self, name):
                 setattr(moved, name, getattr(self, name))
@@ -755,6 +761,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     # What follows prepares and keeps; the maths is elsewhere.
 
+    _shifted: _Shifted | None = None
+
     def _check_parameters(self) -> None:
         def at_least(name: str, least: float) -> None:
             value = getattr(self, name)
@@ -874,21 +882,22 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         held_out, train = None, weights
         if self.early_stopping and not partial:
             all_rows = np.arange(len(codes)) if counted is None else counted
-            index = train_test_split(
-                all_rows,
-                test_size=self.validation_fraction,
-                stratify=codes[all_rows],
-                random_state=seed % 2**32,
-            )[1]
+            index = np.asarray(
+                train_test_split(
+                    all_rows,
+                    test_size=self.validation_fraction,
+                    stratify=codes[all_rows],
+                    random_state=seed % 2**32,
+                )[1]
+            )
             held_out = part(index, weights)
             # Weight 0 instead of a copy of all the other rows.
             train = np.ones(len(codes)) if weights is None else weights.copy()
             train[index] = 0.0
         data = part(counted, train)
         scaled = visible if self.standardize else counted
-        known = getattr(self, "_shifted", None) if partial else None
-        if known is not None:  # partial_fit goes on in the same coordinates
-            standard = known.to(backend, self.backend_.to_host).standard
+        if partial and self._shifted is not None:  # it goes on in the same coordinates
+            standard = self._shifted.to(backend, self.backend_.to_host).standard
         else:
             centre = self.fit_intercept and not partial
             standard = self._nearby(rows, scaled, dtype, backend, centre=centre)
@@ -942,10 +951,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         found = nearby(low, high, bits, centre=centre)
         if found is None:
             return None
-        wide = dtype
-        if str(X.dtype).endswith("float64"):
+        wide, stored = dtype, str(X.dtype)
+        if stored.endswith("float64"):
             wide = accumulator(xp.empty((0,), **backend.kind(dtype)), xp=xp)
-        _check_reach(low, high, xp.finfo(wide), backend)
+        if "float" not in stored or (stored.endswith("float64") and xp.finfo(wide).bits < 64):
+            _check_reach(low, high, xp.finfo(wide), backend)
         if not self.standardize:
             found.warn(low, high, bits)
         return found.standard(wide, backend=backend)

@@ -46,11 +46,10 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     if classes.dtype.kind == "O" and not all(isinstance(label, str) for label in classes):
         msg = "labels must be numbers or strings to be written to ONNX; fit with such labels"
         raise TypeError(msg)
-    (W, b), standard = (
-        part and type(part)(*(a.astype(np.float64) for a in part)) for part in host_parameters(clf)
-    )
-    W, b = W[:, 0, :], b[0]
-    first, tensors = [], {}
+    params, standard = host_parameters(clf)
+    W, b = params.W[:, 0, :].astype(np.float64), params.b[0].astype(np.float64)
+    first: list[NodeProto] = []
+    tensors: dict[str, HostArray] = {}
     if standard is not None:
         first, tensors, W, b = _brought_near(standard, W, b)
     if not np.abs(W).max() < _LARGEST:
@@ -104,11 +103,11 @@ def _brought_near(
     The centre is rounded to float32, and of the scale only a power of 2 is applied to X: the
     intercept and the weights make up for the rest.
     """
-    centre = np.clip(standard.centre, -_LARGEST, _LARGEST).astype(np.float32)
-    b = b + ((centre - standard.centre) * standard.scale) @ W
-    power = np.clip(np.frexp(standard.scale)[1] - 1, -120, 120)
-    scale = np.ldexp(1.0, power)
-    W = (standard.scale / scale)[:, None] * W
+    exact, own = (a.astype(np.float64) for a in standard)
+    centre = np.clip(exact, -_LARGEST, _LARGEST).astype(np.float32)
+    b = b + ((centre - exact) * own) @ W
+    scale = np.ldexp(1.0, np.clip(np.frexp(own)[1] - 1, -120, 120))
+    W = (own / scale)[:, None] * W
     nodes = [
         helper.make_node("Sub", ["X", "centre"], ["near"]),
         helper.make_node("Mul", ["near", "scale"], ["features"]),

@@ -142,14 +142,14 @@ def nearby(low: HostArray, high: HostArray, bits: int, *, centre: bool) -> Nearb
     edge = 2.0 ** _EDGES[bits]
     largest, spread = np.maximum(np.abs(low), np.abs(high)), 0.5 * high - 0.5 * low
     far = largest > 2.0 * _FAR * spread
-    outside = (largest > edge) | ((0.0 < largest) & (largest < 1.0 / edge))
+    outside = (largest > edge) | ((largest > 0.0) & (largest < 1.0 / edge))
     # A constant feature has no weight where there is an intercept: it matters only by its size.
     far = far & ((spread > 0.0) | outside) & centre
     middle = np.where(far, 0.5 * low + 0.5 * high, 0.0)
     middle = np.where(far & (low == high), low, middle)
     size = np.where(far, spread, largest)
     power = np.zeros(len(low), dtype=np.int64)
-    for beyond in (size > edge, (0.0 < size) & (size < 1.0 / edge)):
+    for beyond in (size > edge, (size > 0.0) & (size < 1.0 / edge)):
         if beyond.any():
             # Half the range then lies in [2, 4): features of variance about 1 stay as they are.
             own = 2 - np.frexp(np.where(largest > 2.0 * _FAR * spread, size, spread))[1]

@@ -86,10 +86,9 @@ class StreamedData(ArrayData):
     def _uploaded(self, pieces: Sequence[Rows]) -> Generator[Array]:
         """Yield pieces of X on the device, each until the next is asked for."""
         if self.rows is not None:
+            own = self.rows
             pieces = [
-                self.rows[piece.start : piece.stop]
-                if isinstance(piece, range)
-                else self.rows[piece]
+                own[piece.start : piece.stop] if isinstance(piece, range) else own[piece]
                 for piece in pieces
             ]
         with closing(self.backend.upload(self.X, pieces)) as uploaded:

@@ -93,7 +93,7 @@ def _near(block: Block, *, xp: Namespace) -> Array:
     X = _counted(block, first, xp=xp)
     total = xp.sum(weight)
     mean = first + (weight / xp.where(total > 0, total, 1.0)) @ (X - first)
-    return xp.where(xp.all(X == first, axis=0), first, mean)
+    return xp.where(xp.all(first == X, axis=0), first, mean)
 
 
 def _block_moments(
