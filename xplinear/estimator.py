@@ -33,7 +33,6 @@ from xplinear.namespace import Array, Namespace, accumulator, array_namespace, i
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, Penalty
 from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, ProximalLBFGS, Smoothing, Solver
-from xplinear.solvers.metric import Moments
 from xplinear.standardize import (
     column_bounds,
     composed,
@@ -261,6 +260,21 @@ def _counted_rows(
         return None
     counts = weights >= float(backend.xp.finfo(dtype).smallest_normal)
     return None if counts.all() else np.flatnonzero(counts)
+
+
+def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
+    """Raise ValueError if rows in float64 are beyond a model in float32."""
+    most = float(backend.xp.finfo(dtype).max)
+    if most < np.finfo(np.float64).max and str(X.dtype).endswith("float64"):
+        low, high = column_bounds(X, backend=backend)
+        beyond = np.maximum(-low, high) > most
+        if beyond.any():
+            column = np.flatnonzero(beyond)[0]
+            msg = (
+                f"X holds values that float32 cannot hold, in which the model computes: column "
+                f"{column} goes from {low[column]:g} to {high[column]:g}"
+            )
+            raise ValueError(msg)
 
 
 def _check_reach(
@@ -557,8 +571,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if previous is not None and previous.moments is not None:
             # Each call's weights are told in a unit of its own.
             factor = 2.0 ** np.clip(self._weight_unit - problem.weight_unit, -60.0, 60.0)
-            weight, mean, deviation = previous.moments
-            moments = Moments(float(factor) * weight, mean, float(factor) * deviation)
+            moments = previous.moments
+            moments = moments._replace(
+                weight=float(factor) * moments.weight, deviation=float(factor) * moments.deviation
+            )
             previous = previous._replace(moments=moments)
         with matmul_precision(self.precision):
             state = solver.init(objective, start, previous)
@@ -1044,6 +1060,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         X, _ = check_features(self, X, reset=False)
         params, standard = self._shifted or (self.params_, None)
+        _check_conversion(X, (params.b if standard is None else standard.centre).dtype, backend)
         data = replace(data_of(X, None, None, params.W.dtype, backend=backend), standard=standard)
         parts = data.map(function, (backend.xp,), params, scores=self.classes_.shape[0])
         if moved:

@@ -372,12 +372,12 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         if self.refit:
             train.append(weights_of(weights))
         # Of mean 1 in each fold: what all folds share, such as a metric, then weighs them alike.
-        columns = problem.counted(np.stack(train, axis=1))
+        columns = (problem.counted(np.stack(part, axis=1)) for part in (train, held_out))
+        columns = (column / column.mean(axis=0) for column in columns)
         return Grid(
             alphas,
             rates,
-            backend.asarray(columns / columns.mean(axis=0), data.dtype),
-            backend.asarray(problem.counted(np.stack(held_out, axis=1)), data.dtype),
+            *(backend.asarray(column, data.dtype) for column in columns),
             tests,
             classes[problem.counted(codes)],
         )

@@ -52,10 +52,12 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     tensors: dict[str, HostArray] = {}
     if standard is not None:
         first, tensors, W, b = _brought_near(standard, W, b)
-    if not np.abs(W).max() < _LARGEST:
-        msg = "ONNX files take X in float32, and the weights of some features are beyond: scale X"
+    exact, W, b = W, np.clip(W, -_LARGEST, _LARGEST).astype(np.float32), b.astype(np.float32)
+    if np.abs(W).max() == np.float32(_LARGEST) or (exact.any() and not W.any()):
+        msg = (
+            "ONNX files take X in float32, which some features or their weights are beyond: scale X"
+        )
         raise ValueError(msg)
-    W, b = W.astype(np.float32), b.astype(np.float32)
     if b.shape[0] == 1:  # two classes: scores (−z/2, z/2)
         W, b = np.concatenate([-0.5 * W, 0.5 * W], axis=1), np.concatenate([-0.5 * b, 0.5 * b])
 

@@ -180,7 +180,7 @@ def standard_of(objective: Objective) -> Standard:
     Standard(centre=array([3., 7.]), scale=array([0.5, 0. ]))
     """
     xp, dtype = objective.xp, objective.data.dtype
-    weight, mean, deviation = (a[..., 0] for a in feature_moments(objective))
+    weight, mean, deviation = (a[..., 0] for a in feature_moments(objective)[:3])
     variance = deviation / weight
     varies = vary(mean, variance, xp=xp)
     scale = 1.0 / xp.sqrt(xp.where(varies, variance, 1.0))

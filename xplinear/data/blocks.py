@@ -173,8 +173,9 @@ def take(source: _AnySource, models: Array) -> _AnySource:
 
 
 def _row_bytes(source: Source, scores: int) -> int:
-    rows = source.p if source.standard is None else 2 * source.p
-    return source.backend.xp.finfo(source.dtype).bits // 8 * (rows + 4 * scores)
+    xp, p, standard = source.backend.xp, source.p, source.standard
+    row = xp.finfo(source.dtype).bits // 8 * (p + 4 * scores)
+    return row if standard is None else row + xp.finfo(standard.centre.dtype).bits // 8 * p
 
 
 def rows_per_block(source: Source, scores: int) -> int:

@@ -37,11 +37,16 @@ _POWER_ITERATIONS = 10
 
 
 class Moments(NamedTuple):
-    """Weight ``(m,)``, mean ``(p, m)`` and sum of squared deviations ``(p, m)`` of the features."""
+    """Weight ``(m,)``, mean ``(p, m)`` and sum of squared deviations ``(p, m)`` of the features.
+
+    ``evenness (m,)`` of the last rows is (Σs)² / (n Σs²): as many in one equally weighted rows are
+    as many rows as theirs in a mean.
+    """
 
     weight: Array
     mean: Array
     deviation: Array
+    evenness: Array
 
 
 class Metric(NamedTuple):
@@ -96,14 +101,13 @@ def _near(block: Block, *, xp: Namespace) -> Array:
     return xp.where(xp.all(first == X, axis=0), first, mean)
 
 
-def _block_moments(
-    xp: Namespace, block: Block, shift: Array, unit: Array
-) -> tuple[Array, Array, Array]:
+def _block_moments(xp: Namespace, block: Block, shift: Array, unit: Array) -> tuple[Array, ...]:
     s = _row_weights(block, xp=xp)
     X = (_counted(block, shift, xp=xp) - shift) * unit
     wide = accumulator(s, xp=xp)
     return (
         xp.sum(s, axis=0, dtype=wide),
+        xp.sum(s * s, axis=0, dtype=wide),
         xp.astype(X.T @ s, wide),
         xp.astype((X * X).T @ s, wide),
     )
@@ -125,19 +129,22 @@ def feature_moments(objective: Objective, previous: Moments | None = None) -> Mo
     least = 8.0 * float(xp.finfo(size.dtype).smallest_normal)
     usual = (size > least) & (size < 0.125 * float(xp.finfo(size.dtype).max))
     unit = xp.where(usual, 2.0 ** -xp.floor(xp.log2(xp.where(usual, size, 1.0))), 1.0)
-    weight, first, second = data.reduce(_block_moments, (xp,), shift, unit, scores=data.p)
+    reduced = data.reduce(_block_moments, (xp,), shift, unit, scores=data.p)
+    weight, squares, first, second = reduced
+    evenness = xp.astype(weight * weight / (data.n * squares), data.dtype)
     mean = first / weight
     scale = xp.astype(1.0 / unit, mean.dtype)[:, None]
     deviation = (second - first * mean) * scale * scale
     mean = mean * scale + xp.astype(shift, mean.dtype)[:, None]
     if previous is None:
-        return Moments(weight, mean, deviation)
+        return Moments(weight, mean, deviation, evenness)
     total = previous.weight + weight
     gap = mean - previous.mean
     return Moments(
         total,
         previous.mean + gap * (weight / total),
         previous.deviation + deviation + gap * gap * (previous.weight * weight / total),
+        evenness,
     )
 
 
