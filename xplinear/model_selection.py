@@ -373,11 +373,12 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             train.append(weights_of(weights))
         # Of mean 1 in each fold: what all folds share, such as a metric, then weighs them alike.
         columns = (problem.counted(np.stack(part, axis=1)) for part in (train, held_out))
-        columns = (column / column.mean(axis=0) for column in columns)
+        trained, scored = (column / column.mean(axis=0) for column in columns)
         return Grid(
             alphas,
             rates,
-            *(backend.asarray(column, data.dtype) for column in columns),
+            backend.asarray(trained, data.dtype),
+            backend.asarray(scored, data.dtype),
             tests,
             classes[problem.counted(codes)],
         )
