@@ -963,13 +963,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """
         xp = backend.xp
         low, high = column_bounds(X, rows, backend=backend)
-        bits = xp.finfo(dtype).bits
-        found = nearby(low, high, bits, centre=centre)
-        if found is None:
-            return None
-        wide, stored = dtype, str(X.dtype)
+        bits, wide, stored = xp.finfo(dtype).bits, dtype, str(X.dtype)
         if stored.endswith("float64"):
             wide = accumulator(xp.empty((0,), **backend.kind(dtype)), xp=xp)
+        found = nearby(low, high, bits, xp.finfo(wide).bits, centre=centre)
+        if found is None:
+            return None
         if "float" not in stored or (stored.endswith("float64") and xp.finfo(wide).bits < 64):
             _check_reach(low, high, xp.finfo(wide), backend)
         if not self.standardize:

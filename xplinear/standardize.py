@@ -39,7 +39,8 @@ HostArray = np.ndarray[Any, np.dtype[Any]]
 _BLOCK_BYTES = 2**20  # the second look at a block finds it in the cache
 _FEW_COLUMNS = 64  # below, a minimum along the rows is slow: several rows are taken as one
 _EDGES = {32: 50, 64: 400}  # powers of 2 between which sums of squares, and their squares, stay
-_LARGEST = {32: 120, 64: 1000}  # powers of 2 that are safe to multiply by
+_SAFE = {32: (-124, 120), 64: (-1020, 1000)}  # powers of 2 to multiply by
+_CONSTANT = 2.0**20  # from here on the rounding of a mean, and so of what is centred by it, is seen
 _FAR = 16.0  # distance from 0 in ranges of the values from which scores would cancel
 
 
@@ -125,13 +126,16 @@ class Nearby(NamedTuple):
         )
 
 
-def nearby(low: HostArray, high: HostArray, bits: int, *, centre: bool) -> Nearby | None:
+def nearby(
+    low: HostArray, high: HostArray, bits: int, stored: int | None = None, *, centre: bool
+) -> Nearby | None:
     """Return how to bring features within reach of the arithmetic; None where all are.
 
     Features whose squares, or whose squares' sums, would leave the range of a float of ``bits``
-    are multiplied by a power of 2, which is exact: those too large, and those too small, by one
-    power each, unless they are of very different sizes. Features of little spread far from 0 are
-    centred on a value among theirs, if ``centre``, so that scores do not cancel.
+    are multiplied by a power of 2, which is exact in a float of ``stored`` bits: those too large,
+    and those too small, by one power each, unless they are of very different sizes. Features of
+    little spread far from 0 are centred on a value among theirs, if ``centre``, so that scores do
+    not cancel.
 
     Examples
     --------
@@ -142,23 +146,24 @@ def nearby(low: HostArray, high: HostArray, bits: int, *, centre: bool) -> Nearb
     edge = 2.0 ** _EDGES[bits]
     largest, spread = np.maximum(np.abs(low), np.abs(high)), 0.5 * high - 0.5 * low
     far = largest > 2.0 * _FAR * spread
-    outside = (largest > edge) | ((largest > 0.0) & (largest < 1.0 / edge))
-    # A constant feature has no weight where there is an intercept: it matters only by its size.
-    far = far & ((spread > 0.0) | outside) & centre
+    # Values that differ in the last bit are one. A constant feature has no weight where there is
+    # an intercept: it matters only by its size.
+    varies = spread > float(np.finfo(np.float64).eps) * largest
+    beyond = (largest > _CONSTANT) | ((largest > 0.0) & (largest < 1.0 / edge))
+    far = far & (varies | beyond) & centre
     middle = np.where(far, 0.5 * low + 0.5 * high, 0.0)
     middle = np.where(far & (low == high), low, middle)
     size = np.where(far, spread, largest)
     power = np.zeros(len(low), dtype=np.int64)
-    for beyond in (size > edge, (size > 0.0) & (size < 1.0 / edge)):
-        if beyond.any():
+    for outside in (size > edge, (size > 0.0) & (size < 1.0 / edge)):
+        if outside.any():
             # Half the range then lies in [2, 4): features of variance about 1 stay as they are.
             own = 2 - np.frexp(np.where(largest > 2.0 * _FAR * spread, size, spread))[1]
-            common = own[beyond].min()
-            alike = np.ldexp(size, common) >= 1.0 / edge
-            power = np.where(beyond, np.where(alike, common, own), power)
+            common = own[outside].min()
+            power = np.where(outside, np.where(own - common <= _EDGES[bits], common, own), power)
     if not (far.any() or power.any()):
         return None
-    return Nearby(middle, np.clip(power, -_LARGEST[bits], _LARGEST[bits]))
+    return Nearby(middle, np.clip(power, *_SAFE[stored or bits]))
 
 
 def standard_of(objective: Objective) -> Standard:
@@ -182,7 +187,7 @@ def standard_of(objective: Objective) -> Standard:
     xp, dtype = objective.xp, objective.data.dtype
     weight, mean, deviation = (a[..., 0] for a in feature_moments(objective)[:3])
     variance = deviation / weight
-    varies = vary(mean, variance, xp=xp)
+    varies = vary(mean, variance)
     scale = 1.0 / xp.sqrt(xp.where(varies, variance, 1.0))
     if objective.fit_intercept:
         scale = xp.where(varies, scale, 0.0)

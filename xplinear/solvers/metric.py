@@ -34,6 +34,7 @@ __all__ = [
 _SAMPLE_ROWS = 2048
 _SAMPLE_BYTES = 2**25
 _POWER_ITERATIONS = 10
+_LAST_BIT = 2.0**-52  # of a number of float64, relative
 
 
 class Moments(NamedTuple):
@@ -94,7 +95,8 @@ def _near(block: Block, *, xp: Namespace) -> Array:
     """Return the mean ``(p,)`` of some rows; of equal values their own, to the last bit."""
     X = block.X
     weight = xp.mean(_row_weights(block, xp=xp), axis=1)
-    first = X[xp.argmax(weight), :]  # a row that counts, if any does
+    row = xp.argmax(weight, axis=0, keepdims=True)  # one that counts, if any does
+    first = xp.take(X, row, axis=0)[0, :]
     X = _counted(block, first, xp=xp)
     total = xp.sum(weight)
     mean = first + (weight / xp.where(total > 0, total, 1.0)) @ (X - first)
@@ -165,7 +167,7 @@ def _centre_and_scale(
 ) -> tuple[Array, Array]:
     mean, variance = moments.mean, moments.deviation / moments.weight
     if fit_intercept:
-        varies = vary(mean, variance, xp=xp)
+        varies = vary(mean, variance)
     else:
         variance = variance + mean * mean
         varies = variance > 0
@@ -175,13 +177,13 @@ def _centre_and_scale(
     return xp.astype(mean, dtype), xp.astype(scale, dtype)
 
 
-def vary(mean: Array, variance: Array, *, xp: Namespace) -> Array:
+def vary(mean: Array, variance: Array) -> Array:
     """Return which features are not constant.
 
     Moments about a nearby point are exact: what float32 can tell apart varies. In float64, values
     that differ in the last bit do not.
     """
-    return variance > (float(xp.finfo(variance.dtype).eps) * mean) ** 2
+    return variance > (_LAST_BIT * mean) ** 2
 
 
 def plain_metric(objective: Objective) -> Metric:
