@@ -209,7 +209,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         template = LinearClassifier(
             **{name: settings[name] for name in LinearClassifier().get_params() if name in settings}
         )
-        problem = template._problem(X, y, sample_weight)
+        problem = template._problem(X, y, sample_weight, scored=True)
         objective = problem.objective
         if objective.penalty == NoPenalty():
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
@@ -341,7 +341,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         """Return the grid, with a column of weights for every fold."""
         data = cast(ArrayData | StreamedData, problem.objective.data)
         backend, classes = data.backend, problem.classes
-        codes = backend.to_host(data.y)
+        codes = problem.codes
         splitter = check_cv(self.cv, codes, classifier=True)
         counts = np.bincount(codes, minlength=len(classes))
         if isinstance(splitter, StratifiedKFold) and counts.min() < splitter.n_splits:
@@ -352,6 +352,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         weights = check_weights(sample_weight, None, codes, classes)
         weights = np.ones(len(codes)) if weights is None else weights
+        weights[problem.left_out] = 0.0
 
         def weights_of(rows: HostArray) -> Any:
             return check_weights(rows, self.class_weight, codes, classes)
@@ -371,19 +372,22 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
                 cast(HostArray, check_weights(parts[0], self.class_weight, codes, classes))
             )
             held_out.append(parts[1])
-            tests.append(np.arange(len(codes))[test])
+            tests.append(problem.places(np.arange(len(codes))[test]))
         if self.one_standard_error and len(tests) < 2:
             msg = "one_standard_error needs at least two folds"
             raise ValueError(msg)
         if self.refit:
             train.append(weights_of(weights))
+        # Of mean 1 in each fold: what all folds share, such as a metric, then weighs them alike.
+        columns = (problem.counted(np.stack(part, axis=1)) for part in (train, held_out))
+        trained, scored = (column / column.mean(axis=0) for column in columns)
         return Grid(
             alphas,
             rates,
-            backend.asarray(np.stack(train, axis=1), data.dtype),
-            backend.asarray(np.stack(held_out, axis=1), data.dtype),
+            backend.asarray(trained, data.dtype),
+            backend.asarray(scored, data.dtype),
             tests,
-            classes[codes],
+            classes[problem.counted(codes)],
         )
 
     def _choose(
