@@ -300,6 +300,12 @@ class Problem:
         return place[index][place[index] >= 0]
 
 
+def _scaled(number: float, exponent: float) -> float:
+    """Return number · 2**exponent, infinite where float64 ends."""
+    with np.errstate(over="ignore"):
+        return float(np.float64(number) * np.exp2(exponent))
+
+
 def _counted_rows(
     weights: np.ndarray[Any, Any] | None, dtype: Any, backend: Backend
 ) -> np.ndarray[Any, Any] | None:
@@ -1022,7 +1028,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             # Weight 0 instead of a copy of all the other rows.
             train = np.ones(len(codes)) if weights is None else weights.copy()
             train[index] = 0.0
-        total = float(len(codes)) if train is None else float(np.exp2(unit) * train.sum())
+        total = len(codes) if train is None else _scaled(train.sum(), unit)
         alpha = self._strength(total, partial=partial)
         if alpha > float(backend.xp.finfo(dtype).max):
             msg = (

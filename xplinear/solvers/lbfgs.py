@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns, weighted_penalty
-from xplinear.penalties import L2Penalty, NoPenalty, Penalty
+from xplinear.penalties import Penalty
+from xplinear.solvers.balance import balanced, is_balanced
 from xplinear.solvers.gram import (
     centred_rows,
     damping,
@@ -165,12 +166,12 @@ class LBFGS:
         self, objective: Objective, params: Params, data_loss: Array, grads: Params
     ) -> LBFGSState:
         """Return the first state from the mean loss and its gradients at ``params``."""
-        xp, balanced = objective.xp, _is_balanced(objective)
+        xp, even = objective.xp, is_balanced(objective)
         preconditioner = self._preconditioner(objective)
-        point = _point(balanced, params, preconditioner.centre, xp=xp)
+        point = _point(even, params, preconditioner.centre, xp=xp)
         value, gradient = _evaluate(
             objective.penalty,
-            balanced,
+            even,
             xp,
             point,
             data_loss,
@@ -224,7 +225,7 @@ class LBFGS:
         grads: Params,
     ) -> LBFGSState:
         """Return the next state from the mean loss and its gradients at the proposal."""
-        static = self, objective.penalty, _is_balanced(objective), objective.xp
+        static = self, objective.penalty, is_balanced(objective), objective.xp
         judge = objective.data.backend.compile(_judge, *static)
         judged = judge(state, objective.alpha, proposal, loss, grads)
         # What went through JAX's compiler is another array: keep the one there is.
@@ -269,7 +270,7 @@ class LBFGS:
         """
         xp, compile_ = objective.xp, objective.data.backend.compile
         loss, grads = objective.data_loss_and_grad(params)
-        follow = compile_(_follow, objective.penalty, _is_balanced(objective), xp)
+        follow = compile_(_follow, objective.penalty, is_balanced(objective), xp)
         state = follow(previous, params, loss, grads, before, objective.alpha)
         pre = _strengthened(previous.preconditioner, objective.alpha, params.b.shape[1], xp=xp)
         state = state._replace(preconditioner=pre)
@@ -312,32 +313,16 @@ def _strengthened(pre: Preconditioner, alpha: Array, c: int, *, xp: Namespace) -
     return pre._replace(inner=inner, base=xp.zeros_like(inner[:, :1]))
 
 
-def _is_balanced(objective: Objective) -> bool:
-    """Return whether weights that sum to 0 over the classes stay so.
-
-    The loss has no curvature along weights that grow alike in all classes, and α is far below
-    what the preconditioner takes it for: what rounding puts there would grow, step by step.
-    """
-    quadratic = objective.penalty in (L2Penalty(), NoPenalty())
-    return quadratic and objective.loss.shift_invariant and columns(objective.loss, objective.k) > 1
-
-
-def _balanced(params: Params, *, xp: Namespace) -> Params:
-    """Return the parameters less their means over the classes, which change no loss."""
-    W, b = params
-    return Params(W - xp.mean(W, axis=2, keepdims=True), b - xp.mean(b, axis=1, keepdims=True))
-
-
-def _point(balanced: bool, params: Params, centre: Array, *, xp: Namespace) -> Array:
+def _point(even: bool, params: Params, centre: Array, *, xp: Namespace) -> Array:
     """Return W and the intercept at the centre as a vector ``(m, c p + c)``."""
     W, b = params
-    W = _balanced(params, xp=xp).W if balanced else W
+    W = balanced(params, xp=xp).W if even else W
     return vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
 
 
 def _follow(
     penalty: Penalty,
-    balanced: bool,
+    even: bool,
     xp: Namespace,
     previous: LBFGSState,
     params: Params,
@@ -348,8 +333,8 @@ def _follow(
 ) -> LBFGSState:
     """Return the state of `LBFGS.follow`, all but its preconditioner."""
     b, centre, c = params.b, previous.preconditioner.centre, params.b.shape[1]
-    point = _point(balanced, params, centre, xp=xp)
-    value, gradient = _evaluate(penalty, balanced, xp, point, loss, grads, centre, alpha)
+    point = _point(even, params, centre, xp=xp)
+    value, gradient = _evaluate(penalty, even, xp, point, loss, grads, centre, alpha)
 
     def corrected(step: Array, change: Array) -> Array:
         bent = (alpha - before)[:, None] * penalty.grad(params_of(step, c, xp=xp).W, xp=xp)
@@ -411,7 +396,7 @@ def _first_scale(objective: Objective, state: LBFGSState) -> Array:
 
 def _evaluate(
     penalty: Penalty,
-    balanced: bool,
+    even: bool,
     xp: Namespace,
     point: Array,
     loss: Array,
@@ -423,7 +408,7 @@ def _evaluate(
     W = params_of(point, grads.b.shape[1], xp=xp).W
     dW = grads.W - spread(centre, grads.b, xp=xp) + alpha[:, None] * penalty.grad(W, xp=xp)
     gradient = Params(dW, grads.b)
-    gradient = vector(_balanced(gradient, xp=xp) if balanced else gradient, xp=xp)
+    gradient = vector(balanced(gradient, xp=xp) if even else gradient, xp=xp)
     return loss + weighted_penalty(penalty, xp, W, alpha), gradient
 
 
@@ -492,7 +477,7 @@ def _positive(x: Array, *, xp: Namespace) -> Array:
 def _judge(
     solver: LBFGS,
     penalty: Penalty,
-    balanced: bool,
+    even: bool,
     xp: Namespace,
     state: LBFGSState,
     alpha: Array,
@@ -503,7 +488,7 @@ def _judge(
     """Keep the trial points that are good enough, and learn the curvature on the way there."""
     trial, params, slope = proposal
     pre = state.preconditioner
-    value, gradient = _evaluate(penalty, balanced, xp, trial, loss, grads, pre.centre, alpha)
+    value, gradient = _evaluate(penalty, even, xp, trial, loss, grads, pre.centre, alpha)
     enough = state.value + SUFFICIENT * xp.astype(slope, value.dtype)
     accept = value <= enough + rounding_of(state, xp=xp)
     accept = accept & ~state.converged
