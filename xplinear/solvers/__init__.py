@@ -8,16 +8,28 @@ A new solver is one file plus one line in ``SOLVERS``.
 from __future__ import annotations
 
 from xplinear.solvers.gd import GD
+from xplinear.solvers.interior_point import InteriorPoint
 from xplinear.solvers.lbfgs import LBFGS
 from xplinear.solvers.protocol import Solver, State
 from xplinear.solvers.proximal_lbfgs import ProximalLBFGS
 from xplinear.solvers.sgd import SGD
 from xplinear.solvers.smoothing import Smoothing
 
-__all__ = ["GD", "LBFGS", "SGD", "SOLVERS", "ProximalLBFGS", "Smoothing", "Solver", "State"]
+__all__ = [
+    "GD",
+    "LBFGS",
+    "SGD",
+    "SOLVERS",
+    "InteriorPoint",
+    "ProximalLBFGS",
+    "Smoothing",
+    "Solver",
+    "State",
+]
 
 SOLVERS: dict[str, type[Solver]] = {
     "gd": GD,
+    "interior_point": InteriorPoint,
     "lbfgs": LBFGS,
     "proximal_lbfgs": ProximalLBFGS,
     "sgd": SGD,
