@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from xplinear.losses.true_class import true_class, true_score
+from xplinear.losses.true_class import true_score
 from xplinear.namespace import Array, Namespace
 
 __all__ = ["Polytope", "Side"]

@@ -23,12 +23,18 @@ from xplinear.solvers.protocol import select, take_models
 
 __all__ = ["InteriorPoint", "InteriorPointState", "interior_point_pays"]
 
+_SHARE = 0.25  # of the polytope's width, from its lower bounds, where a starts
+_SLACK = 3.0  # of the largest |v| at the start: that of a constraint then
 _NEAR = 0.99  # of the way to the boundary
+_CORRECTORS = 2  # of Gondzio: a solution of the equations costs a tenth of making them
+_FARTHER = 0.3  # than the step so far they aim
+_OUTLYING = 10.0  # times the target, or a tenth of it: products beyond are corrected
+_WORTH = 0.02  # by which both steps together are to grow
+_FAR = 1e30  # no step and no score is as large
 _RIDGE = 4.0  # times eps: on a diagonal of ones
-_FAR = 1e30  # steps, and scores, are shorter
 _ROUNDING = 16.0  # times eps and the magnitudes of what was summed: charged to the bound
-_LESS = 0.9  # of the gap before: more is no progress
-_PATIENCE = 50  # iterations without
+_LESS = 0.9  # of what it was: more is no progress
+_PATIENCE = 5  # iterations without
 _FLOPS = 5e9  # of an iteration and a model: a quarter of a second
 _BYTES = 2**30
 
@@ -64,7 +70,7 @@ class Point(NamedTuple):
 
 
 class InteriorPointState(NamedTuple):
-    """State of `InteriorPoint`; ``params`` are the best so far, ``residual`` is the relative gap."""
+    """State of `InteriorPoint`; ``params`` are the best so far, ``residual`` their relative gap."""
 
     params: Params
     loss: Array
@@ -75,7 +81,8 @@ class InteriorPointState(NamedTuple):
     stalled: Array
     lower_bound: Array
     value: Array  # F at params
-    idle: Array
+    product: Array  # the least mean of the products that are 0 at the optimum
+    idle: Array  # iterations without progress
     point: Point
     rows: Rows
 
@@ -235,81 +242,128 @@ class Kinks(NamedTuple):
     live: Array
 
 
-def _kinks(polytope: Polytope, free: bool, rows: Rows, *, xp: Namespace) -> Kinks:
-    true = true_class(rows.share[None, :, :], rows.y, xp=xp)
-    side = polytope.sides(true, rows.X, xp=xp)
-    width = side.upper - side.lower
-    live = (width > 0) & (rows.weights > 0)[:, :, None]
-    if free and polytope.pairwise:  # no row gives back what a class without rows receives
-        live = live & (rows.share > 0)
-    return Kinks(true, side.lower, width, side.offset, live)
+class Problem(NamedTuple):
+    """What an iteration is given; ``alpha (m,)`` in float64."""
 
-
-def _start(
-    loss: Any, free: bool, k: int, xp: Namespace, block: Block, params: Params, alpha: Array
-) -> InteriorPointState:
-    rows = _rows(free, k, block, params, xp=xp)
-    kinks = _kinks(loss.polytope, free, rows, xp=xp)
-    value, mean = _value(loss, free, rows, params, alpha, xp=xp)
-    flags = xp.zeros_like(value) > 0
-    return InteriorPointState(
-        params=params,
-        loss=mean,
-        step_size=xp.ones_like(value),
-        converged=value <= 0.0,
-        diverged=flags,
-        residual=xp.ones_like(value),
-        stalled=flags,
-        lower_bound=xp.zeros_like(value),  # no loss is negative
-        value=value,
-        idle=xp.zeros_like(value),
-        point=_centre(loss.polytope, rows, kinks, xp=xp),
-        rows=rows,
-    )
-
-
-def _rows(free: bool, k: int, block: Block, params: Params, *, xp: Namespace) -> Rows:
-    wide, m = accumulator(block.X, xp=xp), params.b.shape[0]
-    X = xp.astype(block.X, wide)
-    s = xp.ones_like(X[:, :1]) if block.s is None else xp.astype(block.s, wide)
-    s = s + xp.zeros((1, m), dtype=wide, device=device(X))
-    weights = s / xp.sum(s, axis=0)
-    shared = xp.mean(weights, axis=1)
-    X = xp.where((shared > 0)[:, None], X, 0.0)  # whatever is in rows that do not count
-    given = xp.astype(params.b, wide)
-    centre = shared @ X
-    if free:
-        given = xp.zeros_like(given)
-    else:
-        centre = xp.zeros_like(centre)
-    members = xp.astype(true_class(xp.zeros((1, k), **_kind(X)), block.y, xp=xp), wide)
-    return Rows(
-        augmented_rows(X, centre, 1.0 if free else 0.0, xp=xp),
-        block.y,
-        weights,
-        weights.T @ members,
-        centre,
-        given,
-    )
+    polytope: Polytope
+    free: bool
+    rows: Rows
+    kinks: Kinks
+    alpha: Array
 
 
 def _kind(x: Array) -> dict[str, Any]:
     return {"dtype": x.dtype, "device": device(x)}
 
 
-def _centre(polytope: Polytope, rows: Rows, kinks: Kinks, *, xp: Namespace) -> Point:
-    """Return where the iterations start: no weights, and a in the middle of the polytope."""
+def _rows(free: bool, k: int, block: Block, b: Array, *, xp: Namespace) -> Rows:
+    X, y, s = block
+    X = xp.astype(X, accumulator(X, xp=xp))
+    s = xp.ones_like(X[:, :1]) if s is None else xp.astype(s, X.dtype)
+    s = s + xp.zeros((1, b.shape[0]), **_kind(X))
+    weights = s / xp.sum(s, axis=0)
+    shared = xp.mean(weights, axis=1)
+    X = xp.where((shared > 0)[:, None], X, 0.0)  # whatever stands in rows that do not count
+    centre, given = shared @ X, xp.astype(b, X.dtype)
+    centre, given = (centre, xp.zeros_like(given)) if free else (xp.zeros_like(centre), given)
+    X = augmented_rows(X, centre, 1.0 if free else 0.0, xp=xp)
+    members = xp.astype(true_class(xp.zeros((1, k), **_kind(X)), y, xp=xp), X.dtype)
+    return Rows(X, y, weights, weights.T @ members, centre, given)
+
+
+def _problem(polytope: Polytope, free: bool, rows: Rows, alpha: Array, *, xp: Namespace) -> Problem:
+    true = true_class(rows.share[None, :, :], rows.y, xp=xp)
+    side = polytope.sides(true, rows.X, xp=xp)
+    width = side.upper - side.lower
+    live = (width > 0) & (rows.weights > 0)[:, :, None]
+    if free and polytope.pairwise:  # nothing gives back what a class without rows receives
+        live = live & (rows.share > 0)
+    kinks = Kinks(true, side.lower, width, side.offset, live)
+    return Problem(polytope, free, rows, kinks, xp.astype(alpha, rows.X.dtype))
+
+
+def _start(
+    loss: Any, free: bool, k: int, xp: Namespace, block: Block, params: Params, alpha: Array
+) -> InteriorPointState:
+    rows = _rows(free, k, block, params.b, xp=xp)
+    problem = _problem(loss.polytope, free, rows, alpha, xp=xp)
+    value, mean = _value(loss, problem, params, xp=xp)
+    point = _centre(problem, xp=xp)
+    none = xp.zeros_like(value)
+    return InteriorPointState(
+        params=params,
+        loss=mean,
+        step_size=xp.ones_like(value),
+        converged=value <= 0.0,
+        diverged=none > 0,
+        residual=value / _positive(value, xp=xp),
+        stalled=none > 0,
+        lower_bound=none,  # no loss is negative
+        value=value,
+        product=_mean_product(problem, point, xp=xp),
+        idle=none,
+        point=point,
+        rows=rows,
+    )
+
+
+def _advance(
+    loss: Any, free: bool, tol: float, xp: Namespace, state: InteriorPointState, alpha: Array
+) -> InteriorPointState:
+    problem = _problem(loss.polytope, free, state.rows, alpha, xp=xp)
+    point, step = _iterated(problem, state.point, ~state.converged, xp=xp)
+    params = _params(problem, point.theta, state.params, xp=xp)
+    value, mean = _value(loss, problem, params, xp=xp)
+    better = (value < state.value) & ~state.converged
+    best = xp.where(better, value, state.value)
+    bound = _bound(problem, point, xp=xp)
+    higher = (bound > state.lower_bound) & ~state.converged
+    bound = xp.minimum(xp.where(higher, bound, state.lower_bound), best)
+    residual = (best - bound) / _positive(best, xp=xp)
+    product = _mean_product(problem, point, xp=xp)
+    # Products may shrink for a while before the gap does; below rounding that means nothing.
+    rounding = float(xp.finfo(best.dtype).eps) * best
+    progress = (product < _LESS * state.product) & (product > rounding)
+    progress = progress | (residual < _LESS * state.residual)
+    idle = xp.where(progress, 0.0, state.idle + 1.0)
+    reached = residual <= tol
+    stalled = (idle >= _PATIENCE) & ~reached & ~state.converged
+    return state._replace(
+        params=select(better, params, state.params, xp=xp),
+        loss=xp.where(better, mean, state.loss),
+        step_size=xp.where(state.converged, state.step_size, step),
+        converged=state.converged | reached | stalled,
+        residual=residual,
+        stalled=state.stalled | stalled,
+        lower_bound=bound,
+        value=best,
+        product=xp.where(product < state.product, product, state.product),
+        idle=idle,
+        point=point,
+    )
+
+
+def _centre(problem: Problem, *, xp: Namespace) -> Point:
+    """Return where the iterations start: no weights, and all products alike.
+
+    Slack and excess are not yet apart by v: the first steps see to it.
+    """
+    polytope, _, rows, kinks, _ = problem
     m, c = rows.given.shape
     theta = xp.zeros((m, c, rows.X.shape[1]), **_kind(rows.X))
-    live = xp.astype(kinks.live, rows.X.dtype)
-    V = _violations(polytope, rows, kinks, theta, xp=xp)
-    if polytope.simplex:
-        lower = live / _positive(xp.sum(live, axis=-1, keepdims=True), xp=xp)
-        upper, excess = None, 1.0 + xp.max(V, axis=-1, keepdims=True)
-    else:
-        lower = upper = 0.5 * kinks.width * xp.ones_like(live)
-        excess = 1.0 + xp.where(V > 0, V, 0.0)
-    return Point(theta, lower, upper, excess - V, excess)
+    V = xp.where(kinks.live, _violations(problem, theta, xp=xp), 0.0)
+    product = _positive(xp.max(xp.abs(V), axis=(0, 2)), xp=xp)[:, None]
+    product = _SHARE * _SLACK * product
+    if not polytope.simplex:
+        lower = _SHARE * kinks.width + xp.zeros_like(V)
+        upper = kinks.width - lower
+        excess = product / _positive(upper, xp=xp)
+        return Point(theta, lower, upper, product / _positive(lower, xp=xp), excess)
+    live = xp.astype(kinks.live, V.dtype)
+    count = _positive(xp.sum(live, axis=-1, keepdims=True), xp=xp)
+    lower = live * (_SHARE / count + (1.0 - _SHARE) * xp.astype(kinks.true, V.dtype))
+    slack = product / count / _positive(lower, xp=xp)
+    return Point(theta, lower, None, slack, xp.max(V, axis=-1, keepdims=True))
 
 
 def _scores(rows: Rows, theta: Array, *, xp: Namespace) -> Array:
@@ -319,66 +373,35 @@ def _scores(rows: Rows, theta: Array, *, xp: Namespace) -> Array:
     return class_scores(xp.reshape(Z, (rows.X.shape[0], m, c)), xp=xp)
 
 
-def _gradient(rows: Rows, A: Array, *, xp: Namespace) -> Array:
-    """Return Σ_i s_i a_i x_iᵀ ``(m, c, d)`` of rows a_i in the scores of the classes."""
-    A = rows.weights[:, :, None] * A
+def _violations(problem: Problem, theta: Array, *, xp: Namespace) -> Array:
+    """Return v ``(n, m, k)``."""
+    polytope, _, rows, kinks, _ = problem
+    Z = _scores(rows, theta, xp=xp) + class_scores(rows.given, xp=xp)
+    return polytope.differences(Z, kinks.true, xp=xp) + kinks.offset
+
+
+def _gradient(problem: Problem, A: Array, *, xp: Namespace) -> Array:
+    """Return Σ_i s_i g_i x_iᵀ ``(m, c, p + 1)``, g_i the gradient of a_i·v in the scores."""
+    rows = problem.rows
+    A = rows.weights[:, :, None] * problem.polytope.gradient(A, problem.kinks.true, xp=xp)
     m, c = rows.given.shape
     A = 0.5 * (A[..., 1:] - A[..., :1]) if c == 1 else A
     n, d = rows.X.shape
     return xp.reshape(xp.reshape(A, (n, m * c)).T @ rows.X, (m, c, d))
 
 
-def _violations(
-    polytope: Polytope, rows: Rows, kinks: Kinks, theta: Array, *, xp: Namespace
-) -> Array:
-    """Return v ``(n, m, k)``."""
-    Z = _scores(rows, theta, xp=xp) + class_scores(rows.given, xp=xp)
-    return polytope.differences(Z, kinks.true, xp=xp) + kinks.offset
+def _ridge(problem: Problem, *, xp: Namespace) -> Array:
+    """Return the curvature of the penalty ``(m, 1, p + 1)``: none in the intercepts."""
+    rows = problem.rows
+    feature = xp.arange(rows.X.shape[1], dtype=xp.int32, device=device(rows.X))
+    return xp.where(feature < rows.centre.shape[0], problem.alpha[:, None, None], 0.0)
 
 
-def _advance(
-    loss: Any, free: bool, tol: float, xp: Namespace, state: InteriorPointState, alpha: Array
-) -> InteriorPointState:
-    rows, wide = state.rows, state.value.dtype
-    kinks = _kinks(loss.polytope, free, rows, xp=xp)
-    alpha = xp.astype(alpha, wide)
-    # No penalty of the intercept.
-    ridge = xp.where(xp.arange(rows.X.shape[1], dtype=xp.int32, device=device(alpha)) < rows.centre.shape[0], alpha[:, None], 0.0)
-    point, step = _mehrotra(loss.polytope, rows, kinks, state.point, ridge, xp=xp)
-    params = _params(loss.polytope, free, rows, kinks, point.theta, state.params, xp=xp)
-    value, mean = _value(loss, free, rows, params, alpha, xp=xp)
-    bound = _bound(loss.polytope, free, rows, kinks, point, alpha, xp=xp)
-    better = (value < state.value) & ~state.converged
-    best = xp.where(better, value, state.value)
-    bound = xp.where(bound > state.lower_bound, bound, state.lower_bound)
-    bound = xp.where(state.converged, state.lower_bound, xp.minimum(bound, best))
-    residual = (best - bound) / _positive(best, xp=xp)
-    idle = xp.where(residual < _LESS * state.residual, 0.0, state.idle + 1.0)
-    reached = residual <= tol
-    stalled = state.stalled | ((idle >= _PATIENCE) & ~reached & ~state.converged)
-    return state._replace(
-        params=select(better, params, state.params, xp=xp),
-        loss=xp.where(better, mean, state.loss),
-        step_size=xp.where(state.converged, state.step_size, step),
-        converged=state.converged | reached | stalled,
-        residual=residual,
-        stalled=stalled,
-        lower_bound=bound,
-        value=best,
-        idle=idle,
-        point=point,
-    )
+class Aim(NamedTuple):
+    """By how much lower × slack, and upper × excess, are to change ``(n, m, k)``."""
 
-
-class System(NamedTuple):
-    """Newton's equations, rows and columns times ``scale (b, q)``, and curvatures ``(n, m, k)``.
-
-    Where classes have nothing to do with each other, each is a system of its own: b = m k.
-    """
-
-    matrix: Array
-    scale: Array
-    curvature: Array
+    low: Array
+    high: Array
 
 
 class Change(NamedTuple):
@@ -390,166 +413,211 @@ class Change(NamedTuple):
     excess: Array
 
 
-def _mehrotra(
-    polytope: Polytope, rows: Rows, kinks: Kinks, point: Point, ridge: Array, *, xp: Namespace
+class Steps(NamedTuple):
+    """How much of a change to make ``(m,)``: of weights, slack and excess; and of a."""
+
+    primal: Array
+    dual: Array
+
+
+def _iterated(
+    problem: Problem, point: Point, moving: Array, *, xp: Namespace
 ) -> tuple[Point, Array]:
-    """Return the point after a predictor and a corrector, and the size of the step ``(m,)``."""
-    system = _system(polytope, rows, kinks, point, ridge, xp=xp)
-    low = -point.lower * point.slack
-    high = xp.zeros_like(low) if point.upper is None else -point.upper * point.excess
-    ahead = _change(polytope, rows, kinks, point, ridge, system, low, high, xp=xp)
-    there = _moved(point, ahead, _room(kinks, point, ahead, xp=xp))
-    mean = _mean_product(rows, kinks, point, xp=xp)
-    target = _mean_product(rows, kinks, there, xp=xp) / _positive(mean, xp=xp)
-    target = (mean * target**3)[:, None]
-    low = low + target - ahead.lower * ahead.slack
-    high = high + target + ahead.lower * ahead.excess
-    change = _change(polytope, rows, kinks, point, ridge, system, low, high, xp=xp)
-    step = _NEAR * _room(kinks, point, change, xp=xp)
-    step = xp.minimum(step, xp.ones_like(step))
-    return _moved(point, change, step), step
+    """Return the point after a predictor and correctors, and the smaller step ``(m,)``.
+
+    Mehrotra's corrector aims at products that are all alike; those of Gondzio, at longer steps,
+    by correcting only the products that would be far from the others.
+    """
+    system = _system(problem, point, xp=xp)
+    aim = Aim(*(-product for product in _products(point, xp=xp)))
+    change = _change(problem, point, system, aim, xp=xp)
+    there = _moved(point, change, _at_most_1(_steps(problem, point, change, xp=xp), xp=xp))
+    mean = _mean_product(problem, point, xp=xp)
+    share = _mean_product(problem, there, xp=xp) / _positive(mean, xp=xp)
+    target = (mean * xp.where(share < 1.0, share**3, 1.0))[:, None]
+    aim = Aim(
+        aim.low + target - change.lower * change.slack,
+        aim.high + target + change.lower * change.excess,
+    )
+    change = _change(problem, point, system, aim, xp=xp)
+    steps = _steps(problem, point, change, xp=xp)
+    for _ in range(_CORRECTORS):
+        farther = Steps(*(_NEAR * a + _FARTHER for a in steps))
+        there = _moved(point, change, _at_most_1(farther, xp=xp))
+        products = zip(aim, _products(there, xp=xp), strict=True)
+        new_aim = Aim(*(a + _outlying(product, target, xp=xp) for a, product in products))
+        new = _change(problem, point, system, new_aim, xp=xp)
+        new_steps = _steps(problem, point, new, xp=xp)
+        longer = _total(new_steps, xp=xp) > _total(steps, xp=xp) + _WORTH
+        aim = Aim(*(xp.where(longer[:, None], a, b) for a, b in zip(new_aim, aim, strict=True)))
+        change = _choose(longer, new, change, xp=xp)
+        steps = Steps(*(xp.where(longer, a, b) for a, b in zip(new_steps, steps, strict=True)))
+    # Where the equations had no solution, the model stays.
+    moving = moving & xp.all(xp.isfinite(change.theta), axis=(1, 2))
+    stay = Change(*(xp.zeros_like(a) for a in change))
+    steps = _at_most_1(Steps(*(_NEAR * a for a in steps)), xp=xp)
+    point = _moved(point, _choose(moving, change, stay, xp=xp), steps)
+    return point, xp.minimum(steps.primal, steps.dual)
 
 
-def _mean_product(rows: Rows, kinks: Kinks, point: Point, *, xp: Namespace) -> Array:
-    """Return the weighted mean ``(m,)`` of the products that are 0 at the optimum."""
-    product, pairs = point.lower * point.slack, 1.0
-    if point.upper is not None:
-        product, pairs = product + point.upper * point.excess, 2.0
-    weights = rows.weights[:, :, None] * xp.astype(kinks.live, product.dtype)
-    total = xp.sum(weights, axis=(0, 2))
-    return xp.sum(weights * product, axis=(0, 2)) / (pairs * _positive(total, xp=xp))
+def _choose(first: Array, a: Change, b: Change, *, xp: Namespace) -> Change:
+    """Return, model by model, a where ``first (m,)`` is True and b elsewhere."""
+    rows = (xp.where(first[:, None], x, y) for x, y in zip(a[1:], b[1:], strict=True))
+    return Change(xp.where(first[:, None, None], a.theta, b.theta), *rows)
 
 
-def _room(kinks: Kinks, point: Point, change: Change, *, xp: Namespace) -> Array:
-    """Return the largest step ``(m,)`` that leaves positive what must be."""
+def _at_most_1(steps: Steps, *, xp: Namespace) -> Steps:
+    return Steps(*(xp.where(a < 1.0, a, 1.0) for a in steps))
+
+
+def _total(steps: Steps, *, xp: Namespace) -> Array:
+    steps = _at_most_1(steps, xp=xp)
+    return steps.primal + steps.dual
+
+
+def _outlying(product: Array, target: Array, *, xp: Namespace) -> Array:
+    """Return what brings products nearer to those that may be, none by much less."""
+    most = _OUTLYING * target
+    change = xp.maximum(xp.minimum(product, most), target / _OUTLYING) - product
+    return xp.maximum(change, -most)
+
+
+def _products(point: Point, *, xp: Namespace) -> tuple[Array, Array]:
+    """Return what is 0 at the optimum ``(n, m, k)``: lower × slack, and upper × excess."""
+    low = point.lower * point.slack
+    return low, xp.zeros_like(low) if point.upper is None else point.upper * point.excess
+
+
+def _mean_product(problem: Problem, point: Point, *, xp: Namespace) -> Array:
+    """Return the weighted mean ``(m,)`` of the products."""
+    low, high = _products(point, xp=xp)
+    weights = problem.rows.weights[:, :, None] * xp.astype(problem.kinks.live, low.dtype)
+    count = (1.0 if point.upper is None else 2.0) * xp.sum(weights, axis=(0, 2))
+    return xp.sum(weights * (low + high), axis=(0, 2)) / _positive(count, xp=xp)
+
+
+def _steps(problem: Problem, point: Point, change: Change, *, xp: Namespace) -> Steps:
+    """Return the largest steps that leave positive what must be."""
 
     def room(x: Array, dx: Array) -> Array:
-        shrinks = kinks.live & (dx < 0)
+        shrinks = problem.kinks.live & (dx < 0)
         step = xp.where(shrinks, -x / xp.where(shrinks, dx, 1.0), _FAR)
         return xp.min(step, axis=(0, 2))
 
-    step = xp.minimum(room(point.lower, change.lower), room(point.slack, change.slack))
-    if point.upper is None:
-        return step
-    step = xp.minimum(step, room(point.upper, -change.lower))
-    return xp.minimum(step, room(point.excess, change.excess))
+    primal, dual = room(point.slack, change.slack), room(point.lower, change.lower)
+    if point.upper is not None:
+        primal = xp.minimum(primal, room(point.excess, change.excess))
+        dual = xp.minimum(dual, room(point.upper, -change.lower))
+    return Steps(primal, dual)
 
 
-def _moved(point: Point, change: Change, step: Array) -> Point:
-    step = step[:, None]
+def _moved(point: Point, change: Change, steps: Steps) -> Point:
+    primal, dual = (a[:, None] for a in steps)
     return Point(
-        point.theta + step[:, :, None] * change.theta,
-        point.lower + step * change.lower,
-        None if point.upper is None else point.upper - step * change.lower,
-        point.slack + step * change.slack,
-        point.excess + step * change.excess,
+        point.theta + primal[:, :, None] * change.theta,
+        point.lower + dual * change.lower,
+        None if point.upper is None else point.upper - dual * change.lower,
+        point.slack + primal * change.slack,
+        point.excess + primal * change.excess,
     )
 
 
-def _system(
-    polytope: Polytope, rows: Rows, kinks: Kinks, point: Point, ridge: Array, *, xp: Namespace
-) -> System:
-    """Return the Hessian that is left when all but the weights is eliminated."""
-    m, c, d = point.theta.shape
-    lower = xp.where(kinks.live, point.lower, 1.0)
-    compliance = point.slack / lower
+class System(NamedTuple):
+    """Newton's equations for the weights, rows and columns times ``scale (b, q)``.
+
+    Classes that have nothing to do with each other make b = m k systems, else b = m. The
+    ``curvature (n, m, k)`` is by how much a grows with v.
+    """
+
+    matrix: Array
+    scale: Array
+    curvature: Array
+
+
+def _system(problem: Problem, point: Point, *, xp: Namespace) -> System:
+    """Return what is left when all but the weights is eliminated."""
+    rows, live, d = problem.rows, problem.kinks.live, point.theta.shape[2]
+    compliance = point.slack / xp.where(live, point.lower, 1.0)
     if point.upper is not None:
-        compliance = compliance + point.excess / xp.where(kinks.live, point.upper, 1.0)
-    h = xp.where(kinks.live, 1.0 / compliance, 0.0)
-    if not _coupled(polytope):
-        M = xp.reshape(rows.weights[:, :, None] * h, (h.shape[0], m * c, 1, 1))
-    else:
-        if polytope.simplex:
-            total = _positive(xp.sum(h, axis=-1), xp=xp)[..., None, None]
-            M = diagonal(h, xp=xp) - h[..., :, None] * h[..., None, :] / total
-        else:
-            M = pairwise_curvature(h, xp.astype(kinks.true, h.dtype), xp=xp)
-        M = rows.weights[:, :, None, None] * (column_curvature(M) if c == 1 else M)
-    H = rows_hessian(rows.X, M, xp=xp)
+        compliance = compliance + point.excess / xp.where(live, point.upper, 1.0)
+    h = xp.where(live, 1.0 / xp.where(live, compliance, 1.0), 0.0)
+    H = rows_hessian(rows.X, _row_curvature(problem, h, xp=xp), xp=xp)
     b, q, _ = H.shape
-    eye = xp.eye(q, **_kind(H))
-    # The penalty; and where only differences count, a price of what is alike in all classes,
-    # which stays 0: without it, the intercepts had no one solution.
-    own = xp.reshape(xp.linalg.diagonal(H), (b, q // d, d))
-    alike = xp.mean(own, axis=1) if q > d else 0.0 * own[:, 0, :]
-    alike = xp.reshape(alike[:, None, :] + xp.zeros_like(own), (b, q))
-    ridge = xp.reshape(xp.broadcast_to(ridge[:, None, :], (m, c, d)), (b, q))
-    same = xp.reshape(xp.arange(q, dtype=xp.int32, device=device(H)), (q // d, d))
-    del same
-    H = H + eye * ridge[:, None, :]
+    blocks = xp.reshape(H, (b, q // d, d, q // d, d))
     if q > d:
-        H = H + xp.tile(xp.eye(d, **_kind(H)), (q // d, q // d)) * alike[:, None, :]
-    own = xp.linalg.diagonal(H)
-    fixed = own <= 0
-    scale = 1.0 / xp.sqrt(xp.where(fixed, 1.0, own))
+        # What is alike in all classes stays 0; without a price, the intercepts would be free.
+        alike = xp.mean(xp.reshape(xp.linalg.diagonal(H), (b, q // d, d)), axis=1)
+        blocks = blocks + xp.eye(d, **_kind(H))[:, None, :] * alike[:, None, :, None, None]
+    H = xp.reshape(blocks, (b, q, q))
+    eye = xp.eye(q, **_kind(H))
+    ridge = xp.broadcast_to(_ridge(problem, xp=xp), point.theta.shape)
+    H = H + eye * xp.reshape(ridge, (b, 1, q))
+    diagonal_ = xp.linalg.diagonal(H)
+    none = diagonal_ <= 0
+    scale = 1.0 / xp.sqrt(xp.where(none, 1.0, diagonal_))
     tiny = _RIDGE * float(xp.finfo(H.dtype).eps)
     H = H * scale[:, :, None] * scale[:, None, :]
-    H = H + eye * (tiny + xp.astype(fixed, H.dtype))[:, None, :]
-    known = xp.all(xp.isfinite(H), axis=(1, 2))
-    return System(xp.where(known[:, None, None], H, eye), scale, h)
+    H = H + eye * (tiny + xp.astype(none, H.dtype))[:, None, :]
+    finite = xp.all(xp.isfinite(H), axis=(1, 2))[:, None, None]
+    return System(xp.where(finite, H, eye), scale, h)
 
 
-def _bend(polytope: Polytope, h: Array, E: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Return by what a changes where v does by E, and by what the largest of v does."""
+def _row_curvature(problem: Problem, h: Array, *, xp: Namespace) -> Array:
+    """Return the curvature ``(n, b, c, c)`` of each row in the scores of the columns."""
+    polytope, _, rows, kinks, _ = problem
+    n, m, k = h.shape
+    if not _coupled(polytope):
+        return xp.reshape(rows.weights[:, :, None] * h, (n, m * k, 1, 1))
+    if polytope.simplex:
+        total = _positive(xp.sum(h, axis=-1), xp=xp)[:, :, None, None]
+        M = diagonal(h, xp=xp) - h[..., :, None] * (h[..., None, :] / total)
+    else:
+        M = pairwise_curvature(h, xp.astype(kinks.true, h.dtype), xp=xp)
+    M = column_curvature(M) if rows.given.shape[1] == 1 else M
+    return rows.weights[:, :, None, None] * M
+
+
+def _change(problem: Problem, point: Point, system: System, aim: Aim, *, xp: Namespace) -> Change:
+    """Return the solution of Newton's equations."""
+    polytope, _, rows, kinks, _ = problem
+    live, h = kinks.live, system.curvature
+    lower = xp.where(live, point.lower, 1.0)
+    upper = None if point.upper is None else xp.where(live, point.upper, 1.0)
+    # What v would have to grow by for a to stay.
+    E = aim.low / lower - (0.0 if upper is None else aim.high / upper)
+    E = E + _violations(problem, point.theta, xp=xp) - point.excess + point.slack
+    A = kinks.lower + xp.where(live, point.lower, 0.0)
+    A = A + _answer(polytope, h, E, xp=xp)[0]
+    right = -_gradient(problem, A, xp=xp) - _ridge(problem, xp=xp) * point.theta
+    right = system.scale * xp.reshape(right, system.scale.shape)
+    move = system.scale * xp.linalg.solve(system.matrix, right[:, :, None])[:, :, 0]
+    theta = xp.reshape(move, point.theta.shape)
+    E = E + polytope.differences(_scores(rows, theta, xp=xp), kinks.true, xp=xp)
+    d_lower, d_excess = _answer(polytope, h, E, xp=xp)
+    if upper is not None:
+        d_excess = (aim.high + point.excess * d_lower) / upper
+        d_excess = xp.where(live, d_excess, 0.0)
+    d_slack = xp.where(live, (aim.low - point.slack * d_lower) / lower, 0.0)
+    return Change(theta, d_lower, d_slack, d_excess)
+
+
+def _answer(polytope: Polytope, h: Array, E: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Return by what a grows where v grows by E, and by what the largest v does, of a simplex."""
     if not polytope.simplex:
-        return h * E, xp.zeros_like(E)
+        return h * E, E
     largest = xp.sum(h * E, axis=-1, keepdims=True)
     largest = largest / _positive(xp.sum(h, axis=-1, keepdims=True), xp=xp)
     return h * (E - largest), largest
 
 
-def _change(
-    polytope: Polytope,
-    rows: Rows,
-    kinks: Kinks,
-    point: Point,
-    ridge: Array,
-    system: System,
-    low: Array,
-    high: Array,
-    *,
-    xp: Namespace,
-) -> Change:
-    """Solve Newton's equations: the products change by ``low`` and ``high``, to first order."""
-    theta, lower, upper, slack, excess = point
-    live, true, h = kinks.live, kinks.true, system.curvature
-    lower = xp.where(live, lower, 1.0)
-    E = low / lower + _violations(polytope, rows, kinks, theta, xp=xp) - excess + slack
-    if upper is not None:
-        upper = xp.where(live, upper, 1.0)
-        E = E - high / upper
-    A = xp.where(live, kinks.lower + point.lower, kinks.lower)
-    A = A + _bend(polytope, h, E, xp=xp)[0]
-    right = -_gradient(rows, polytope.gradient(A, true, xp=xp), xp=xp)
-    right = xp.reshape(right - ridge[:, None, :] * theta, system.scale.shape)
-    move = xp.linalg.solve(system.matrix, (system.scale * right)[:, :, None])[:, :, 0]
-    move = xp.reshape(system.scale * move, theta.shape)
-    E = E + polytope.differences(_scores(rows, move, xp=xp), true, xp=xp)
-    d_lower, d_excess = _bend(polytope, h, E, xp=xp)
-    d_slack = (low - slack * d_lower) / lower
-    if upper is not None:
-        d_excess = (high + excess * d_lower) / upper
-    return Change(move, d_lower, xp.where(live, d_slack, 0.0), d_excess)
-
-
-def _params(
-    polytope: Polytope,
-    free: bool,
-    rows: Rows,
-    kinks: Kinks,
-    theta: Array,
-    like: Params,
-    *,
-    xp: Namespace,
-) -> Params:
+def _params(problem: Problem, theta: Array, like: Params, *, xp: Namespace) -> Params:
     """Return the parameters at a point, in the dtype of others."""
+    rows = problem.rows
     W, b = params_of_augmented(theta, xp=xp)
-    if free:
-        if polytope.pairwise:
-            b = b + _aside(polytope, rows, kinks, theta, xp=xp)
-        b = b - _at(rows.centre, W, xp=xp)
-    else:
-        b = rows.given
+    b = b + rows.given
+    if problem.free and problem.polytope.pairwise:
+        b = b + _aside(problem, theta, xp=xp)
+    b = b - _at(rows.centre, W, xp=xp)
     return Params(xp.astype(W, like.W.dtype), xp.astype(b, like.b.dtype))
 
 
@@ -558,94 +626,77 @@ def _at(centre: Array, W: Array, *, xp: Namespace) -> Array:
     return xp.sum(centre[:, None, None] * W, axis=0)
 
 
-def _aside(
-    polytope: Polytope, rows: Rows, kinks: Kinks, theta: Array, *, xp: Namespace
-) -> Array:
-    """Return intercepts ``(m, c)`` that keep classes without rows out of every loss."""
+def _aside(problem: Problem, theta: Array, *, xp: Namespace) -> Array:
+    """Return intercepts ``(m, c)`` that keep classes without rows below every margin."""
+    polytope, _, rows, kinks, _ = problem
     Z = _scores(rows, theta, xp=xp)
     counted = kinks.true & (rows.weights > 0)[:, :, None]
     least = xp.min(xp.where(counted, Z, _FAR), axis=(0, 2))[:, None]
-    apart = 2.0 * max(polytope.others.offset, 0.0) + 1.0
-    b = xp.where(rows.share > 0, 0.0, least - apart)
+    b = xp.where(rows.share > 0, 0.0, least - 2.0 * abs(polytope.others.offset))
     return b if rows.given.shape[1] > 1 else b[:, 1:] - b[:, :1]
 
 
-def _value(
-    loss: Loss, free: bool, rows: Rows, params: Params, alpha: Array, *, xp: Namespace
-) -> tuple[Array, Array]:
-    """Return F and the mean loss ``(m,)`` of parameters, whatever their dtype, in that of X."""
+def _value(loss: Loss, problem: Problem, params: Params, *, xp: Namespace) -> tuple[Array, Array]:
+    """Return F and the mean loss ``(m,)`` of parameters, whatever their dtype, in float64."""
+    rows = problem.rows
     W, b = (xp.astype(a, rows.X.dtype) for a in params)
-    if free:
-        b = b + _at(rows.centre, W, xp=xp)
+    b = b + _at(rows.centre, W, xp=xp)
     Z = _scores(rows, augmented(W, b, xp=xp), xp=xp)
-    if not free:
+    if not problem.free:  # the last column of X is 0
         Z = Z + class_scores(b, xp=xp)
     value, _ = loss.value_and_grad(Z, rows.y, xp=xp)
     mean = xp.sum(rows.weights * value, axis=0)
-    return mean + 0.5 * xp.astype(alpha, W.dtype) * xp.sum(W * W, axis=(0, 2)), mean
+    return mean + 0.5 * problem.alpha * xp.sum(W * W, axis=(0, 2)), mean
 
 
-def _bound(
-    polytope: Polytope,
-    free: bool,
-    rows: Rows,
-    kinks: Kinks,
-    point: Point,
-    alpha: Array,
-    *,
-    xp: Namespace,
-) -> Array:
-    """Return the lower bound ``(m,)`` that the dual point proves."""
-    A = xp.where(point.lower < kinks.width, point.lower, kinks.width) + kinks.lower
-    A = xp.where(kinks.live & (point.lower > 0), A, kinks.lower)
+def _bound(problem: Problem, point: Point, *, xp: Namespace) -> Array:
+    """Return the lower bound ``(m,)`` that a proves."""
+    polytope, free, rows, kinks, alpha = problem
+    A = xp.where(point.lower < kinks.width, point.lower, kinks.width)
+    A = kinks.lower + xp.where(kinks.live & (A > 0), A, 0.0)
     if polytope.simplex:
         A = A / _positive(xp.sum(A, axis=-1, keepdims=True), xp=xp)
     if free:
-        balanced = _circulating if polytope.pairwise else _level
-        A = balanced(polytope, rows, kinks, A, xp=xp)
-    cost = xp.sum(rows.weights * xp.sum(A * kinks.offset, axis=-1), axis=0)
-    A = polytope.gradient(A, kinks.true, xp=xp)
-    if not free:  # a constant in the scores
+        A = (_circulating if polytope.pairwise else _level)(problem, A, xp=xp)
+    costs = A * kinks.offset
+    if not free:  # the intercept is a constant in the scores
         Z = class_scores(rows.given, xp=xp)
-        cost = cost + xp.sum(rows.weights * xp.sum(A * Z, axis=-1), axis=0)
-    G = _gradient(rows, A, xp=xp)[:, :, :-1]
+        costs = costs + A * polytope.differences(Z + xp.zeros_like(A), kinks.true, xp=xp)
+    cost, size = (xp.sum(rows.weights * xp.sum(a, axis=-1), axis=0) for a in (costs, xp.abs(costs)))
+    G = _gradient(problem, A, xp=xp)[:, :, :-1]
     quadratic = xp.sum(G * G, axis=(1, 2)) / (2.0 * _positive(alpha, xp=xp))
-    # t times the point proves t·cost − t²·quadratic: take the best t in [0, 1].
-    best = 0.5 * cost / _positive(quadratic, xp=xp)
-    best = xp.where((quadratic > 0) & (best < 1), best, 1.0)
-    best = xp.where(cost > 0, best, 0.0)
+    # t times as large, it proves t·cost − t²·quadratic: take the best t in [0, 1].
+    t = 0.5 * cost / _positive(quadratic, xp=xp)
+    t = xp.where((quadratic > 0) & (t < 1.0), t, 1.0)
+    t = xp.where(cost > 0, t, 0.0)
     length = xp.sqrt(xp.sum(rows.X * rows.X, axis=1))[:, None]
-    size = xp.sum(rows.weights * length * xp.sum(xp.abs(A), axis=-1), axis=0)
+    length = xp.sum(rows.weights * length * xp.sum(xp.abs(A), axis=-1), axis=0)
     longest = xp.sqrt(xp.max(xp.sum(point.theta * point.theta, axis=2), axis=1))
-    magnitude = 1.0 + xp.abs(cost) + quadratic + size * longest
-    rounding = _ROUNDING * float(xp.finfo(A.dtype).eps) * magnitude
-    bound = best * (cost - best * quadratic - rounding)
+    rounding = _ROUNDING * float(xp.finfo(A.dtype).eps) * (size + quadratic + length * longest)
+    bound = t * (cost - t * quadratic - rounding)
     return xp.where((alpha > 0) & xp.isfinite(bound), bound, 0.0)
 
 
-def _circulating(
-    polytope: Polytope, rows: Rows, kinks: Kinks, A: Array, *, xp: Namespace
-) -> Array:
-    """Return the dual point mixed with one alike in each class, such that Σ_i s_i g_i = 0.
+def _circulating(problem: Problem, A: Array, *, xp: Namespace) -> Array:
+    """Return a mixed with a point alike in each class, such that Σ_i s_i g_i = 0.
 
     What is left to balance is what rounding and shortened steps left.
     """
-    A = xp.where(kinks.true, 0.0, A)
-    g = rows.weights[:, :, None] * polytope.gradient(A, kinks.true, xp=xp)
-    r = xp.sum(g, axis=0)  # (m, k): what a class receives too much
-    there = rows.share > 0
-    both = there[:, :, None] & there[:, None, :]
-    flow = (r[:, :, None] - r[:, None, :]) / xp.sum(xp.astype(there, r.dtype), axis=1)[:, None, None]
-    flow = xp.where(both & (flow > 0), flow, 0.0) / _positive(rows.share, xp=xp)[:, :, None]
-    more = xp.max(xp.sum(flow, axis=2), axis=1)[:, None]
+    polytope, _, rows, kinks, _ = problem
+    G = rows.weights[:, :, None] * polytope.gradient(A, kinks.true, xp=xp)
+    r = xp.sum(G, axis=0)  # (m, k): what a class receives too much
+    there = xp.astype(rows.share > 0, r.dtype)
+    flow = (r[:, :, None] - r[:, None, :]) / xp.sum(there, axis=1)[:, None, None]
+    flow = xp.where(flow > 0, flow, 0.0) * there[:, :, None] * there[:, None, :]
+    flow = flow / _positive(rows.share, xp=xp)[:, :, None]
     own = xp.take(xp.permute_dims(flow, (1, 0, 2)), xp.astype(rows.y, xp.int32), axis=0)
-    return (A + own) / (1.0 + more)
+    A = xp.where(kinks.true, 0.0, A) + own
+    return A / (1.0 + xp.max(xp.sum(flow, axis=2), axis=1)[:, None])
 
 
-def _level(polytope: Polytope, rows: Rows, kinks: Kinks, A: Array, *, xp: Namespace) -> Array:
-    """Return the dual point shrunk where it is positive, or negative, such that Σ_i s_i a_i = 0."""
-    del polytope, kinks
-    weighted = rows.weights[:, :, None] * A
+def _level(problem: Problem, A: Array, *, xp: Namespace) -> Array:
+    """Return a, where positive or where negative shrunk such that Σ_i s_i a_i = 0."""
+    weighted = problem.rows.weights[:, :, None] * A
     up = xp.sum(xp.where(A > 0, weighted, 0.0), axis=0)
     down = xp.sum(xp.where(A < 0, -weighted, 0.0), axis=0)
     less = xp.minimum(up, down)
