@@ -543,21 +543,20 @@ def _system(problem: Problem, point: Point, *, xp: Namespace) -> System:
     h = xp.where(live, 1.0 / xp.where(live, compliance, 1.0), 0.0)
     H = rows_hessian(rows.X, _row_curvature(problem, h, xp=xp), xp=xp)
     b, q, _ = H.shape
-    blocks = xp.reshape(H, (b, q // d, d, q // d, d))
-    if q > d:
-        # What is alike in all classes stays 0; without a price, the intercepts would be free.
-        alike = xp.mean(xp.reshape(xp.linalg.diagonal(H), (b, q // d, d)), axis=1)
-        blocks = blocks + xp.eye(d, **_kind(H))[:, None, :] * alike[:, None, :, None, None]
-    H = xp.reshape(blocks, (b, q, q))
     eye = xp.eye(q, **_kind(H))
     ridge = xp.broadcast_to(_ridge(problem, xp=xp), point.theta.shape)
     H = H + eye * xp.reshape(ridge, (b, 1, q))
-    diagonal_ = xp.linalg.diagonal(H)
-    none = diagonal_ <= 0
-    scale = 1.0 / xp.sqrt(xp.where(none, 1.0, diagonal_))
+    own = xp.linalg.diagonal(H)
+    held = xp.astype(own <= 0, H.dtype)  # intercepts that are given, or of no row
+    if q > d:
+        # What is alike in all classes stays 0; without a price, the intercepts would be free.
+        alike = xp.mean(xp.reshape(own, (b, q // d, d)), axis=1)
+        price = xp.eye(d, **_kind(H))[:, None, :] * alike[:, None, :, None, None]
+        price = xp.broadcast_to(price, (b, q // d, d, q // d, d))
+        H = H + xp.reshape(price, (b, q, q))
+    scale = 1.0 / xp.sqrt(xp.linalg.diagonal(H) + held)
     tiny = _RIDGE * float(xp.finfo(H.dtype).eps)
-    H = H * scale[:, :, None] * scale[:, None, :]
-    H = H + eye * (tiny + xp.astype(none, H.dtype))[:, None, :]
+    H = H * scale[:, :, None] * scale[:, None, :] + eye * (tiny + held)[:, None, :]
     finite = xp.all(xp.isfinite(H), axis=(1, 2))[:, None, None]
     return System(xp.where(finite, H, eye), scale, h)
 
