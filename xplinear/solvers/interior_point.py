@@ -616,8 +616,10 @@ def _params(problem: Problem, theta: Array, like: Params, *, xp: Namespace) -> P
     b = b + rows.given
     if problem.free and problem.polytope.pairwise:
         b = b + _aside(problem, theta, xp=xp)
-    b = b - _at(rows.centre, W, xp=xp)
-    return Params(xp.astype(W, like.W.dtype), xp.astype(b, like.b.dtype))
+    W = xp.astype(W, like.W.dtype)
+    # Of the rounded weights: far from 0, their rounding is a constant in the scores.
+    b = b - _at(rows.centre, xp.astype(W, b.dtype), xp=xp)
+    return Params(W, xp.astype(b, like.b.dtype))
 
 
 def _at(centre: Array, W: Array, *, xp: Namespace) -> Array:
