@@ -12,7 +12,6 @@ from scipy.optimize import minimize as scipy_minimize
 from sklearn.datasets import load_digits, make_classification
 from sklearn.svm import LinearSVC, LinearSVR
 
-import xplinear as xl
 from xplinear.backends.base import AcceleratedLoss
 from xplinear.duality import value_and_lower_bound
 from xplinear.losses import (
