@@ -307,13 +307,15 @@ def host_access(tree: ast.Module) -> Iterator[str]:
 
 
 _ELASTIC_NET = ElasticNetPenalty()
+_KINKED_ONLY = {"interior_point", "smoothing"}
+_RIDGE_ONLY = {"lbfgs", *_KINKED_ONLY}
 # Solver, loss and penalty it can do, kinked where it can.
 SOLVABLE = [
-    (solver, loss, L2Penalty() if solver in ("lbfgs", "smoothing") else _ELASTIC_NET)
+    (solver, loss, L2Penalty() if solver in _RIDGE_ONLY else _ELASTIC_NET)
     for solver in SOLVERS
     for loss in (SoftmaxLoss(), MulticlassHingeLoss())
     if loss.smooth or solver not in {"lbfgs", "proximal_lbfgs"}
-    if solver != "smoothing" or not loss.smooth
+    if solver not in _KINKED_ONLY or not loss.smooth
 ]
 
 

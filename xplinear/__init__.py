@@ -12,7 +12,7 @@ penalties          Ω: value, gradient, prox
 objective          F over blocks of rows
 gradients          numerical gradients and the gradient check
 duality            conjugates of both, and a proven lower bound of F
-solvers            gd, lbfgs, proximal_lbfgs, sgd, smoothing: a configuration, a state, a step
+solvers            gd, lbfgs, interior_point …: a configuration, a state, a step
 minimize           the only loop: stopping, history, callbacks, interrupts
 certificate        how far from the optimum a fit can be at most, and why it stopped
 standardize        standardized features, folded into the weights

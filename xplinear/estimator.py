@@ -33,7 +33,18 @@ from xplinear.minimize import Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, NoPenalty, Penalty
-from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, Newton, ProximalLBFGS, Smoothing, Solver
+from xplinear.solvers import (
+    GD,
+    LBFGS,
+    SGD,
+    SOLVERS,
+    InteriorPoint,
+    Newton,
+    ProximalLBFGS,
+    Smoothing,
+    Solver,
+)
+from xplinear.solvers.interior_point import interior_point_pays
 from xplinear.solvers.newton import newton_pays
 from xplinear.standardize import (
     column_bounds,
@@ -69,7 +80,7 @@ __all__ = [
 ]
 
 _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
-_TO_THE_OPTIMUM = LBFGS, Newton, ProximalLBFGS, Smoothing
+_TO_THE_OPTIMUM = InteriorPoint, LBFGS, Newton, ProximalLBFGS, Smoothing
 _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
 _CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
 _SEPARATED = 1e-4  # share of the first loss below which every row is on its side
@@ -124,9 +135,12 @@ def automatic_solver(objective: Objective) -> str:
     loss, penalty = objective.loss, objective.penalty
     if loss.smooth and penalty.smooth:
         return "newton" if newton_pays(objective) else "lbfgs"
-    name = "proximal_lbfgs" if loss.smooth else "smoothing"
-    suits = loss.smooth or (isinstance(penalty, L2Penalty) and hasattr(loss, "smoothed"))
-    return name if suits else "sgd"
+    if loss.smooth:
+        return "proximal_lbfgs"
+    if interior_point_pays(objective):
+        return "interior_point"
+    suits = isinstance(penalty, L2Penalty) and hasattr(loss, "smoothed")
+    return "smoothing" if suits else "sgd"
 
 
 def linear_coefficients(params: Params) -> tuple[Array, Array]:
@@ -183,14 +197,14 @@ def _print_progress(progress: Progress) -> None:
 
 def _warn_at_the_floor(
     objective: Objective,
-    solver: LBFGS | ProximalLBFGS | Smoothing,
+    solver: Any,
     result: Result,
     precision: str,
 ) -> None:
     """Say so when rounding, not ``tol``, ended the run."""
     floored = np.asarray(result.reasons) == "rounding"
     if floored.any():
-        measure = "gap" if isinstance(solver, Smoothing) else "gradient"
+        measure = "gap" if np.isfinite(result.lower_bound).any() else "residual"
         measured = f"{measure} {result.residual[floored].max():.0e}"
         message = at_the_floor(objective, precision, measured, solver.tol)
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
@@ -925,7 +939,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if name == "auto":
             optimum = automatic_solver(objective)
             cheap = data.n * data.p * objective.k <= _CHEAP_PASS
-            lost = optimum == "smoothing" and self._unpenalized
+            lost = optimum in ("interior_point", "smoothing") and self._unpenalized
             name = "sgd" if partial or self._stochastic or not cheap or lost else optimum
         limit = 1000 if self.max_iter is None else self.max_iter
         if name == "gd" and not partial:

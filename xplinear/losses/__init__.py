@@ -41,6 +41,9 @@ class Loss(Protocol):
     ``(..., k, k)``, positive semidefinite (where the gradient has a kink, one of its elements),
     with which problems of few weights are solved by Newton steps.
 
+    A kinked loss may offer the property ``polytope``, a `xplinear.losses.polytope.Polytope`: how
+    it is a maximum over a box or a simplex, which the solver ``interior_point`` needs.
+
     Attributes
     ----------
     smooth : bool

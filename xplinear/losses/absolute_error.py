@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xplinear.losses.polytope import Polytope, Side
 from xplinear.losses.true_class import true_class, true_score
 from xplinear.namespace import Array, Namespace, array_namespace
 
@@ -44,6 +45,11 @@ class AbsoluteErrorLoss:
         xp = array_namespace(Z, xp=xp)
         error = Z - xp.astype(true_class(Z, y, xp=xp), Z.dtype)
         return xp.sum(xp.abs(error), axis=-1), xp.sign(error)
+
+    @property
+    def polytope(self) -> Polytope:
+        """|z_j − t_j| = max a (z_j − t_j) over |a| ≤ 1."""
+        return Polytope(Side(-1.0, 1.0, -1.0), Side(-1.0, 1.0, 0.0))
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return a_y, for |a_j| ≤ 1."""

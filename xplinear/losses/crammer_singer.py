@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xplinear.losses.polytope import Polytope, Side
 from xplinear.losses.true_class import true_class, true_score
 from xplinear.namespace import Array, Namespace, array_namespace
 
@@ -59,6 +60,12 @@ class CrammerSingerLoss:
         tied = xp.astype(gap == worst, Z.dtype)
         share = tied / xp.sum(tied, axis=-1, keepdims=True)
         return worst[..., 0], share - xp.astype(true, Z.dtype)
+
+    @property
+    def polytope(self) -> Polytope:
+        """The largest of v_j is max a·v over a ≥ 0 with sum 1."""
+        sides = Side(0.0, 1.0, 0.0), Side(0.0, 1.0, self.margin)
+        return Polytope(*sides, pairwise=True, simplex=True)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return −Δ Σ_{j≠y} a_j, for a_j ≥ 0 (j ≠ y) with sum at most 1."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xplinear.losses.polytope import Polytope, Side
 from xplinear.losses.true_class import true_class, true_score
 from xplinear.namespace import Array, Namespace, array_namespace
 
@@ -62,6 +63,11 @@ class MulticlassHingeLoss:
         active = xp.astype(violation > 0, Z.dtype)
         count = xp.sum(active, axis=-1, keepdims=True)
         return xp.sum(violation, axis=-1), xp.where(true, -count, active)
+
+    @property
+    def polytope(self) -> Polytope:
+        """max(0, v_j) = max a v_j over 0 ≤ a ≤ 1, for j ≠ y."""
+        return Polytope(Side(0.0, 0.0, 0.0), Side(0.0, 1.0, self.margin), pairwise=True)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return −Δ Σ_{j≠y} a_j, for 0 ≤ a_j ≤ 1 (j ≠ y)."""

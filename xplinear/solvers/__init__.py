@@ -8,6 +8,7 @@ A new solver is one file plus one line in ``SOLVERS``.
 from __future__ import annotations
 
 from xplinear.solvers.gd import GD
+from xplinear.solvers.interior_point import InteriorPoint
 from xplinear.solvers.lbfgs import LBFGS
 from xplinear.solvers.newton import Newton
 from xplinear.solvers.protocol import Solver, State
@@ -20,6 +21,7 @@ __all__ = [
     "LBFGS",
     "SGD",
     "SOLVERS",
+    "InteriorPoint",
     "Newton",
     "ProximalLBFGS",
     "Smoothing",
@@ -29,6 +31,7 @@ __all__ = [
 
 SOLVERS: dict[str, type[Solver]] = {
     "gd": GD,
+    "interior_point": InteriorPoint,
     "lbfgs": LBFGS,
     "newton": Newton,
     "proximal_lbfgs": ProximalLBFGS,

@@ -44,9 +44,16 @@ def rows_hessian(rows: Array, M: Array, *, xp: Namespace) -> Array:
     """Return Σ_i M_i ⊗ x_i x_iᵀ ``(m, c(p + 1), c(p + 1))`` of curvatures ``M (r, m, c, c)``."""
     r, m, c, _ = M.shape
     d = rows.shape[1]
-    weighted = xp.reshape(M, (r, m * c * c))[:, :, None] * rows[:, None, :]
-    H = xp.reshape(rows.T @ xp.reshape(weighted, (r, m * c * c * d)), (d, m, c, c, d))
-    return xp.reshape(xp.permute_dims(H, (1, 2, 0, 3, 4)), (m, c * d, c * d))
+    upper: list[Array] = []  # (m, d, c − j, d) of each class j: symmetric matrices need no more
+    for j in range(c):
+        weighted = xp.reshape(M[:, :, j, j:], (r, m * (c - j)))[:, :, None] * rows[:, None, :]
+        product = rows.T @ xp.reshape(weighted, (r, m * (c - j) * d))
+        upper.append(xp.permute_dims(xp.reshape(product, (d, m, c - j, d)), (1, 0, 2, 3)))
+    lines: list[Array] = []
+    for j in range(c):
+        lower = [xp.matrix_transpose(upper[i][:, :, j - i, :])[:, :, None, :] for i in range(j)]
+        lines.append(xp.concat([*lower, upper[j]], axis=2))
+    return xp.reshape(xp.stack(lines, axis=1), (m, c * d, c * d))
 
 
 def column_curvature(M: Array) -> Array:
