@@ -285,7 +285,7 @@ class TestLaw2:
 
 # Conversions of values that never were on a device.
 CONVERSIONS = {
-    r"float\(xp\.finfo\(.*\)\.eps\)": "a property of a dtype",
+    r"float\(xp\.finfo\(.*\)\.(eps|max|smallest_normal)\)": "a property of a dtype",
     r"float\((objective\.)?fit_intercept\)": "a bool of the configuration",
     r"int\(average\)": "a bool of the configuration",
 }
@@ -308,13 +308,13 @@ def host_access(tree: ast.Module) -> Iterator[str]:
 
 _ELASTIC_NET = ElasticNetPenalty()
 _KINKED_ONLY = {"interior_point", "smoothing"}
-_RIDGE_ONLY = {"lbfgs", *_KINKED_ONLY}
+_RIDGE_ONLY = {"lbfgs", "newton", *_KINKED_ONLY}
 # Solver, loss and penalty it can do, kinked where it can.
 SOLVABLE = [
     (solver, loss, L2Penalty() if solver in _RIDGE_ONLY else _ELASTIC_NET)
     for solver in SOLVERS
     for loss in (SoftmaxLoss(), MulticlassHingeLoss())
-    if loss.smooth or solver not in {"lbfgs", "proximal_lbfgs"}
+    if loss.smooth or solver not in {"lbfgs", "newton", "proximal_lbfgs"}
     if solver not in _KINKED_ONLY or not loss.smooth
 ]
 

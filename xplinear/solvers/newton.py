@@ -190,7 +190,7 @@ def _solved(
     gradient = Params(dW + alpha[:, None] * penalty.grad(W, xp=xp), grads.b)
     g = augmented(*(balanced(gradient, xp=xp) if even else gradient), xp=xp)
     kind = {"dtype": H.dtype, "device": device(H)}
-    last = xp.astype(xp.arange(size, device=device(H)) == size - 1, H.dtype)
+    last = xp.astype(xp.arange(size, dtype=xp.int32, device=device(H)) == size - 1, H.dtype)
     one, eye = xp.eye(c, **kind), xp.eye(size, **kind)
     ridge = (1.0 - last) * curvature[:, None]
     H = xp.reshape(H, (m, c, size, c, size))
