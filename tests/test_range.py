@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -354,3 +356,28 @@ class TestBounds:
         assert (spread[2:4] >= 2.0).all()
         assert (spread[2:4] < 4.0).all()
         assert nearby(low[[0, 4]], high[[0, 4]], 32, centre=True) is None
+
+
+def test_what_a_device_cannot_hold_is_refused():
+    """JAX has no float64 unless asked: rows do not become infinite, or all alike, in silence."""
+    pytest.importorskip("jax")
+    code = """
+import numpy as np, xplinear as xl
+X = np.random.default_rng(0).standard_normal((90, 2))
+for rows in (1e200 * X, 1e-200 * X, 1e12 + X):
+    try:
+        xl.LinearClassifier(backend="jax:cpu").fit(rows, np.arange(90) % 2)
+        print("fitted")
+    except ValueError as error:
+        print(error)
+clf = xl.LinearClassifier(backend="jax:cpu").fit(20000 + X, X[:, 0] > 0)
+print(clf.score(20000 + X, X[:, 0] > 0))
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    *refused, score = run.stdout.strip().split("\n")
+    assert len(refused) == 3
+    for line in refused:
+        assert "float32 cannot hold" in line
+        assert "jax_enable_x64" in line
+    assert float(score) > 0.95

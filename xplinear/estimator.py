@@ -1001,7 +1001,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             else int(check_random_state(random_state).randint(2**31 - 1))
         )
         rows = X if isinstance(X, np.ndarray) else backend.asarray(X)
-        dtype = computation_dtype(backend.asarray(rows[:1, :]), self.dtype, backend)
+        one = np.zeros_like(rows[:1, :]) if isinstance(rows, np.ndarray) else rows[:1, :]
+        dtype = computation_dtype(backend.asarray(one), self.dtype, backend)
         check_precision(self.precision, dtype, backend)
         result_dtype, cheap = dtype, rows.shape[0] * rows.shape[1] * len(classes) <= _CHEAP_PASS
         exact = self.solver not in ("sgd", "gd") and not (partial or self._stochastic)
@@ -1027,7 +1028,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 backend=backend,
             )
 
-        held_out, train = None, weights
+        # Before rows are moved: not every device holds all that a host does.
+        scaled = visible if self.standardize else counted
+        if partial and self._shifted is not None:  # it goes on in the same coordinates
+            standard = self._shifted.to(backend, self.backend_.to_host).standard
+        else:
+            centre = self.fit_intercept and not partial
+            standard = self._nearby(rows, scaled, result_dtype, backend, centre=centre)
+        shifted, held_out, train = standard is not None, None, weights
         if self.early_stopping and not partial:
             all_rows = np.arange(len(codes)) if counted is None else counted
             index = np.asarray(
@@ -1051,13 +1059,6 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
             raise ValueError(msg)
         data = part(counted, train)
-        scaled = visible if self.standardize else counted
-        if partial and self._shifted is not None:  # it goes on in the same coordinates
-            standard = self._shifted.to(backend, self.backend_.to_host).standard
-        else:
-            centre = self.fit_intercept and not partial
-            standard = self._nearby(rows, scaled, result_dtype, backend, centre=centre)
-        shifted = standard is not None
         objective = Objective(
             backend.accelerated(loss),
             penalty,

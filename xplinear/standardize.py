@@ -122,7 +122,7 @@ class Nearby(NamedTuple):
             f"2**{power}, about {2.0**power:.0e}): the penalty acts on the weights of what came "
             "out. Scale X, or set standardize=True",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,  # the caller of `fit`
         )
 
 
