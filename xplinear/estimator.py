@@ -28,7 +28,7 @@ from xplinear.certificate import Certificate, certify
 from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.losses.softmax import softmax
-from xplinear.minimize import Progress, Result, minimize
+from xplinear.minimize import Interrupted, Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, array_namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, Penalty
@@ -133,6 +133,17 @@ def _resolve(value: Any, registry: Mapping[str, type[Any]], argument: str) -> An
         msg = f"unknown {argument} {value!r}; choose from {', '.join(registry)}, or pass an object"
         raise ValueError(msg)
     return registry[value]()
+
+
+def _weights(backend: Backend, params: Params) -> dict[str, Any]:
+    """Return the attributes that weights are kept in."""
+    coef, intercept = linear_coefficients(params)
+    return {
+        "backend_": backend,
+        "params_": params,
+        "coef_": coef[0, :, :],
+        "intercept_": intercept[0, :],
+    }
 
 
 def _print_progress(progress: Progress) -> None:
@@ -394,6 +405,13 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         callbacks : sequence of callables
             Each is given a `xplinear.minimize.Progress` per iteration; a true value stops. Its
             ``params`` are those of the standardized features, if they are.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C, once the best so far is kept as if the fit had ended with it; Ctrl-C
+            before the first iteration is complete, or any other exception of a callback, leaves
+            what was fitted before.
         """
         problem = self._problem(X, y, sample_weight)
         objective = problem.objective
@@ -401,18 +419,17 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         start = None
         if self.warm_start and hasattr(self, "params_"):
             start = self._warm_params(problem)
-        with matmul_precision(self.precision):
-            result = minimize(
-                objective,
-                solver,
-                start,
-                validation_score=partial(accuracy, replace(objective, data=problem.held_out))
-                if problem.held_out
-                else None,
-                patience=self.n_iter_no_change,
-                min_improvement=self.tol,
-                callbacks=[*callbacks, *([_print_progress] if self.verbose else [])],
-            )
+        result, interrupt = self._minimized(
+            objective,
+            solver,
+            start,
+            validation_score=partial(accuracy, replace(objective, data=problem.held_out))
+            if problem.held_out
+            else None,
+            patience=self.n_iter_no_change,
+            min_improvement=self.tol,
+            callbacks=[*callbacks, *([_print_progress] if self.verbose else [])],
+        )
         if result.reason == "max_iter" and not result.converged.all():
             warnings.warn(
                 f"stopped after max_iter={result.n_iter} iterations before tol={self.tol} was "
@@ -422,8 +439,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
         if isinstance(solver, _TO_THE_OPTIMUM):
             _warn_at_the_floor(objective, solver, result, self.precision)
-        self._keep(problem, result, certificate_of(objective, solver, result))
-        self._sgd_state = None  # partial_fit starts anew from here
+        certificate = None
+        try:
+            certificate = certificate_of(objective, solver, result)
+        except KeyboardInterrupt as error:
+            interrupt = interrupt or error
+        self._keep(problem, result, certificate)
+        if interrupt is not None:
+            raise interrupt
         return self
 
     @available_if(_takes_rows_in_turn)
@@ -455,10 +478,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         previous = getattr(self, "_sgd_state", None)
         with matmul_precision(self.precision):
             state = solver.init(objective, start, previous)
-            result = minimize(objective, solver, state=state)
+        result, interrupt = self._minimized(objective, solver, state=state)
         before = getattr(self, "history_", None) if previous is not None else None
-        self._keep(problem, result, before=before)
-        self._sgd_state = result.state
+        self._keep(problem, result, before=before, sgd_state=result.state)
+        if interrupt is not None:
+            raise interrupt
         return self
 
     def decision_function(self, X: Any) -> Array:
@@ -822,14 +846,25 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def _host_classes(self) -> np.ndarray[Any, Any]:
         return backend_of(self.classes_).to_host(self.classes_)
 
+    def _minimized(
+        self, objective: Objective, solver: Any, start: Params | None = None, **settings: Any
+    ) -> tuple[Result, KeyboardInterrupt | None]:
+        """Return what `minimize` finds, and the Ctrl-C to raise again once it is kept."""
+        with matmul_precision(self.precision):
+            try:
+                return minimize(objective, solver, start, **settings), None
+            except Interrupted as interrupt:
+                return interrupt.result, interrupt
+
     def _keep(
         self,
         problem: Problem,
         result: Result,
         certificate: Certificate | None = None,
         before: Mapping[str, np.ndarray[Any, Any]] | None = None,
+        sgd_state: Any = None,
     ) -> None:
-        """Take over a result; from here on nothing fails."""
+        """Take over a result, all at once; ``sgd_state`` is what `partial_fit` goes on from."""
         objective = problem.objective
         if certificate is None:
             value = float(objective.data.backend.to_host(objective.value(result.params))[0])
@@ -842,30 +877,28 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if before is not None:
             history["seconds"] = history["seconds"] + before["seconds"][-1]
             history = {key: np.concatenate([before[key], history[key]]) for key in history}
-        self.history_ = history
-        self.n_iter_ = len(history["seconds"])
-        self.objective_ = value
-        self.n_features_in_ = problem.features.n_features
-        if problem.features.names is not None:
-            self.feature_names_in_ = problem.features.names
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        if certificate is not None:
-            self.certificate_ = certificate
-        elif hasattr(self, "certificate_"):
-            del self.certificate_
         numeric = problem.classes.dtype.kind in _NUMERIC
-        self.classes_ = (
-            problem.label_backend.asarray(problem.classes) if numeric else problem.classes
-        )
-        self._host_input = problem.host_input
-        self._set_params(objective.data.backend, problem.unstandardized(result.params))
+        fitted = {
+            "history_": history,
+            "n_iter_": len(history["seconds"]),
+            "objective_": value,
+            "certificate_": certificate,
+            "n_features_in_": problem.features.n_features,
+            "feature_names_in_": problem.features.names,
+            "classes_": problem.label_backend.asarray(problem.classes)
+            if numeric
+            else problem.classes,
+            "_host_input": problem.host_input,
+            "_sgd_state": sgd_state,
+            **_weights(objective.data.backend, problem.unstandardized(result.params)),
+        }
+        vars(self).update(fitted)
+        for name in ("certificate_", "feature_names_in_"):
+            if fitted[name] is None:
+                delattr(self, name)
 
     def _set_params(self, backend: Backend, params: Params) -> None:
-        self.backend_ = backend
-        self.params_ = params
-        coef, intercept = linear_coefficients(params)
-        self.coef_, self.intercept_ = coef[0, :, :], intercept[0, :]
+        vars(self).update(_weights(backend, params))
 
     def _predicted(self, X: Any, method: str, function: Callable[..., Array]) -> Array:
         """Return what a function of blocks gives for all rows, in the library of X."""

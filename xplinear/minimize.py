@@ -21,7 +21,7 @@ from xplinear.namespace import Array
 from xplinear.objective import Objective, Params
 from xplinear.solvers.protocol import Solver, State, select, take_models
 
-__all__ = ["Progress", "Result", "minimize", "time_left"]
+__all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
 HostArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -110,6 +110,43 @@ class Result:
     reasons: tuple[str, ...]
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `minimize`: who holds on to ``result`` keeps the best so far, and raises again.
+
+    Parameters
+    ----------
+    result : Result
+        Of the iterations that were completed, at least one; its ``reason`` is ``"interrupted"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xplinear import losses, objective, penalties, solvers
+    >>> from xplinear.backends import get_backend
+    >>> from xplinear.data import ArrayData
+    >>> data = ArrayData(np.eye(3), np.arange(3), backend=get_backend("numpy"))
+    >>> F = objective.Objective(
+    ...     losses.SoftmaxLoss(), penalties.L2Penalty(), np.asarray([0.1]), data, k=3
+    ... )
+    >>> def press_ctrl_c(progress):
+    ...     raise KeyboardInterrupt
+    >>> try:
+    ...     minimize(F, solvers.GD(), callbacks=[press_ctrl_c])
+    ... except Interrupted as interrupt:
+    ...     print(interrupt, interrupt.result.params.W.shape)
+    interrupted after 1 iteration; the best so far is kept (3, 1, 3)
+    """
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result)
+        self.result = result
+
+    def __str__(self) -> str:
+        """Return a line for people."""
+        n = self.result.n_iter
+        return f"interrupted after {n:,} iteration{'s' * (n != 1)}; the best so far is kept"
+
+
 # BLAS kernels raise this flag on finite operands too (numpy#24067); here `diverged` decides.
 @np.errstate(invalid="ignore")
 def minimize(
@@ -148,11 +185,17 @@ def minimize(
     -------
     Result
 
+    Raises
+    ------
+    Interrupted
+        If Ctrl-C, or a callback that raises KeyboardInterrupt, stopped the run; its ``result`` is
+        the best so far, by validation score or else by objective. Before the first iteration is
+        complete it is the KeyboardInterrupt itself.
+
     Warns
     -----
     RuntimeWarning
-        If an iteration diverged and was undone, or Ctrl-C stopped the run; the result is then
-        the best so far, by validation score or else by objective.
+        If an iteration diverged and was undone.
 
     Notes
     -----
@@ -178,28 +221,31 @@ def minimize(
     callbacks = _logged(objective, solver, callbacks)
     if state is None:
         state = solver.init(objective, objective.zeros() if params is None else params)
-    stack = _Stack(objective, solver)
+    stack = _Stack(objective, solver, np.arange(objective.m))
+    nothing = np.full(objective.m, -np.inf), np.zeros(objective.m, dtype=int)
+    loop = _Loop(0, stack, state, state.params, *nothing)
     iterations = solver.iterations(objective.data.n)
     rows: list[HostArray] = []
     seconds: list[float] = []
-    best_params, best_score = state.params, np.full(objective.m, -np.inf)
-    waited = np.zeros(objective.m, dtype=int)
-    reason = "max_iter"
+    reason, interrupt = "max_iter", None
     try:
         for iteration in range(1, iterations + 1):
-            state = solver.step(stack.objective, state)
+            stack, state = loop.stack, solver.step(loop.stack.objective, loop.state)
             row = backend.to_host(stack.observed(state, validation_score)).astype(np.float64)
             seconds.append(time.perf_counter() - start)
             rows.append(stack.fill(row, rows[-1] if rows else None))
             loss_, penalty_, score_, step_, converged_, diverged_, *_ = rows[-1]
             _warn_of_divergence(iteration, diverged_, step_)
             merit = -(loss_ + penalty_) if validation_score is None else score_
-            better = merit > best_score + (0.0 if validation_score is None else min_improvement)
+            least = loop.best_score + (0.0 if validation_score is None else min_improvement)
+            better = merit > least
+            best_params = loop.best_params
             if better.any():
                 keep = backend.asarray(better[stack.models])
                 best_params = select(keep, state.params, best_params, xp=xp)
-                best_score = np.where(better, merit, best_score)
-            waited = np.where(better, 0, waited + 1)
+            best_score = np.where(better, merit, loop.best_score)
+            waited = np.where(better, 0, loop.waited + 1)
+            loop = _Loop(iteration, stack, state, best_params, best_score, waited)
             if callbacks:
                 numbers = iteration, iterations, loss_, penalty_, score_, step_, seconds[-1]
                 progress = Progress(*numbers, stack.whole(state.params))
@@ -213,21 +259,20 @@ def minimize(
                 reason = "early_stopping"
                 break
             if release and validation_score is None and stack.leaving(converged_):
-                state, best_params = stack.release(state, best_params, converged_)
-    except KeyboardInterrupt:
-        reason = "interrupted"
-        warnings.warn(
-            f"interrupted after {len(rows)} iterations; the result is the best so far",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+                loop = loop.released(converged_)
+    except KeyboardInterrupt as error:
+        if not loop.iteration:
+            raise
+        reason, interrupt = "interrupted", error
+        del rows[loop.iteration :], seconds[loop.iteration :]
     use_best = validation_score is not None or reason == "interrupted"
     table = np.asarray(rows or [np.full((9, objective.m), np.nan)])
     converged, stalled = table[-1, 4] > 0, table[-1, 7] > 0
     names = ("loss", "penalty", "validation_score", "step_size")
+    params = loop.best_params if use_best else loop.state.params
     result = Result(
-        params=objective.canonical(stack.whole(best_params if use_best else state.params)),
-        state=state,
+        params=objective.canonical(loop.stack.whole(params)),
+        state=loop.state,
         n_iter=len(rows),
         converged=converged,
         residual=table[-1, 6],
@@ -246,6 +291,8 @@ def minimize(
         len(rows),
         time.perf_counter() - start,
     )
+    if interrupt is not None:
+        raise Interrupted(result) from interrupt
     return result
 
 
@@ -275,13 +322,14 @@ def _warn_of_divergence(iteration: int, diverged: HostArray, step_size: HostArra
         )
 
 
+@dataclass(frozen=True)
 class _Stack:
     """The models still running; those that converged leave, and are put back in the end."""
 
-    def __init__(self, objective: Objective, solver: Solver) -> None:
-        self.objective, self.solver = objective, solver
-        self.models = np.arange(objective.m)
-        self._left: list[tuple[np.ndarray[Any, Any], Params]] = []
+    objective: Objective
+    solver: Solver
+    models: np.ndarray[Any, Any]
+    left: tuple[tuple[np.ndarray[Any, Any], Params], ...] = ()
 
     def observed(self, state: State, validation_score: Callable[[Params], Array] | None) -> Array:
         """Return what `minimize` decides from, ``(9, models running)``."""
@@ -315,26 +363,38 @@ class _Stack:
         """Whether a quarter of the models are done: each smaller stack may be compiled anew."""
         return 4.0 * converged[self.models].sum() >= len(self.models)
 
-    def release(
-        self, state: State, best_params: Params, converged: HostArray
-    ) -> tuple[State, Params]:
-        """Return state and parameters of the models that go on; keep those of the others."""
-        asarray, xp = self.objective.data.backend.asarray, self.objective.xp
-        done = converged[self.models] > 0
-        gone, kept = asarray(np.nonzero(done)[0]), asarray(np.nonzero(~done)[0])
-        self._left.append((self.models[done], take_models(state.params, gone, xp=xp)))
-        self.models = self.models[~done]
-        self.objective = self.objective.take(kept)
-        best_params = take_models(best_params, kept, xp=xp)
-        return self.solver.take(state, kept, xp=xp), best_params
-
     def whole(self, params: Params) -> Params:
         """Return the parameters of all models, those that left included."""
-        if not self._left:
+        if not self.left:
             return params
         xp = self.objective.xp
-        models, parts = zip(*self._left, (self.models, params), strict=True)
+        models, parts = zip(*self.left, (self.models, params), strict=True)
         order = self.objective.data.backend.asarray(np.argsort(np.concatenate(models)))
         W = xp.concat([part.W for part in parts], axis=1)
         b = xp.concat([part.b for part in parts], axis=0)
         return take_models(Params(W, b), order, xp=xp)
+
+
+class _Loop(NamedTuple):
+    """What there is after an iteration: one value, so that Ctrl-C finds it whole."""
+
+    iteration: int
+    stack: _Stack
+    state: State
+    best_params: Params
+    best_score: HostArray
+    waited: np.ndarray[Any, Any]
+
+    def released(self, converged: HostArray) -> _Loop:
+        """Return what goes on without the models that are done."""
+        stack, solver = self.stack, self.stack.solver
+        asarray, xp = stack.objective.data.backend.asarray, stack.objective.xp
+        done = converged[stack.models] > 0
+        gone, kept = asarray(np.nonzero(done)[0]), asarray(np.nonzero(~done)[0])
+        left = stack.models[done], take_models(self.state.params, gone, xp=xp)
+        objective = stack.objective.take(kept)
+        return self._replace(
+            stack=_Stack(objective, solver, stack.models[~done], (*stack.left, left)),
+            state=solver.take(self.state, kept, xp=xp),
+            best_params=take_models(self.best_params, kept, xp=xp),
+        )
