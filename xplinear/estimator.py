@@ -135,17 +135,6 @@ def _resolve(value: Any, registry: Mapping[str, type[Any]], argument: str) -> An
     return registry[value]()
 
 
-def _weights(backend: Backend, params: Params) -> dict[str, Any]:
-    """Return the attributes that weights are kept in."""
-    coef, intercept = linear_coefficients(params)
-    return {
-        "backend_": backend,
-        "params_": params,
-        "coef_": coef[0, :, :],
-        "intercept_": intercept[0, :],
-    }
-
-
 def _print_progress(progress: Progress) -> None:
     print(progress)  # noqa: T201 - asked for by `verbose`
 
@@ -864,7 +853,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         before: Mapping[str, np.ndarray[Any, Any]] | None = None,
         sgd_state: Any = None,
     ) -> None:
-        """Take over a result, all at once; ``sgd_state`` is what `partial_fit` goes on from."""
+        """Take over a result; ``sgd_state`` is what `partial_fit` goes on from."""
         objective = problem.objective
         if certificate is None:
             value = float(objective.data.backend.to_host(objective.value(result.params))[0])
@@ -878,27 +867,23 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             history["seconds"] = history["seconds"] + before["seconds"][-1]
             history = {key: np.concatenate([before[key], history[key]]) for key in history}
         numeric = problem.classes.dtype.kind in _NUMERIC
-        fitted = {
-            "history_": history,
-            "n_iter_": len(history["seconds"]),
-            "objective_": value,
-            "certificate_": certificate,
-            "n_features_in_": problem.features.n_features,
-            "feature_names_in_": problem.features.names,
-            "classes_": problem.label_backend.asarray(problem.classes)
-            if numeric
-            else problem.classes,
-            "_host_input": problem.host_input,
-            "_sgd_state": sgd_state,
-            **_weights(objective.data.backend, problem.unstandardized(result.params)),
-        }
-        vars(self).update(fitted)
-        for name in ("certificate_", "feature_names_in_"):
-            if fitted[name] is None:
+        classes = problem.label_backend.asarray(problem.classes) if numeric else problem.classes
+        params = problem.unstandardized(result.params)
+        # Last what computes nothing more: Ctrl-C finds the old model, or all of the new one.
+        self._set_params(objective.data.backend, params)
+        self.history_, self.n_iter_, self.objective_ = history, len(history["seconds"]), value
+        self.classes_, self._host_input, self._sgd_state = classes, problem.host_input, sgd_state
+        self.n_features_in_ = problem.features.n_features
+        self.feature_names_in_, self.certificate_ = problem.features.names, certificate
+        for name in ("feature_names_in_", "certificate_"):
+            if getattr(self, name) is None:
                 delattr(self, name)
 
     def _set_params(self, backend: Backend, params: Params) -> None:
-        vars(self).update(_weights(backend, params))
+        coef, intercept = linear_coefficients(params)
+        coef, intercept = coef[0, :, :], intercept[0, :]
+        self.backend_, self.params_ = backend, params
+        self.coef_, self.intercept_ = coef, intercept
 
     def _predicted(self, X: Any, method: str, function: Callable[..., Array]) -> Array:
         """Return what a function of blocks gives for all rows, in the library of X."""

@@ -216,7 +216,7 @@ def minimize(
     >>> result.reason, result.params.W.shape
     ('converged', (3, 2, 3))
     """
-    xp, backend = objective.xp, objective.data.backend
+    backend = objective.data.backend
     start = time.perf_counter()
     callbacks = _logged(objective, solver, callbacks)
     if state is None:
@@ -227,7 +227,9 @@ def minimize(
     iterations = solver.iterations(objective.data.n)
     rows: list[HostArray] = []
     seconds: list[float] = []
-    reason, interrupt = "max_iter", None
+    least = 0.0 if validation_score is None else min_improvement
+    limit = None if validation_score is None else patience
+    reason, interrupt = None, None
     try:
         for iteration in range(1, iterations + 1):
             stack, state = loop.stack, solver.step(loop.stack.objective, loop.state)
@@ -236,64 +238,64 @@ def minimize(
             rows.append(stack.fill(row, rows[-1] if rows else None))
             loss_, penalty_, score_, step_, converged_, diverged_, *_ = rows[-1]
             _warn_of_divergence(iteration, diverged_, step_)
-            merit = -(loss_ + penalty_) if validation_score is None else score_
-            least = loop.best_score + (0.0 if validation_score is None else min_improvement)
-            better = merit > least
-            best_params = loop.best_params
-            if better.any():
-                keep = backend.asarray(better[stack.models])
-                best_params = select(keep, state.params, best_params, xp=xp)
-            best_score = np.where(better, merit, loop.best_score)
-            waited = np.where(better, 0, loop.waited + 1)
-            loop = _Loop(iteration, stack, state, best_params, best_score, waited)
+            loop = loop.after(state, -(loss_ + penalty_) if limit is None else score_, least)
+            stopped = False
             if callbacks:
                 numbers = iteration, iterations, loss_, penalty_, score_, step_, seconds[-1]
                 progress = Progress(*numbers, stack.whole(state.params))
-                if sum(bool(callback(progress)) for callback in callbacks):
-                    reason = "callback"
-                    break
-            if converged_.all():
-                reason = "converged"
+                stopped = sum(bool(callback(progress)) for callback in callbacks) > 0
+            reason = loop.reason(converged_, limit, stopped=stopped)
+            if reason is not None:
                 break
-            if validation_score is not None and (waited >= patience).all():
-                reason = "early_stopping"
-                break
-            if release and validation_score is None and stack.leaving(converged_):
+            if release and limit is None and stack.leaving(converged_):
                 loop = loop.released(converged_)
     except KeyboardInterrupt as error:
         if not loop.iteration:
             raise
         reason, interrupt = "interrupted", error
-        del rows[loop.iteration :], seconds[loop.iteration :]
-    use_best = validation_score is not None or reason == "interrupted"
-    table = np.asarray(rows or [np.full((9, objective.m), np.nan)])
+    best = limit is not None or interrupt is not None
+    result = _result(objective, loop, rows, seconds, reason or "max_iter", best=best)
+    _LOG.info(
+        "%s after %d iterations, %.2f s",
+        " or ".join(dict.fromkeys(result.reasons)),
+        result.n_iter,
+        time.perf_counter() - start,
+    )
+    if interrupt is not None:
+        raise Interrupted(result) from interrupt
+    return result
+
+
+def _result(
+    objective: Objective,
+    loop: _Loop,
+    rows: Sequence[HostArray],
+    seconds: Sequence[float],
+    reason: str,
+    *,
+    best: bool,
+) -> Result:
+    """Return what was found by the last iteration that is complete."""
+    n = loop.iteration
+    table = np.asarray(rows[:n] or [np.full((9, objective.m), np.nan)])
     converged, stalled = table[-1, 4] > 0, table[-1, 7] > 0
     names = ("loss", "penalty", "validation_score", "step_size")
-    params = loop.best_params if use_best else loop.state.params
-    result = Result(
+    params = loop.best_params if best else loop.state.params
+    return Result(
         params=objective.canonical(loop.stack.whole(params)),
         state=loop.state,
-        n_iter=len(rows),
+        n_iter=n,
         converged=converged,
         residual=table[-1, 6],
         lower_bound=table[-1, 8],
-        history={name: table[: len(rows), i] for i, name in enumerate(names)}
-        | {"seconds": np.asarray(seconds)},
+        history={name: table[:n, i] for i, name in enumerate(names)}
+        | {"seconds": np.asarray(seconds[:n])},
         reason=reason,
         reasons=tuple(
             "rounding" if floor else "converged" if done else reason
             for done, floor in zip(converged, stalled, strict=True)
         ),
     )
-    _LOG.info(
-        "%s after %d iterations, %.2f s",
-        " or ".join(dict.fromkeys(result.reasons)),
-        len(rows),
-        time.perf_counter() - start,
-    )
-    if interrupt is not None:
-        raise Interrupted(result) from interrupt
-    return result
 
 
 def _logged(
@@ -384,6 +386,31 @@ class _Loop(NamedTuple):
     best_params: Params
     best_score: HostArray
     waited: np.ndarray[Any, Any]
+
+    def after(self, state: State, merit: HostArray, least: float) -> _Loop:
+        """Return what there is after one more iteration, by how good its parameters are."""
+        stack, best_params = self.stack, self.best_params
+        better = merit > self.best_score + least
+        if better.any():
+            backend = stack.objective.data.backend
+            keep = backend.asarray(better[stack.models])
+            best_params = select(keep, state.params, best_params, xp=backend.xp)
+        return self._replace(
+            iteration=self.iteration + 1,
+            state=state,
+            best_params=best_params,
+            best_score=np.where(better, merit, self.best_score),
+            waited=np.where(better, 0, self.waited + 1),
+        )
+
+    def reason(self, converged: HostArray, patience: int | None, *, stopped: bool) -> str | None:
+        """Return why to stop here, None where there is no reason."""
+        if stopped:
+            return "callback"
+        if converged.all():
+            return "converged"
+        waited = patience is not None and (self.waited >= patience).all()
+        return "early_stopping" if waited else None
 
     def released(self, converged: HostArray) -> _Loop:
         """Return what goes on without the models that are done."""
