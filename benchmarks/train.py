@@ -21,12 +21,13 @@ from benchmarks.report import report
 from xplinear.datasets import Dataset, holdout, load
 
 LOSSES = ("softmax", "multiclass_hinge", "crammer_singer", "squared_hinge")
+ALPHA = 1e-4
 
 
 def contenders(*, sklearn: bool) -> Iterator[tuple[str, Any, bool]]:
     """Yield names, estimators and whether they are given rows in [0, 1]."""
     for loss in LOSSES:
-        yield f"xplinear {loss}", xl.LinearClassifier(loss, random_state=0), False
+        yield f"xplinear {loss}", xl.LinearClassifier(loss, alpha=ALPHA, random_state=0), False
     if sklearn:
         logistic = LogisticRegression(max_iter=100)
         yield "scikit-learn LogisticRegression, 100 iterations", logistic, True

@@ -25,7 +25,8 @@ for status in xl.available_backends():
     if not status.available:
         print(f"{status.name} left out: {status.reason}")
         continue
-    clf = xl.LinearClassifier(solver="sgd", max_iter=15, random_state=0, backend=status.name)
+    settings = {"alpha": 1e-4, "solver": "sgd", "max_iter": 15, "random_state": 0}
+    clf = xl.LinearClassifier(**settings, backend=status.name)
     first, second = seconds_to_fit(clf), seconds_to_fit(clf)  # JAX compiles in the first
     coef = clf.to("numpy").coef_
     reference = coef if reference is None else reference

@@ -111,8 +111,22 @@ class TestTrainAndPredict:
         rows = rows_of(run("train", tmp_path / "a.npz", "--loss", "squared_hinge", "--seed", 3))
         clf = LinearClassifier("squared_hinge", random_state=3).fit(X[:100], y[:100])
         assert rows["test accuracy"] == f"{clf.score(X[100:], y[100:]):.4f}  (100 rows)"
-        assert rows["objective"] == f"{clf.objective_:.6g}  (squared_hinge + 0.0001 · l2)"
+        assert rows["objective"] == f"{clf.objective_:.6g}  (squared_hinge + 0.01 · l2)"
         assert rows["iterations"] == f"{clf.n_iter_:,}"
+
+    def test_strength_as_scikit_learn_has_it(self, tmp_path, blobs):
+        X, y = blobs
+        model = tmp_path / "m.safetensors"
+        np.savez(tmp_path / "a.npz", X=X, y=y)
+        arguments = ("train", tmp_path / "a.npz", "--test-fraction=0", "--C=0.5", "--out", model)
+        assert rows_of(run(*arguments))["objective"].endswith("  (softmax + 0.01 · l2)")
+        assert rows_of(run("info", model))["problem"] == "softmax + 0.01 · l2"
+        for command in (arguments, ("info", model)):
+            record = json.loads(run(*command, "--json"))
+            assert (record["alpha"], record["C"]) == (0.01, 0.5)
+        refused("alpha=0.1 and C=0.5 are two ways to say", *arguments, "--alpha=0.1")
+        LinearClassifier.from_params(xplinear.Params(X[:3, None, :], X[:1]), range(3)).save(model)
+        assert rows_of(run("info", model))["problem"] == "softmax + 1 / (1 n) · l2"
 
     def test_certificate_of_a_fit_to_the_optimum(self, tmp_path, blobs):
         X, y = blobs
@@ -165,7 +179,7 @@ class TestTrainAndPredict:
         }
         assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 13
+        assert len(same) == 14
 
     def test_unlabelled_table(self, tmp_path, blobs):
         X, y = blobs
@@ -306,6 +320,7 @@ class TestSweep:
             assert row[:3] == [f"{alpha:.3e}", f"{scores.mean():.4f}", f"{e:.4f}"]
             assert ("chosen" in row) == (alpha == clf.alpha_)
         assert "test accuracy" not in output
+        assert "mean neg_log_loss" in output  # they are negative
 
     def test_learning_rates(self, tmp_path, blobs):
         X, y = blobs

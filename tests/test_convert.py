@@ -145,7 +145,25 @@ class TestSettings:
         settings = clf.loss, clf.penalty, clf.alpha, clf.l1_ratio, clf.solver
         assert settings == ("softmax", "elastic_net", 0.1, 0.3, "sgd")
 
-    @pytest.mark.parametrize("n_samples", [None, 0, -1])
+    @pytest.mark.parametrize("model", [LogisticRegression, LinearSVC])
+    def test_c_needs_no_number_of_rows(self, model):
+        clf = LinearClassifier.from_sklearn_settings(model(C=10))
+        assert (clf.C, clf.alpha) == (10, None)
+        clf = LinearClassifier.from_sklearn_settings(model(C=10), 500)
+        assert (clf.C, clf.alpha) == (None, 1 / 5000)
+        for settings in ({"alpha": 0.1}, {"C": 3.0}):  # instead of the model's
+            for n_samples in (None, 500):
+                clf = LinearClassifier.from_sklearn_settings(model(), n_samples, **settings)
+                assert {"alpha": clf.alpha, "C": clf.C} == {"alpha": None, "C": None} | settings
+        fitted = model(C=10).fit(X, CODES)
+        assert LinearClassifier.from_sklearn(fitted).C == 10
+
+    def test_the_same_optimum_without_the_number_of_rows(self, y):
+        weights = np.random.default_rng(0).uniform(0.5, 2.0, 300)
+        settings = {"class_weight": "balanced", "tol": 1e-8, "max_iter": 10_000}
+        same_optimum(LogisticRegression(C=0.3, **settings), y, None, weights)
+
+    @pytest.mark.parametrize("n_samples", [0, -1])
     def test_number_of_rows(self, n_samples):
         with pytest.raises(ValueError, match="n_samples must be the number of rows"):
             LinearClassifier.from_sklearn_settings(LogisticRegression(), n_samples)

@@ -483,7 +483,7 @@ def test_bad_device_arrays_are_named(backend, rows, message):
         ({"penalty": "l3"}, "unknown penalty 'l3'; choose from none, l2, l1, elastic_net"),
         (
             {"solver": "adam"},
-            "unknown solver 'adam'; choose from gd, lbfgs, proximal_lbfgs, sgd, smoothing",
+            "unknown solver 'adam'; choose from gd, lbfgs, newton, proximal_lbfgs, sgd, smoothing",
         ),
         ({"backend": "numppy"}, "unknown backend 'numppy'"),
         ({"alpha": -1.0}, "alpha must be a finite number of at least 0, got -1.0"),

@@ -633,7 +633,7 @@ def test_a_learning_rate_that_diverged_loses(dtype):
 
 def test_rounding_is_said_of_what_was_measured():
     settings = {"cv": FOLDS, "dtype": "float32", "tol": 1e-7, "max_iter": 3000}
-    with pytest.warns(ConvergenceWarning, match=r"float32 floor: relative gradient up to \de-\d\d"):
+    with pytest.warns(ConvergenceWarning, match=r"float32 floor: relative residual up to \de-\d\d"):
         xl.LinearClassifierCV(ALPHAS, **{**settings, "tol": 0.0}).fit(X, Y)
     with pytest.warns(ConvergenceWarning, match=r"float32 floor: relative gap up to \de-\d\d"):
         xl.LinearClassifierCV(ALPHAS, loss="multiclass_hinge", **settings).fit(X, Y)

@@ -33,7 +33,7 @@ def test_a_round_trip_changes_nothing(backend, tmp_path, labels):
     np.testing.assert_array_equal(again.predict(X), clf.to("numpy").predict(X))
     assert again.predict(X).dtype == np.asarray(labels).dtype
     assert again.get_params() == clf.get_params()
-    assert again.objective_ == clf.objective_
+    assert (again.alpha_, again.objective_) == (clf.alpha_, clf.objective_)
     assert again.n_iter_ == clf.n_iter_
     np.testing.assert_array_equal(again.history_["loss"], clf.history_["loss"])
     there = xl.load(tmp_path / "model.safetensors", backend=backend.backend)

@@ -216,7 +216,7 @@ def test_sweep_keeps_the_preparation(table, tmp_path):
 
 def test_info(model):
     record = run("info", model, "--json")
-    assert (record["loss"], record["penalty"], record["alpha"]) == ("softmax", "l2", 1e-4)
+    assert (record["loss"], record["penalty"], record["alpha"]) == ("softmax", "l2", 1 / 300)
     assert record["classes"] == ["no", "yes"]
     assert record["shape"] == [1, 7]
     assert record["feature_names"][:2] == ["age", "town=Bonn"]
@@ -224,7 +224,7 @@ def test_info(model):
     assert record["libraries"]["numpy"] == np.__version__
     assert record["preparation"]["target"] == "buys"
     text = CliRunner().invoke(cli.app, ["info", str(model)]).stdout
-    for part in ("softmax + 0.0001 · l2", "no, yes", "town=Bonn", "xplinear ", "column buys"):
+    for part in ("softmax + 0.00333333 · l2", "no, yes", "town=Bonn", "xplinear ", "column buys"):
         assert part in text
 
 

@@ -45,7 +45,7 @@ PUBLIC = {
         ClassTemplatesDisplay CoefficientPathDisplay GradientCheckDisplay LossCurveDisplay
         ThroughputDisplay ValidationCurveDisplay
     """,
-    "xplinear.solvers": "GD LBFGS SGD SOLVERS ProximalLBFGS Smoothing Solver State",
+    "xplinear.solvers": "GD LBFGS Newton SGD SOLVERS ProximalLBFGS Smoothing Solver State",
     "xplinear.solvers.protocol": "Solver State select take_models",
 }
 

@@ -28,8 +28,8 @@ class Certificate:
         What F cannot go below, whatever the parameters; −∞ where nothing is proven: the loss or
         the penalty has no conjugate, or α is 0.
     residual : ndarray
-        Norm of the gradient, or of the proximal step, over that at the start; NaN where the
-        solver measures none.
+        What the solver compared with ``tol``: √(e / 10 (F(0) − F)), e its estimate of F − F*; NaN
+        where it measures none.
     reasons : tuple of m strings
         Why each model stopped: ``"converged"``, ``"rounding"`` (no further decrease in this
         dtype), ``"max_iter"``, ``"early_stopping"``, ``"callback"``, ``"interrupted"``.
@@ -60,14 +60,24 @@ class Certificate:
         return self.gap / np.maximum(np.abs(self.objective), np.finfo(np.float64).tiny)
 
     def __str__(self) -> str:
-        """Return a line per model."""
+        """Return a line per model: why it ended, and how far F is from its minimum, over F."""
         return "\n".join(map(_describe, self.relative_gap, self.residual, self.reasons))
 
 
+_REASONS = {
+    "rounding": "ended by rounding",
+    "max_iter": "ended by max_iter",
+    "early_stopping": "stopped early",
+    "callback": "stopped by a callback",
+}
+
+
 def _describe(gap: float, residual: float, reason: str) -> str:
-    near = f"within {gap:.1e} of the optimum (relative)" if np.isfinite(gap) else "no bound known"
-    first = f", gradient {residual:.1e} of the first" if np.isfinite(residual) else ""
-    return f"{near}{first}, {reason}"
+    why = _REASONS.get(reason, reason)
+    if np.isfinite(gap):
+        return f"{why}: within {gap:.1e} of the optimum, proven"
+    measured = f", residual {residual:.1e}" if np.isfinite(residual) else ""
+    return f"{why}: no bound of the optimum is known{measured}"
 
 
 def certify(objective: Objective, result: Result) -> Certificate:
@@ -92,7 +102,7 @@ def certify(objective: Objective, result: Result) -> Certificate:
     """
     backend, xp = objective.data.backend, objective.xp
     with backend.double_precision():
-        both = backend.to_host(xp.stack(value_and_lower_bound(objective, result.params)))
+        both = backend.to_host(xp.stack(value_and_lower_bound(objective, result.params, result.ahead)))
     value, bound = both.astype(np.float64)
     # The solver's bound is a number of the dtype of the fit: rounding may put it above F.
     bound = np.maximum(bound, np.minimum(result.lower_bound, value))

@@ -244,7 +244,13 @@ def train(
     data: _Data,
     loss: _Loss = "softmax",
     penalty: _Penalty = "l2",
-    alpha: Annotated[float, typer.Option(help="Strength λ of the penalty.")] = 1e-4,
+    alpha: Annotated[
+        float | None, typer.Option(help="Strength λ of the penalty: 1 / (C n).")
+    ] = None,
+    C: Annotated[
+        float | None,
+        typer.Option("--C", help="Strength as scikit-learn has it; 1 where --alpha is not given."),
+    ] = None,
     l1_ratio: _L1Ratio = 0.15,
     standardize: _Standardize = None,
     solver: _Solver = "auto",
@@ -278,6 +284,7 @@ def train(
         loss,
         penalty=penalty,
         alpha=alpha,
+        C=C,
         l1_ratio=l1_ratio,
         standardize=_standardizes(standardize, dataset),
         solver=solver,
@@ -300,7 +307,7 @@ def train(
         _save_fit(clf, preparation, out, plot)
         return
     table = _described(clf, dataset)
-    table.add_row("objective", f"{clf.objective_:.6g}  ({loss} + {alpha:g} · {penalty})")
+    table.add_row("objective", f"{clf.objective_:.6g}  ({_problem_of(clf)})")
     table.add_row("iterations", f"{clf.n_iter_:,}")
     _add_results(table, clf, dataset)
     table.add_row("training time", f"{seconds:.2f} s")
@@ -344,6 +351,14 @@ def _save_fit(
             else:
                 display = LossCurveDisplay.from_estimator(clf)
             display.figure_.savefig(picture, dpi=_DPI)
+
+
+def _problem_of(clf: LinearClassifier) -> str:
+    """Return loss, strength and penalty as the formula has them."""
+    # Weights that were given, not fitted, know no number of rows.
+    alpha = getattr(clf, "alpha_", None)
+    strength = f"{alpha:g}" if alpha is not None else f"1 / ({clf.C or 1.0:g} n)"
+    return f"{clf.loss} + {strength} · {clf.penalty}"
 
 
 def _loaded(
@@ -398,7 +413,8 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
         "device": clf.backend_.device,
         "loss": clf.loss,
         "penalty": clf.penalty,
-        "alpha": clf.alpha,
+        "alpha": clf.alpha_,
+        "C": clf.C,
         "standardize": clf.standardize,
         "objective": clf.objective_,
         "certificate": _certificate_record(clf),
@@ -532,7 +548,7 @@ def sweep(
     scoring = "neg_log_loss" if scoring == "log_loss" else scoring  # as its numbers are
     if as_json:
         grid = {"alphas": clf.alphas_, "learning_rates": learning_rates and clf.learning_rates}
-        grid |= {"scoring": scoring, "scores": clf.cv_scores_, "models": _models(clf)}
+        grid |= {"scoring": _said(scoring), "scores": clf.cv_scores_, "models": _models(clf)}
         _print_json({**_record(best, dataset, seconds), **grid, "model": out, "picture": plot})
         _save_fit(clf, preparation, out, plot)
         return
@@ -564,10 +580,15 @@ def _models(clf: LinearClassifierCV) -> int:
     return int(np.prod(grid)) * (folds + 1)
 
 
+def _said(scoring: str) -> str:
+    """Return the name of what is shown: larger is better, so that log loss is negated."""
+    return "neg_log_loss" if scoring == "log_loss" else scoring
+
+
 def _scores_table(clf: LinearClassifierCV, scoring: str) -> Table:
     rates = clf.learning_rates or ()
     title = ["learning rate"] if rates else []
-    table = Table("alpha", *title, f"mean {scoring}", "standard error", "")
+    table = Table("alpha", *title, f"mean {_said(scoring)}", "standard error", "")
     for index in np.ndindex(clf.cv_scores_.shape[:-1]):
         scores = clf.cv_scores_[index]
         chosen = clf.best_index_ == (index if rates else index[0])
@@ -675,7 +696,8 @@ def info(
         record = {
             "loss": clf.loss,
             "penalty": clf.penalty,
-            "alpha": clf.alpha,
+            "alpha": getattr(clf, "alpha_", None),
+            "C": clf.C,
             "standardize": clf.standardize,
             "classes": classes,
             "n_features": clf.n_features_in_,
@@ -691,7 +713,7 @@ def info(
         return
     table = Table(show_header=False)
     standardized = ", standardized features" if clf.standardize else ""
-    table.add_row("problem", f"{clf.loss} + {clf.alpha:g} · {clf.penalty}{standardized}")
+    table.add_row("problem", f"{_problem_of(clf)}{standardized}")
     table.add_row("classes", _some(classes))
     table.add_row("features", f"{clf.n_features_in_:,}{': ' * bool(names)}{_some(names)}")
     table.add_row("coefficients", f"{clf.coef_.shape}, {clf.coef_.dtype}")

@@ -70,38 +70,40 @@ def settings_of(model: SklearnClassifier, n_samples: float | None = None) -> dic
     model : LogisticRegression, SGDClassifier or LinearSVC
         Fitted or not.
     n_samples : float, optional
-        Number of rows it is to be fitted to, or the sum of their weights: α = 1 / (C n).
-        `SGDClassifier` has an α of its own and needs none.
+        Number of rows it is to be fitted to, or the sum of their weights: gives α = 1 / (C n) in
+        place of C. `SGDClassifier` has an α of its own.
 
     Raises
     ------
     TypeError
         If the model is of another class.
     ValueError
-        If its loss has no counterpart, or ``n_samples`` is needed and not positive.
+        If its loss has no counterpart, or ``n_samples`` is not positive.
 
     Examples
     --------
-    >>> settings = settings_of(LogisticRegression(C=10.0), n_samples=500)
-    >>> settings["loss"], settings["penalty"], settings["alpha"]
-    ('softmax', 'l2', 0.0002)
+    >>> settings = settings_of(LogisticRegression(C=10.0))
+    >>> settings["loss"], settings["penalty"], settings["C"]
+    ('softmax', 'l2', 10.0)
+    >>> settings_of(LogisticRegression(C=10.0), n_samples=500)["alpha"]
+    0.0002
     """
     settings = _settings(model)
-    if isinstance(model, SGDClassifier):
+    if n_samples is None or isinstance(model, SGDClassifier):
         return settings
-    if n_samples is None or not n_samples > 0:
+    if not n_samples > 0:
         msg = (
             "n_samples must be the number of rows, or the sum of their weights, because "
             f"alpha = 1 / (C n); got {n_samples!r}"
         )
         raise ValueError(msg)
-    if settings["penalty"] != "none":
-        settings["alpha"] = 1.0 / (model.C * n_samples)
+    if "C" in settings:
+        settings["alpha"] = 1.0 / (settings.pop("C") * n_samples)
     return settings
 
 
 def _settings(model: SklearnClassifier) -> dict[str, Any]:
-    """Return all parameters that do not depend on the number of rows."""
+    """Return all parameters, with C where the model has one."""
     settings: dict[str, Any] = {
         name: getattr(model, name)
         for name in ("fit_intercept", "class_weight", "random_state", "warm_start")
@@ -114,7 +116,8 @@ def _settings(model: SklearnClassifier) -> dict[str, Any]:
         hinge = "multiclass_hinge" if model.loss == "hinge" else "squared_hinge"
         joint = model.multi_class == "crammer_singer"
         loss = "crammer_singer" if joint else hinge
-        return {"loss": loss, "penalty": "l2" if joint else model.penalty, **settings}
+        penalty = "l2" if joint else model.penalty
+        return {"loss": loss, "penalty": penalty, "C": model.C, **settings}
     if not isinstance(model, SGDClassifier):
         msg = (
             "only LogisticRegression, SGDClassifier and LinearSVC of scikit-learn can be "
@@ -137,15 +140,15 @@ def _settings(model: SklearnClassifier) -> dict[str, Any]:
 
 
 def _logistic_penalty(model: LogisticRegression) -> dict[str, Any]:
-    """Return the penalty, which scikit-learn 1.8 began to read off ``l1_ratio`` and ``C``."""
+    """Return penalty and C; scikit-learn 1.8 began to read the kind off ``l1_ratio`` and ``C``."""
     penalty, ratio = model.penalty, float(model.l1_ratio or 0.0)
     if penalty is None or math.isinf(model.C):
         return {"penalty": "none"}
     if penalty in ("l1", "l2"):
-        return {"penalty": penalty}
+        return {"penalty": penalty, "C": model.C}
     if ratio in (0.0, 1.0):
-        return {"penalty": "l1" if ratio else "l2"}
-    return {"penalty": "elastic_net", "l1_ratio": ratio}
+        return {"penalty": "l1" if ratio else "l2", "C": model.C}
+    return {"penalty": "elastic_net", "l1_ratio": ratio, "C": model.C}
 
 
 def to_sklearn(clf: LinearClassifier) -> SklearnClassifier:

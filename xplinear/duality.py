@@ -28,7 +28,11 @@ _ROUNDING = 16.0  # times eps times the magnitudes of what was summed: charged t
 
 
 def value_and_lower_bound(
-    objective: Objective, params: Params, *, dual: Loss | None = None
+    objective: Objective,
+    params: Params,
+    ahead: Params | None = None,
+    *,
+    dual: Loss | None = None,
 ) -> tuple[Array, Array]:
     """Return F ``(m,)`` and a lower bound of its minimum ``(m,)``, −∞ where there is none.
 
@@ -40,7 +44,11 @@ def value_and_lower_bound(
     ----------
     objective : Objective
     params : Params
-        Where the gradient of the loss is the dual point.
+        Where F is evaluated.
+    ahead : Params, optional
+        Where the gradient of the loss is the dual point, by default at ``params``. The nearer to
+        the optimum, the better the bound: its distance from F* is of second order, but with a
+        large constant, ‖∇F‖² / 2α, so that one step further makes much of the bound.
     dual : Loss, optional
         Another loss whose gradient is the dual point; it must lie in the domain of the
         conjugate of the objective's loss, as that of a smoothed hinge does.
@@ -73,9 +81,9 @@ def value_and_lower_bound(
         static, ratio, free = (loss, dual, xp), None, objective.fit_intercept
         width = 2 * objective.m * objective.k + data.p  # scores in float64, and so X
         if free:
-            flows = data.reduce(_block_flows, static, params, scores=width)
+            flows = data.reduce(_block_flows, static, ahead or params, scores=width)
             ratio = backend.compile(_balance, loss.shift_invariant, xp)(*flows)
-        sums = data.reduce(_block_sums, static, params, ratio, scores=width)
+        sums = data.reduce(_block_sums, static, params, ahead, ratio, scores=width)
         bound = backend.compile(_bound, penalty, free, xp)
         return bound(*sums, params, objective.alpha)
 
@@ -182,11 +190,14 @@ def _block_sums(
     xp: Namespace,
     block: Block,
     params: Params,
+    ahead: Params | None,
     ratio: Array | None,
 ) -> tuple[Array, ...]:
     """Return Σ of s, sℓ, sℓ*, s|a|‖x‖ ``(m,)``, of sa ``(m, c)`` and of sxaᵀ ``(p, m, c)``."""
-    X, s, params = _widen(xp, block, params)
-    value, A = _gradient(loss, dual, xp, X, block.y, params)
+    X, s, wide = _widen(xp, block, params)
+    value, A = _gradient(loss, dual, xp, X, block.y, wide)
+    if ahead is not None:
+        _, A = _gradient(loss, dual, xp, X, block.y, _widen(xp, block, ahead)[2])
     A = _feasible(loss.shift_invariant, A, block.y, ratio, xp=xp)
     conjugate = loss.conjugate(A, block.y, xp=xp)
     p, m, c = params.W.shape

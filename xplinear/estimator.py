@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +30,11 @@ from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_o
 from xplinear.losses import LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Interrupted, Progress, Result, minimize
-from xplinear.namespace import Array, Namespace, array_namespace, is_array
+from xplinear.namespace import Array, Namespace, accumulator, array_namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, Penalty
-from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, ProximalLBFGS, Smoothing, Solver
+from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, Newton, ProximalLBFGS, Smoothing, Solver
+from xplinear.solvers.newton import newton_pays
 from xplinear.standardize import standard_of, standardized_params, unstandardized
 from xplinear.validation import (
     Features,
@@ -58,9 +60,10 @@ __all__ = [
 ]
 
 _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
-_TO_THE_OPTIMUM = LBFGS, ProximalLBFGS, Smoothing
+_TO_THE_OPTIMUM = LBFGS, Newton, ProximalLBFGS, Smoothing
 _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
 _CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
+_FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
 
 
 def block_scores(xp: Namespace, block: Block, params: Params) -> Array:
@@ -106,10 +109,11 @@ def certificate_of(objective: Objective, solver: Solver, result: Result) -> Cert
     return None if isinstance(solver, _UNCERTIFIED) else certify(objective, result)
 
 
-def automatic_solver(loss: Loss, penalty: Penalty) -> str:
-    """Return the name of the solver that finds the optimum of this loss and penalty, or ``sgd``."""
+def automatic_solver(objective: Objective) -> str:
+    """Return the name of the solver that finds the optimum of this objective, or ``sgd``."""
+    loss, penalty = objective.loss, objective.penalty
     if loss.smooth and penalty.smooth:
-        return "lbfgs"
+        return "newton" if newton_pays(objective) else "lbfgs"
     name = "proximal_lbfgs" if loss.smooth else "smoothing"
     suits = loss.smooth or (isinstance(penalty, L2Penalty) and hasattr(loss, "smoothed"))
     return name if suits else "sgd"
@@ -133,6 +137,14 @@ def _resolve(value: Any, registry: Mapping[str, type[Any]], argument: str) -> An
         msg = f"unknown {argument} {value!r}; choose from {', '.join(registry)}, or pass an object"
         raise ValueError(msg)
     return registry[value]()
+
+
+def _real(value: Any) -> float:
+    """Return a number, or an array that is one, as a float; NaN for anything else."""
+    if is_array(value) and not cast(Array, value).shape:
+        value = backend_of(value).to_host(value)[()]
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    return float(value) if number and not isinstance(value, bool) else math.nan
 
 
 def _print_progress(progress: Progress) -> None:
@@ -176,14 +188,23 @@ class Problem:
     label_backend: Backend
     host_input: bool
     seed: int
+    alpha: float
     held_out: Data | None
     standard: Standard | None
+    dtype: Any  # of the results; small problems are computed in float64
 
     def unstandardized(self, params: Params) -> Params:
-        """Return what the solver found, as parameters for X itself."""
-        if self.standard is None:
-            return params
-        return unstandardized(params, self.standard, xp=self.objective.xp)
+        """Return what the solver found, as parameters for X itself, in the dtype of results."""
+        xp = self.objective.xp
+        if self.standard is not None:
+            params = unstandardized(params, self.standard, xp=xp)
+        return Params(*(xp.astype(a, self.dtype, copy=False) for a in params))
+
+    def rounded(self, result: Result) -> Result:
+        """Return the result at the parameters that the dtype of results can hold."""
+        xp, wide = self.objective.xp, self.objective.data.dtype
+        params = (xp.astype(xp.astype(a, self.dtype), wide) for a in result.params)
+        return replace(result, params=Params(*params))
 
 
 def is_probabilistic(estimator: Any) -> bool:
@@ -209,7 +230,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     """Linear classifier: scores XW + b, trained on any array library and device.
 
     Minimizes (1 / Σ s_i) Σ s_i ℓ(x_i W + b, y_i) + α Ω(W); the intercept is not penalized.
-    With L2, α is 1 / (C n) for scikit-learn's C.
+    α is ``alpha``, or 1 / (C Σ s_i) for scikit-learn's ``C``. By default C is 1:
+    ``LinearClassifier()`` minimizes what ``sklearn.linear_model.LogisticRegression()`` minimizes.
 
     Parameters
     ----------
@@ -219,8 +241,15 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         `xplinear.losses.Loss`.
     penalty : str, Penalty or None, default "l2"
         ``none``, ``l2`` (½‖W‖²), ``l1``, ``elastic_net``, or an object.
-    alpha : float, default 1e-4
-        Strength of the penalty, at least 0.
+    alpha : float, optional
+        Strength of the penalty, at least 0, beside the mean loss: it means the same for any number
+        of rows. None leaves it to ``C``; in `partial_fit`, which does not know how many rows are
+        to come, None is the ``alpha_`` of the fit it goes on from, or 1e-4.
+    C : float, optional
+        The strength as scikit-learn has it, beside the sum of the losses: α = 1 / (C Σ s_i),
+        where the sum is over the weights that count, sample times class weights, the number of
+        rows without; rows held out by ``early_stopping`` do not count. More than 0; ``np.inf`` is
+        no penalty. Default 1 where ``alpha`` is None too; only one of the two can be given.
     l1_ratio : float, default 0.15
         Share of L1 in ``elastic_net``.
     fit_intercept : bool, default True
@@ -278,6 +307,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     coef_ : Array of shape (k, p), or (1, p) when binary
     intercept_ : Array of shape (k,), or (1,) when binary
     classes_ : Array of shape (k,)
+    alpha_ : float
+        The strength of the penalty, as given or from ``C``.
     n_iter_ : int
     objective_ : float
         F at the solution; with ``standardize``, its penalty is that of the standardized features.
@@ -325,7 +356,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         loss: str | Loss = "softmax",
         *,
         penalty: str | Penalty | None = "l2",
-        alpha: float = 1e-4,
+        alpha: float | None = None,
+        C: float | None = None,
         l1_ratio: float = 0.15,
         fit_intercept: bool = True,
         standardize: bool = False,
@@ -350,6 +382,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         self.loss = loss
         self.penalty = penalty
         self.alpha = alpha
+        self.C = C
         self.l1_ratio = l1_ratio
         self.fit_intercept = fit_intercept
         self.standardize = standardize
@@ -428,6 +461,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
         if isinstance(solver, _TO_THE_OPTIMUM):
             _warn_at_the_floor(objective, solver, result, self.precision)
+        result = problem.rounded(result)
         certificate = None
         try:
             certificate = certificate_of(objective, solver, result)
@@ -527,6 +561,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         for name in ("n_iter_", "objective_", "certificate_", "history_", "feature_names_in_"):
             if hasattr(self, name):
                 setattr(moved, name, getattr(self, name))
+        if hasattr(self, "alpha_"):
+            moved.alpha_ = self.alpha_
         return moved
 
     @classmethod
@@ -567,8 +603,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         model : LogisticRegression, SGDClassifier or LinearSVC
             Labels and decision function are the same, and probabilities where they are those of
             softmax. Those of one-vs-rest over three or more classes are not: such a model keeps
-            its scores under ``squared_hinge``, which offers none. ``alpha`` keeps its default
-            where scikit-learn has C instead: see `from_sklearn_settings`.
+            its scores under ``squared_hinge``, which offers none. ``C`` or ``alpha`` come along.
 
         Raises
         ------
@@ -597,8 +632,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         Exactly, but for four things: the intercept is not penalized here, as it is by
         ``LinearSVC`` and ``solver="liblinear"``; three or more classes share one problem here,
         where ``SGDClassifier`` and ``LinearSVC`` solve one for each; two classes under
-        ``multi_class="crammer_singer"`` have one column of weights here, so halve ``alpha``; and
-        tolerances are ours.
+        ``multi_class="crammer_singer"`` have one column of weights here, so double ``C`` (halve
+        ``alpha``); and tolerances are ours.
 
         Parameters
         ----------
@@ -606,19 +641,22 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             Fitted or not.
         n_samples : float, optional
             Number of rows it is to be fitted to, or the sum of their weights (times class
-            weights), because α = 1 / (C n). ``SGDClassifier`` has an α itself and needs none.
+            weights), for α = 1 / (C n) in place of C. ``SGDClassifier`` has an α itself.
         **settings
-            Other parameters of the classifier.
+            Other parameters of the classifier; ``alpha`` or ``C`` stand for the model's.
 
         Examples
         --------
         >>> from sklearn.linear_model import LogisticRegression
-        >>> LinearClassifier.from_sklearn_settings(LogisticRegression(C=10.0), 500, tol=1e-6)
-        LinearClassifier(alpha=0.0002, tol=1e-06)
+        >>> LinearClassifier.from_sklearn_settings(LogisticRegression(C=10.0), tol=1e-6)
+        LinearClassifier(C=10.0, tol=1e-06)
         """
         from xplinear.convert import settings_of
 
-        return cls(**{**settings_of(model, n_samples), **settings})
+        taken = settings_of(model, n_samples)
+        if settings.keys() & {"alpha", "C"}:  # two ways to say one thing
+            taken = {name: value for name, value in taken.items() if name not in ("alpha", "C")}
+        return cls(**{**taken, **settings})
 
     def to_sklearn(self) -> Any:
         """Return a fitted classifier of scikit-learn that predicts as this one does.
@@ -674,10 +712,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 msg = f"{name} must be a finite number of at least {least:g}, got {value!r}"
                 raise ValueError(msg)
 
-        at_least("alpha", 0.0)
-        if self.alpha == 0 and self.solver == "smoothing":
-            msg = "alpha must be more than 0 for solver='smoothing', got 0; use solver='sgd'"
-            raise ValueError(msg)
+        self._check_strength()
         at_least("tol", 0.0)
         at_least("batch_size", 1)
         at_least("n_iter_no_change", 1)
@@ -688,6 +723,51 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             msg = f"validation_fraction must lie strictly between 0 and 1, got {fraction!r}"
             raise ValueError(msg)
 
+    @property
+    def _stochastic(self) -> bool:
+        """Whether something asks for SGD."""
+        return self.early_stopping or self.learning_rate != "auto"
+
+    def _check_strength(self) -> None:
+        if self.alpha is not None and self.C is not None:
+            msg = (
+                f"alpha={self.alpha!r} and C={self.C!r} are two ways to say how strong the penalty "
+                "is, alpha = 1 / (C n): give one of them, the other is None"
+            )
+            raise ValueError(msg)
+        if self.alpha is not None and not 0.0 <= _real(self.alpha) < math.inf:
+            msg = f"alpha must be a finite number of at least 0, got {self.alpha!r}"
+            raise ValueError(msg)
+        if self.C is not None and not _real(self.C) > 0.0:
+            msg = f"C must be a number of more than 0 (np.inf is no penalty), got {self.C!r}"
+            raise ValueError(msg)
+        if self._unpenalized and self.solver == "smoothing":
+            name, value = ("C", "inf") if self.alpha is None else ("alpha", "0")
+            least = "finite" if self.alpha is None else "more than 0"
+            msg = f"{name} must be {least} for solver='smoothing', got {value}; use solver='sgd'"
+            raise ValueError(msg)
+
+    @property
+    def _unpenalized(self) -> bool:
+        """Whether α is 0, whatever the data."""
+        return _real(self.alpha) == 0.0 or _real(self.C) == math.inf
+
+    def _strength(self, weights: np.ndarray[Any, Any] | None, n: int, *, partial: bool) -> float:
+        """Return α, given or from C and the weights ``(n,)`` of the rows, None if all are 1."""
+        if self.alpha is not None:
+            return _real(self.alpha)
+        if not partial:
+            with np.errstate(all="ignore"):  # C = inf
+                total = np.float64(n) if weights is None else weights.sum()
+                return float(1.0 / ((1.0 if self.C is None else _real(self.C)) * total))
+        if self.C is not None:
+            msg = (
+                f"partial_fit cannot use C={self.C!r}: alpha = 1 / (C n) needs the number of all "
+                "rows to come; give alpha instead (after fit, set_params(C=None) goes on at alpha_)"
+            )
+            raise ValueError(msg)
+        return getattr(self, "alpha_", _FIRST_ALPHA)
+
     def _penalty(self) -> Penalty:
         if self.penalty == "elastic_net":
             return ElasticNetPenalty(self.l1_ratio)
@@ -696,11 +776,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def _solver(self, objective: Objective, seed: int, *, partial: bool = False) -> Any:
         name, data = self.solver, objective.data
         if name == "auto":
-            optimum = automatic_solver(objective.loss, objective.penalty)
-            stochastic = partial or self.early_stopping or self.learning_rate != "auto"
+            optimum = automatic_solver(objective)
             cheap = data.n * data.p * objective.k <= _CHEAP_PASS
-            lost = optimum == "smoothing" and self.alpha == 0
-            name = "sgd" if stochastic or not cheap or lost else optimum
+            lost = optimum == "smoothing" and self._unpenalized
+            name = "sgd" if partial or self._stochastic or not cheap or lost else optimum
         limit = 1000 if self.max_iter is None else self.max_iter
         if name == "gd" and not partial:
             rate = cast(Any, self.learning_rate)
@@ -758,6 +837,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         rows = X if isinstance(X, np.ndarray) else backend.asarray(X)
         dtype = computation_dtype(backend.asarray(rows[:1, :]), self.dtype, backend)
         check_precision(self.precision, dtype, backend)
+        result_dtype, cheap = dtype, rows.shape[0] * rows.shape[1] * len(classes) <= _CHEAP_PASS
+        exact = self.solver not in ("sgd", "gd") and not (partial or self._stochastic)
+        if self.dtype is None and self.precision == "float32" and cheap and exact:
+            # The rounding of float32 would be all that is left to fight with, and costs more.
+            dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
 
         def rows_at(index: np.ndarray[Any, Any]) -> Array:
             if isinstance(rows, np.ndarray):
@@ -788,11 +872,18 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             # Weight 0 instead of a copy of all the other rows.
             train_weights[index] = 0.0
             weights = train_weights
+        alpha = self._strength(weights, len(codes), partial=partial)
+        if alpha > float(backend.xp.finfo(dtype).max):
+            msg = (
+                f"alpha = {alpha:g} is beyond float{backend.xp.finfo(dtype).bits}; where it is not "
+                "given, it is 1 / (C n), n the sum of the weights: scale them, or give alpha"
+            )
+            raise ValueError(msg)
         data = part(None, weights)
         objective = Objective(
             backend.accelerated(loss),
             penalty,
-            backend.asarray(np.asarray([self.alpha], dtype=np.float64), dtype),
+            backend.asarray(np.asarray([alpha], dtype=np.float64), dtype),
             data,
             len(classes),
             self.fit_intercept,
@@ -811,8 +902,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             label_backend=backend_of(y) if is_array(y) else get_backend("numpy"),
             host_input=own.name == "numpy",
             seed=seed,
+            alpha=alpha,
             held_out=held_out,
             standard=standard,
+            dtype=result_dtype,
         )
 
     def _warm_params(self, problem: Problem) -> Params:
@@ -871,6 +964,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         params = problem.unstandardized(result.params)
         # Last what computes nothing more: Ctrl-C finds the old model, or all of the new one.
         self._set_params(objective.data.backend, params)
+        self.alpha_ = problem.alpha
         self.history_, self.n_iter_, self.objective_ = history, len(history["seconds"]), value
         self.classes_, self._host_input, self._sgd_state = classes, problem.host_input, sgd_state
         self.n_features_in_ = problem.features.n_features

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -79,6 +79,9 @@ class Result:
     ----------
     params : Params
         The solution.
+    ahead : Params or None
+        A step further, where the solver knows one: not evaluated, but a better place to bound the
+        optimum from.
     state : State
         The solver's last state, of the models that were still in the stack.
     n_iter : int
@@ -86,8 +89,8 @@ class Result:
     converged : ndarray of bool, shape (m,)
         Whether each model met the solver's own test.
     residual : ndarray of shape (m,)
-        Norm of the gradient, or of the proximal step, over that at the start; NaN where the
-        solver measures none, the relative gap where it proves a lower bound.
+        What the solver compared with its ``tol``: √(e / 10 (F(0) − F)), e an estimate of F − F*;
+        NaN where it measures none, the relative gap where it proves a lower bound.
     lower_bound : ndarray of shape (m,)
         What the solver proved F cannot go below; −inf where it proves nothing.
     history : dict of str to ndarray
@@ -100,6 +103,7 @@ class Result:
     """
 
     params: Params
+    ahead: Params | None
     state: State
     n_iter: int
     converged: np.ndarray[Any, np.dtype[np.bool_]]
@@ -283,6 +287,7 @@ def _result(
     params = loop.best_params if best else loop.state.params
     return Result(
         params=objective.canonical(loop.stack.whole(params)),
+        ahead=None if best else loop.stack.ahead(loop.state),
         state=loop.state,
         n_iter=n,
         converged=converged,
@@ -331,7 +336,7 @@ class _Stack:
     objective: Objective
     solver: Solver
     models: np.ndarray[Any, Any]
-    left: tuple[tuple[np.ndarray[Any, Any], Params], ...] = ()
+    left: tuple[tuple[np.ndarray[Any, Any], Params, Params | None], ...] = ()
 
     def observed(self, state: State, validation_score: Callable[[Params], Array] | None) -> Array:
         """Return what `minimize` decides from, ``(9, models running)``."""
@@ -365,12 +370,27 @@ class _Stack:
         """Whether a quarter of the models are done: each smaller stack may be compiled anew."""
         return 4.0 * converged[self.models].sum() >= len(self.models)
 
+    def step_of(self, state: State) -> Params | None:
+        """Return a step further than the parameters of a state, where the solver knows one."""
+        ahead = getattr(self.solver, "ahead", None)
+        return None if ahead is None else ahead(self.objective, state)
+
+    def ahead(self, state: State) -> Params | None:
+        """Return a step further than `whole`, None where the solver knows none."""
+        last = self.step_of(state)
+        if last is None:
+            return None
+        return self._joined([cast(Params, ahead) for _, _, ahead in self.left], last)
+
     def whole(self, params: Params) -> Params:
         """Return the parameters of all models, those that left included."""
-        if not self.left:
+        return self._joined([left for _, left, _ in self.left], params)
+
+    def _joined(self, left: list[Params], params: Params) -> Params:
+        if not left:
             return params
-        xp = self.objective.xp
-        models, parts = zip(*self.left, (self.models, params), strict=True)
+        xp, parts = self.objective.xp, [*left, params]
+        models = [*(which for which, _, _ in self.left), self.models]
         order = self.objective.data.backend.asarray(np.argsort(np.concatenate(models)))
         W = xp.concat([part.W for part in parts], axis=1)
         b = xp.concat([part.b for part in parts], axis=0)
@@ -418,10 +438,13 @@ class _Loop(NamedTuple):
         asarray, xp = stack.objective.data.backend.asarray, stack.objective.xp
         done = converged[stack.models] > 0
         gone, kept = asarray(np.nonzero(done)[0]), asarray(np.nonzero(~done)[0])
-        left = stack.models[done], take_models(self.state.params, gone, xp=xp)
+        both = self.state.params, stack.step_of(self.state)
+        left = (take_models(part, gone, xp=xp) for part in both)
         objective = stack.objective.take(kept)
         return self._replace(
-            stack=_Stack(objective, solver, stack.models[~done], (*stack.left, left)),
+            stack=_Stack(
+                objective, solver, stack.models[~done], (*stack.left, (stack.models[done], *left))
+            ),
             state=solver.take(self.state, kept, xp=xp),
             best_params=take_models(self.best_params, kept, xp=xp),
         )

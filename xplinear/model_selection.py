@@ -31,7 +31,7 @@ from xplinear.objective import Objective, Params
 from xplinear.penalties import NoPenalty, Penalty
 from xplinear.scoring import OTHER_NAMES, SCORINGS, HostScoring
 from xplinear.solvers import SGD, Solver
-from xplinear.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks
+from xplinear.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
 from xplinear.validation import check_weights
 
 __all__ = ["LinearClassifierCV"]
@@ -52,7 +52,8 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     alphas : sequence of float, int or None
-        Strengths to try, more than 0; or how many, chosen by `automatic_alphas`; None is 20.
+        Strengths to try, more than 0; or how many, chosen by `automatic_alphas`; None is 20, and
+        up to 8 weaker ones while the weakest has the best score.
     cv : int, splitter, iterable or None
         Folds: a number of stratified ones, None for 5, any splitter of scikit-learn (given X as
         it is passed, and the labels), or pairs of training and test rows. A row counts as often
@@ -119,7 +120,8 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         If some models stopped before ``tol`` was reached.
     UserWarning
         If a class has fewer rows than there are stratified folds; as in scikit-learn, it is an
-        error where all classes have fewer.
+        error where all classes have fewer. If, of three or more strengths, the first or the last
+        has a better score than all others: better ones may lie beyond it.
 
     Notes
     -----
@@ -230,7 +232,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
         if self.solver == "auto":
-            template.solver = automatic_solver(objective.loss, objective.penalty)
+            template.solver = automatic_solver(objective)
         solver = template._solver(objective, problem.seed)
         rates = self._rates(solver)
         _check_alphas(self.alphas)
@@ -248,17 +250,20 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             raise
         run.warn(objective, self.precision, getattr(solver, "tol", self.tol))
         self._choose(template, problem, solver, run)
+        run.warn_of_an_end()
         return self
 
     def _solve(
         self, objective: Objective, solver: Solver, run: Run, scoring: str | HostScoring
     ) -> None:
         """Solve and score stack by stack."""
-        grid, callback = run.grid, run.show if run.callbacks else None
-        for stack in stacks(objective, solver, grid, callback, self.precision):
+        show, extends = run.show if run.callbacks else None, self.alphas is None
+        solved = stacks_beyond(objective, solver, run, show, self.precision, extends=extends)
+        for stack in solved:
             run.add(stack, scoring)
             if self.verbose:
-                alpha, mean = grid.alphas[stack.at[-1]], run.scores[stack.at[-1]].mean(axis=1).max()
+                last = stack.at[-1]
+                alpha, mean = run.grid.alphas[last], run.scores[last].mean(axis=1).max()
                 left = time_left(run.seconds, len(run.reasons), run.models)
                 print(  # noqa: T201 - asked for
                     f"alpha {alpha:.3g}  score {mean:.4f}  {len(run.reasons)}/{run.models} models"
@@ -453,8 +458,9 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         if self.refit:
             xp, backend = objective.xp, objective.data.backend
             alpha = backend.asarray(np.asarray([template.alpha]), objective.data.dtype)
-            chosen = replace(problem, objective=replace(objective, alpha=alpha))
-            result = run.refits[int(done[a]), r]
+            own = replace(objective, alpha=alpha)
+            chosen = replace(problem, objective=own, alpha=template.alpha)
+            result = problem.rounded(run.refits[int(done[a]), r])
             template._keep(chosen, result, certificate_of(chosen.objective, solver, result))
             parts = [run.refits[int(i), r].params for i in done]
             stacked = Params(

@@ -150,6 +150,18 @@ class Objective:
         # operations along the features run up to twice as fast that way.
         return Params(xp.permute_dims(xp.zeros((*b.shape, self.data.p), **kind), (2, 0, 1)), b)
 
+    def loss_at_zero(self) -> Array:
+        """Return the mean loss ``(m,)`` of scores that are all 0, every class counted alike.
+
+        Of most losses it is the same for every class, and so F(0), without a pass over the data.
+        """
+        xp, k = self.xp, self.k
+        Z = xp.zeros((k, 1, k), **self.data.backend.kind(self.data.dtype))
+        classes = xp.arange(k, **self.data.backend.kind(xp.int32))
+        value, _ = self.loss.value_and_grad(Z, classes, xp=xp)
+        wide = accumulator(Z, xp=xp)
+        return xp.zeros_like(self.alpha, dtype=wide) + xp.mean(xp.astype(value, wide))
+
     def take(self, models: Array) -> Objective:
         """Return the objective of a stack of these models only: ``models`` holds their indices."""
         alpha = self.xp.take(self.alpha, models)

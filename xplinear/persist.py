@@ -117,6 +117,7 @@ def save(
         "params": {key: _describe(key, a) for key, a in clf.get_params(deep=False).items()},
         "classes": None if numeric else classes.tolist(),
         "object_labels": classes.dtype.kind == "O",
+        "alpha": getattr(clf, "alpha_", None),
         "objective": getattr(clf, "objective_", None),
         "reasons": None if certificate is None else certificate.reasons,
         "feature_names": None if names is None else names.tolist(),
@@ -174,6 +175,9 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
         settings = {key: _restore(a) for key, a in content["params"].items()}
         params = Params(tensors["W"], tensors["b"])
         clf = LinearClassifier.from_params(params, classes, **settings)
+        alpha = content.get("alpha", settings["alpha"])  # early files: the parameter alone
+        if alpha is not None:
+            clf.alpha_ = float(alpha)
         if content["objective"] is not None:
             clf.objective_ = content["objective"]
             clf.history_ = {

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -26,10 +26,22 @@ from xplinear.solvers.gram import gram_pays
 from xplinear.solvers.metric import loss_curvature
 from xplinear.solvers.protocol import take_models
 
-__all__ = ["Grid", "Run", "Stack", "SweepProgress", "automatic_alphas", "stack_width", "stacks"]
+__all__ = [
+    "Grid",
+    "Run",
+    "Stack",
+    "SweepProgress",
+    "automatic_alphas",
+    "stack_width",
+    "stacks",
+    "stacks_beyond",
+]
 
 _GRID = 20
 _L1_DECADES, _L2_DECADES = 4, 7
+_SMALL_DECADES = 3  # below what acts on the smallest feature that tells classes apart
+_TELLING = 10.0  # F of the analysis of variance: chance gives 1
+_EXTENSIONS, _FURTHER = 2, 5  # each by a fifth of the grid
 _SAMPLE_ROWS = 8192
 _STATE_VECTORS = 32  # arrays of the size of the weights that a solver holds
 _WIDE = 640  # columns from which a product of matrices on a CPU no longer gains by more
@@ -71,7 +83,9 @@ def automatic_alphas(objective: Objective, count: int = _GRID) -> HostArray:
     L1 and elastic net start at the weakest α that makes every weight zero, the largest entry of
     the gradient at W = 0 and the best intercept (over ``l1_ratio``), and span 4 decades. Other
     penalties start at the loss's curvature times the total variance of the features, which no
-    curvature of the mean loss exceeds, and span 7.
+    curvature of the mean loss exceeds, and span 7. Both reach further where features have very
+    different scales, so that the largest does not hide the others: to 3 decades below what
+    shrinks the smallest of those whose means differ from class to class.
 
     Parameters
     ----------
@@ -92,23 +106,53 @@ def automatic_alphas(objective: Objective, count: int = _GRID) -> HostArray:
     """
     xp, data, penalty = objective.xp, objective.data, objective.penalty
     share = penalty.l1_ratio if isinstance(penalty, ElasticNetPenalty) else 1.0
+    deviation, telling = _features(objective)
     if penalty.smooth or share == 0.0:
-        X, _, s = data.sample(_SAMPLE_ROWS)
-        s = xp.ones_like(X[:, :1]) if s is None else s
-        total = xp.sum(s)
-        deviation = X - xp.sum(s * X, axis=0) / xp.where(total > 0, total, 1.0)
-        variance = xp.sum(s * deviation * deviation) / xp.where(total > 0, total, 1.0)
-        strongest = loss_curvature(objective.loss, objective.k) * variance
-        decades = _L2_DECADES
+        unit = loss_curvature(objective.loss, objective.k) * deviation**2
+        top, decades = unit.sum(), _L2_DECADES
     else:
         start = Params(objective.zeros().W, _best_intercept(objective))
         _, grads = objective.data_loss_and_grad(start)
-        strongest, decades = xp.max(xp.abs(grads.W)) / share, _L1_DECADES
-    top = float(data.backend.to_host(strongest))
-    if not top > 0.0:
+        entry = data.backend.to_host(xp.max(xp.abs(grads.W), axis=(1, 2))).astype(float) / share
+        slope = entry / np.where(deviation > 0, deviation, np.inf)
+        unit, (top, decades) = slope.max() * deviation, (entry.max(), _L1_DECADES)
+    if not (top > 0.0 and telling.any()):
         msg = "alphas cannot be chosen: every feature is constant; give alphas as numbers"
         raise ValueError(msg)
-    return top * np.logspace(0.0, -decades, count)
+    weakest = min(top * 10.0**-decades, unit[telling].min() * 10.0**-_SMALL_DECADES)
+    return top * np.logspace(0.0, np.log10(weakest / top), count)
+
+
+def _features(objective: Objective) -> tuple[HostArray, HostArray]:
+    """Return each feature's standard deviation ``(p,)``, and which ones tell classes apart.
+
+    Those have, by the analysis of variance, class means that differ by more than chance; where
+    none do, it is the one of median deviation.
+    """
+    data, xp = objective.data, objective.xp
+    X, y, s = data.sample(_SAMPLE_ROWS)
+    s = xp.ones_like(X[:, :1]) if s is None else s
+    total = xp.sum(s)
+    s = s / xp.where(total > 0, total, 1.0)
+    D = X - xp.sum(s * X, axis=0)
+    size = xp.max(xp.abs(D), axis=0)
+    varies = size > 16.0 * xp.finfo(X.dtype).eps * xp.max(xp.abs(X), axis=0)
+    D = xp.where(varies, D / xp.where(varies, size, 1.0), 0.0)  # squares stay in range
+    D = D - xp.sum(s * D, axis=0)
+    classes = xp.arange(objective.k, **data.backend.kind(y.dtype))
+    weight = s * xp.astype(y[:, None] == classes, X.dtype)  # (r, k)
+    mass, sums = xp.sum(weight, axis=0), weight.T @ D
+    between = xp.sum(sums * sums / xp.where(mass > 0, mass, 1.0)[:, None], axis=0)
+    moments = xp.stack([size, xp.sum(s * D * D, axis=0), between])
+    size, variance, between = data.backend.to_host(moments).astype(np.float64)
+    rows = 1.0 / max(float(data.backend.to_host(xp.sum(s * s))), 1.0 / X.shape[0])
+    deviation = size * np.sqrt(variance)
+    within = np.maximum(variance - between, np.finfo(np.float64).eps)
+    F = between / within * max(rows - objective.k, 0.0) / (objective.k - 1)
+    telling = (F > _TELLING) & (deviation > 0.0)
+    if not telling.any() and (deviation > 0.0).any():
+        telling = deviation == np.quantile(deviation[deviation > 0.0], 0.5, method="lower")
+    return deviation, telling
 
 
 def _best_intercept(objective: Objective) -> Array:
@@ -256,6 +300,40 @@ def stacks(
             start = at.stop
 
 
+def stacks_beyond(
+    objective: Objective,
+    solver: Solver,
+    run: Run,
+    callback: Callable[[range, Progress], bool] | None,
+    precision: str = "float32",
+    *,
+    extends: bool,
+) -> Iterator[Stack]:
+    """Solve the grid of a run, and weaker strengths while they are the best of all, if it extends.
+
+    Each stack is to be added to the run before the next one is asked for.
+    """
+    first, step = 0, run.grid.alphas[-1] / run.grid.alphas[-2:][0]
+    more = max(1, len(run.grid.alphas) // _FURTHER)
+    for extensions in range(_EXTENSIONS + 1):
+        if extensions:
+            if not extends or run.rises_to != "weakest":
+                return
+            first = len(run.grid.alphas)
+            run.extend(run.grid.alphas[-1] * step ** np.arange(1, more + 1))
+        part = run.grid._replace(alphas=run.grid.alphas[first:])
+        show = callback and partial(_shifted, callback, first)
+        for stack in stacks(objective, solver, part, show, precision):
+            at = range(stack.at.start + first, stack.at.stop + first)
+            yield stack._replace(at=at)
+
+
+def _shifted(
+    callback: Callable[[range, Progress], bool], first: int, at: range, progress: Progress
+) -> bool:
+    return callback(range(at.start + first, at.stop + first), progress)
+
+
 def _within_memory(
     stack: Objective, solver: Solver, *, follow: Callable[[], Any] | None, **settings: Any
 ) -> Result | None:
@@ -273,7 +351,7 @@ def _within_memory(
         f"out of memory with a stack of {stack.m} models; going on with half as many at a time: "
         "results are the same within tol, it takes more passes",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return None
 
@@ -350,6 +428,7 @@ def _one(result: Result, model: int, params: Params) -> Result:
     return replace(
         result,
         params=params,
+        ahead=None,
         history=history,
         converged=result.converged[one],
         residual=result.residual[one],
@@ -433,6 +512,36 @@ class Run:
         """The strengths of which every lane is solved."""
         return np.nonzero(self.lanes_done == len(self.grid.lanes))[0]
 
+    def extend(self, alphas: HostArray) -> None:
+        """Take in strengths that are weaker than those there are."""
+        self.grid = self.grid._replace(alphas=np.concatenate([self.grid.alphas, alphas]))
+        new = np.full((len(alphas), *self.scores.shape[1:]), np.nan)
+        self.scores = np.concatenate([self.scores, new])
+        self.diverged = np.concatenate([self.diverged, np.zeros(new.shape[:2], dtype=bool)])
+        self.lanes_done = np.concatenate([self.lanes_done, np.zeros(len(alphas), dtype=int)])
+
+    @property
+    def rises_to(self) -> Literal["strongest", "weakest"] | None:
+        """The end of the grid that is better than all else there, if the grid has an inside."""
+        mean = np.where(self.diverged, -np.inf, self.scores.mean(axis=2)).max(axis=1)
+        if len(mean) < 3 or not np.isfinite(mean).all():  # or was stopped before its end
+            return None
+        if mean[-1] > mean[:-1].max():
+            return "weakest"
+        return "strongest" if mean[0] > mean[1:].max() else None
+
+    def warn_of_an_end(self) -> None:
+        """Say so where better strengths may lie beyond the grid."""
+        end = self.rises_to
+        if end is not None:
+            alpha = self.grid.alphas[0 if end == "strongest" else -1]
+            warnings.warn(
+                f"the best mean score is that of the {end} alpha, {alpha:.3g}: better ones may lie "
+                f"beyond the grid; give {end.replace('est', 'er')} alphas too",
+                UserWarning,
+                stacklevel=3,
+            )
+
     def best(self, *, one_standard_error: bool) -> tuple[int, int]:
         """Return the strength and learning rate to choose, as places in ``scores``."""
         done = self.done
@@ -472,7 +581,7 @@ class Run:
             )
         if count["rounding"]:
             worst, gap = max(self.stalled)
-            measured = f"{'gap' if gap else 'gradient'} up to {worst:.0e}"
+            measured = f"{'gap' if gap else 'residual'} up to {worst:.0e}"
             floor = at_the_floor(objective, precision, measured, tol)
             message = f"{count['rounding']} of {len(self.reasons)} models {floor}"
             warnings.warn(message, ConvergenceWarning, stacklevel=3)

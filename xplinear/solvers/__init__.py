@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from xplinear.solvers.gd import GD
 from xplinear.solvers.lbfgs import LBFGS
+from xplinear.solvers.newton import Newton
 from xplinear.solvers.protocol import Solver, State
 from xplinear.solvers.proximal_lbfgs import ProximalLBFGS
 from xplinear.solvers.sgd import SGD
 from xplinear.solvers.smoothing import Smoothing
 
-__all__ = ["GD", "LBFGS", "SGD", "SOLVERS", "ProximalLBFGS", "Smoothing", "Solver", "State"]
+__all__ = ["GD", "LBFGS", "SGD", "SOLVERS", "Newton", "ProximalLBFGS", "Smoothing", "Solver", "State"]
 
 SOLVERS: dict[str, type[Solver]] = {
     "gd": GD,
     "lbfgs": LBFGS,
+    "newton": Newton,
     "proximal_lbfgs": ProximalLBFGS,
     "sgd": SGD,
     "smoothing": Smoothing,

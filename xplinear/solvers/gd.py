@@ -14,10 +14,10 @@ from xplinear.solvers.metric import (
     feature_moments,
     loss_curvature,
     plain_metric,
-    sample_loss,
 )
 from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.proximal import Move, proximal_step
+from xplinear.solvers.stopping import relative_excess
 
 __all__ = ["GD", "GDState"]
 
@@ -37,7 +37,7 @@ class GDState(NamedTuple):
     current_loss: Array
     grads: Params
     metric: Metric
-    first: Array  # norm of the first step / its step size; tol is relative to it
+    zero: Array  # F at W = 0, b = 0
     limit: Array  # a loss above this is divergence
     t: int
 
@@ -54,7 +54,8 @@ class GD:
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-4
-        Stop a model when its gradient (step length / η) is below ``tol`` times the first one.
+        Stop a model when √(‖step‖² / 20 η (F(0) − F)) is at most ``tol``, the step η long and
+        measured in the metric of the features.
     step_size : "backtracking", "curvature" or float, default "backtracking"
         ``"backtracking"`` halves η when the loss is above its quadratic upper model and lets
         it grow by a fifth otherwise; ``"curvature"`` is 1 / (curvature bound × largest
@@ -117,7 +118,7 @@ class GD:
             metric = feature_metric(objective, feature_moments(objective))
             curvature = loss_curvature(objective.loss, objective.k)
             step_size = ones / (curvature * metric.eigenvalue)
-        zero = xp.astype(sample_loss(objective, objective.zeros()), value.dtype)
+        zero = objective.loss_at_zero()
         return GDState(
             params=params,
             loss=value,
@@ -131,7 +132,7 @@ class GD:
             current_loss=value,
             grads=grads,
             metric=metric,
-            first=-xp.ones_like(ones),
+            zero=zero,
             limit=10.0 * xp.maximum(zero, value),
             t=0,
         )
@@ -164,15 +165,15 @@ def _judge(
     loss: Array,
     grads: Params,
 ) -> GDState:
-    residual = xp.sqrt(move.length) / move.step_size
-    first = xp.where(state.first < 0, residual, state.first)
+    before = state.current_loss + weighted_penalty(penalty, xp, state.current.W, alpha)
+    residual = relative_excess(state.zero, before, 0.5 * move.length / move.step_size, xp=xp)
     converged = state.converged
     if smooth:
-        converged = converged | (residual <= solver.tol * first)
+        converged = converged | (residual <= solver.tol)
     accept = loss <= state.limit
     if smooth and solver.step_size == "backtracking":
         rise = move.slope + move.length / (2.0 * move.step_size)
-        slack = 10.0 * float(xp.finfo(residual.dtype).eps) * xp.abs(state.current_loss)
+        slack = 10.0 * float(xp.finfo(move.length.dtype).eps) * xp.abs(state.current_loss)
         accept = accept & (loss <= state.current_loss + rise + slack)
         step_size = xp.where(accept, 1.2 * state.step_size, 0.5 * state.step_size)
         diverged = xp.zeros_like(accept)
@@ -198,9 +199,8 @@ def _judge(
         step_size=step_size,
         converged=converged,
         diverged=diverged,
-        residual=residual / xp.where(first > 0, first, 1.0),
+        residual=residual,
         current=current,
         current_loss=current_loss,
         grads=select(accept, grads, state.grads, xp=xp),
-        first=first,
     )

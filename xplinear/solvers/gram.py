@@ -16,8 +16,10 @@ __all__ = [
     "dot",
     "gram_pays",
     "params_of",
+    "sampled_centre",
     "sampled_rows",
     "scaled_gram",
+    "squared_scales",
     "vector",
 ]
 
@@ -27,20 +29,28 @@ _SAMPLE_ENTRIES = 2**26
 _LARGEST_GRAM = 4096  # features; an eigendecomposition of more takes minutes
 _DAMPING = 0.3  # of the mean eigenvalue; 0.03 to 1 need about as many steps, 0 up to twice as many
 _WILD = 100.0  # mean variance over median variance from which features are scaled
-_LEAST_VARIANCE = 1e-4  # share of the mean below which a penalized feature is not scaled up
+_SAVED_PASSES = 100  # by the Gram matrix, in most cases
+_DECOMPOSITION = 25  # p³ times this: the operations of an eigendecomposition
 
 
 def gram_pays(objective: Objective) -> bool:
-    """Return whether p² ≤ 2 n m c and p ≤ 4096: whether work on p² costs less than it saves."""
+    """Return whether the Gram matrix costs less than the passes it saves, and p ≤ 4096."""
     n, p = objective.data.n, objective.data.p
     scores = objective.m * columns(objective.loss, objective.k)
-    return p <= _LARGEST_GRAM and p * p <= 2 * n * scores
+    cost = p * (2 * min(n, _SAMPLE_ROWS) + _DECOMPOSITION * p)
+    return p <= _LARGEST_GRAM and cost <= _SAVED_PASSES * 4 * n * scores
 
 
 def sampled_rows(gram: bool, objective: Objective) -> Block:
     """Return the rows the Gram matrix is made of, or fewer where there will be none."""
     rows = min(_SAMPLE_ROWS if gram else _FEW_ROWS, _SAMPLE_ENTRIES // objective.data.p)
     return objective.data.sample(max(64, rows))
+
+
+def sampled_centre(objective: Objective) -> Array:
+    """Return the mean ``(p,)`` of a sample of the rows, 0 where the intercept is given."""
+    centred = objective.data.backend.compile(centred_rows, objective.fit_intercept, objective.xp)
+    return centred(sampled_rows(False, objective))[0]
 
 
 def centred_rows(
@@ -66,20 +76,24 @@ def centred_rows(
     return mean, X, variance, xp.where(typical > 0.0, typical, 1.0)
 
 
-def scaled_gram(
-    xp: Namespace, X: Array, variance: Array, typical: Array, alpha: Array
-) -> tuple[Array, Array]:
-    """Return squared scales d ``(p,)`` and the Gram matrix ``(p, p)`` of the features x √d.
+def squared_scales(
+    xp: Namespace, variance: Array, typical: Array, alpha: Array, curvature: float
+) -> Array:
+    """Return squared scales d ``(p,)`` that bring the features to units of their own.
 
-    d is 1, unless features are of very different units: in theirs, the damping would drown the
-    small ones.
+    d is 1, unless features are of very different units: there d is 1 / variance, but no larger
+    than the penalty allows, which holds the weights of features of less variance.
     """
-    wild = typical > _WILD * xp.sort(variance)[variance.shape[0] // 2]
-    tiny = float(xp.finfo(X.dtype).eps) ** 2
-    least = xp.where(xp.max(alpha) > 0.0, _LEAST_VARIANCE * typical, tiny * typical)
-    square = xp.where(wild, 1.0 / xp.maximum(variance, least), 1.0)
+    wild = typical > _WILD * xp.sort(variance)[(variance.shape[0] - 1) // 2]
+    tiny = float(xp.finfo(variance.dtype).smallest_normal) ** 0.5
+    least = xp.min(alpha) / curvature
+    return xp.where(wild, 1.0 / xp.maximum(variance, xp.maximum(least, tiny * typical)), 1.0)
+
+
+def scaled_gram(X: Array, square: Array, *, xp: Namespace) -> Array:
+    """Return the Gram matrix ``(p, p)`` of the features x √d, ``square`` being d."""
     X = X * xp.sqrt(square)
-    return square, X.T @ X / X.shape[0]
+    return X.T @ X / X.shape[0]
 
 
 def damping(spectrum: Array, *, xp: Namespace) -> Array:

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
-from xplinear.objective import Objective, Params, weighted_penalty
-from xplinear.penalties import Penalty
+from xplinear.objective import Objective, Params, columns, weighted_penalty
+from xplinear.penalties import L2Penalty, NoPenalty, Penalty
 from xplinear.solvers.gram import (
     centred_rows,
     damping,
@@ -17,15 +17,23 @@ from xplinear.solvers.gram import (
     params_of,
     sampled_rows,
     scaled_gram,
+    squared_scales,
     vector,
 )
 from xplinear.solvers.metric import centred_scores, loss_curvature, sample_loss, spread
 from xplinear.solvers.protocol import select, take_models
-from xplinear.solvers.stopping import SUFFICIENT, rounding_of, stopping
+from xplinear.solvers.stopping import (
+    SUFFICIENT,
+    backtracked,
+    relative_excess,
+    rounding_of,
+    stopping,
+)
 
 __all__ = ["LBFGS", "LBFGSState", "Proposal"]
 
 _POWER_ITERATIONS = 5
+_LONG = 1e-5  # of the weights: steps that are followed by more
 _FACTOR = 4.0  # from one length of the first step to the next
 
 
@@ -34,7 +42,8 @@ class Preconditioner(NamedTuple):
 
     ``centre (p, 1)``, ``basis`` T ``(p, r)``, ``spectrum (r,)`` of the data's Hessian in it,
     ``inner (m, r)``, ``base (m, 1)``, intercept's ``bias``. r is p; where the Gram matrix costs
-    more than it saves, the basis is empty and the spectrum one value for all features.
+    more than it saves, the basis is empty, and ``spectrum (p,)`` and ``base (m, c p)`` are of
+    the features.
     ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that.
     """
 
@@ -69,7 +78,7 @@ class LBFGSState(NamedTuple):
     point: Array
     gradient: Array
     value: Array
-    first: Array  # norm of the first gradient; tol is relative to it
+    zero: Array  # F at W = 0, b = 0
     idle: Array  # steps in a row without a decrease above rounding
     steps: tuple[Array, ...]  # newest last
     changes: tuple[Array, ...]
@@ -92,12 +101,13 @@ class LBFGS:
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-4
-        Stop a model when the norm of its gradient is below ``tol`` times that at the start.
+        Stop a model when √(½ gᵀHg / 10 (F(0) − F)) is at most ``tol``: ½ gᵀHg estimates what F
+        exceeds its minimum by. It depends neither on the units of the features nor on the start.
     memory : int, default 10
         Pairs of steps and gradient changes kept.
     gram : "auto" or bool, default "auto"
-        Whether to use the Gram matrix; "auto" where p² ≤ 2 n m k and p ≤ 4096, which is where
-        its eigendecomposition costs less than the passes it saves.
+        Whether to use the Gram matrix; "auto" where p ≤ 4096 and its eigendecomposition costs
+        less than the passes it saves.
 
     Raises
     ------
@@ -154,36 +164,44 @@ class LBFGS:
         self, objective: Objective, params: Params, data_loss: Array, grads: Params
     ) -> LBFGSState:
         """Return the first state from the mean loss and its gradients at ``params``."""
-        xp, penalty = objective.xp, objective.penalty
+        xp, balanced = objective.xp, _is_balanced(objective)
         preconditioner = self._preconditioner(objective)
-        W, b = params
-        point = vector(Params(W, b + centred_scores(preconditioner.centre, W, xp=xp)), xp=xp)
+        point = _point(balanced, params, preconditioner.centre, xp=xp)
         value, gradient = _evaluate(
-            penalty, xp, point, data_loss, grads, preconditioner.centre, objective.alpha
+            objective.penalty,
+            balanced,
+            xp,
+            point,
+            data_loss,
+            grads,
+            preconditioner.centre,
+            objective.alpha,
         )
-        norm = xp.sqrt(xp.sum(gradient * gradient, axis=1))
-        flags, nothing = xp.zeros_like(norm, dtype=xp.bool), xp.zeros_like(norm)
+        nothing = xp.zeros_like(gradient[:, 0])
+        flags = xp.zeros_like(nothing, dtype=xp.bool)
         state = LBFGSState(
             params=params,
             loss=data_loss,
-            step_size=xp.ones_like(norm),
-            converged=norm == 0.0,
+            step_size=xp.ones_like(nothing),
+            converged=flags,
             diverged=flags,
-            residual=xp.ones_like(norm),
+            residual=xp.ones_like(nothing),
             stalled=flags,
-            lower_bound=xp.full_like(norm, -xp.inf),
+            lower_bound=xp.full_like(nothing, -xp.inf),
             point=point,
             gradient=gradient,
             value=value,
-            first=xp.where(norm > 0.0, norm, 1.0),
+            zero=objective.loss_at_zero(),
             idle=nothing,
             steps=(xp.zeros_like(point),) * self.memory,
             changes=(xp.zeros_like(point),) * self.memory,
             inverse_curvatures=(nothing,) * self.memory,
-            scale=xp.ones_like(norm),
+            scale=xp.ones_like(nothing),
             preconditioner=preconditioner,
         )
-        return state._replace(scale=_first_scale(objective, state))
+        state = state._replace(scale=_first_scale(objective, state))
+        residual = objective.data.backend.compile(_first_residual, xp)(state)
+        return state._replace(residual=residual, converged=residual <= self.tol)
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
@@ -205,7 +223,8 @@ class LBFGS:
         grads: Params,
     ) -> LBFGSState:
         """Return the next state from the mean loss and its gradients at the proposal."""
-        judge = objective.data.backend.compile(_judge, self, objective.penalty, objective.xp)
+        static = self, objective.penalty, _is_balanced(objective), objective.xp
+        judge = objective.data.backend.compile(_judge, *static)
         judged = judge(state, objective.alpha, proposal, loss, grads)
         # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(preconditioner=state.preconditioner)
@@ -217,6 +236,13 @@ class LBFGS:
         blocks = take_models(pre.blocks, models, xp=xp)
         kept = LBFGSState(*take_models(state._replace(preconditioner=None), models, xp=xp))
         return kept._replace(preconditioner=pre._replace(inner=inner, base=base, blocks=blocks))
+
+    def ahead(self, objective: Objective, state: LBFGSState) -> Params:
+        """Return where the next full step leads."""
+        free = state._replace(
+            converged=state.diverged, step_size=objective.xp.ones_like(state.step_size)
+        )
+        return self.propose(objective, free).params
 
     def bend(self, objective: Objective, state: LBFGSState, blocks: Array) -> LBFGSState:
         """Return the state preconditioned by inverse Hessians ``(m, c, p + 1, p + 1)``."""
@@ -242,10 +268,12 @@ class LBFGS:
         """
         xp, compile_ = objective.xp, objective.data.backend.compile
         loss, grads = objective.data_loss_and_grad(params)
-        follow = compile_(_follow, self, objective.penalty, xp)
+        follow = compile_(_follow, objective.penalty, _is_balanced(objective), xp)
         state = follow(previous, params, loss, grads, before, objective.alpha)
-        pre = previous.preconditioner
-        return state._replace(preconditioner=_strengthened(pre, objective.alpha, xp=xp))
+        pre = _strengthened(previous.preconditioner, objective.alpha, params.b.shape[1], xp=xp)
+        state = state._replace(preconditioner=pre)
+        residual = compile_(_first_residual, xp)(state)
+        return state._replace(residual=residual, converged=residual <= self.tol)
 
     def _preconditioner(self, objective: Objective) -> Preconditioner:
         curvature = loss_curvature(objective.loss, objective.k)
@@ -255,7 +283,7 @@ class LBFGS:
         alpha = objective.alpha
         centre, basis, spectrum = decompose(sampled_rows(gram, objective), alpha)
         pre = Preconditioner(centre, basis, spectrum, alpha, alpha, bias=1.0 / curvature)
-        return _strengthened(pre, alpha, xp=objective.xp)
+        return _strengthened(pre, alpha, columns(objective.loss, objective.k), xp=objective.xp)
 
 
 def _decompose(
@@ -263,25 +291,53 @@ def _decompose(
 ) -> tuple[Array, ...]:
     """Return centre, basis and spectrum of the preconditioner."""
     mean, X, variance, typical = centred_rows(fit_intercept, xp, block)
+    square = squared_scales(xp, variance, typical, alpha, curvature)
     if not gram:
-        return mean[:, None], X[:0, :].T, curvature * _largest_eigenvalue(X, variance, xp=xp)
-    square, matrix = scaled_gram(xp, X, variance, typical, alpha)
+        root = xp.sqrt(square)
+        largest = _largest_eigenvalue(X * root, variance * square, xp=xp)
+        return mean[:, None], X[:0, :].T, curvature * largest / square
+    matrix = scaled_gram(X, square, xp=xp)
     eigenvalues, Q = xp.linalg.eigh(matrix)
     damped = xp.maximum(eigenvalues, 0.0) + damping(eigenvalues, xp=xp)
     return mean[:, None], xp.sqrt(square)[:, None] * Q, curvature * damped
 
 
-def _strengthened(pre: Preconditioner, alpha: Array, *, xp: Namespace) -> Preconditioner:
+def _strengthened(pre: Preconditioner, alpha: Array, c: int, *, xp: Namespace) -> Preconditioner:
     """Return the preconditioner of models with these α."""
+    if pre.basis.shape[1] == 0:
+        base = xp.tile(1.0 / (pre.spectrum + alpha[:, None]), (1, c))
+        return pre._replace(inner=base[:, :0], base=base)
     units = xp.sum(pre.basis * pre.basis, axis=0)
     inner = 1.0 / (pre.spectrum + alpha[:, None] * units)
-    base = xp.zeros_like(alpha) if pre.basis.shape[1] else 1.0 / (pre.spectrum + alpha)
-    return pre._replace(inner=inner, base=base[:, None])
+    return pre._replace(inner=inner, base=xp.zeros_like(inner[:, :1]))
+
+
+def _is_balanced(objective: Objective) -> bool:
+    """Return whether weights that sum to 0 over the classes stay so.
+
+    The loss has no curvature along weights that grow alike in all classes, and α is far below
+    what the preconditioner takes it for: what rounding puts there would grow, step by step.
+    """
+    quadratic = objective.penalty in (L2Penalty(), NoPenalty())
+    return quadratic and objective.loss.shift_invariant and columns(objective.loss, objective.k) > 1
+
+
+def _balanced(params: Params, *, xp: Namespace) -> Params:
+    """Return the parameters less their means over the classes, which change no loss."""
+    W, b = params
+    return Params(W - xp.mean(W, axis=2, keepdims=True), b - xp.mean(b, axis=1, keepdims=True))
+
+
+def _point(balanced: bool, params: Params, centre: Array, *, xp: Namespace) -> Array:
+    """Return W and the intercept at the centre as a vector ``(m, c p + c)``."""
+    W, b = params
+    W = _balanced(params, xp=xp).W if balanced else W
+    return vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
 
 
 def _follow(
-    solver: LBFGS,
     penalty: Penalty,
+    balanced: bool,
     xp: Namespace,
     previous: LBFGSState,
     params: Params,
@@ -291,10 +347,9 @@ def _follow(
     alpha: Array,
 ) -> LBFGSState:
     """Return the state of `LBFGS.follow`, all but its preconditioner."""
-    W, b = params
-    centre, c = previous.preconditioner.centre, b.shape[1]
-    point = vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
-    value, gradient = _evaluate(penalty, xp, point, loss, grads, centre, alpha)
+    b, centre, c = params.b, previous.preconditioner.centre, params.b.shape[1]
+    point = _point(balanced, params, centre, xp=xp)
+    value, gradient = _evaluate(penalty, balanced, xp, point, loss, grads, centre, alpha)
 
     def corrected(step: Array, change: Array) -> Array:
         bent = (alpha - before)[:, None] * penalty.grad(params_of(step, c, xp=xp).W, xp=xp)
@@ -303,15 +358,15 @@ def _follow(
     changes = tuple(map(corrected, previous.steps, previous.changes))
     curvatures = [dot(*pair, xp=xp) for pair in zip(previous.steps, changes, strict=True)]
     lengths = [dot(step, step, xp=xp) for step in previous.steps]
-    residual = xp.sqrt(dot(gradient, gradient, xp=xp)) / previous.first
+    # The tiny steps at the end of a fit say nothing of the long way to the next strength.
+    short = _LONG**2 * dot(point, point, xp=xp)
     flags = xp.zeros_like(previous.converged)
     return previous._replace(
         params=params,
         loss=loss,
-        step_size=xp.ones_like(residual),
-        converged=residual <= solver.tol,
+        step_size=xp.ones_like(previous.step_size),
+        converged=flags,
         diverged=flags,
-        residual=residual,
         stalled=flags,
         lower_bound=xp.full_like(previous.lower_bound, -xp.inf),
         point=point,
@@ -320,7 +375,7 @@ def _follow(
         idle=xp.zeros_like(previous.idle),
         changes=changes,
         inverse_curvatures=tuple(
-            xp.where(a > 1e-12 * length, 1.0 / xp.where(a > 0.0, a, 1.0), 0.0)
+            xp.where((a > 1e-12 * length) & (length > short), 1.0 / _positive(a, xp=xp), 0.0)
             for a, length in zip(curvatures, lengths, strict=True)
         ),
     )
@@ -356,6 +411,7 @@ def _first_scale(objective: Objective, state: LBFGSState) -> Array:
 
 def _evaluate(
     penalty: Penalty,
+    balanced: bool,
     xp: Namespace,
     point: Array,
     loss: Array,
@@ -366,7 +422,9 @@ def _evaluate(
     """Return F ``(m,)`` and its gradient ``(m, c p + c)`` at the centre."""
     W = params_of(point, grads.b.shape[1], xp=xp).W
     dW = grads.W - spread(centre, grads.b, xp=xp) + alpha[:, None] * penalty.grad(W, xp=xp)
-    return loss + weighted_penalty(penalty, xp, W, alpha), vector(Params(dW, grads.b), xp=xp)
+    gradient = Params(dW, grads.b)
+    gradient = vector(_balanced(gradient, xp=xp) if balanced else gradient, xp=xp)
+    return loss + weighted_penalty(penalty, xp, W, alpha), gradient
 
 
 def _precondition(pre: Preconditioner, vector: Array, c: int, *, xp: Namespace) -> Array:
@@ -390,6 +448,17 @@ def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
+def _first_residual(xp: Namespace, state: LBFGSState) -> Array:
+    """Return the residual ``(m,)`` of a state that has not been judged."""
+    free = state._replace(converged=state.diverged, step_size=xp.ones_like(state.step_size))
+    return _residual(state, _propose(False, xp, free).slope, xp=xp)
+
+
+def _residual(state: LBFGSState, slope: Array, *, xp: Namespace) -> Array:
+    """Return the residual from the slope of F on the way to the next full step."""
+    return relative_excess(state.zero, state.value, -0.5 * slope, xp=xp)
+
+
 def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
     """Return the trial points of one step."""
     direction, shares, c = state.gradient, [], state.params.b.shape[1]
@@ -410,9 +479,14 @@ def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
     return Proposal(trial, Params(W, b), slope)
 
 
+def _positive(x: Array, *, xp: Namespace) -> Array:
+    return xp.where(x > 0.0, x, 1.0)
+
+
 def _judge(
     solver: LBFGS,
     penalty: Penalty,
+    balanced: bool,
     xp: Namespace,
     state: LBFGSState,
     alpha: Array,
@@ -423,7 +497,7 @@ def _judge(
     """Keep the trial points that are good enough, and learn the curvature on the way there."""
     trial, params, slope = proposal
     pre = state.preconditioner
-    value, gradient = _evaluate(penalty, xp, trial, loss, grads, pre.centre, alpha)
+    value, gradient = _evaluate(penalty, balanced, xp, trial, loss, grads, pre.centre, alpha)
     enough = state.value + SUFFICIENT * xp.astype(slope, value.dtype)
     accept = value <= enough + rounding_of(state, xp=xp)
     accept = accept & ~state.converged
@@ -441,14 +515,14 @@ def _judge(
         pairs = zip(past, (*past[1:], newest), strict=True)
         return tuple(xp.where(learn, shifted, old) for old, shifted in pairs)
 
-    # The parabola through the value and slope before and the value here has its bottom there.
-    rise = xp.astype(value - state.value, slope.dtype) - slope
-    bottom = -0.5 * slope / xp.where(rise > 0.0, rise, 1.0)
-    shorter = xp.where((rise > 0.0) & xp.isfinite(rise), xp.clip(bottom, 0.1, 0.5), 0.1)
-
+    shorter = backtracked(state.value, value, xp.astype(slope, value.dtype), xp=xp)
+    shorter = xp.astype(shorter, slope.dtype)
     keep = accept[:, None]
     gradient = xp.where(keep, gradient, state.gradient)
-    residual = xp.sqrt(dot(gradient, gradient, xp=xp)) / state.first
+    kept = xp.where(accept, value, state.value)
+    # Of the point before: the direction from here is not known yet.
+    residual = _residual(state, slope / _positive(state.step_size, xp=xp), xp=xp)
+    residual = xp.where(state.converged, state.residual, residual)
     return state._replace(
         **stopping(state, accept, value, residual, solver.tol, xp=xp),
         params=select(accept, params, state.params, xp=xp),
@@ -456,7 +530,7 @@ def _judge(
         step_size=xp.where(accept, 1.0, shorter * state.step_size),
         point=xp.where(keep, trial, state.point),
         gradient=gradient,
-        value=xp.where(accept, value, state.value),
+        value=kept,
         steps=remembered(state.steps, step),
         changes=remembered(state.changes, change),
         inverse_curvatures=remembered(state.inverse_curvatures, 1.0 / curvature),

@@ -26,9 +26,8 @@ class State(Protocol):
     diverged : Array of bool
         The last iteration was undone and the step size reduced.
     residual : Array
-        Norm of the gradient (of the proximal step, where the penalty is kinked) over that at
-        the start; NaN where the solver measures none, the relative gap where it has a
-        lower bound.
+        √(e / 10 (F(0) − F)), e an estimate of F − F*; NaN where the solver measures none, the
+        relative gap where it has a lower bound.
     stalled : Array of bool
         Converged, though not to ``tol``: rounding hides any further decrease.
     lower_bound : Array
@@ -54,7 +53,11 @@ class State(Protocol):
 
 
 class Solver(Protocol):
-    """What a solver must offer; a frozen dataclass is the natural form."""
+    """What a solver must offer; a frozen dataclass is the natural form.
+
+    It may also offer ``ahead(objective, state) -> Params``, a step further than ``state.params``:
+    the optimum is bounded from there.
+    """
 
     def iterations(self, n: int) -> int:
         """Return the largest number of steps worth making on n rows."""
