@@ -235,10 +235,10 @@ class TestSweep:
             if news.alpha < 0.05 and news.iteration == 2:
                 raise KeyboardInterrupt
 
-        clf = xl.LinearClassifierCV(ALPHAS, cv=3)
+        clf = xl.LinearClassifierCV(ALPHAS, cv=3, solver="lbfgs")
         with pytest.raises(KeyboardInterrupt, match="interrupted after 2 iterations"):
             clf.fit(X, NAMES[Y], callbacks=[pressed])
-        whole = xl.LinearClassifierCV(ALPHAS, cv=3).fit(X, NAMES[Y])
+        whole = xl.LinearClassifierCV(ALPHAS, cv=3, solver="lbfgs").fit(X, NAMES[Y])
         assert clf.alphas_.tolist() == [1.0, 0.1]
         np.testing.assert_array_equal(clf.cv_scores_, whole.cv_scores_[:2])
         np.testing.assert_array_equal(clf.coefs_paths_, whole.coefs_paths_[:2])
@@ -248,7 +248,7 @@ class TestSweep:
 
     def test_of_one_stack_the_strengths_that_converged(self, numpy_backend):
         wide = replace(numpy_backend.backend, free_columns=1000)
-        settings = {"cv": 3, "backend": wide, "tol": 1e-6}
+        settings = {"cv": 3, "solver": "lbfgs", "backend": wide, "tol": 1e-6}
         alphas = [100.0, 10.0, 1e-3, 1e-4]
         whole, seen = xl.LinearClassifierCV(alphas, **settings), []
         whole.fit(X, Y, callbacks=[seen.append])
@@ -262,7 +262,7 @@ class TestSweep:
 
     @pytest.mark.parametrize("known", [False, True])
     def test_before_a_strength_is_done_nothing_changes(self, known):
-        clf = xl.LinearClassifierCV(ALPHAS, cv=3)
+        clf = xl.LinearClassifierCV(ALPHAS, cv=3, solver="lbfgs")
         if known:
             clf.fit(X, Y)
         before = dict(vars(clf))
@@ -279,7 +279,7 @@ class TestSweep:
                 raise KeyboardInterrupt
             return 0.5
 
-        clf = xl.LinearClassifierCV(ALPHAS, cv=3, scoring=scoring)
+        clf = xl.LinearClassifierCV(ALPHAS, cv=3, solver="lbfgs", scoring=scoring)
         with pytest.raises(KeyboardInterrupt):
             clf.fit(X, Y)
         assert clf.cv_scores_.shape == (2, 3)
@@ -287,7 +287,7 @@ class TestSweep:
     def test_few_lanes_at_once(self, numpy_backend):
         """A strength of which some folds are done is not done."""
         little = replace(numpy_backend.backend, free_memory=lambda: 2 * 32 * 8 * 5 * 3 * 2)
-        clf, seen = xl.LinearClassifierCV(ALPHAS, cv=3, backend=little), []
+        clf, seen = xl.LinearClassifierCV(ALPHAS, cv=3, solver="lbfgs", backend=little), []
 
         def pressed(news):
             seen.append(news)
@@ -301,7 +301,7 @@ class TestSweep:
 
     def test_a_callback_that_stops_too_early_is_an_error(self, numpy_backend):
         little = replace(numpy_backend.backend, free_memory=lambda: 2 * 32 * 8 * 5 * 3 * 2)
-        clf = xl.LinearClassifierCV(ALPHAS, cv=3, backend=little)
+        clf = xl.LinearClassifierCV(ALPHAS, cv=3, solver="lbfgs", backend=little)
         with pytest.raises(ValueError, match="stopped before any strength was done in all folds"):
             clf.fit(X, Y, callbacks=[lambda news: True])
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, make_classification
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
@@ -21,7 +21,7 @@ from sklearn.metrics import (
     make_scorer,
     roc_auc_score,
 )
-from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold
 
 import xplinear as xl
 from xplinear.backends import backend_of
@@ -35,6 +35,7 @@ NAMES = np.asarray(["cat", "dog", "frog"])
 ALPHAS = [1.0, 0.1, 0.03, 0.01]
 FOLDS = list(StratifiedKFold(3).split(X, Y))
 WEIGHTS = rng.uniform(0.5, 2.0, 150)
+FOLDS_OF_5000 = list(KFold(2).split(np.zeros(5000)))
 EXACT = {"tol": 1e-8, "max_iter": 3000}  # below it rounding may speak up
 
 
@@ -109,6 +110,24 @@ def test_following_saves_passes(numpy_backend, solver, penalty):
     assert warm.converged.all()
     assert warm.residual[0] <= 1e-4
     assert objective.value(warm.params) <= objective.value(cold.params) * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("tol", [1e-4, 1e-6, 1e-8])
+def test_a_path_needs_no_more_iterations_than_cold_starts(tol):
+    """Whatever is carried from strength to strength must help, or go."""
+    rows, labels = make_classification(5000, 100, n_informative=20, n_classes=5, random_state=0)
+    alphas = 1 / (np.logspace(-3, 2, 8) * 4000)
+    path: dict[float, int] = {}
+    clf = xl.LinearClassifierCV(alphas, cv=FOLDS_OF_5000, solver="lbfgs", tol=tol, refit=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the grid ends at its best
+        clf.fit(rows, labels, callbacks=[lambda news: path.update({news.alpha: news.iteration})])
+    train = FOLDS_OF_5000[0][0]
+    single = xl.LinearClassifier(solver="lbfgs", tol=tol)
+    cold = [single.set_params(alpha=a).fit(rows[train], labels[train]).n_iter_ for a in clf.alphas_]
+    assert list(path) == clf.alphas_.tolist()
+    assert sum(path.values()) < sum(cold)
+    assert max(path.values()) <= max(cold) + 2
 
 
 SKLEARN = {
