@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
+    check_scoring,
     f1_score,
     get_scorer,
     log_loss,
@@ -430,6 +431,7 @@ BAD = {
     "cv": ({"cv": 1000}, "number of splits n_splits=1000 greater than the number of samples"),
     "few of each": ({"cv": 70}, "n_splits=70 cannot be greater than the number of members in each"),
     "no folds": ({"cv": []}, "cv=[] gives no folds; give a number of them, or pairs of rows"),
+    "no pairs": ({"cv": [1, 2]}, "cv, if it is no splitter, must give pairs of training and test"),
     "rows": ({"cv": [([0, 1, 2], [150])]}, "cv: fold 0 names rows that X, of 150 rows, does not"),
     "one class": (
         {"cv": [FOLDS[0], (np.nonzero(Y == 1)[0], [0])]},
@@ -459,6 +461,7 @@ def test_bad_input(case):
 
 BAD_TYPES = {
     "a number": (1.0, "scoring must be a name, a callable or None, got 1.0"),
+    "a metric": (accuracy_score, "make it a scorer: sklearn.metrics.make_scorer"),
     "one argument": (lambda y: 1.0, "must be callable as scoring(y, Z), or as scoring(estimator,"),
     "None": (lambda y, Z: None, "scoring must return a number, got None at alpha=1"),
     "words": (lambda y, Z: "0.5", "scoring must return a number, got '0.5' at alpha=1"),
@@ -603,6 +606,7 @@ class TestCallables:
             (make_scorer(balanced_accuracy_score), "balanced_accuracy"),
             (get_scorer("neg_log_loss"), "log_loss"),
             (lambda estimator, X, y: estimator.score(X, y), None),
+            (check_scoring(xl.LinearClassifier(), None), "accuracy"),
         ):
             clf = xl.LinearClassifierCV(ALPHAS, scoring=scorer, **settings).fit(rows, NAMES[Y])
             expected = xl.LinearClassifierCV(ALPHAS, scoring=same, **settings).fit(rows, NAMES[Y])

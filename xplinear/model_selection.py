@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, Self, cast
@@ -411,9 +411,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         held_out: list[HostArray] = []
         tests: list[HostArray] = []
         known: list[HostArray] = []
-        groups = backend_of(groups).to_host(groups) if is_array(groups) else groups
-        splitter = cast(Any, check_cv(self.cv, labels, classifier=True))
-        for fold, split in enumerate(splitter.split(X, labels, groups)):
+        for fold, split in enumerate(self._splits(X, labels, groups)):
             index = [_rows(part, len(codes), fold) for part in split]
             parts = [np.bincount(rows, minlength=len(codes)) * weights for rows in index]
             if not all(part.any() for part in parts):
@@ -445,6 +443,18 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             tests,
             np.stack(known),
         )
+
+    def _splits(self, X: Any, labels: HostArray, groups: Any) -> list[tuple[Any, Any]]:
+        """Return the training and test rows of each fold."""
+        groups = backend_of(groups).to_host(groups) if is_array(groups) else groups
+        splitter = cast(Any, check_cv(self.cv, labels, classifier=True))
+        try:
+            return list(splitter.split(X, labels, groups))
+        except (TypeError, ValueError) as error:
+            if hasattr(self.cv, "split") or not isinstance(self.cv, Iterable):
+                raise
+            msg = f"cv, if it is no splitter, must give pairs of training and test rows: {error}"
+            raise ValueError(msg) from error
 
     def _choose(
         self, template: LinearClassifier, problem: Problem, solver: Solver, run: Run

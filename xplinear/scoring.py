@@ -127,6 +127,14 @@ class HostScoring:
     classifier: Callable[[Params, float], LinearClassifier]
 
     def __post_init__(self) -> None:
+        module: str = getattr(self.function, "__module__", None) or ""
+        predicted = any(parameter.name == "y_pred" for parameter in self._parameters)
+        if predicted and module.startswith("sklearn.metrics"):
+            msg = (
+                f"scoring={self.function!r} is of predictions, and a scoring is given scores; make "
+                "it a scorer: sklearn.metrics.make_scorer"
+            )
+            raise TypeError(msg)
         if self._positional not in (2, 3):
             msg = (
                 f"scoring={self.function!r} must be callable as scoring(y, Z), or as "
@@ -151,6 +159,8 @@ class HostScoring:
             and parameter.default is parameter.empty
             and parameter.name != "sample_weight"
         ]
+        if positional and positional[0].name == "estimator":
+            return 3
         open_ended = any(one.kind is one.VAR_POSITIONAL for one in self._parameters)
         return 2 if open_ended or not self._parameters else len(positional)
 
