@@ -117,6 +117,7 @@ class TestTheProblemOfScikitLearn:
 
 
 class TestTheStrength:
+    @pytest.mark.filterwarnings("ignore:stopped after max_iter")
     def test_what_counts(self):
         X, y, n = WINE, KINDS, len(KINDS)
 
@@ -149,7 +150,7 @@ class TestTheStrength:
         rows = WINE.astype("float32")
         for settings in ({"alpha": 1e39}, {"C": 1e-42}):
             with pytest.raises(ValueError, match=r"alpha = \S+ is beyond float32; where it is not"):
-                xl.LinearClassifier(**settings).fit(rows, KINDS)
+                xl.LinearClassifier(**settings, dtype="float32").fit(rows, KINDS)
 
     def test_both(self):
         clf = xl.LinearClassifier(alpha=0.1, C=2.0)

@@ -88,6 +88,7 @@ def test_rows_stay_as_they_are_stored(backend, stored):
     np.testing.assert_allclose(host(clf.decision_function(rows)), expected, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:a linear function separates")
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
 def test_a_constant_feature_gets_weight_0(backend, dtype, constant):
     wide = np.c_[X[:, :4], np.full(len(X), constant)]

@@ -102,7 +102,9 @@ def certify(objective: Objective, result: Result) -> Certificate:
     """
     backend, xp = objective.data.backend, objective.xp
     with backend.double_precision():
-        both = backend.to_host(xp.stack(value_and_lower_bound(objective, result.params, result.ahead)))
+        both = backend.to_host(
+            xp.stack(value_and_lower_bound(objective, result.params, result.ahead))
+        )
     value, bound = both.astype(np.float64)
     # The solver's bound is a number of the dtype of the fit: rounding may put it above F.
     bound = np.maximum(bound, np.minimum(result.lower_bound, value))

@@ -11,10 +11,11 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import backend_of
-from xplinear.estimator import LinearClassifier
+from xplinear.estimator import LinearClassifier, host_parameters, linear_coefficients
 from xplinear.losses import LOSSES
 from xplinear.namespace import array_namespace, is_array
 from xplinear.objective import Params
+from xplinear.standardize import unstandardized
 
 __all__ = ["SklearnClassifier", "from_sklearn", "settings_of", "to_sklearn"]
 
@@ -167,6 +168,11 @@ def to_sklearn(clf: LinearClassifier) -> SklearnClassifier:
     coef, intercept, classes = (
         backend_of(a).to_host(a) for a in (clf.coef_, clf.intercept_, clf.classes_)
     )
+    near, standard = host_parameters(clf)
+    if standard is not None:  # in float64 the scores cancel less
+        near = Params(*(a.astype(np.float64) for a in near))
+        xp = array_namespace(near.W)
+        (coef,), (intercept,) = linear_coefficients(unstandardized(near, standard, xp=xp))
     model.coef_, model.intercept_ = np.array(coef, order="C"), np.array(intercept)
     model.classes_, model.n_features_in_ = classes, clf.n_features_in_
     if hasattr(clf, "feature_names_in_"):

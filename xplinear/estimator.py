@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -32,10 +32,16 @@ from xplinear.losses.softmax import softmax
 from xplinear.minimize import Interrupted, Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
-from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, Penalty
+from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, NoPenalty, Penalty
 from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, Newton, ProximalLBFGS, Smoothing, Solver
 from xplinear.solvers.newton import newton_pays
-from xplinear.standardize import standard_of, standardized_params, unstandardized
+from xplinear.standardize import (
+    column_bounds,
+    composed,
+    nearby,
+    restandardized,
+    standard_of,
+)
 from xplinear.validation import (
     Features,
     check_features,
@@ -45,6 +51,7 @@ from xplinear.validation import (
     check_weights,
     computation_dtype,
     encode_labels,
+    weights_and_unit,
 )
 
 __all__ = [
@@ -55,14 +62,17 @@ __all__ = [
     "automatic_solver",
     "block_scores",
     "certificate_of",
+    "host_parameters",
     "is_probabilistic",
     "linear_coefficients",
+    "shift_features",
 ]
 
 _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
 _TO_THE_OPTIMUM = LBFGS, Newton, ProximalLBFGS, Smoothing
 _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
 _CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
+_SEPARATED = 1e-4  # share of the first loss below which every row is on its side
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
 
 
@@ -130,6 +140,26 @@ def linear_coefficients(params: Params) -> tuple[Array, Array]:
     return array_namespace(W).permute_dims(W, (1, 2, 0)), b
 
 
+def host_parameters(clf: LinearClassifier) -> tuple[Params, Standard | None]:
+    """Return what predictions are made with, on the host: the standard of their features, if any.
+
+    Without a standard the parameters are ``params_``. See `shift_features`.
+    """
+    shifted = clf._shifted  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - in its own file
+    fetch = clf.backend_.to_host
+    if shifted is None:
+        return Params(*map(fetch, clf.params_)), None
+    return Params(*map(fetch, shifted.params)), Standard(*map(fetch, shifted.standard))
+
+
+def shift_features(clf: LinearClassifier, params: Params, standard: Standard) -> None:
+    """Let a classifier predict with parameters for centred and scaled features.
+
+    ``params_`` are the same for X, rounded: where features lie far from 0 their scores cancel.
+    """
+    clf._shifted = _Shifted(params, standard)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
 def _resolve(value: Any, registry: Mapping[str, type[Any]], argument: str) -> Any:
     if not isinstance(value, str):
         return value
@@ -166,6 +196,28 @@ def _warn_at_the_floor(
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
+def _warn_of_no_optimum(objective: Objective, value: float) -> None:
+    """Say so when there is no optimum, or the start was better than what was found."""
+    backend, xp = objective.data.backend, objective.xp
+    numbers = xp.stack([objective.loss_at_zero()[0], xp.max(objective.alpha)])
+    zero, alpha = backend.to_host(numbers).tolist()
+    free = alpha == 0.0 or objective.penalty == NoPenalty()
+    if free and objective.loss.probabilistic and value < _SEPARATED * zero:
+        warnings.warn(
+            "a linear function separates the classes, and nothing holds the weights: they grow as "
+            "long as the fit goes on; set a penalty",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    if not value <= zero * (1.0 + 1e-6):
+        warnings.warn(
+            f"the objective is {value:.4g}, above the {zero:.4g} of zero weights: nothing was "
+            "learnt; set learning_rate='auto', standardize=True or another solver",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+
 def at_the_floor(objective: Objective, precision: str, measured: str, tol: float) -> str:
     """Return what rounding prevented, and what to do."""
     floor, remedy = f"float{objective.xp.finfo(objective.data.dtype).bits}", ""
@@ -178,9 +230,25 @@ def at_the_floor(objective: Objective, precision: str, measured: str, tol: float
     )
 
 
+class _Shifted(NamedTuple):
+    """Parameters for features that are centred and scaled first: those of X would cancel."""
+
+    params: Params
+    standard: Standard
+
+    def to(self, backend: Backend, fetch: Callable[[Array], Array]) -> _Shifted:
+        """Return the same on another backend."""
+        params, standard = ([backend.asarray(fetch(a)) for a in part] for part in self)
+        return _Shifted(Params(*params), Standard(*standard))
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A fit made ready: everything checked, nothing of the estimator changed yet."""
+    """A fit made ready: everything checked, nothing of the estimator changed yet.
+
+    ``codes (n,)`` are on the host, of all rows; the objective has only the ``rows`` that count,
+    all if None. ``shifted`` says that scores must be computed in the standard's features.
+    """
 
     objective: Objective
     features: Features
@@ -191,20 +259,94 @@ class Problem:
     alpha: float
     held_out: Data | None
     standard: Standard | None
+    shifted: bool
+    codes: np.ndarray[Any, Any]
+    rows: np.ndarray[Any, Any] | None
+    weight_unit: float  # log2 of the weight as given that counts 1
     dtype: Any  # of the results; small problems are computed in float64
 
     def unstandardized(self, params: Params) -> Params:
         """Return what the solver found, as parameters for X itself, in the dtype of results."""
-        xp = self.objective.xp
-        if self.standard is not None:
-            params = unstandardized(params, self.standard, xp=xp)
-        return Params(*(xp.astype(a, self.dtype, copy=False) for a in params))
+        params, xp = self.held(params), self.objective.xp
+        if self.standard is None:
+            return params
+        return restandardized(params, self.standard, None, xp=xp)
+
+    def held(self, params: Params) -> Params:
+        """Return the parameters in the dtype of results."""
+        return Params(*(self.objective.xp.astype(a, self.dtype, copy=False) for a in params))
 
     def rounded(self, result: Result) -> Result:
         """Return the result at the parameters that the dtype of results can hold."""
         xp, wide = self.objective.xp, self.objective.data.dtype
-        params = (xp.astype(xp.astype(a, self.dtype), wide) for a in result.params)
+        params = (xp.astype(a, wide, copy=False) for a in self.held(result.params))
         return replace(result, params=Params(*params))
+
+    @property
+    def left_out(self) -> np.ndarray[Any, Any]:
+        """The rows that do not count."""
+        return np.setdiff1d(np.arange(len(self.codes)), self.counted(np.arange(len(self.codes))))
+
+    def counted(self, per_row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return of an array over all rows what the rows that count have."""
+        return per_row if self.rows is None else per_row[self.rows]
+
+    def places(self, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return where the given rows of X are among those that count, without the others."""
+        if self.rows is None:
+            return index
+        place = np.full(len(self.codes), -1)
+        place[self.rows] = np.arange(len(self.rows))
+        return place[index][place[index] >= 0]
+
+
+def _scaled(number: float, exponent: float) -> float:
+    """Return number · 2**exponent, infinite where float64 ends."""
+    with np.errstate(over="ignore"):
+        return float(np.float64(number) * np.exp2(exponent))
+
+
+def _counted_rows(
+    weights: np.ndarray[Any, Any] | None, dtype: Any, backend: Backend
+) -> np.ndarray[Any, Any] | None:
+    """Return the rows whose weight, of at most 1, is not 0 in this dtype; None if all are."""
+    if weights is None:
+        return None
+    counts = weights >= float(backend.xp.finfo(dtype).smallest_normal)
+    return None if counts.all() else np.flatnonzero(counts)
+
+
+def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
+    """Raise ValueError if rows in float64 are beyond a model in float32."""
+    most = float(backend.xp.finfo(dtype).max)
+    if most < np.finfo(np.float64).max and str(X.dtype).endswith("float64"):
+        low, high = column_bounds(X, backend=backend)
+        beyond = np.maximum(-low, high) > most
+        if beyond.any():
+            column = np.flatnonzero(beyond)[0]
+            msg = (
+                f"X holds values that float32 cannot hold, in which the model computes: column "
+                f"{column} goes from {low[column]:g} to {high[column]:g}"
+            )
+            raise ValueError(msg)
+
+
+def _check_reach(
+    low: np.ndarray[Any, Any], high: np.ndarray[Any, Any], info: Any, backend: Backend
+) -> None:
+    """Raise ValueError if a dtype cannot hold some columns of X, or not what varies in them."""
+    largest = np.maximum(np.abs(low), np.abs(high))
+    lost = (largest > float(info.max)) | ((largest > 0) & (largest < float(info.smallest_normal)))
+    lost = lost | ((high > low) & (0.5 * high - 0.5 * low < float(info.eps) * largest))
+    if lost.any():
+        column = np.flatnonzero(lost)[0]
+        msg = (
+            f"X holds values that float{info.bits} cannot hold, or not tell apart: column {column} "
+            f"goes from {low[column]:g} to {high[column]:g}; scale and centre it"
+            + ", or compute in float64: jax.config.update('jax_enable_x64', True)"
+            * (backend.name.startswith("jax") and info.bits == 32)
+        )
+        raise ValueError(msg)
 
 
 def is_probabilistic(estimator: Any) -> bool:
@@ -334,6 +476,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
+    Only the ratios of weights matter, and rows of weight 0 do not: they are left out. Features far
+    from 0, such as 20000 ± 1, are centred on the way to the solver and in predictions, where an
+    intercept makes up for it. Features that the dtype cannot square (about 1e-15 to 1e15 in
+    float32, 1e-120 to 1e120 in float64) are multiplied by a power of 2, with a warning: the penalty
+    acts on the weights of what comes out. ``coef_`` and ``intercept_`` are for X itself always.
+
     Predictions come back in the library of the rows they are for. Rows on NumPy are moved to
     a backend chosen by name; rows on any other device must be where the model is: `to` moves it.
 
@@ -426,7 +574,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             At least 0, not all 0.
         callbacks : sequence of callables
             Each is given a `xplinear.minimize.Progress` per iteration; a true value stops. Its
-            ``params`` are those of the standardized features, if they are.
+            ``params`` are those of the features as they are centred and scaled, if they are.
 
         Raises
         ------
@@ -470,6 +618,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         self._keep(problem, result, certificate)
         if interrupt is not None:
             raise interrupt
+        _warn_of_no_optimum(objective, self.objective_)
         return self
 
     @available_if(_takes_rows_in_turn)
@@ -499,6 +648,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         solver = self._solver(objective, problem.seed, partial=True)
         start = self._warm_params(problem) if fitted else objective.zeros()
         previous = getattr(self, "_sgd_state", None)
+        if previous is not None and previous.moments is not None:
+            # Each call's weights are told in a unit of its own.
+            factor = 2.0 ** np.clip(self._weight_unit - problem.weight_unit, -60.0, 60.0)
+            moments = previous.moments
+            moments = moments._replace(
+                weight=float(factor) * moments.weight, deviation=float(factor) * moments.deviation
+            )
+            previous = previous._replace(moments=moments)
         with matmul_precision(self.precision):
             state = solver.init(objective, start, previous)
         result, interrupt = self._minimized(objective, solver, state=state)
@@ -539,9 +696,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         predicted = self.predict(X)
         if is_array(predicted):
             predicted = backend_of(predicted).to_host(predicted)
-        if sample_weight is not None and is_array(sample_weight):
-            sample_weight = backend_of(sample_weight).to_host(sample_weight)
-        return float(np.average(predicted == labels, weights=sample_weight))
+        weights = check_weights(sample_weight, None, np.zeros(len(labels)), labels)
+        return float(np.average(predicted == labels, weights=weights))
 
     def to(self, backend: str | Backend) -> Self:
         """Return a fitted copy on another backend: train on a GPU, serve on a CPU.
@@ -558,6 +714,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         params = Params(*(target.asarray(self.backend_.to_host(a)) for a in self.params_))
         settings = {**self.get_params(deep=False), "backend": target.name}
         moved = self.from_params(params, self._host_classes, **settings)
+        if self._shifted is not None:
+            shift_features(moved, *self._shifted.to(target, self.backend_.to_host))
         for name in ("n_iter_", "objective_", "certificate_", "history_", "feature_names_in_"):
             if hasattr(self, name):
                 setattr(moved, name, getattr(self, name))
@@ -704,6 +862,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     # What follows prepares and keeps; the maths is elsewhere.
 
+    _shifted: _Shifted | None = None
+
     def _check_parameters(self) -> None:
         def at_least(name: str, least: float) -> None:
             value = getattr(self, name)
@@ -752,14 +912,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """Whether α is 0, whatever the data."""
         return _real(self.alpha) == 0.0 or _real(self.C) == math.inf
 
-    def _strength(self, weights: np.ndarray[Any, Any] | None, n: int, *, partial: bool) -> float:
-        """Return α, given or from C and the weights ``(n,)`` of the rows, None if all are 1."""
+    def _strength(self, total: float, *, partial: bool) -> float:
+        """Return α, given or from C and the sum of the weights."""
         if self.alpha is not None:
             return _real(self.alpha)
         if not partial:
             with np.errstate(all="ignore"):  # C = inf
-                total = np.float64(n) if weights is None else weights.sum()
-                return float(1.0 / ((1.0 if self.C is None else _real(self.C)) * total))
+                C = 1.0 if self.C is None else _real(self.C)
+                return float(1.0 / (C * np.float64(total)))
         if self.C is not None:
             msg = (
                 f"partial_fit cannot use C={self.C!r}: alpha = 1 / (C n) needs the number of all "
@@ -812,8 +972,13 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         y: Any,
         sample_weight: Any,
         classes: np.ndarray[Any, Any] | None = None,
+        *,
+        scored: bool = False,
     ) -> Problem:
-        """Check everything; ``classes`` are given by `partial_fit`, which may go on from before."""
+        """Check everything; ``classes`` are given by `partial_fit`, which may go on from before.
+
+        Rows of weight 0 are left out; not those of class weight 0 where rows are ``scored`` too.
+        """
         self._check_parameters()
         partial = classes is not None
         reset = not (partial and hasattr(self, "params_"))
@@ -827,7 +992,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if not (self.accelerate and os.environ.get("XPLINEAR_ACCELERATE") != "0"):
             backend = backend.reference()
         classes, codes = encode_labels(labels, classes)
-        weights = check_weights(sample_weight, self.class_weight, codes, classes)
+        weights, unit = weights_and_unit(sample_weight, self.class_weight, codes, classes)
         random_state = self.random_state
         seed = (
             int(random_state)
@@ -842,59 +1007,68 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if self.dtype is None and self.precision == "float32" and cheap and exact:
             # The rounding of float32 would be all that is left to fight with, and costs more.
             dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
-
-        def rows_at(index: np.ndarray[Any, Any]) -> Array:
-            if isinstance(rows, np.ndarray):
-                return rows[index]
-            return backend.xp.take(rows, backend.asarray(index), axis=0)
+        # Class weights are about the loss: neither a score nor a scaler before the classifier
+        # sees them.
+        unclassed = check_weights(sample_weight, None, codes, classes)
+        visible = _counted_rows(unclassed, dtype, backend)
+        counted = visible if scored else _counted_rows(weights, dtype, backend)
 
         def part(index: np.ndarray[Any, Any] | None, weights: Any) -> ArrayData | StreamedData:
+            """Return some rows; of weights only the ratios count, and equal ones need none."""
+            own = None if weights is None else weights if index is None else weights[index]
+            own = None if own is None or own.min() == own.max() else own / own.max()
             return data_of(
-                rows if index is None else rows_at(index),
+                rows,
                 backend.asarray(codes if index is None else codes[index]),
-                None if weights is None else backend.asarray(weights[:, None], dtype),
+                None if own is None else backend.asarray(own[:, None], dtype),
                 dtype,
+                index,
                 backend=backend,
             )
 
-        held_out = None
+        held_out, train = None, weights
         if self.early_stopping and not partial:
-            train_weights = np.ones(len(codes)) if weights is None else weights.copy()
+            all_rows = np.arange(len(codes)) if counted is None else counted
             index = np.asarray(
                 train_test_split(
-                    np.arange(len(codes)),
+                    all_rows,
                     test_size=self.validation_fraction,
-                    stratify=codes,
+                    stratify=codes[all_rows],
                     random_state=seed % 2**32,
                 )[1]
             )
-            held_out = part(index, train_weights[index])
+            held_out = part(index, weights)
             # Weight 0 instead of a copy of all the other rows.
-            train_weights[index] = 0.0
-            weights = train_weights
-        alpha = self._strength(weights, len(codes), partial=partial)
+            train = np.ones(len(codes)) if weights is None else weights.copy()
+            train[index] = 0.0
+        total = len(codes) if train is None else _scaled(train.sum(), unit)
+        alpha = self._strength(total, partial=partial)
         if alpha > float(backend.xp.finfo(dtype).max):
             msg = (
                 f"alpha = {alpha:g} is beyond float{backend.xp.finfo(dtype).bits}; where it is not "
                 "given, it is 1 / (C n), n the sum of the weights: scale them, or give alpha"
             )
             raise ValueError(msg)
-        data = part(None, weights)
+        data = part(counted, train)
+        scaled = visible if self.standardize else counted
+        if partial and self._shifted is not None:  # it goes on in the same coordinates
+            standard = self._shifted.to(backend, self.backend_.to_host).standard
+        else:
+            centre = self.fit_intercept and not partial
+            standard = self._nearby(rows, scaled, result_dtype, backend, centre=centre)
+        shifted = standard is not None
         objective = Objective(
             backend.accelerated(loss),
             penalty,
             backend.asarray(np.asarray([alpha], dtype=np.float64), dtype),
-            data,
+            replace(data, standard=standard),
             len(classes),
             self.fit_intercept,
         )
-        standard = None
         if self.standardize:
-            # Class weights are about the loss: a scaler before the classifier does not see them.
-            counted = check_weights(sample_weight, None, codes, classes)
-            standard = standard_of(replace(objective, data=part(None, counted)))
+            seen = replace(part(scaled, unclassed), standard=standard)
+            standard = composed(standard, standard_of(replace(objective, data=seen)))
             objective = replace(objective, data=replace(data, standard=standard))
-            held_out = held_out and replace(held_out, standard=standard)
         return Problem(
             objective=objective,
             features=features,
@@ -903,10 +1077,44 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             host_input=own.name == "numpy",
             seed=seed,
             alpha=alpha,
-            held_out=held_out,
+            held_out=held_out and replace(held_out, standard=standard),
             standard=standard,
+            shifted=shifted,
+            codes=codes,
+            rows=counted,
+            weight_unit=unit,
             dtype=result_dtype,
         )
+
+    def _nearby(
+        self,
+        X: Array,
+        rows: np.ndarray[Any, Any] | None,
+        dtype: Any,
+        backend: Backend,
+        *,
+        centre: bool,
+    ) -> Standard | None:
+        """Return what brings the features within reach of the arithmetic; None where they are.
+
+        Raises
+        ------
+        ValueError
+            If the device has no dtype for the values of X.
+        """
+        xp = backend.xp
+        low, high = column_bounds(X, rows, backend=backend)
+        bits, wide, stored = xp.finfo(dtype).bits, dtype, str(X.dtype)
+        if stored.endswith("float64"):
+            wide = accumulator(xp.empty((0,), **backend.kind(dtype)), xp=xp)
+        found = nearby(low, high, bits, xp.finfo(wide).bits, centre=centre)
+        if found is None:
+            return None
+        if "float" not in stored or (stored.endswith("float64") and xp.finfo(wide).bits < 64):
+            _check_reach(low, high, xp.finfo(wide), backend)
+        if not self.standardize:
+            found.warn(low, high, bits)
+        return found.standard(wide, backend=backend)
 
     def _warm_params(self, problem: Problem) -> Params:
         start = problem.objective.zeros()
@@ -919,10 +1127,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
             raise ValueError(msg)
         backend, dtype = problem.objective.data.backend, problem.objective.data.dtype
-        start = Params(*(backend.asarray(self.backend_.to_host(a), dtype) for a in self.params_))
-        if problem.standard is None:
-            return start
-        return standardized_params(start, problem.standard, xp=backend.xp)
+        params, standard = self.params_, None
+        if self._shifted is not None:
+            params, standard = self._shifted.to(backend, self.backend_.to_host)
+        start = Params(*(backend.asarray(self.backend_.to_host(a), dtype) for a in params))
+        return restandardized(start, standard, problem.standard, xp=backend.xp)
 
     @property
     def _host_classes(self) -> np.ndarray[Any, Any]:
@@ -961,10 +1170,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             history = {key: np.concatenate([before[key], history[key]]) for key in history}
         numeric = problem.classes.dtype.kind in _NUMERIC
         classes = problem.label_backend.asarray(problem.classes) if numeric else problem.classes
-        params = problem.unstandardized(result.params)
+        params, shifted = problem.unstandardized(result.params), None
+        if problem.shifted and problem.standard is not None:
+            shifted = _Shifted(problem.held(result.params), problem.standard)
         # Last what computes nothing more: Ctrl-C finds the old model, or all of the new one.
-        self._set_params(objective.data.backend, params)
-        self.alpha_ = problem.alpha
+        self._set_params(objective.data.backend, params, shifted)
+        self.alpha_, self._weight_unit = problem.alpha, problem.weight_unit
         self.history_, self.n_iter_, self.objective_ = history, len(history["seconds"]), value
         self.classes_, self._host_input, self._sgd_state = classes, problem.host_input, sgd_state
         self.n_features_in_ = problem.features.n_features
@@ -973,10 +1184,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             if getattr(self, name) is None:
                 delattr(self, name)
 
-    def _set_params(self, backend: Backend, params: Params) -> None:
+    def _set_params(
+        self, backend: Backend, params: Params, shifted: _Shifted | None = None
+    ) -> None:
         coef, intercept = linear_coefficients(params)
         coef, intercept = coef[0, :, :], intercept[0, :]
-        self.backend_, self.params_ = backend, params
+        self.backend_, self.params_, self._shifted = backend, params, shifted
         self.coef_, self.intercept_ = coef, intercept
 
     def _predicted(self, X: Any, method: str, function: Callable[..., Array]) -> Array:
@@ -993,8 +1206,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
             raise ValueError(msg)
         X, _ = check_features(self, X, reset=False)
-        data = data_of(X, None, None, self.params_.W.dtype, backend=backend)
-        parts = data.map(function, (backend.xp,), self.params_, scores=self.classes_.shape[0])
+        params, standard = self._shifted or (self.params_, None)
+        _check_conversion(X, (params.b if standard is None else standard.centre).dtype, backend)
+        data = replace(data_of(X, None, None, params.W.dtype, backend=backend), standard=standard)
+        parts = data.map(function, (backend.xp,), params, scores=self.classes_.shape[0])
         if moved:
             return np.concatenate([backend.to_host(part) for part in parts])
         return backend.xp.concat(list(parts), axis=0)

@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, backend_of
-from xplinear.data import ArrayData, StreamedData
+from xplinear.data import ArrayData, Standard, StreamedData
 from xplinear.estimator import (
     LinearClassifier,
     Problem,
@@ -23,6 +23,7 @@ from xplinear.estimator import (
     certificate_of,
     is_probabilistic,
     linear_coefficients,
+    shift_features,
 )
 from xplinear.losses import Loss
 from xplinear.minimize import time_left
@@ -32,7 +33,7 @@ from xplinear.penalties import NoPenalty, Penalty
 from xplinear.scoring import OTHER_NAMES, SCORINGS, HostScoring
 from xplinear.solvers import SGD, Solver
 from xplinear.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
-from xplinear.validation import check_weights
+from xplinear.validation import check_weights, host_weights
 
 __all__ = ["LinearClassifierCV"]
 
@@ -226,7 +227,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         template = LinearClassifier(
             **{name: settings[name] for name in LinearClassifier().get_params() if name in settings}
         )
-        problem = template._problem(X, y, sample_weight)
+        problem = template._problem(X, y, sample_weight, scored=True)
         objective = problem.objective
         if objective.penalty == NoPenalty():
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
@@ -357,19 +358,22 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         X: Any,
         sample_weight: Any,
     ) -> HostScoring:
-        labels, classes = _labels(problem), problem.classes
+        classes, to_host = problem.classes, problem.objective.data.backend.to_host
         settings = {**template.get_params(deep=False), "backend": None}
 
         def classifier(params: Params, alpha: float) -> LinearClassifier:
-            host = map(problem.objective.data.backend.to_host, problem.unstandardized(params))
-            own = {**settings, "alpha": alpha}
-            clf = LinearClassifier.from_params(Params(*host), classes, **own)
+            host = Params(*map(to_host, problem.unstandardized(params)))
+            clf = LinearClassifier.from_params(host, classes, **{**settings, "alpha": alpha})
+            if problem.shifted and problem.standard is not None:
+                host = Params(*map(to_host, problem.held(params)))
+                shift_features(clf, host, Standard(*map(to_host, problem.standard)))
             if problem.features.names is not None:
                 clf.feature_names_in_ = problem.features.names
             return clf
 
-        weights = check_weights(sample_weight, None, _codes(problem), classes)
-        return HostScoring(function, X, labels, weights, classifier)
+        labels, n = classes[problem.codes], len(problem.codes)
+        weights = None if sample_weight is None else host_weights(sample_weight, n)
+        return HostScoring(function, X, labels, weights, problem.places, classifier)
 
     def _rates(self, solver: Solver) -> list[float | None]:
         if self.learning_rates is None:
@@ -400,9 +404,10 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     ) -> Grid:
         """Return the grid, with a column of weights for every fold."""
         data, classes = cast(ArrayData | StreamedData, problem.objective.data), problem.classes
-        backend, codes, labels = data.backend, _codes(problem), _labels(problem)
+        backend, codes = data.backend, problem.codes
         weights = check_weights(sample_weight, None, codes, classes)
         weights = np.ones(len(codes)) if weights is None else weights
+        weights[problem.left_out] = 0.0
 
         def weights_of(rows: HostArray) -> Any:
             return check_weights(rows, self.class_weight, codes, classes)
@@ -411,20 +416,21 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         held_out: list[HostArray] = []
         tests: list[HostArray] = []
         known: list[HostArray] = []
-        for fold, split in enumerate(self._splits(X, labels, groups)):
+        for fold, split in enumerate(self._splits(X, classes[codes], groups)):
             index = [_rows(part, len(codes), fold) for part in split]
             parts = [np.bincount(rows, minlength=len(codes)) * weights for rows in index]
             if not all(part.any() for part in parts):
                 msg = f"cv: fold {fold} has no rows of positive weight to train on or to score"
                 raise ValueError(msg)
-            known.append(np.bincount(codes, parts[0], minlength=len(classes)) > 0)
-            if known[-1].sum() < 2:
+            there = classes[np.unique(codes[parts[0] > 0])].tolist()
+            if len(there) < 2:
                 msg = (
-                    f"cv: fold {fold} trains on one class only, {classes[known[-1]].tolist()[0]!r}"
-                    ", and a classifier needs two; use fewer folds, or stratified ones: cv=2"
+                    f"cv: fold {fold} trains on one class only, {there[0]!r}, and a classifier "
+                    "needs two; use fewer folds, or stratified ones: cv=2"
                 )
                 raise ValueError(msg)
             train.append(weights_of(parts[0]))
+            known.append(np.bincount(codes, train[-1], minlength=len(classes)) > 0)
             held_out.append(parts[1])
             tests.append(index[1][weights[index[1]] > 0])
         if not tests:
@@ -435,11 +441,14 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         if self.refit:
             train.append(weights_of(weights))
+        # Of mean 1 in each fold: what all folds share, such as a metric, then weighs them alike.
+        columns = (problem.counted(np.stack(part, axis=1)) for part in (train, held_out))
+        trained, scored = (column / column.mean(axis=0) for column in columns)
         return Grid(
             alphas,
             rates,
-            backend.asarray(np.stack(train, axis=1), data.dtype),
-            backend.asarray(np.stack(held_out, axis=1), data.dtype),
+            backend.asarray(trained, data.dtype),
+            backend.asarray(scored, data.dtype),
             tests,
             np.stack(known),
         )
@@ -491,14 +500,6 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             self.best_estimator_ = template
             fitted = {name: value for name, value in vars(template).items() if name.endswith("_")}
             vars(self).update(fitted)
-
-
-def _codes(problem: Problem) -> HostArray:
-    return problem.objective.data.backend.to_host(cast(ArrayData, problem.objective.data).y)
-
-
-def _labels(problem: Problem) -> HostArray:
-    return problem.classes[_codes(problem)]
 
 
 def _rows(part: Any, n: int, fold: int) -> HostArray:

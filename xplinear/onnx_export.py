@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 import xplinear
 from xplinear.backends import backend_of
-from xplinear.estimator import is_probabilistic
+from xplinear.data import Standard
+from xplinear.estimator import host_parameters, is_probabilistic
 
 if TYPE_CHECKING:
     from xplinear.estimator import LinearClassifier
 
 try:
-    from onnx import TensorProto, checker, helper, numpy_helper, save_model
+    from onnx import NodeProto, TensorProto, checker, helper, numpy_helper, save_model
 except ImportError as error:
     _MESSAGE = "ONNX files need onnx: pip install 'xplinear[onnx]'"
     raise ImportError(_MESSAGE) from error
@@ -25,12 +26,16 @@ __all__ = ["to_onnx"]
 
 # Of 2021: every operator used here is older, and programs read what is older than they are.
 _OPSET, _IR_VERSION = 15, 8
+_LARGEST = float(np.finfo(np.float32).max)
+
+HostArray = np.ndarray[Any, np.dtype[Any]]
 
 
 def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     """Write a fitted classifier to an ONNX file; see `LinearClassifier.to_onnx`.
 
-    The graph is Gemm → ArgMax → Gather for the labels, and Softmax for the probabilities.
+    The graph is Gemm → ArgMax → Gather for the labels, and Softmax for the probabilities. Before
+    it come Sub and Mul where features must be brought near first, as in the classifier itself.
     """
     check_is_fitted(clf)
     classes = backend_of(clf.classes_).to_host(clf.classes_)
@@ -41,8 +46,18 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     if classes.dtype.kind == "O" and not all(isinstance(label, str) for label in classes):
         msg = "labels must be numbers or strings to be written to ONNX; fit with such labels"
         raise TypeError(msg)
-    W, b = (clf.backend_.to_host(a).astype(np.float32) for a in clf.params_)
-    W, b = W[:, 0, :], b[0]
+    params, standard = host_parameters(clf)
+    W, b = params.W[:, 0, :].astype(np.float64), params.b[0].astype(np.float64)
+    first: list[NodeProto] = []
+    tensors: dict[str, HostArray] = {}
+    if standard is not None:
+        first, tensors, W, b = _brought_near(standard, W, b)
+    exact, W, b = W, np.clip(W, -_LARGEST, _LARGEST).astype(np.float32), b.astype(np.float32)
+    if np.abs(W).max() == np.float32(_LARGEST) or (exact.any() and not W.any()):
+        msg = (
+            "ONNX files take X in float32, which some features or their weights are beyond: scale X"
+        )
+        raise ValueError(msg)
     if b.shape[0] == 1:  # two classes: scores (−z/2, z/2)
         W, b = np.concatenate([-0.5 * W, 0.5 * W], axis=1), np.concatenate([-0.5 * b, 0.5 * b])
 
@@ -53,7 +68,8 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     labels = numpy_helper.from_array(np.ascontiguousarray(classes), "classes")
     graph = helper.make_graph(
         [
-            helper.make_node("Gemm", ["X", "W", "b"], ["scores"]),
+            *first,
+            helper.make_node("Gemm", ["features" if first else "X", "W", "b"], ["scores"]),
             helper.make_node("ArgMax", ["scores"], ["code"], axis=1, keepdims=0),
             helper.make_node("Gather", ["classes", "code"], ["label"]),
             *last,
@@ -64,7 +80,10 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
             helper.make_tensor_value_info("label", labels.data_type, ["n"]),
             helper.make_tensor_value_info(values, TensorProto.FLOAT, ["n", len(classes)]),
         ],
-        [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in (("W", W), ("b", b))]
+        [
+            numpy_helper.from_array(np.ascontiguousarray(a), name)
+            for name, a in {**tensors, "W": W, "b": b}.items()
+        ]
         + [labels],
     )
     model = helper.make_model(
@@ -76,6 +95,26 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     )
     checker.check_model(model)
     save_model(model, os.fspath(path))
+
+
+def _brought_near(
+    standard: Standard, W: HostArray, b: HostArray
+) -> tuple[list[NodeProto], dict[str, HostArray], HostArray, HostArray]:
+    """Return the nodes that make ``features`` of X, their constants, and the weights of features.
+
+    The centre is rounded to float32, and of the scale only a power of 2 is applied to X: the
+    intercept and the weights make up for the rest.
+    """
+    exact, own = (a.astype(np.float64) for a in standard)
+    centre = np.clip(exact, -_LARGEST, _LARGEST).astype(np.float32)
+    b = b + ((centre - exact) * own) @ W
+    scale = np.ldexp(1.0, np.clip(np.frexp(own)[1] - 1, -120, 120))
+    W = (own / scale)[:, None] * W
+    nodes = [
+        helper.make_node("Sub", ["X", "centre"], ["near"]),
+        helper.make_node("Mul", ["near", "scale"], ["features"]),
+    ]
+    return nodes, {"centre": centre, "scale": scale.astype(np.float32)}, W, b
 
 
 def _has_probabilities(clf: LinearClassifier) -> bool:

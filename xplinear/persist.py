@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 import xplinear
 from xplinear.backends import backend_of, get_backend
 from xplinear.certificate import Certificate
-from xplinear.estimator import LinearClassifier
+from xplinear.data import Standard
+from xplinear.estimator import LinearClassifier, host_parameters, shift_features
 from xplinear.losses import LOSSES
 from xplinear.machine import libraries
 from xplinear.objective import Params
@@ -107,6 +108,10 @@ def save(
     # Weights that were given, not fitted, have no history.
     history: dict[str, Any] = getattr(clf, "history_", {})
     tensors = {"W": W, "b": b} | {f"history.{key}": a for key, a in history.items()}
+    near, standard = host_parameters(clf)
+    if standard is not None:
+        parts = (*near._asdict().items(), *standard._asdict().items())
+        tensors |= {f"near.{key}": a for key, a in parts}
     if numeric:
         tensors["classes"] = classes
     names = getattr(clf, "feature_names_in_", None)
@@ -178,6 +183,13 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
         alpha = content.get("alpha", settings["alpha"])  # early files: the parameter alone
         if alpha is not None:
             clf.alpha_ = float(alpha)
+
+        if "near.W" in tensors:
+            near, standard = (
+                kind(*(tensors[f"near.{key}"] for key in kind._fields))
+                for kind in (Params, Standard)
+            )
+            shift_features(clf, cast(Params, near), cast(Standard, standard))
         if content["objective"] is not None:
             clf.objective_ = content["objective"]
             clf.history_ = {

@@ -33,7 +33,8 @@ def without_classes(params: Params, known: Array, *, xp: Namespace) -> Params:
     W, b = params
     if b.shape[1] != known.shape[1]:  # two classes, and training needs both
         return params
-    lowest = -0.25 * float(xp.finfo(b.dtype).max)  # finite: a weight of 0 times infinity is NaN
+    # Finite, also in float32: a weight of 0 times infinity is NaN.
+    lowest = -0.25 * float(xp.finfo(xp.float32).max)
     return Params(W, xp.where(known, b, lowest))
 
 
@@ -116,6 +117,8 @@ class HostScoring:
         The labels.
     weights : ndarray of shape (n,), optional
         Given as ``sample_weight`` to a function that takes it.
+    places : callable
+        Gives where rows of X are among those that count, of which there are scores.
     classifier : callable
         Makes a `LinearClassifier` on NumPy of the parameters of one model and its α.
     """
@@ -124,6 +127,7 @@ class HostScoring:
     X: Any
     y: HostArray
     weights: HostArray | None
+    places: Callable[[HostArray], HostArray]
     classifier: Callable[[Params, float], LinearClassifier]
 
     def __post_init__(self) -> None:
@@ -195,7 +199,7 @@ class HostScoring:
         xp, held = data.backend.xp, len(rows) * max(2, params.b.shape[1])
         parts = data.map(block_scores, (xp,), params, scores=held)
         Z = np.concatenate([data.backend.to_host(part) for part in parts])
-        decisions = [Z[index, model, :] for model, index in enumerate(rows)]
+        decisions = [Z[self.places(index), model, :] for model, index in enumerate(rows)]
         if Z.shape[2] == 2:
             decisions = [z[:, 1] - z[:, 0] for z in decisions]
         return [(self.y[index], z) for index, z in zip(rows, decisions, strict=True)]

@@ -28,6 +28,8 @@ __all__ = [
     "check_weights",
     "computation_dtype",
     "encode_labels",
+    "host_weights",
+    "weights_and_unit",
 ]
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
@@ -197,22 +199,45 @@ def check_weights(
 ) -> HostArray | None:
     """Return weights ``(n,)`` in float64, class weights multiplied in; None if all are 1.
 
+    The largest is 1: only ratios count, and weights of any size then fit any dtype.
+
     Raises
     ------
     ValueError
         If a weight is negative or not finite, all are zero, or a class is unknown.
     """
-    weights = None if sample_weight is None else _sample_weights(sample_weight, len(codes))
+    return weights_and_unit(sample_weight, class_weight, codes, classes)[0]
+
+
+def weights_and_unit(
+    sample_weight: Any,
+    class_weight: Mapping[Any, float] | str | None,
+    codes: HostArray,
+    classes: HostArray,
+) -> tuple[HostArray | None, float]:
+    """Return what `check_weights` does, and log2 of the factor to the weights as given."""
+    weights, unit = None, 0.0
+    if sample_weight is not None:
+        weights, unit = _of_largest_1(host_weights(sample_weight, len(codes)))
     if class_weight is not None:
-        factors = _class_factors(class_weight, codes, classes, weights)[codes]
-        weights = factors if weights is None else weights * factors
-    if weights is not None and not (weights > 0).any():
+        factors, of_classes = _of_largest_1(_class_factors(class_weight, codes, classes, weights))
+        weights = factors[codes] if weights is None else weights * factors[codes]
+        weights, of_both = _of_largest_1(weights)
+        unit += of_classes + of_both
+    if weights is not None and not weights.any():
         msg = "sample_weight (times class_weight) is zero everywhere; at least one row must count"
         raise ValueError(msg)
-    return weights
+    return weights, unit
 
 
-def _sample_weights(sample_weight: Any, n: int) -> HostArray:
+def _of_largest_1(weights: HostArray) -> tuple[HostArray, float]:
+    """Return weights over the largest, and its log2; weights of 0 as they are."""
+    largest = float(weights.max())
+    return (weights / largest, float(np.log2(largest))) if largest > 0.0 else (weights, 0.0)
+
+
+def host_weights(sample_weight: Any, n: int) -> HostArray:
+    """Return the weights ``(n,)`` as they are given, in float64."""
     if is_array(sample_weight):
         sample_weight = backend_of(sample_weight).to_host(sample_weight)
     weights = np.asarray(sample_weight, dtype=np.float64)

@@ -12,9 +12,13 @@ from xplinear.data.blocks import (
     Budget,
     labelled,
     minibatch,
+    of_models,
     results,
     rows_per_block,
+    sampled,
+    shares,
     shuffled,
+    standardized,
     sums,
     take,
     weight_sum,
@@ -143,6 +147,22 @@ class ArrayData:
             *args,
         )
 
+    @cached_property
+    def _shares(self) -> tuple[Array, Array]:
+        return shares(self)
+
     def sample(self, rows: int) -> Block:
-        """Return at most ``rows`` evenly spaced rows."""
-        return self.block(0, self.n, max(1, -(-self.n // rows)))
+        """Return at most ``rows`` rows, evenly spaced in their weights."""
+        if self.s is None or self.n <= rows:
+            return self.block(0, self.n, max(1, -(-self.n // rows)))
+        xp = self.backend.xp
+        index, factor = sampled(*self._shares, rows, xp=xp)
+        y = None if self.y is None else xp.take(self.y, index, axis=0)
+        s = xp.take(self.s, index, axis=0) * xp.astype(factor, self.s.dtype)[:, None]
+        return Block(self._at(index), y, of_models(s, self.models, xp=xp))
+
+    def _at(self, index: Array) -> Array:
+        """Return some rows of X as blocks hold them."""
+        xp = self.backend.xp
+        X = xp.take(self.X, index, axis=0)
+        return standardized(X, self.dtype, self.standard, xp=xp)

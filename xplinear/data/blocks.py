@@ -15,7 +15,7 @@ import numpy as np
 
 from xplinear.backends.base import Backend
 from xplinear.data.protocol import Block, Standard
-from xplinear.namespace import Array, Namespace, accumulator
+from xplinear.namespace import Array, Namespace, accumulator, device
 
 __all__ = [
     "Budget",
@@ -25,7 +25,10 @@ __all__ = [
     "of_models",
     "results",
     "rows_per_block",
+    "sampled",
+    "shares",
     "shuffled",
+    "standardized",
     "sums",
     "take",
     "weight_sum",
@@ -97,13 +100,17 @@ def minibatch(
 ) -> Any:
     """Return ``update`` of a batch as it is stored; what `Backend.fold` is given."""
     X, y, s = batch
-    X = _standardized(xp.astype(X, dtype, copy=False), standard)
-    block = Block(X, y, of_models(s, models, xp=xp))
+    block = Block(standardized(X, dtype, standard, xp=xp), y, of_models(s, models, xp=xp))
     return update(*static, carry, block, factor, *args)
 
 
-def _standardized(X: Array, standard: Standard | None) -> Array:
-    return X if standard is None else (X - standard.centre) * standard.scale
+def standardized(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -> Array:
+    """Return rows as they are stored in the dtype of the computation, standardized if asked."""
+    if standard is None:
+        return xp.astype(X, dtype, copy=False)
+    # In the dtype of the standard: another may not hold what is stored before it is brought near.
+    X = xp.astype(X, standard.centre.dtype, copy=False)
+    return xp.astype((X - standard.centre) * standard.scale, dtype, copy=False)
 
 
 def of_models(weights: Array | None, models: Array | None, *, xp: Namespace) -> Array | None:
@@ -113,12 +120,36 @@ def of_models(weights: Array | None, models: Array | None, *, xp: Namespace) -> 
     return xp.take(weights, models, axis=-1)
 
 
+def shares(source: Source) -> tuple[Array, Array]:
+    """Return the share ``(n,)`` of each row in the weights, mean of the columns, and their sums."""
+    xp, s = source.backend.xp, cast(Array, source.s)
+    wide = accumulator(s, xp=xp)
+    total = xp.sum(s, axis=0, dtype=wide)
+    part = xp.astype(1.0 / xp.where(total > 0, total, 1.0) / s.shape[1], s.dtype)
+    share = xp.astype(s @ part, wide)
+    return share, xp.cumulative_sum(share)
+
+
+def sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Array, Array]:
+    """Return indices of rows, evenly spaced in the sums of their shares, and what share is made of.
+
+    A row of no weight is never among them, and one that carries all the weight always is. To
+    be weighted as all rows are, a row's weights are divided by its share times n.
+    """
+    n = share.shape[0]
+    where = xp.astype(xp.arange(rows, dtype=xp.int32, device=device(share)), share.dtype)
+    index = xp.searchsorted(sums, (where + 0.5) * (sums[-1] / rows), side="right")
+    index = xp.where(index < n, index, n - 1)
+    own = n * xp.take(share, index)
+    return index, 1.0 / xp.where(own > 0, own, 1.0)
+
+
 def labelled(source: Source, X: Array, rows: slice) -> Block:
     """Return rows in the dtype of the computation, with their labels and weights."""
     xp = source.backend.xp
     s = None if source.s is None else source.s[rows, :]
     y = None if source.y is None else source.y[rows]
-    X = _standardized(xp.astype(X, source.dtype, copy=False), source.standard)
+    X = standardized(X, source.dtype, source.standard, xp=xp)
     return Block(X, y, of_models(s, source.models, xp=xp))
 
 
@@ -142,8 +173,9 @@ def take(source: _AnySource, models: Array) -> _AnySource:
 
 
 def _row_bytes(source: Source, scores: int) -> int:
-    rows = source.p if source.standard is None else 2 * source.p
-    return source.backend.xp.finfo(source.dtype).bits // 8 * (rows + 4 * scores)
+    xp, p, standard = source.backend.xp, source.p, source.standard
+    row = xp.finfo(source.dtype).bits // 8 * (p + 4 * scores)
+    return row if standard is None else row + xp.finfo(standard.centre.dtype).bits // 8 * p
 
 
 def rows_per_block(source: Source, scores: int) -> int:

@@ -24,7 +24,10 @@ class Block(NamedTuple):
 
 
 class Standard(NamedTuple):
-    """Centre μ and scale d of the features, both ``(p,)``: blocks hold (X − μ)·d instead of X."""
+    """Centre μ and scale d of the features, both ``(p,)``: blocks hold (X − μ)·d instead of X.
+
+    Their dtype is that in which this is computed, before conversion to that of the blocks.
+    """
 
     centre: Array
     scale: Array
@@ -95,5 +98,8 @@ class Data(Protocol):
         ...
 
     def sample(self, rows: int) -> Block:
-        """Return at most ``rows`` evenly spaced rows."""
+        """Return at most ``rows`` rows, evenly spaced; or, if weighted, in their weights.
+
+        Of more rows than that none of weight 0 is taken, and weights are corrected for the choice.
+        """
         ...

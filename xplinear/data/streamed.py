@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from xplinear.data.blocks import (
     labelled,
     minibatch,
     shuffled,
+    standardized,
 )
 from xplinear.data.protocol import Block
 from xplinear.namespace import Array
@@ -35,6 +36,8 @@ class StreamedData(ArrayData):
         Or a memory map; any numeric dtype and layout, read-only too.
     y, s, dtype, models, backend, standard, budget
         As in `ArrayData`.
+    rows : ndarray of int, optional
+        The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
 
     Examples
     --------
@@ -47,18 +50,31 @@ class StreamedData(ArrayData):
            [0., 0., 1.]])
     """
 
+    rows: np.ndarray[Any, np.dtype[Any]] | None = field(default=None, kw_only=True)
+
     def __post_init__(self) -> None:
         if self.dtype is None:
             object.__setattr__(self, "dtype", self._moved(slice(1)).dtype)
+
+    @property
+    def n(self) -> int:
+        """The number of rows."""
+        return self.X.shape[0] if self.rows is None else len(self.rows)
 
     def block(self, start: int, stop: int, step: int = 1) -> Block:
         """Return the rows ``start:stop:step``, X converted to the computation's dtype."""
         rows = slice(start, stop, step)
         return labelled(self, self._moved(rows), rows)
 
-    def _moved(self, rows: slice) -> Array:
+    def _moved(self, rows: slice | np.ndarray[Any, np.dtype[Any]]) -> Array:
         """Return some rows, copied: no backend shares memory with the host's X."""
-        return self.backend.asarray(np.array(self.X[rows], self.X.dtype.newbyteorder("=")))
+        at = rows if self.rows is None else self.rows[rows]
+        return self.backend.asarray(np.array(self.X[at], self.X.dtype.newbyteorder("=")))
+
+    def _at(self, index: Array) -> Array:
+        """Return some rows of X as blocks hold them."""
+        X = self._moved(self.backend.to_host(index))
+        return standardized(X, self.dtype, self.standard, xp=self.backend.xp)
 
     def blocks(self, start: int, size: int) -> Generator[Block]:
         """Yield the rows from ``start`` on, ``size`` at a time; a block lasts until the next."""
@@ -69,6 +85,12 @@ class StreamedData(ArrayData):
 
     def _uploaded(self, pieces: Sequence[Rows]) -> Generator[Array]:
         """Yield pieces of X on the device, each until the next is asked for."""
+        if self.rows is not None:
+            own = self.rows
+            pieces = [
+                own[piece.start : piece.stop] if isinstance(piece, range) else own[piece]
+                for piece in pieces
+            ]
         with closing(self.backend.upload(self.X, pieces)) as uploaded:
             for X in uploaded:
                 yield self.backend.asarray(X)
@@ -114,7 +136,13 @@ class StreamedData(ArrayData):
 
 
 def data_of(
-    X: Array, y: Array, s: Array | None = None, dtype: Any = None, *, backend: Backend
+    X: Array,
+    y: Array,
+    s: Array | None = None,
+    dtype: Any = None,
+    rows: np.ndarray[Any, np.dtype[Any]] | None = None,
+    *,
+    backend: Backend,
 ) -> ArrayData | StreamedData:
     """Return X moved to the backend, or streamed where it would take half of the free memory.
 
@@ -122,8 +150,8 @@ def data_of(
     ----------
     X : ndarray or Array of shape (n, p)
         On the host, or on the backend.
-    y, s, dtype, backend
-        As in `ArrayData`.
+    y, s, dtype, rows, backend
+        As in `StreamedData`; ``rows`` of X are copied where memory allows.
 
     Examples
     --------
@@ -132,7 +160,12 @@ def data_of(
     >>> type(data_of(np.eye(3), np.arange(3), backend=get_backend("numpy"))).__name__
     'ArrayData'
     """
-    moves = isinstance(X, np.ndarray) and backend.name != "numpy"
-    if moves and X.nbytes > backend.free_memory() // 2:
-        return StreamedData(X, y, s, dtype, backend=backend)
+    moves = rows is not None or backend.name != "numpy"
+    if isinstance(X, np.ndarray) and moves:
+        n = X.shape[0] if rows is None else len(rows)
+        if n * X.shape[1] * X.itemsize > backend.free_memory() // 2:
+            return StreamedData(X, y, s, dtype, backend=backend, rows=rows)
+        X = X if rows is None else X[rows]
+    elif rows is not None:
+        X = backend.xp.take(X, backend.asarray(rows), axis=0)
     return ArrayData(backend.asarray(X), y, s, dtype, backend=backend)

@@ -15,7 +15,17 @@ from xplinear.solvers.proximal_lbfgs import ProximalLBFGS
 from xplinear.solvers.sgd import SGD
 from xplinear.solvers.smoothing import Smoothing
 
-__all__ = ["GD", "LBFGS", "SGD", "SOLVERS", "Newton", "ProximalLBFGS", "Smoothing", "Solver", "State"]
+__all__ = [
+    "GD",
+    "LBFGS",
+    "SGD",
+    "SOLVERS",
+    "Newton",
+    "ProximalLBFGS",
+    "Smoothing",
+    "Solver",
+    "State",
+]
 
 SOLVERS: dict[str, type[Solver]] = {
     "gd": GD,

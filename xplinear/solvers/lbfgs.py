@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns, weighted_penalty
-from xplinear.penalties import L2Penalty, NoPenalty, Penalty
+from xplinear.penalties import Penalty
+from xplinear.solvers.balance import balanced, is_balanced
 from xplinear.solvers.gram import (
     centred_rows,
     damping,
@@ -33,6 +34,7 @@ from xplinear.solvers.stopping import (
 __all__ = ["LBFGS", "LBFGSState", "Proposal"]
 
 _POWER_ITERATIONS = 5
+_UNTOLD = 0.03  # the metric alone is at times 1000 times too steep
 _LONG = 1e-5  # of the weights: steps that are followed by more
 _FACTOR = 4.0  # from one length of the first step to the next
 
@@ -164,12 +166,12 @@ class LBFGS:
         self, objective: Objective, params: Params, data_loss: Array, grads: Params
     ) -> LBFGSState:
         """Return the first state from the mean loss and its gradients at ``params``."""
-        xp, balanced = objective.xp, _is_balanced(objective)
+        xp, even = objective.xp, is_balanced(objective)
         preconditioner = self._preconditioner(objective)
-        point = _point(balanced, params, preconditioner.centre, xp=xp)
+        point = _point(even, params, preconditioner.centre, xp=xp)
         value, gradient = _evaluate(
             objective.penalty,
-            balanced,
+            even,
             xp,
             point,
             data_loss,
@@ -200,8 +202,8 @@ class LBFGS:
             preconditioner=preconditioner,
         )
         state = state._replace(scale=_first_scale(objective, state))
-        residual = objective.data.backend.compile(_first_residual, xp)(state)
-        return state._replace(residual=residual, converged=residual <= self.tol)
+        measured = objective.data.backend.compile(_measured, self.tol, xp)(state)
+        return measured._replace(preconditioner=preconditioner)
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
@@ -223,7 +225,7 @@ class LBFGS:
         grads: Params,
     ) -> LBFGSState:
         """Return the next state from the mean loss and its gradients at the proposal."""
-        static = self, objective.penalty, _is_balanced(objective), objective.xp
+        static = self, objective.penalty, is_balanced(objective), objective.xp
         judge = objective.data.backend.compile(_judge, *static)
         judged = judge(state, objective.alpha, proposal, loss, grads)
         # What went through JAX's compiler is another array: keep the one there is.
@@ -268,12 +270,11 @@ class LBFGS:
         """
         xp, compile_ = objective.xp, objective.data.backend.compile
         loss, grads = objective.data_loss_and_grad(params)
-        follow = compile_(_follow, objective.penalty, _is_balanced(objective), xp)
+        follow = compile_(_follow, objective.penalty, is_balanced(objective), xp)
         state = follow(previous, params, loss, grads, before, objective.alpha)
         pre = _strengthened(previous.preconditioner, objective.alpha, params.b.shape[1], xp=xp)
         state = state._replace(preconditioner=pre)
-        residual = compile_(_first_residual, xp)(state)
-        return state._replace(residual=residual, converged=residual <= self.tol)
+        return compile_(_measured, self.tol, xp)(state)._replace(preconditioner=pre)
 
     def _preconditioner(self, objective: Objective) -> Preconditioner:
         curvature = loss_curvature(objective.loss, objective.k)
@@ -312,32 +313,16 @@ def _strengthened(pre: Preconditioner, alpha: Array, c: int, *, xp: Namespace) -
     return pre._replace(inner=inner, base=xp.zeros_like(inner[:, :1]))
 
 
-def _is_balanced(objective: Objective) -> bool:
-    """Return whether weights that sum to 0 over the classes stay so.
-
-    The loss has no curvature along weights that grow alike in all classes, and α is far below
-    what the preconditioner takes it for: what rounding puts there would grow, step by step.
-    """
-    quadratic = objective.penalty in (L2Penalty(), NoPenalty())
-    return quadratic and objective.loss.shift_invariant and columns(objective.loss, objective.k) > 1
-
-
-def _balanced(params: Params, *, xp: Namespace) -> Params:
-    """Return the parameters less their means over the classes, which change no loss."""
-    W, b = params
-    return Params(W - xp.mean(W, axis=2, keepdims=True), b - xp.mean(b, axis=1, keepdims=True))
-
-
-def _point(balanced: bool, params: Params, centre: Array, *, xp: Namespace) -> Array:
+def _point(even: bool, params: Params, centre: Array, *, xp: Namespace) -> Array:
     """Return W and the intercept at the centre as a vector ``(m, c p + c)``."""
     W, b = params
-    W = _balanced(params, xp=xp).W if balanced else W
+    W = balanced(params, xp=xp).W if even else W
     return vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
 
 
 def _follow(
     penalty: Penalty,
-    balanced: bool,
+    even: bool,
     xp: Namespace,
     previous: LBFGSState,
     params: Params,
@@ -348,8 +333,8 @@ def _follow(
 ) -> LBFGSState:
     """Return the state of `LBFGS.follow`, all but its preconditioner."""
     b, centre, c = params.b, previous.preconditioner.centre, params.b.shape[1]
-    point = _point(balanced, params, centre, xp=xp)
-    value, gradient = _evaluate(penalty, balanced, xp, point, loss, grads, centre, alpha)
+    point = _point(even, params, centre, xp=xp)
+    value, gradient = _evaluate(penalty, even, xp, point, loss, grads, centre, alpha)
 
     def corrected(step: Array, change: Array) -> Array:
         bent = (alpha - before)[:, None] * penalty.grad(params_of(step, c, xp=xp).W, xp=xp)
@@ -411,7 +396,7 @@ def _first_scale(objective: Objective, state: LBFGSState) -> Array:
 
 def _evaluate(
     penalty: Penalty,
-    balanced: bool,
+    even: bool,
     xp: Namespace,
     point: Array,
     loss: Array,
@@ -423,7 +408,7 @@ def _evaluate(
     W = params_of(point, grads.b.shape[1], xp=xp).W
     dW = grads.W - spread(centre, grads.b, xp=xp) + alpha[:, None] * penalty.grad(W, xp=xp)
     gradient = Params(dW, grads.b)
-    gradient = vector(_balanced(gradient, xp=xp) if balanced else gradient, xp=xp)
+    gradient = vector(balanced(gradient, xp=xp) if even else gradient, xp=xp)
     return loss + weighted_penalty(penalty, xp, W, alpha), gradient
 
 
@@ -448,10 +433,16 @@ def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
-def _first_residual(xp: Namespace, state: LBFGSState) -> Array:
-    """Return the residual ``(m,)`` of a state that has not been judged."""
+def _measured(tol: float, xp: Namespace, state: LBFGSState) -> LBFGSState:
+    """Return a first state with its residual: a start may already be good."""
     free = state._replace(converged=state.diverged, step_size=xp.ones_like(state.step_size))
-    return _residual(state, _propose(False, xp, free).slope, xp=xp)
+    residual = _residual(state, _propose(False, xp, free).slope, xp=xp)
+    return state._replace(residual=residual, converged=residual <= _bar(tol, state, xp=xp))
+
+
+def _bar(tol: float, state: LBFGSState, *, xp: Namespace) -> Array:
+    """Return what the residual must reach: less, where no step has told of the curvature yet."""
+    return xp.where(sum(state.inverse_curvatures) > 0.0, tol, _UNTOLD * tol)
 
 
 def _residual(state: LBFGSState, slope: Array, *, xp: Namespace) -> Array:
@@ -486,7 +477,7 @@ def _positive(x: Array, *, xp: Namespace) -> Array:
 def _judge(
     solver: LBFGS,
     penalty: Penalty,
-    balanced: bool,
+    even: bool,
     xp: Namespace,
     state: LBFGSState,
     alpha: Array,
@@ -497,7 +488,7 @@ def _judge(
     """Keep the trial points that are good enough, and learn the curvature on the way there."""
     trial, params, slope = proposal
     pre = state.preconditioner
-    value, gradient = _evaluate(penalty, balanced, xp, trial, loss, grads, pre.centre, alpha)
+    value, gradient = _evaluate(penalty, even, xp, trial, loss, grads, pre.centre, alpha)
     enough = state.value + SUFFICIENT * xp.astype(slope, value.dtype)
     accept = value <= enough + rounding_of(state, xp=xp)
     accept = accept & ~state.converged
@@ -524,7 +515,7 @@ def _judge(
     residual = _residual(state, slope / _positive(state.step_size, xp=xp), xp=xp)
     residual = xp.where(state.converged, state.residual, residual)
     return state._replace(
-        **stopping(state, accept, value, residual, solver.tol, xp=xp),
+        **stopping(state, accept, value, residual, _bar(solver.tol, state, xp=xp), xp=xp),
         params=select(accept, params, state.params, xp=xp),
         loss=xp.where(accept, loss, state.loss),
         step_size=xp.where(accept, 1.0, shorter * state.step_size),

@@ -28,19 +28,26 @@ __all__ = [
     "plain_metric",
     "sample_loss",
     "spread",
+    "vary",
 ]
 
 _SAMPLE_ROWS = 2048
 _SAMPLE_BYTES = 2**25
 _POWER_ITERATIONS = 10
+_LAST_BIT = 2.0**-52  # of a number of float64, relative
 
 
 class Moments(NamedTuple):
-    """Weight ``(m,)``, mean ``(p, m)`` and sum of squared deviations ``(p, m)`` of the features."""
+    """Weight ``(m,)``, mean ``(p, m)`` and sum of squared deviations ``(p, m)`` of the features.
+
+    ``evenness (m,)`` of the last rows is (Σs)² / (n Σs²): as many in one equally weighted rows are
+    as many rows as theirs in a mean.
+    """
 
     weight: Array
     mean: Array
     deviation: Array
+    evenness: Array
 
 
 class Metric(NamedTuple):
@@ -77,13 +84,32 @@ def _row_weights(block: Block, *, xp: Namespace) -> Array:
     return xp.ones_like(block.X[:, :1]) if block.s is None else block.s
 
 
-def _block_moments(
-    xp: Namespace, block: Block, shift: Array, unit: Array
-) -> tuple[Array, Array, Array]:
-    s, X = _row_weights(block, xp=xp), (block.X - shift) * unit
+def _counted(block: Block, instead: Array, *, xp: Namespace) -> Array:
+    """Return X with these values in the rows of no weight: what is there must not matter."""
+    if block.s is None:
+        return block.X
+    return xp.where(xp.max(block.s, axis=1, keepdims=True) > 0, block.X, instead)
+
+
+def _near(block: Block, *, xp: Namespace) -> Array:
+    """Return the mean ``(p,)`` of some rows; of equal values their own, to the last bit."""
+    X = block.X
+    weight = xp.mean(_row_weights(block, xp=xp), axis=1)
+    row = xp.argmax(weight, axis=0, keepdims=True)  # one that counts, if any does
+    first = xp.take(X, row, axis=0)[0, :]
+    X = _counted(block, first, xp=xp)
+    total = xp.sum(weight)
+    mean = first + (weight / xp.where(total > 0, total, 1.0)) @ (X - first)
+    return xp.where(xp.all(first == X, axis=0), first, mean)
+
+
+def _block_moments(xp: Namespace, block: Block, shift: Array, unit: Array) -> tuple[Array, ...]:
+    s = _row_weights(block, xp=xp)
+    X = (_counted(block, shift, xp=xp) - shift) * unit
     wide = accumulator(s, xp=xp)
     return (
         xp.sum(s, axis=0, dtype=wide),
+        xp.sum(s * s, axis=0, dtype=wide),
         xp.astype(X.T @ s, wide),
         xp.astype((X * X).T @ s, wide),
     )
@@ -99,24 +125,28 @@ def feature_moments(objective: Objective, previous: Moments | None = None) -> Mo
     data, xp = objective.data, objective.xp
     # Deviations from a nearby point, in units near their size, powers of two: squares of the raw
     # features would cancel, or leave the range of float32.
-    sample = _sample(objective).X
-    shift = xp.mean(sample, axis=0)
-    size = xp.max(xp.abs(sample - shift), axis=0)
-    usual = (size > 1e-37) & (size < 1e37)
+    sample = _sample(objective)
+    shift = _near(sample, xp=xp)
+    size = xp.max(xp.abs(_counted(sample, shift, xp=xp) - shift), axis=0)
+    least = 8.0 * float(xp.finfo(size.dtype).smallest_normal)
+    usual = (size > least) & (size < 0.125 * float(xp.finfo(size.dtype).max))
     unit = xp.where(usual, 2.0 ** -xp.floor(xp.log2(xp.where(usual, size, 1.0))), 1.0)
-    weight, first, second = data.reduce(_block_moments, (xp,), shift, unit, scores=data.p)
+    reduced = data.reduce(_block_moments, (xp,), shift, unit, scores=data.p)
+    weight, squares, first, second = reduced
+    evenness = xp.astype(weight * weight / (data.n * squares), data.dtype)
     mean = first / weight
     scale = xp.astype(1.0 / unit, mean.dtype)[:, None]
     deviation = (second - first * mean) * scale * scale
     mean = mean * scale + xp.astype(shift, mean.dtype)[:, None]
     if previous is None:
-        return Moments(weight, mean, deviation)
+        return Moments(weight, mean, deviation, evenness)
     total = previous.weight + weight
     gap = mean - previous.mean
     return Moments(
         total,
         previous.mean + gap * (weight / total),
         previous.deviation + deviation + gap * gap * (previous.weight * weight / total),
+        evenness,
     )
 
 
@@ -125,7 +155,7 @@ def feature_metric(objective: Objective, moments: Moments, ridge: Array | None =
 
     ``ridge (m,)`` is added to the variances: the curvature of the penalty in units of the
     loss's, so that features of little variance, which the penalty holds, do not move wildly.
-    A feature that is constant up to rounding gets scale 0: it has no direction of its own.
+    A feature that is constant gets scale 0: it has no direction of its own.
     """
     static = objective.fit_intercept, objective.data.dtype, objective.xp
     centre, scale = objective.data.backend.compile(_centre_and_scale, *static)(moments, ridge)
@@ -137,7 +167,7 @@ def _centre_and_scale(
 ) -> tuple[Array, Array]:
     mean, variance = moments.mean, moments.deviation / moments.weight
     if fit_intercept:
-        varies = variance > (4.0 * float(xp.finfo(dtype).eps) * mean) ** 2
+        varies = vary(mean, variance)
     else:
         variance = variance + mean * mean
         varies = variance > 0
@@ -145,6 +175,15 @@ def _centre_and_scale(
     square = variance if ridge is None else variance + xp.astype(ridge, variance.dtype)
     scale = xp.where(varies, 1.0 / xp.where(varies, square, 1.0), 0.0)
     return xp.astype(mean, dtype), xp.astype(scale, dtype)
+
+
+def vary(mean: Array, variance: Array) -> Array:
+    """Return which features are not constant.
+
+    Moments about a nearby point are exact: what float32 can tell apart varies. In float64, values
+    that differ in the last bit do not.
+    """
+    return variance > (_LAST_BIT * mean) ** 2
 
 
 def plain_metric(objective: Objective) -> Metric:
@@ -181,8 +220,9 @@ def _norms(xp: Namespace, block: Block, centre: Array, scale: Array, start: Arra
     s = _row_weights(block, xp=xp)
     total = xp.sum(s, axis=0)
     total = xp.where(total > 0, total, 1.0)  # a sample may hold only rows of weight 0
-    shift = xp.mean(block.X, axis=0)
-    X, gap, root = block.X - shift, centre - shift[:, None], xp.sqrt(scale)
+    shift = _near(block, xp=xp)
+    X = _counted(block, shift, xp=xp) - shift
+    gap, root = centre - shift[:, None], xp.sqrt(scale)
 
     v, norm = start * xp.ones_like(scale), xp.ones_like(total)
     for _ in range(_POWER_ITERATIONS):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from xplinear.namespace import Array, Namespace, device
 from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
+from xplinear.solvers.balance import balanced, is_balanced
 from xplinear.solvers.gram import sampled_centre
 from xplinear.solvers.hessian import (
     augmented,
@@ -17,7 +18,13 @@ from xplinear.solvers.hessian import (
 )
 from xplinear.solvers.metric import centred_scores, penalty_curvature, spread
 from xplinear.solvers.protocol import select, take_models
-from xplinear.solvers.stopping import SUFFICIENT, backtracked, relative_excess, rounding_of, stopping
+from xplinear.solvers.stopping import (
+    SUFFICIENT,
+    backtracked,
+    relative_excess,
+    rounding_of,
+    stopping,
+)
 
 __all__ = ["Newton", "NewtonState", "newton_pays"]
 
@@ -107,10 +114,9 @@ class Newton:
         zero = objective.loss_at_zero()
         compile_ = objective.data.backend.compile
         curvature = penalty_curvature(objective)
-        start = compile_(_start, loss.shift_invariant, objective.fit_intercept, penalty, xp)
+        start = compile_(_start, self, loss.shift_invariant, is_balanced(objective), penalty, xp)
         evaluated = loss_grad_and_hessian(objective, params, centre)
-        state = start(params, zero, *evaluated, objective.alpha, curvature, centre)
-        return compile_(_stopped, self, xp)(state)
+        return start(params, zero, *evaluated, objective.alpha, curvature, centre)
 
     def step(self, objective: Objective, state: NewtonState) -> NewtonState:
         """Try one step for every model; keep it where F decreases enough."""
@@ -118,11 +124,17 @@ class Newton:
         propose = compile_(_propose, objective.fit_intercept, xp)
         trial, params = propose(state)
         value, grads, H = loss_grad_and_hessian(objective, params, state.centre)
-        judge = compile_(
-            _judge, self, loss.shift_invariant, objective.fit_intercept, objective.penalty, xp
-        )
+        static = self, loss.shift_invariant, is_balanced(objective), objective.penalty, xp
+        judge = compile_(_judge, *static)
         curvature = penalty_curvature(objective)
         return judge(state, trial, params, value, grads, H, objective.alpha, curvature)
+
+    def follow(
+        self, objective: Objective, params: Params, previous: NewtonState, before: Array
+    ) -> NewtonState:
+        """Return the first state of models that differ from earlier ones in α only."""
+        del previous, before
+        return self.init(objective, params)
 
     def ahead(self, objective: Objective, state: NewtonState) -> Params:
         """Return where three more full steps lead: there the bound of the optimum is tight."""
@@ -160,6 +172,7 @@ def newton_pays(objective: Objective) -> bool:
 
 def _solved(
     shift_invariant: bool,
+    even: bool,
     xp: Namespace,
     point: Array,
     grads: Params,
@@ -171,9 +184,11 @@ def _solved(
 ) -> tuple[Array, Array]:
     """Return H⁻¹g ``(m, c, p + 1)`` and gᵀH⁻¹g ``(m,)`` of the whole objective."""
     m, c, size = point.shape
+    d = c * size
     W = params_of_augmented(point, xp=xp).W
     dW = grads.W - spread(centre[:, None], grads.b, xp=xp)
-    g = augmented(dW + alpha[:, None] * penalty.grad(W, xp=xp), grads.b, xp=xp)
+    gradient = Params(dW + alpha[:, None] * penalty.grad(W, xp=xp), grads.b)
+    g = augmented(*(balanced(gradient, xp=xp) if even else gradient), xp=xp)
     kind = {"dtype": H.dtype, "device": device(H)}
     last = xp.astype(xp.arange(size, device=device(H)) == size - 1, H.dtype)
     one, eye = xp.eye(c, **kind), xp.eye(size, **kind)
@@ -181,16 +196,18 @@ def _solved(
     H = xp.reshape(H, (m, c, size, c, size))
     H = H + one[:, None, :, None] * (eye * ridge[:, None, :])[:, None, :, None, :]
     if shift_invariant and c > 1:
-        # Intercepts that grow alike change nothing: a curvature there makes H regular.
-        corner = xp.sum(one[:, None, :, None] * H * (last * eye)[:, None, :], axis=(1, 2, 3, 4))
-        corner = xp.where(corner > 0, corner, 1.0) / c**2
-        H = H + corner[:, None, None, None, None] * (last * eye)[:, None, :]
-    H = xp.reshape(H, (m, c * size, c * size))
+        # What grows alike in all classes changes no loss: a curvature there makes H regular.
+        alike = xp.mean(
+            xp.reshape(xp.linalg.diagonal(xp.reshape(H, (m, d, d))), (m, c, size)), axis=1
+        )
+        alike = xp.where(alike > 0, alike, 1.0) * (1.0 if even else last) / c
+        H = H + (alike[:, :, None] * eye)[:, None, :, None, :]
+    H = xp.reshape(H, (m, d, d))
     diagonal = xp.linalg.diagonal(H)
     scale = xp.where(diagonal > 0, 1.0 / xp.sqrt(xp.where(diagonal > 0, diagonal, 1.0)), 1.0)
     H = H * scale[:, :, None] * scale[:, None, :]
-    H = H + _RIDGE * float(xp.finfo(H.dtype).eps) * xp.eye(c * size, **kind)
-    right = scale * xp.reshape(g, (m, c * size))
+    H = H + _RIDGE * float(xp.finfo(H.dtype).eps) * xp.eye(d, **kind)
+    right = scale * xp.reshape(g, (m, d))
     solved = xp.linalg.solve(H, right[:, :, None])[:, :, 0]
     decrement = xp.sum(right * solved, axis=1)
     usable = xp.isfinite(decrement) & (decrement >= 0)
@@ -206,8 +223,9 @@ def _uncentred(fit_intercept: bool, xp: Namespace, point: Array, centre: Array) 
 
 
 def _start(
+    solver: Newton,
     shift_invariant: bool,
-    fit_intercept: bool,
+    even: bool,
     penalty: Penalty,
     xp: Namespace,
     params: Params,
@@ -220,37 +238,31 @@ def _start(
     centre: Array,
 ) -> NewtonState:
     W, b = params
-    point = augmented(W, b + centred_scores(centre[:, None], W, xp=xp) * fit_intercept, xp=xp)
+    W = balanced(params, xp=xp).W if even else W
+    point = augmented(W, b + centred_scores(centre[:, None], W, xp=xp), xp=xp)
     direction, decrement = _solved(
-        shift_invariant, xp, point, grads, H, penalty, alpha, curvature, centre
+        shift_invariant, even, xp, point, grads, H, penalty, alpha, curvature, centre
     )
+    value = loss + weighted_penalty(penalty, xp, params.W, alpha)
+    residual = relative_excess(zero, value, 0.5 * decrement, xp=xp)
     flags, nothing = xp.zeros_like(loss, dtype=xp.bool), xp.zeros_like(loss)
     return NewtonState(
         params=params,
         loss=loss,
         step_size=xp.ones_like(decrement),
-        converged=flags,
+        converged=residual <= solver.tol,
         diverged=flags,
-        residual=xp.ones_like(decrement),
+        residual=residual,
         stalled=flags,
         lower_bound=xp.full_like(loss, -xp.inf),
         point=point,
         direction=direction,
         decrement=decrement,
-        value=loss + weighted_penalty(penalty, xp, W, alpha),
+        value=value,
         zero=zero,
         idle=nothing,
         centre=centre,
     )
-
-
-def _stopped(solver: Newton, xp: Namespace, state: NewtonState) -> NewtonState:
-    residual = _residual(state.zero, state.value, state.decrement, xp=xp)
-    return state._replace(residual=residual, converged=residual <= solver.tol)
-
-
-def _residual(zero: Array, value: Array, decrement: Array, *, xp: Namespace) -> Array:
-    return relative_excess(zero, value, 0.5 * decrement, xp=xp)
 
 
 def _propose(fit_intercept: bool, xp: Namespace, state: NewtonState) -> tuple[Array, Params]:
@@ -262,7 +274,7 @@ def _propose(fit_intercept: bool, xp: Namespace, state: NewtonState) -> tuple[Ar
 def _judge(
     solver: Newton,
     shift_invariant: bool,
-    fit_intercept: bool,
+    even: bool,
     penalty: Penalty,
     xp: Namespace,
     state: NewtonState,
@@ -280,14 +292,17 @@ def _judge(
     accept = value <= state.value + SUFFICIENT * slope + rounding_of(state, xp=xp)
     accept = accept & ~state.converged
     direction, decrement = _solved(
-        shift_invariant, xp, trial, grads, H, penalty, alpha, curvature, state.centre
+        shift_invariant, even, xp, trial, grads, H, penalty, alpha, curvature, state.centre
     )
     keep = accept[:, None, None]
-    point, direction = xp.where(keep, trial, state.point), xp.where(keep, direction, state.direction)
+    point, direction = (
+        xp.where(keep, trial, state.point),
+        xp.where(keep, direction, state.direction),
+    )
     decrement = xp.where(accept, decrement, state.decrement)
     shorter = xp.astype(backtracked(state.value, value, slope, xp=xp), point.dtype)
     kept = xp.where(accept, value, state.value)
-    residual = _residual(state.zero, kept, decrement, xp=xp)
+    residual = relative_excess(state.zero, kept, 0.5 * decrement, xp=xp)
     return state._replace(
         **stopping(state, accept, value, residual, solver.tol, xp=xp),
         params=select(accept, params, state.params, xp=xp),

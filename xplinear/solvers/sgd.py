@@ -284,6 +284,7 @@ class SGD:
         ridge = penalty_curvature(objective) * (most if bounded else _CAUTIOUS) / curvature
         metric = feature_metric(objective, moments, ridge)
         row = metric.row if bounded else metric.worst_row
+        row = row / moments.evenness  # few rows that weigh much are as noisy as few rows
         if not self.ends:
             share = _ENDLESS * (1.0 if bounded else 0.5)
         elif not bounded:

@@ -44,7 +44,7 @@ def relative_excess(zero: Array, value: Array, excess: Array, *, xp: Namespace) 
 
 
 def stopping(
-    state: Any, accept: Array, value: Array, residual: Array, tol: float, *, xp: Namespace
+    state: Any, accept: Array, value: Array, residual: Array, tol: float | Array, *, xp: Namespace
 ) -> dict[str, Array]:
     """Return the fields of the next state that say whether its models are done.
 
