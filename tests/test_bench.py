@@ -5,7 +5,6 @@ import io
 import json
 import math
 import re
-import signal
 from dataclasses import replace
 
 import numpy as np
@@ -194,20 +193,17 @@ class TestCommand:
         assert [row["models"] for row in record["measurements"]] == [1, 45]
         assert "numpy" in record["machine"]["libraries"]
 
-    def test_interrupt_keeps_what_is_done(self, quick, monkeypatch, tmp_path):
+    def test_interrupt_shows_what_is_done_and_saves_nothing(self, quick, monkeypatch, tmp_path):
         def until_ctrl_c(*_):
             yield measured()
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
         monkeypatch.setattr(cli, "measure", until_ctrl_c)
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            result = run("--backends=numpy", "--out", tmp_path / "b.csv")
-        finally:
-            signal.signal(signal.SIGINT, before)
-        assert result.exit_code == 0, result.output
-        assert result.stderr == "warning: interrupted after 1 of 4 cells\n"
-        assert len((tmp_path / "b.csv").read_text().splitlines()) == 2
+        result = run("--backends=numpy", "--out", tmp_path / "b.csv")
+        assert result.exit_code == 130
+        assert result.stderr == "interrupted: nothing is saved\n"
+        assert "ceilings" in result.stdout
+        assert not list(tmp_path.iterdir())
 
     def test_progress_on_a_terminal(self, quick, monkeypatch):
         stderr = io.StringIO()
@@ -215,7 +211,7 @@ class TestCommand:
         monkeypatch.setattr(
             cli, "Console", lambda **o: Console(file=stderr, force_terminal=True, width=90)
         )
-        cli._measured([get_backend("numpy")], 1.0)
+        cli._measure([], [get_backend("numpy")], 1.0)
         assert "1 of 4 done, last numpy: batch 64" in stderr.getvalue()
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The loop: history, stopping, callbacks, interrupts."""
+"""The loop: history, stopping, callbacks; interrupts are in test_interrupts.py."""
 
 from __future__ import annotations
 
@@ -67,32 +67,6 @@ def test_every_callback_is_called_although_one_stops(objective):
     calls = []
     minimize(objective, GD(), callbacks=[lambda p: True, calls.append])
     assert len(calls) == 1
-
-
-def test_ctrl_c_returns_the_best_so_far_with_a_warning(backend, objective):
-    def interrupt(progress):
-        if progress.iteration == 3:
-            raise KeyboardInterrupt
-
-    with pytest.warns(RuntimeWarning, match="interrupted after 3 iterations; the result is the"):
-        result = minimize(objective, GD(), callbacks=[interrupt])
-    assert result.reason == "interrupted"
-    assert result.n_iter == 3
-    history = (result.history["loss"] + result.history["penalty"]).min(axis=0)
-    np.testing.assert_allclose(
-        backend.to_numpy(objective.value(result.params)), history, rtol=1e-12
-    )
-
-
-def test_ctrl_c_before_the_first_iteration_returns_the_start(objective, backend):
-    class Interrupted(GD):
-        def step(self, objective, state):
-            raise KeyboardInterrupt
-
-    with pytest.warns(RuntimeWarning, match="interrupted after 0 iterations"):
-        result = minimize(objective, Interrupted())
-    assert not backend.to_numpy(result.params.W).any()
-    assert not result.converged.any()
 
 
 def test_early_stopping_keeps_each_models_best(backend, objective):

@@ -9,17 +9,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, make_classification
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
+    check_scoring,
     f1_score,
+    get_scorer,
     log_loss,
+    make_scorer,
     roc_auc_score,
 )
-from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold
 
 import xplinear as xl
 from xplinear.backends import backend_of
@@ -33,6 +36,7 @@ NAMES = np.asarray(["cat", "dog", "frog"])
 ALPHAS = [1.0, 0.1, 0.03, 0.01]
 FOLDS = list(StratifiedKFold(3).split(X, Y))
 WEIGHTS = rng.uniform(0.5, 2.0, 150)
+FOLDS_OF_5000 = list(KFold(2).split(np.zeros(5000)))
 EXACT = {"tol": 1e-8, "max_iter": 3000}  # below it rounding may speak up
 
 
@@ -107,6 +111,24 @@ def test_following_saves_passes(numpy_backend, solver, penalty):
     assert warm.converged.all()
     assert warm.residual[0] <= 1e-4
     assert objective.value(warm.params) <= objective.value(cold.params) * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("tol", [1e-4, 1e-6, 1e-8])
+def test_a_path_needs_no_more_iterations_than_cold_starts(tol):
+    """Whatever is carried from strength to strength must help, or go."""
+    rows, labels = make_classification(5000, 100, n_informative=20, n_classes=5, random_state=0)
+    alphas = 1 / (np.logspace(-3, 2, 8) * 4000)
+    path: dict[float, int] = {}
+    clf = xl.LinearClassifierCV(alphas, cv=FOLDS_OF_5000, solver="lbfgs", tol=tol, refit=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the grid ends at its best
+        clf.fit(rows, labels, callbacks=[lambda news: path.update({news.alpha: news.iteration})])
+    train = FOLDS_OF_5000[0][0]
+    single = xl.LinearClassifier(solver="lbfgs", tol=tol)
+    cold = [single.set_params(alpha=a).fit(rows[train], labels[train]).n_iter_ for a in clf.alphas_]
+    assert list(path) == clf.alphas_.tolist()
+    assert sum(path.values()) < sum(cold)
+    assert max(path.values()) <= max(cold) + 2
 
 
 SKLEARN = {
@@ -391,7 +413,10 @@ BAD = {
     "alpha 0": ({"alphas": [0.1, 0.0]}, "alphas must be a sequence of positive"),
     "alpha NaN": ({"alphas": [0.1, np.nan]}, "alphas must be a sequence of positive"),
     "words": ({"alphas": "strong"}, "alphas must be a sequence of positive"),
-    "number of alphas": ({"alphas": 0}, "alphas must be at least 1 when it is their number"),
+    "no number of alphas": ({"alphas": 0}, "such as [1.0], or their number, at least 2; got 0"),
+    "one alpha": ({"alphas": 1}, "such as [1.0], or their number, at least 2; got 1"),
+    "a number as alpha": ({"alphas": 1.0}, "alphas must be a sequence of strengths, such as"),
+    "truth as alpha": ({"alphas": True}, "alphas must be a sequence of strengths, such as"),
     "scoring": ({"scoring": "auc"}, "unknown scoring 'auc'; choose from accuracy, log_loss, "),
     "scoring of scores": (
         {"scoring": "neg_log_loss", "loss": "squared_hinge"},
@@ -403,25 +428,251 @@ BAD = {
         "learning_rates must be a sequence of positive",
     ),
     "penalty": ({"penalty": "none"}, "penalty='none' has no strength to choose"),
-    "cv": ({"cv": 1000}, "cv=1000 folds need as many rows of each class"),
+    "cv": ({"cv": 1000}, "number of splits n_splits=1000 greater than the number of samples"),
+    "few of each": ({"cv": 70}, "n_splits=70 cannot be greater than the number of members in each"),
+    "no folds": ({"cv": []}, "cv=[] gives no folds; give a number of them, or pairs of rows"),
+    "no pairs": ({"cv": [1, 2]}, "cv, if it is no splitter, must give pairs of training and test"),
+    "rows": ({"cv": [([0, 1, 2], [150])]}, "cv: fold 0 names rows that X, of 150 rows, does not"),
+    "one class": (
+        {"cv": [FOLDS[0], (np.nonzero(Y == 1)[0], [0])]},
+        "cv: fold 1 trains on one class only, 1, and a classifier needs two",
+    ),
     "fold": ({"cv": [(np.arange(150), [])]}, "fold 0 has no rows of positive weight"),
     "loss": ({"loss": "hinge"}, "unknown loss 'hinge'"),
     "tol": ({"tol": -1.0}, "tol must be a finite number"),
-    "NaN": ({"scoring": lambda y, Z: float("nan")}, "scoring gave NaN or infinity at alpha="),
+    "NaN": (
+        {"alphas": [0.1], "scoring": lambda y, Z: float("nan")},
+        "scoring gave NaN or infinity at alpha=0.1, fold 0; it must give finite numbers",
+    ),
+    "rates that diverge": (
+        {"alphas": [0.1], "learning_rates": [1e300, 1e250], "solver": "sgd", "max_iter": 2},
+        "every learning rate diverged at every strength; give smaller learning_rates",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of divergence
 def test_bad_input(case):
     settings, message = BAD[case]
     with pytest.raises(ValueError, match=re.escape(message)):
         xl.LinearClassifierCV(**settings).fit(X, Y)
 
 
-def test_a_class_smaller_than_the_folds_is_named():
-    labels = NAMES[np.where(np.arange(150) < 3, 2, BINARY)]
-    with pytest.raises(ValueError, match=r"cv=5 folds need as many .* but 'frog' has 3; use fewer"):
-        xl.LinearClassifierCV(ALPHAS, cv=5).fit(X, labels)
+BAD_TYPES = {
+    "a number": (1.0, "scoring must be a name, a callable or None, got 1.0"),
+    "a metric": (accuracy_score, "make it a scorer: sklearn.metrics.make_scorer"),
+    "one argument": (lambda y: 1.0, "must be callable as scoring(y, Z), or as scoring(estimator,"),
+    "None": (lambda y, Z: None, "scoring must return a number, got None at alpha=1"),
+    "words": (lambda y, Z: "0.5", "scoring must return a number, got '0.5' at alpha=1"),
+    "vector": (lambda y, Z: [0.5, 1.0], "scoring must return a number, got [0.5, 1.0]"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TYPES)
+def test_scorings_that_are_none(case):
+    scoring, message = BAD_TYPES[case]
+    with pytest.raises(TypeError, match=re.escape(message)):
+        xl.LinearClassifierCV(ALPHAS, cv=FOLDS, scoring=scoring).fit(X, Y)
+
+
+def test_constant_features_give_no_grid():
     constant = np.ones((20, 2))
     with pytest.raises(ValueError, match="every feature is constant; give alphas as numbers"):
         xl.LinearClassifierCV(cv=2).fit(constant, np.arange(20) % 2)
+
+
+class TestFolds:
+    """A class with few rows, splitters that look, rows named more than once."""
+
+    def test_a_class_smaller_than_the_folds_warns_as_in_scikit_learn(self):
+        labels = NAMES[np.where(np.arange(150) < 3, 2, BINARY)]
+        with pytest.warns(UserWarning, match="The least populated class in y has only 3 members"):
+            clf = xl.LinearClassifierCV(ALPHAS, cv=5).fit(X, labels)
+        assert np.isfinite(clf.cv_scores_).all()
+
+    @pytest.mark.parametrize("scoring", SKLEARN)
+    def test_a_class_that_training_lacks_has_the_lowest_score(self, backend, scoring):
+        """As a model of the classes that it has; scores are scikit-learn's for a column −∞."""
+        (lone,) = np.nonzero(Y == 2)[0][:1]
+        rows = np.r_[np.nonzero(Y != 2)[0][:90], lone]
+        part, labels = X[rows], Y[rows]
+        train, test = np.arange(60), np.arange(60, 91)
+        clf = xl.LinearClassifierCV([0.1], cv=[(train, test)], scoring=scoring, **EXACT)
+        clf.fit(backend.asarray(part, "float64"), NAMES[labels])
+        # Two columns that sum to 0 cost half of what one column of their difference does.
+        single = xl.LinearClassifier(solver="lbfgs", alpha=0.05, **EXACT)
+        z = single.fit(part[train], labels[train]).decision_function(part[test])
+        Z = np.stack([-z / 2, z / 2, np.full(31, -1e9)], axis=1)
+        if scoring == "neg_log_loss":
+            P = np.exp(Z) / np.exp(Z).sum(axis=1, keepdims=True)
+            expected = -log_loss(labels[test], P, labels=[0, 1, 2])
+        else:
+            expected = SKLEARN[scoring](labels[test], Z, None)
+        assert clf.cv_scores_[0, 0] == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.parametrize("alpha", [1.0, 1e-4])
+    def test_log_loss_without_a_class_does_not_depend_on_tol(self, alpha):
+        labels = np.where(np.arange(150) == 0, 2, BINARY)
+        folds = [(np.arange(50, 150), np.arange(50)), (np.arange(100), np.arange(100, 150))]
+        found = []
+        for tol in (1e-3, 1e-5, 1e-8):
+            settings = {"cv": folds, "scoring": "log_loss", "max_iter": 3000, "tol": tol}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                clf = xl.LinearClassifierCV([1.0, alpha / 2], **settings).fit(X, labels)
+            found.append(clf.cv_scores_[-1, 0])
+        lost = np.log(np.finfo(np.float64).eps) / 50
+        assert lost - 1.0 < found[-1] < lost
+        np.testing.assert_allclose(found, found[-1], rtol=0.02)
+
+    def test_splitters_see_x_and_the_labels_as_they_are_passed(self, backend):
+        seen = []
+
+        class ByTheFirstColumn(StratifiedKFold):
+            def split(self, X, y, groups=None):
+                seen.append((X, y, groups))
+                first = host(X)[:, 0]
+                for low, high in ((-np.inf, 0.0), (0.0, np.inf)):
+                    test = (low <= first) & (first < high)
+                    yield np.nonzero(~test)[0], np.nonzero(test)[0]
+
+        rows, groups = backend.asarray(X), np.arange(150)
+        clf = xl.LinearClassifierCV([0.1, 0.01], cv=ByTheFirstColumn(), **EXACT)
+        clf.fit(rows, NAMES[Y], groups=backend.asarray(groups))
+        assert seen[0][0] is rows
+        np.testing.assert_array_equal(seen[0][1], NAMES[Y])
+        np.testing.assert_array_equal(seen[0][2], groups)
+        test = X[:, 0] < 0
+        single = xl.LinearClassifier(solver="lbfgs", alpha=0.1, **EXACT).fit(X[~test], Y[~test])
+        assert clf.cv_scores_[0, 0] == pytest.approx(single.score(X[test], Y[test]), abs=1e-6)
+
+    def test_rows_count_as_often_as_they_are_named(self):
+        """In training and in the score, as `sklearn` indexes them."""
+        random = np.random.default_rng(5)
+        folds = [(random.integers(0, 100, 120), random.integers(100, 150, 60)) for _ in range(2)]
+        seen = []
+
+        def scoring(y, Z):
+            seen.append(len(y))
+            return accuracy_score(y, Z.argmax(axis=1))
+
+        settings = {"alphas": [0.1], "cv": folds, **EXACT}
+        clf = xl.LinearClassifierCV(**settings, scoring="log_loss").fit(X, Y, WEIGHTS)
+        other = xl.LinearClassifierCV(**settings, scoring=scoring).fit(X, Y)
+        assert seen == [60, 60]
+        for f, (train, test) in enumerate(folds):
+            single = xl.LinearClassifier(solver="lbfgs", alpha=0.1, **EXACT)
+            single.fit(X[train], Y[train], WEIGHTS[train])
+            P = single.predict_proba(X[test])
+            expected = -log_loss(Y[test], P, sample_weight=WEIGHTS[test])
+            assert clf.cv_scores_[0, f] == pytest.approx(expected, abs=1e-7)
+            single.fit(X[train], Y[train])
+            assert other.cv_scores_[0, f] == single.score(X[test], Y[test])
+
+    def test_masks_are_rows(self):
+        masks = [(np.isin(np.arange(150), a), np.isin(np.arange(150), b)) for a, b in FOLDS]
+        clf = xl.LinearClassifierCV(ALPHAS, cv=masks).fit(X, Y)
+        expected = xl.LinearClassifierCV(ALPHAS, cv=FOLDS).fit(X, Y)
+        np.testing.assert_array_equal(clf.cv_scores_, expected.cv_scores_)
+
+
+class TestCallables:
+    def test_weights_are_passed_to_those_that_take_them(self, backend):
+        weights = np.where(np.arange(150) % 7 == 0, 0.0, WEIGHTS)
+        seen = []
+
+        def scoring(y, Z, sample_weight=None):
+            seen.append((len(y), sample_weight))
+            return accuracy_score(y, Z.argmax(axis=1), sample_weight=sample_weight)
+
+        clf = xl.LinearClassifierCV(ALPHAS, cv=FOLDS, scoring=scoring, **EXACT)
+        clf.fit(backend.asarray(X, "float64"), Y, backend.asarray(weights, "float64"))
+        expected = xl.LinearClassifierCV(ALPHAS, cv=FOLDS, **EXACT).fit(X, Y, weights)
+        np.testing.assert_allclose(clf.cv_scores_, expected.cv_scores_, atol=1e-9)
+        test = FOLDS[0][1]
+        counted = test[weights[test] > 0]
+        assert seen[0][0] == len(counted)
+        np.testing.assert_allclose(seen[0][1], weights[counted])
+        seen.clear()
+        clf.fit(X, Y)
+        assert seen[0] == (50, None)
+
+    @pytest.mark.parametrize("standardize", [False, True])
+    def test_scorers_of_scikit_learn(self, backend, standardize):
+        settings = {"cv": FOLDS, "standardize": standardize, **EXACT}
+        rows = backend.asarray(X + 3.0, "float64")
+        for scorer, same in (
+            (make_scorer(balanced_accuracy_score), "balanced_accuracy"),
+            (get_scorer("neg_log_loss"), "log_loss"),
+            (lambda estimator, X, y: estimator.score(X, y), None),
+            (check_scoring(xl.LinearClassifier(), None), "accuracy"),
+        ):
+            clf = xl.LinearClassifierCV(ALPHAS, scoring=scorer, **settings).fit(rows, NAMES[Y])
+            expected = xl.LinearClassifierCV(ALPHAS, scoring=same, **settings).fit(rows, NAMES[Y])
+            np.testing.assert_allclose(clf.cv_scores_, expected.cv_scores_, atol=1e-6)
+
+    def test_a_scorer_gets_the_model_and_the_rows_of_the_fold(self):
+        frame = pytest.importorskip("pandas").DataFrame(X, columns=list("abcde"))
+        seen = []
+
+        def scorer(estimator, X, y, sample_weight):
+            seen.append((estimator, X, y, sample_weight))
+            return estimator.score(X, y, sample_weight)
+
+        clf = xl.LinearClassifierCV([0.1], cv=FOLDS, scoring=scorer, **EXACT)
+        clf.fit(frame, NAMES[Y], WEIGHTS)
+        estimator, rows, labels, weights = seen[1]
+        train, test = FOLDS[1]
+        assert rows.equals(frame.iloc[test])
+        np.testing.assert_array_equal(labels, NAMES[Y][test])
+        np.testing.assert_array_equal(weights, WEIGHTS[test])
+        single = xl.LinearClassifier(solver="lbfgs", alpha=0.1, **EXACT)
+        single.fit(X[train], Y[train], WEIGHTS[train])
+        np.testing.assert_allclose(estimator.coef_, single.coef_, atol=1e-5)
+        assert (estimator.alpha, estimator.feature_names_in_.tolist()) == (0.1, list("abcde"))
+
+    def test_none_is_accuracy(self):
+        clf = xl.LinearClassifierCV(ALPHAS, cv=FOLDS, scoring=None).fit(X, Y)
+        expected = xl.LinearClassifierCV(ALPHAS, cv=FOLDS).fit(X, Y)
+        np.testing.assert_array_equal(clf.cv_scores_, expected.cv_scores_)
+
+
+@pytest.mark.filterwarnings("ignore:iteration 1 diverged", "ignore:iteration 2 diverged")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_learning_rate_that_diverged_loses(dtype):
+    """It was cut to another; the scores there are not its own."""
+    rates = [1e300, 1e-4]
+    settings = {"cv": FOLDS, "solver": "sgd", "max_iter": 3, "random_state": 0, "dtype": dtype}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        clf = xl.LinearClassifierCV([0.1, 0.01], learning_rates=rates, **settings).fit(X, Y)
+    assert clf.learning_rate_ == 1e-4
+    assert np.isnan(clf.cv_scores_[:, 0]).all()
+    alone = xl.LinearClassifierCV([0.1, 0.01], learning_rates=[1e-4], **settings).fit(X, Y)
+    np.testing.assert_array_equal(clf.cv_scores_[:, 1:], alone.cv_scores_)
+    assert clf.alpha_ == alone.alpha_
+
+
+def test_rounding_is_said_of_what_was_measured():
+    settings = {"cv": FOLDS, "dtype": "float32", "tol": 1e-7, "max_iter": 3000}
+    with pytest.warns(ConvergenceWarning, match=r"float32 floor: relative residual up to \de-\d\d"):
+        xl.LinearClassifierCV(ALPHAS, **{**settings, "tol": 0.0}).fit(X, Y)
+    with pytest.warns(ConvergenceWarning, match=r"float32 floor: relative gap up to \de-\d\d"):
+        xl.LinearClassifierCV(ALPHAS, loss="multiclass_hinge", **settings).fit(X, Y)
+
+
+def test_a_failure_leaves_what_was_fitted():
+    clf = xl.LinearClassifierCV(ALPHAS, cv=FOLDS).fit(X, Y)
+    before = dict(vars(clf))
+
+    def fails(*_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        clf.fit(X[:, :2], BINARY, callbacks=[fails])
+    clf.scoring = fails
+    with pytest.raises(ZeroDivisionError):
+        clf.fit(X[:, :2], BINARY)
+    clf.scoring = "accuracy"
+    assert vars(clf) == before

@@ -32,7 +32,7 @@ PUBLIC = {
         SquaredErrorLoss SquaredHingeLoss
     """,
     "xplinear.losses.softmax": "SoftmaxLoss softmax",
-    "xplinear.minimize": "Progress Result minimize time_left",
+    "xplinear.minimize": "Interrupted Progress Result minimize time_left",
     "xplinear.model_selection": "LinearClassifierCV",
     "xplinear.namespace": "Array Namespace accumulator array_namespace device is_array",
     "xplinear.objective": """

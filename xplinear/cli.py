@@ -46,6 +46,7 @@ __all__ = ["app", "main"]
 _PIPE_WIDTH = 160  # of tables that no terminal limits
 _DPI = 150
 _LINE_SECONDS = 5.0  # between lines of progress where stderr is no terminal
+_INTERRUPTED = 128 + 2  # as a shell reports SIGINT
 _BAD_INPUT = (ValueError, OSError, ImportError, MemoryError, xplinear.BackendError)
 
 
@@ -54,7 +55,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 class _Commands(TyperGroup):
-    """The commands; bad input ends in one line on stderr and exit code 2."""
+    """The commands; bad input ends in one line on stderr and exit code 2, Ctrl-C in 130."""
 
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
@@ -66,6 +67,9 @@ class _Commands(TyperGroup):
             except _BAD_INPUT as error:
                 typer.echo(f"error: {error}", err=True)
                 raise typer.Exit(2) from error
+            except KeyboardInterrupt as interrupt:
+                typer.echo("interrupted: nothing is saved", err=True)
+                raise typer.Exit(_INTERRUPTED) from interrupt
 
 
 app = typer.Typer(
@@ -296,17 +300,11 @@ def train(
         accelerate=accelerate,
     )
     seconds = _fitted(clf, dataset)
-    if out is not None:
-        save(clf, out, preparation)
-    if plot is not None:
-        from xplinear.plot import LossCurveDisplay
-
-        LossCurveDisplay.from_estimator(clf).figure_.savefig(plot, dpi=_DPI)
-
     examples = dataset.X.shape[0] * clf.n_iter_
     if as_json:
         record = {"iterations": clf.n_iter_, "examples_per_second": examples / seconds}
         _print_json({**_record(clf, dataset, seconds), **record, "model": out, "picture": plot})
+        _save_fit(clf, preparation, out, plot)
         return
     table = _described(clf, dataset)
     table.add_row("objective", f"{clf.objective_:.6g}  ({_problem_of(clf)})")
@@ -316,6 +314,43 @@ def train(
     table.add_row("examples per second", f"{examples / seconds:,.0f}")
     _add_files(table, model=out, picture=plot)
     _console().print(table)
+    _save_fit(clf, preparation, out, plot)
+
+
+@contextmanager
+def _written(*paths: Path | None) -> Generator[list[Any]]:
+    """Give files to write, which take the names asked for together, once all are complete."""
+    # A pipe or a device is written as it is.
+    final = [path for path in paths if path is not None and (path.is_file() or not path.exists())]
+    unfinished = {path: path.with_name(f".{path.stem}.unfinished{path.suffix}") for path in final}
+    try:
+        yield [path and unfinished.get(path, path) for path in paths]
+        for path, complete in unfinished.items():
+            complete.replace(path)
+    finally:
+        for path in unfinished.values():
+            path.unlink(missing_ok=True)
+
+
+def _save_fit(
+    clf: LinearClassifier | LinearClassifierCV,
+    preparation: dict[str, Any] | None,
+    out: Path | None,
+    plot: Path | None,
+) -> None:
+    """Write the model and the picture, last of all: Ctrl-C before that leaves nothing behind."""
+    with _written(out, plot) as (model, picture):
+        if model is not None:
+            best = clf.best_estimator_ if isinstance(clf, LinearClassifierCV) else clf
+            save(best, model, preparation)
+        if picture is not None:
+            from xplinear.plot import LossCurveDisplay, ValidationCurveDisplay
+
+            if isinstance(clf, LinearClassifierCV):
+                display = ValidationCurveDisplay.from_estimator(clf)
+            else:
+                display = LossCurveDisplay.from_estimator(clf)
+            display.figure_.savefig(picture, dpi=_DPI)
 
 
 def _problem_of(clf: LinearClassifier) -> str:
@@ -510,17 +545,12 @@ def sweep(
     )
     seconds = _fitted(clf, dataset)
     best = clf.best_estimator_
-    if out is not None:
-        save(best, out, preparation)
-    if plot is not None:
-        from xplinear.plot import ValidationCurveDisplay
-
-        ValidationCurveDisplay.from_estimator(clf).figure_.savefig(plot, dpi=_DPI)
-
+    scoring = "neg_log_loss" if scoring == "log_loss" else scoring  # as its numbers are
     if as_json:
         grid = {"alphas": clf.alphas_, "learning_rates": learning_rates and clf.learning_rates}
         grid |= {"scoring": _said(scoring), "scores": clf.cv_scores_, "models": _models(clf)}
         _print_json({**_record(best, dataset, seconds), **grid, "model": out, "picture": plot})
+        _save_fit(clf, preparation, out, plot)
         return
     console = _console()
     console.print(_scores_table(clf, scoring))
@@ -531,6 +561,7 @@ def sweep(
     table.add_row("training time", f"{seconds:.2f} s  ({_models(clf):,} models)")
     _add_files(table, model=out, picture=plot)
     console.print(table)
+    _save_fit(clf, preparation, out, plot)
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:
@@ -633,10 +664,10 @@ def predict(
         msg = f"{dataset.name} has no labels to compare with; --out FILE.csv writes the predictions"
         raise ValueError(msg)
     labels = clf.predict(X)
-    if out is not None:
-        with out.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["label"], *([label] for label in labels.tolist())])
     accuracy = None if y is None else _agreement(clf, labels, y, dataset.name)
+    if out is not None:
+        with _written(out) as (path,), path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["label"], *([label] for label in labels.tolist())])
     if as_json:
         found = {"data": dataset.name, "rows": X.shape[0], "accuracy": accuracy, "file": out}
         _print_json(found if out is not None else {**found, "labels": labels})
@@ -800,16 +831,23 @@ def bench(
         raise ValueError(msg)
     usable = usable_backends()
     chosen = usable if backends is None else _chosen_backends(backends)
-    rows = _measured(chosen, seconds)
+    rows: list[Measurement] = []
+    try:
+        _measure(rows, chosen, seconds)
+    except KeyboardInterrupt:
+        if rows and not as_json:
+            _print_measurements(_console(), rows)
+        raise
     if not rows:
         raise typer.Exit(1)
 
-    if out is not None:
-        _save_measurements(rows, out)
-    if plot is not None:
-        from xplinear.plot import ThroughputDisplay
+    with _written(out, out and out.with_suffix(".json"), plot) as (table, about, picture):
+        if out is not None:
+            _save_measurements(rows, table, about)
+        if plot is not None:
+            from xplinear.plot import ThroughputDisplay
 
-        ThroughputDisplay(rows).plot().figure_.savefig(plot, dpi=_DPI)
+            ThroughputDisplay(rows).plot().figure_.savefig(picture, dpi=_DPI)
     if as_json:
         _print_json({"machine": machine(), "measurements": [row.record() for row in rows]})
         _exit_unless([not row.failed for row in rows])
@@ -831,20 +869,13 @@ def _print_measurements(console: Console, rows: Sequence[Measurement]) -> None:
             console.print(f"not measured: {row.backend}, {row.cell}: {row.reason}")
 
 
-def _measured(backends: Sequence[Backend], seconds: float) -> list[Measurement]:
-    """Return what is measured, shown as it goes on, up to Ctrl-C."""
-    rows: list[Measurement] = []
+def _measure(rows: list[Measurement], backends: Sequence[Backend], seconds: float) -> None:
+    """Add what is measured to ``rows``, which hold what there is by the time of Ctrl-C."""
     total = len(CELLS) * len(backends)
-    try:
-        with Console(stderr=True).status("measuring what the devices can do") as status:
-            for row in measure(backends, seconds):
-                rows.append(row)
-                status.update(f"{len(rows)} of {total} done, last {row.backend}: {row.cell}")
-    except KeyboardInterrupt:
-        warnings.warn(
-            f"interrupted after {len(rows)} of {total} cells", RuntimeWarning, stacklevel=2
-        )
-    return rows
+    with Console(stderr=True).status("measuring what the devices can do") as status:
+        for row in measure(backends, seconds):
+            rows.append(row)
+            status.update(f"{len(rows)} of {total} done, last {row.backend}: {row.cell}")
 
 
 def _ceilings_table(rows: Sequence[Measurement]) -> Table:
@@ -882,14 +913,14 @@ def _throughput_table(rows: Sequence[Measurement]) -> Table:
     return table
 
 
-def _save_measurements(rows: Sequence[Measurement], out: Path) -> None:
+def _save_measurements(rows: Sequence[Measurement], out: Path, machine_out: Path) -> None:
     records = [row.record() for row in rows]
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
     about = json.dumps(machine(), indent=2, ensure_ascii=False)
-    out.with_suffix(".json").write_text(about + "\n", encoding="utf-8")
+    machine_out.write_text(about + "\n", encoding="utf-8")
 
 
 @app.command("check-gradient")

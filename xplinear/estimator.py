@@ -29,7 +29,7 @@ from xplinear.certificate import Certificate, certify
 from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.losses.softmax import softmax
-from xplinear.minimize import Progress, Result, minimize
+from xplinear.minimize import Interrupted, Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, NoPenalty, Penalty
@@ -589,6 +589,13 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         callbacks : sequence of callables
             Each is given a `xplinear.minimize.Progress` per iteration; a true value stops. Its
             ``params`` are those of the features as they are centred and scaled, if they are.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C, once the best so far is kept as if the fit had ended with it; Ctrl-C
+            before the first iteration is complete, or any other exception of a callback, leaves
+            what was fitted before.
         """
         problem = self._problem(X, y, sample_weight)
         objective = problem.objective
@@ -596,18 +603,17 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         start = None
         if self.warm_start and hasattr(self, "params_"):
             start = self._warm_params(problem)
-        with matmul_precision(self.precision):
-            result = minimize(
-                objective,
-                solver,
-                start,
-                validation_score=partial(accuracy, replace(objective, data=problem.held_out))
-                if problem.held_out
-                else None,
-                patience=self.n_iter_no_change,
-                min_improvement=self.tol,
-                callbacks=[*callbacks, *([_print_progress] if self.verbose else [])],
-            )
+        result, interrupt = self._minimized(
+            objective,
+            solver,
+            start,
+            validation_score=partial(accuracy, replace(objective, data=problem.held_out))
+            if problem.held_out
+            else None,
+            patience=self.n_iter_no_change,
+            min_improvement=self.tol,
+            callbacks=[*callbacks, *([_print_progress] if self.verbose else [])],
+        )
         if result.reason == "max_iter" and not result.converged.all():
             warnings.warn(
                 f"stopped after max_iter={result.n_iter} iterations before tol={self.tol} was "
@@ -618,9 +624,15 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(solver, _TO_THE_OPTIMUM):
             _warn_at_the_floor(objective, solver, result, self.precision)
         result = problem.rounded(result)
-        self._keep(problem, result, certificate_of(objective, solver, result))
+        certificate = None
+        try:
+            certificate = certificate_of(objective, solver, result)
+        except KeyboardInterrupt as error:
+            interrupt = interrupt or error
+        self._keep(problem, result, certificate)
+        if interrupt is not None:
+            raise interrupt
         _warn_of_no_optimum(objective, self.objective_)
-        self._sgd_state = None  # partial_fit starts anew from here
         return self
 
     @available_if(_takes_rows_in_turn)
@@ -660,10 +672,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             previous = previous._replace(moments=moments)
         with matmul_precision(self.precision):
             state = solver.init(objective, start, previous)
-            result = minimize(objective, solver, state=state)
+        result, interrupt = self._minimized(objective, solver, state=state)
         before = getattr(self, "history_", None) if previous is not None else None
-        self._keep(problem, result, before=before)
-        self._sgd_state, self._weight_unit = result.state, problem.weight_unit
+        self._keep(problem, result, before=before, sgd_state=result.state)
+        if interrupt is not None:
+            raise interrupt
         return self
 
     def decision_function(self, X: Any) -> Array:
@@ -1139,14 +1152,25 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def _host_classes(self) -> np.ndarray[Any, Any]:
         return backend_of(self.classes_).to_host(self.classes_)
 
+    def _minimized(
+        self, objective: Objective, solver: Any, start: Params | None = None, **settings: Any
+    ) -> tuple[Result, KeyboardInterrupt | None]:
+        """Return what `minimize` finds, and the Ctrl-C to raise again once it is kept."""
+        with matmul_precision(self.precision):
+            try:
+                return minimize(objective, solver, start, **settings), None
+            except Interrupted as interrupt:
+                return interrupt.result, interrupt
+
     def _keep(
         self,
         problem: Problem,
         result: Result,
         certificate: Certificate | None = None,
         before: Mapping[str, np.ndarray[Any, Any]] | None = None,
+        sgd_state: Any = None,
     ) -> None:
-        """Take over a result; from here on nothing fails."""
+        """Take over a result; ``sgd_state`` is what `partial_fit` goes on from."""
         objective = problem.objective
         if certificate is None:
             value = float(objective.data.backend.to_host(objective.value(result.params))[0])
@@ -1159,34 +1183,29 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if before is not None:
             history["seconds"] = history["seconds"] + before["seconds"][-1]
             history = {key: np.concatenate([before[key], history[key]]) for key in history}
-        self.history_ = history
-        self.alpha_ = problem.alpha
-        self.n_iter_ = len(history["seconds"])
-        self.objective_ = value
-        self.n_features_in_ = problem.features.n_features
-        if problem.features.names is not None:
-            self.feature_names_in_ = problem.features.names
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        if certificate is not None:
-            self.certificate_ = certificate
-        elif hasattr(self, "certificate_"):
-            del self.certificate_
         numeric = problem.classes.dtype.kind in _NUMERIC
-        self.classes_ = (
-            problem.label_backend.asarray(problem.classes) if numeric else problem.classes
-        )
-        self._host_input = problem.host_input
-        self._set_params(objective.data.backend, problem.unstandardized(result.params))
+        classes = problem.label_backend.asarray(problem.classes) if numeric else problem.classes
+        params, shifted = problem.unstandardized(result.params), None
         if problem.shifted and problem.standard is not None:
-            self._shifted = _Shifted(problem.held(result.params), problem.standard)
+            shifted = _Shifted(problem.held(result.params), problem.standard)
+        # Last what computes nothing more: Ctrl-C finds the old model, or all of the new one.
+        self._set_params(objective.data.backend, params, shifted)
+        self.alpha_, self._weight_unit = problem.alpha, problem.weight_unit
+        self.history_, self.n_iter_, self.objective_ = history, len(history["seconds"]), value
+        self.classes_, self._host_input, self._sgd_state = classes, problem.host_input, sgd_state
+        self.n_features_in_ = problem.features.n_features
+        self.feature_names_in_, self.certificate_ = problem.features.names, certificate
+        for name in ("feature_names_in_", "certificate_"):
+            if getattr(self, name) is None:
+                delattr(self, name)
 
-    def _set_params(self, backend: Backend, params: Params) -> None:
-        self.backend_ = backend
-        self.params_ = params
-        self._shifted = None
+    def _set_params(
+        self, backend: Backend, params: Params, shifted: _Shifted | None = None
+    ) -> None:
         coef, intercept = linear_coefficients(params)
-        self.coef_, self.intercept_ = coef[0, :, :], intercept[0, :]
+        coef, intercept = coef[0, :, :], intercept[0, :]
+        self.backend_, self.params_, self._shifted = backend, params, shifted
+        self.coef_, self.intercept_ = coef, intercept
 
     def _predicted(self, X: Any, method: str, function: Callable[..., Array]) -> Array:
         """Return what a function of blocks gives for all rows, in the library of X."""

@@ -21,7 +21,7 @@ from xplinear.namespace import Array
 from xplinear.objective import Objective, Params
 from xplinear.solvers.protocol import Solver, State, select, take_models
 
-__all__ = ["Progress", "Result", "minimize", "time_left"]
+__all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
 HostArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -114,6 +114,43 @@ class Result:
     reasons: tuple[str, ...]
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `minimize`: who holds on to ``result`` keeps the best so far, and raises again.
+
+    Parameters
+    ----------
+    result : Result
+        Of the iterations that were completed, at least one; its ``reason`` is ``"interrupted"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xplinear import losses, objective, penalties, solvers
+    >>> from xplinear.backends import get_backend
+    >>> from xplinear.data import ArrayData
+    >>> data = ArrayData(np.eye(3), np.arange(3), backend=get_backend("numpy"))
+    >>> F = objective.Objective(
+    ...     losses.SoftmaxLoss(), penalties.L2Penalty(), np.asarray([0.1]), data, k=3
+    ... )
+    >>> def press_ctrl_c(progress):
+    ...     raise KeyboardInterrupt
+    >>> try:
+    ...     minimize(F, solvers.GD(), callbacks=[press_ctrl_c])
+    ... except Interrupted as interrupt:
+    ...     print(interrupt, interrupt.result.params.W.shape)
+    interrupted after 1 iteration; the best so far is kept (3, 1, 3)
+    """
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result)
+        self.result = result
+
+    def __str__(self) -> str:
+        """Return a line for people."""
+        n = self.result.n_iter
+        return f"interrupted after {n:,} iteration{'s' * (n != 1)}; the best so far is kept"
+
+
 # BLAS kernels raise this flag on finite operands too (numpy#24067); here `diverged` decides.
 @np.errstate(invalid="ignore")
 def minimize(
@@ -152,11 +189,17 @@ def minimize(
     -------
     Result
 
+    Raises
+    ------
+    Interrupted
+        If Ctrl-C, or a callback that raises KeyboardInterrupt, stopped the run; its ``result`` is
+        the best so far, by validation score or else by objective. Before the first iteration is
+        complete it is the KeyboardInterrupt itself.
+
     Warns
     -----
     RuntimeWarning
-        If an iteration diverged and was undone, or Ctrl-C stopped the run; the result is then
-        the best so far, by validation score or else by objective.
+        If an iteration diverged and was undone.
 
     Notes
     -----
@@ -177,81 +220,87 @@ def minimize(
     >>> result.reason, result.params.W.shape
     ('converged', (3, 2, 3))
     """
-    xp, backend = objective.xp, objective.data.backend
+    backend = objective.data.backend
     start = time.perf_counter()
     callbacks = _logged(objective, solver, callbacks)
     if state is None:
         state = solver.init(objective, objective.zeros() if params is None else params)
-    stack = _Stack(objective, solver)
+    stack = _Stack(objective, solver, np.arange(objective.m))
+    nothing = np.full(objective.m, -np.inf), np.zeros(objective.m, dtype=int)
+    loop = _Loop(0, stack, state, state.params, *nothing)
     iterations = solver.iterations(objective.data.n)
     rows: list[HostArray] = []
     seconds: list[float] = []
-    best_params, best_score = state.params, np.full(objective.m, -np.inf)
-    waited = np.zeros(objective.m, dtype=int)
-    reason = "max_iter"
+    least = 0.0 if validation_score is None else min_improvement
+    limit = None if validation_score is None else patience
+    reason, interrupt = None, None
     try:
         for iteration in range(1, iterations + 1):
-            state = solver.step(stack.objective, state)
+            stack, state = loop.stack, solver.step(loop.stack.objective, loop.state)
             row = backend.to_host(stack.observed(state, validation_score)).astype(np.float64)
             seconds.append(time.perf_counter() - start)
             rows.append(stack.fill(row, rows[-1] if rows else None))
             loss_, penalty_, score_, step_, converged_, diverged_, *_ = rows[-1]
             _warn_of_divergence(iteration, diverged_, step_)
-            merit = -(loss_ + penalty_) if validation_score is None else score_
-            better = merit > best_score + (0.0 if validation_score is None else min_improvement)
-            if better.any():
-                keep = backend.asarray(better[stack.models])
-                best_params = select(keep, state.params, best_params, xp=xp)
-                best_score = np.where(better, merit, best_score)
-            waited = np.where(better, 0, waited + 1)
+            loop = loop.after(state, -(loss_ + penalty_) if limit is None else score_, least)
+            stopped = False
             if callbacks:
                 numbers = iteration, iterations, loss_, penalty_, score_, step_, seconds[-1]
                 progress = Progress(*numbers, stack.whole(state.params))
-                if sum(bool(callback(progress)) for callback in callbacks):
-                    reason = "callback"
-                    break
-            if converged_.all():
-                reason = "converged"
+                stopped = sum(bool(callback(progress)) for callback in callbacks) > 0
+            reason = loop.reason(converged_, limit, stopped=stopped)
+            if reason is not None:
                 break
-            if validation_score is not None and (waited >= patience).all():
-                reason = "early_stopping"
-                break
-            if release and validation_score is None and stack.leaving(converged_):
-                state, best_params = stack.release(state, best_params, converged_)
-    except KeyboardInterrupt:
-        reason = "interrupted"
-        warnings.warn(
-            f"interrupted after {len(rows)} iterations; the result is the best so far",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    use_best = validation_score is not None or reason == "interrupted"
-    table = np.asarray(rows or [np.full((9, objective.m), np.nan)])
+            if release and limit is None and stack.leaving(converged_):
+                loop = loop.released(converged_)
+    except KeyboardInterrupt as error:
+        if not loop.iteration:
+            raise
+        reason, interrupt = "interrupted", error
+    best = limit is not None or interrupt is not None
+    result = _result(objective, loop, rows, seconds, reason or "max_iter", best=best)
+    _LOG.info(
+        "%s after %d iterations, %.2f s",
+        " or ".join(dict.fromkeys(result.reasons)),
+        result.n_iter,
+        time.perf_counter() - start,
+    )
+    if interrupt is not None:
+        raise Interrupted(result) from interrupt
+    return result
+
+
+def _result(
+    objective: Objective,
+    loop: _Loop,
+    rows: Sequence[HostArray],
+    seconds: Sequence[float],
+    reason: str,
+    *,
+    best: bool,
+) -> Result:
+    """Return what was found by the last iteration that is complete."""
+    n = loop.iteration
+    table = np.asarray(rows[:n] or [np.full((9, objective.m), np.nan)])
     converged, stalled = table[-1, 4] > 0, table[-1, 7] > 0
     names = ("loss", "penalty", "validation_score", "step_size")
-    result = Result(
-        params=objective.canonical(stack.whole(best_params if use_best else state.params)),
-        ahead=None if use_best else stack.ahead(state),
-        state=state,
-        n_iter=len(rows),
+    params = loop.best_params if best else loop.state.params
+    return Result(
+        params=objective.canonical(loop.stack.whole(params)),
+        ahead=None if best else loop.stack.ahead(loop.state),
+        state=loop.state,
+        n_iter=n,
         converged=converged,
         residual=table[-1, 6],
         lower_bound=table[-1, 8],
-        history={name: table[: len(rows), i] for i, name in enumerate(names)}
-        | {"seconds": np.asarray(seconds)},
+        history={name: table[:n, i] for i, name in enumerate(names)}
+        | {"seconds": np.asarray(seconds[:n])},
         reason=reason,
         reasons=tuple(
             "rounding" if floor else "converged" if done else reason
             for done, floor in zip(converged, stalled, strict=True)
         ),
     )
-    _LOG.info(
-        "%s after %d iterations, %.2f s",
-        " or ".join(dict.fromkeys(result.reasons)),
-        len(rows),
-        time.perf_counter() - start,
-    )
-    return result
 
 
 def _logged(
@@ -280,13 +329,14 @@ def _warn_of_divergence(iteration: int, diverged: HostArray, step_size: HostArra
         )
 
 
+@dataclass(frozen=True)
 class _Stack:
     """The models still running; those that converged leave, and are put back in the end."""
 
-    def __init__(self, objective: Objective, solver: Solver) -> None:
-        self.objective, self.solver = objective, solver
-        self.models = np.arange(objective.m)
-        self._left: list[tuple[np.ndarray[Any, Any], Params, Params | None]] = []
+    objective: Objective
+    solver: Solver
+    models: np.ndarray[Any, Any]
+    left: tuple[tuple[np.ndarray[Any, Any], Params, Params | None], ...] = ()
 
     def observed(self, state: State, validation_score: Callable[[Params], Array] | None) -> Array:
         """Return what `minimize` decides from, ``(9, models running)``."""
@@ -320,41 +370,81 @@ class _Stack:
         """Whether a quarter of the models are done: each smaller stack may be compiled anew."""
         return 4.0 * converged[self.models].sum() >= len(self.models)
 
-    def release(
-        self, state: State, best_params: Params, converged: HostArray
-    ) -> tuple[State, Params]:
-        """Return state and parameters of the models that go on; keep those of the others."""
-        asarray, xp = self.objective.data.backend.asarray, self.objective.xp
-        done = converged[self.models] > 0
-        gone, kept = asarray(np.nonzero(done)[0]), asarray(np.nonzero(~done)[0])
-        left = (take_models(part, gone, xp=xp) for part in (state.params, self._step(state)))
-        self._left.append((self.models[done], *left))
-        self.models = self.models[~done]
-        self.objective = self.objective.take(kept)
-        best_params = take_models(best_params, kept, xp=xp)
-        return self.solver.take(state, kept, xp=xp), best_params
-
-    def _step(self, state: State) -> Params | None:
+    def step_of(self, state: State) -> Params | None:
+        """Return a step further than the parameters of a state, where the solver knows one."""
         ahead = getattr(self.solver, "ahead", None)
         return None if ahead is None else ahead(self.objective, state)
 
     def ahead(self, state: State) -> Params | None:
         """Return a step further than `whole`, None where the solver knows none."""
-        last = self._step(state)
+        last = self.step_of(state)
         if last is None:
             return None
-        return self._joined([cast(Params, ahead) for _, _, ahead in self._left], last)
+        return self._joined([cast(Params, ahead) for _, _, ahead in self.left], last)
 
     def whole(self, params: Params) -> Params:
         """Return the parameters of all models, those that left included."""
-        return self._joined([left for _, left, _ in self._left], params)
+        return self._joined([left for _, left, _ in self.left], params)
 
     def _joined(self, left: list[Params], params: Params) -> Params:
         if not left:
             return params
         xp, parts = self.objective.xp, [*left, params]
-        models = [*(which for which, _, _ in self._left), self.models]
+        models = [*(which for which, _, _ in self.left), self.models]
         order = self.objective.data.backend.asarray(np.argsort(np.concatenate(models)))
         W = xp.concat([part.W for part in parts], axis=1)
         b = xp.concat([part.b for part in parts], axis=0)
         return take_models(Params(W, b), order, xp=xp)
+
+
+class _Loop(NamedTuple):
+    """What there is after an iteration: one value, so that Ctrl-C finds it whole."""
+
+    iteration: int
+    stack: _Stack
+    state: State
+    best_params: Params
+    best_score: HostArray
+    waited: np.ndarray[Any, Any]
+
+    def after(self, state: State, merit: HostArray, least: float) -> _Loop:
+        """Return what there is after one more iteration, by how good its parameters are."""
+        stack, best_params = self.stack, self.best_params
+        better = merit > self.best_score + least
+        if better.any():
+            backend = stack.objective.data.backend
+            keep = backend.asarray(better[stack.models])
+            best_params = select(keep, state.params, best_params, xp=backend.xp)
+        return self._replace(
+            iteration=self.iteration + 1,
+            state=state,
+            best_params=best_params,
+            best_score=np.where(better, merit, self.best_score),
+            waited=np.where(better, 0, self.waited + 1),
+        )
+
+    def reason(self, converged: HostArray, patience: int | None, *, stopped: bool) -> str | None:
+        """Return why to stop here, None where there is no reason."""
+        if stopped:
+            return "callback"
+        if converged.all():
+            return "converged"
+        waited = patience is not None and (self.waited >= patience).all()
+        return "early_stopping" if waited else None
+
+    def released(self, converged: HostArray) -> _Loop:
+        """Return what goes on without the models that are done."""
+        stack, solver = self.stack, self.stack.solver
+        asarray, xp = stack.objective.data.backend.asarray, stack.objective.xp
+        done = converged[stack.models] > 0
+        gone, kept = asarray(np.nonzero(done)[0]), asarray(np.nonzero(~done)[0])
+        both = self.state.params, stack.step_of(self.state)
+        left = (take_models(part, gone, xp=xp) for part in both)
+        objective = stack.objective.take(kept)
+        return self._replace(
+            stack=_Stack(
+                objective, solver, stack.models[~done], (*stack.left, (stack.models[done], *left))
+            ),
+            state=solver.take(self.state, kept, xp=xp),
+            best_params=take_models(self.best_params, kept, xp=xp),
+        )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, Self, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.model_selection import check_cv
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from xplinear.backends import Backend
-from xplinear.data import ArrayData, StreamedData
+from xplinear.backends import Backend, backend_of
+from xplinear.data import ArrayData, Standard, StreamedData
 from xplinear.estimator import (
     LinearClassifier,
     Problem,
@@ -22,16 +23,17 @@ from xplinear.estimator import (
     certificate_of,
     is_probabilistic,
     linear_coefficients,
+    shift_features,
 )
 from xplinear.losses import Loss
 from xplinear.minimize import time_left
-from xplinear.namespace import Array
+from xplinear.namespace import Array, is_array
 from xplinear.objective import Objective, Params
 from xplinear.penalties import NoPenalty, Penalty
-from xplinear.scoring import OTHER_NAMES, SCORINGS
+from xplinear.scoring import OTHER_NAMES, SCORINGS, HostScoring
 from xplinear.solvers import SGD, Solver
-from xplinear.sweep import Grid, Run, Scoring, SweepProgress, automatic_alphas, stacks_beyond
-from xplinear.validation import check_weights
+from xplinear.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
+from xplinear.validation import check_weights, host_weights
 
 __all__ = ["LinearClassifierCV"]
 
@@ -54,17 +56,26 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         Strengths to try, more than 0; or how many, chosen by `automatic_alphas`; None is 20, and
         up to 8 weaker ones while the weakest has the best score.
     cv : int, splitter, iterable or None
-        Folds: a number of stratified ones, None for 5, any splitter of scikit-learn, or pairs of
-        training and test rows.
-    scoring : str or callable, default "accuracy"
-        ``accuracy``, ``log_loss`` (negated; also ``neg_log_loss``), ``balanced_accuracy``,
-        ``macro_f1`` (also ``f1_macro``), computed on the device with the sample weights; or
+        Folds: a number of stratified ones, None for 5, any splitter of scikit-learn (given X as
+        it is passed, and the labels), or pairs of training and test rows. A row counts as often
+        as it is named. A fold whose training rows are all of one class is refused. A class that
+        they lack, of several, has the lowest score and probability 0 in that fold, whatever
+        ``scoring``: what a model makes of a class it has not seen depends on ``tol``.
+    scoring : str, callable or None, default "accuracy"
+        ``accuracy``, ``log_loss`` (negated, of probabilities of at least the dtype's eps, as
+        scikit-learn's; also ``neg_log_loss``), ``balanced_accuracy``, ``macro_f1`` (also
+        ``f1_macro``), computed on the device with the sample weights; None is ``accuracy``. Or
         ``scoring(y, Z) -> float``, larger is better, of the labels and the decision function
-        ``(n, k)``, ``(n,)`` when binary, of a fold's held-out rows, on the host.
+        ``(n, k)``, ``(n,)`` when binary, of a fold's held-out rows, on the host; or a scorer
+        ``scoring(estimator, X, y) -> float``, as `sklearn.metrics.make_scorer` makes it. Both are
+        given ``sample_weight`` where there are weights and the callable takes them, and no row
+        of weight 0.
     one_standard_error : bool, default False
         Choose the strongest α whose mean score is within one standard error of the best.
     learning_rates : sequence of float, optional
-        Learning rates to try with ``solver="sgd"``, in the same stack.
+        Learning rates to try with ``solver="sgd"``, in the same stack. Where a run diverges, it
+        goes on with a smaller rate than the one it stands for: that rate then loses at that
+        strength, and its ``cv_scores_`` there are NaN.
     refit : bool, default True
         Also fit to all rows, at every strength, as one more fold of the stacks.
     loss, penalty, l1_ratio, fit_intercept, batch_size, learning_rate, momentum, max_iter, tol
@@ -102,15 +113,16 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     Raises
     ------
     ValueError, TypeError
-        If an argument or the data is invalid.
+        If an argument or the data is invalid; what was fitted before stays as it was.
 
     Warns
     -----
     sklearn.exceptions.ConvergenceWarning
         If some models stopped before ``tol`` was reached.
     UserWarning
-        If, of three or more strengths, the first or the last has a better score than all others:
-        better ones may lie beyond it.
+        If a class has fewer rows than there are stratified folds; as in scikit-learn, it is an
+        error where all classes have fewer. If, of three or more strengths, the first or the last
+        has a better score than all others: better ones may lie beyond it.
 
     Notes
     -----
@@ -134,7 +146,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         alphas: Sequence[float] | int | None = None,
         *,
         cv: Any = None,
-        scoring: str | Scoring = "accuracy",
+        scoring: str | Callable[..., float] | None = "accuracy",
         one_standard_error: bool = False,
         learning_rates: Sequence[float] | None = None,
         refit: bool = True,
@@ -203,7 +215,13 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             For splitters that keep groups together.
         callbacks : sequence of callables
             Each is given a `SweepProgress` per iteration; a true value stops, and the choice is
-            made among the strengths done.
+            made among the strengths done, those of the stack it stopped included.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C, once the choice among the strengths done in all folds is kept; where
+            there is none yet, what was fitted before stays as it was.
         """
         settings = self.get_params(deep=False)
         template = LinearClassifier(
@@ -218,11 +236,29 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             template.solver = automatic_solver(objective)
         solver = template._solver(objective, problem.seed)
         rates = self._rates(solver)
-        alphas = self._alphas(objective)
-        grid = self._grid(problem, sample_weight, groups, alphas, rates)
+        _check_alphas(self.alphas)
         scoring = self._scoring(objective.loss)
+        alphas = self._alphas(objective)
+        grid = self._grid(problem, X, sample_weight, groups, alphas, rates)
+        if not isinstance(scoring, str):
+            scoring = self._host_scoring(scoring, template, problem, X, sample_weight)
         run = Run(grid, callbacks)
-        show, extends = run.show if callbacks else None, self.alphas is None
+        try:
+            self._solve(objective, solver, run, scoring)
+        except KeyboardInterrupt:
+            with suppress(Exception):  # nothing to choose from, say: it is Ctrl-C that counts
+                self._choose(template, problem, solver, run)
+            raise
+        run.warn(objective, self.precision, getattr(solver, "tol", self.tol))
+        self._choose(template, problem, solver, run)
+        run.warn_of_an_end()
+        return self
+
+    def _solve(
+        self, objective: Objective, solver: Solver, run: Run, scoring: str | HostScoring
+    ) -> None:
+        """Solve and score stack by stack."""
+        show, extends = run.show if run.callbacks else None, self.alphas is None
         solved = stacks_beyond(objective, solver, run, show, self.precision, extends=extends)
         for stack in solved:
             run.add(stack, scoring)
@@ -234,13 +270,9 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
                     f"alpha {alpha:.3g}  score {mean:.4f}  {len(run.reasons)}/{run.models} models"
                     f"  {run.seconds:.2f} s, time left {left}"
                 )
-            if stack.result.reason in ("callback", "interrupted"):
+            if stack.result.reason == "callback":
                 break
             del stack  # its state takes memory that the next one needs
-        run.warn(objective, self.precision, getattr(solver, "tol", self.tol))
-        self._choose(template, problem, solver, run)
-        run.warn_of_an_end()
-        return self
 
     def predict(self, X: Any) -> Array:
         """Return the label ``(n,)`` of the largest score of each row."""
@@ -296,8 +328,14 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             raise AttributeError(msg)
         return self.best_estimator_
 
-    def _scoring(self, loss: Loss) -> str | Scoring:
+    def _scoring(self, loss: Loss) -> str | Callable[..., float]:
+        """Return the name of a scoring of `SCORINGS`, or the callable."""
+        if self.scoring is None:
+            return "accuracy"
         if not isinstance(self.scoring, str):
+            if not callable(self.scoring):
+                msg = f"scoring must be a name, a callable or None, got {self.scoring!r}"
+                raise TypeError(msg)
             return self.scoring
         scoring = OTHER_NAMES.get(self.scoring, self.scoring)
         if scoring not in SCORINGS:
@@ -311,6 +349,31 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             )
             raise ValueError(msg)
         return scoring
+
+    def _host_scoring(
+        self,
+        function: Callable[..., float],
+        template: LinearClassifier,
+        problem: Problem,
+        X: Any,
+        sample_weight: Any,
+    ) -> HostScoring:
+        classes, to_host = problem.classes, problem.objective.data.backend.to_host
+        settings = {**template.get_params(deep=False), "backend": None}
+
+        def classifier(params: Params, alpha: float) -> LinearClassifier:
+            host = Params(*map(to_host, problem.unstandardized(params)))
+            clf = LinearClassifier.from_params(host, classes, **{**settings, "alpha": alpha})
+            if problem.shifted and problem.standard is not None:
+                host = Params(*map(to_host, problem.held(params)))
+                shift_features(clf, host, Standard(*map(to_host, problem.standard)))
+            if problem.features.names is not None:
+                clf.feature_names_in_ = problem.features.names
+            return clf
+
+        labels, n = classes[problem.codes], len(problem.codes)
+        weights = None if sample_weight is None else host_weights(sample_weight, n)
+        return HostScoring(function, X, labels, weights, problem.places, classifier)
 
     def _rates(self, solver: Solver) -> list[float | None]:
         if self.learning_rates is None:
@@ -333,23 +396,15 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     def _grid(
         self,
         problem: Problem,
+        X: Any,
         sample_weight: Any,
         groups: Any,
         alphas: HostArray,
         rates: Sequence[float | None],
     ) -> Grid:
         """Return the grid, with a column of weights for every fold."""
-        data = cast(ArrayData | StreamedData, problem.objective.data)
-        backend, classes = data.backend, problem.classes
-        codes = problem.codes
-        splitter = check_cv(self.cv, codes, classifier=True)
-        counts = np.bincount(codes, minlength=len(classes))
-        if isinstance(splitter, StratifiedKFold) and counts.min() < splitter.n_splits:
-            msg = (
-                f"cv={splitter.n_splits} folds need as many rows of each class, but "
-                f"{classes.tolist()[counts.argmin()]!r} has {counts.min()}; use fewer"
-            )
-            raise ValueError(msg)
+        data, classes = cast(ArrayData | StreamedData, problem.objective.data), problem.classes
+        backend, codes = data.backend, problem.codes
         weights = check_weights(sample_weight, None, codes, classes)
         weights = np.ones(len(codes)) if weights is None else weights
         weights[problem.left_out] = 0.0
@@ -360,19 +415,27 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         train: list[HostArray] = []
         held_out: list[HostArray] = []
         tests: list[HostArray] = []
-        splits = cast(Any, splitter).split(codes[:, None], codes, groups)
-        for fold, (rows, test) in enumerate(splits):
-            parts = [np.zeros(len(codes)), np.zeros(len(codes))]
-            for part, index in zip(parts, (rows, test), strict=True):
-                part[index] = weights[index]
-                if not part.any():
-                    msg = f"cv: fold {fold} has no rows of positive weight to train on or to score"
-                    raise ValueError(msg)
-            train.append(
-                cast(HostArray, check_weights(parts[0], self.class_weight, codes, classes))
-            )
+        known: list[HostArray] = []
+        for fold, split in enumerate(self._splits(X, classes[codes], groups)):
+            index = [_rows(part, len(codes), fold) for part in split]
+            parts = [np.bincount(rows, minlength=len(codes)) * weights for rows in index]
+            if not all(part.any() for part in parts):
+                msg = f"cv: fold {fold} has no rows of positive weight to train on or to score"
+                raise ValueError(msg)
+            there = classes[np.unique(codes[parts[0] > 0])].tolist()
+            if len(there) < 2:
+                msg = (
+                    f"cv: fold {fold} trains on one class only, {there[0]!r}, and a classifier "
+                    "needs two; use fewer folds, or stratified ones: cv=2"
+                )
+                raise ValueError(msg)
+            train.append(weights_of(parts[0]))
+            known.append(np.bincount(codes, train[-1], minlength=len(classes)) > 0)
             held_out.append(parts[1])
-            tests.append(problem.places(np.arange(len(codes))[test]))
+            tests.append(index[1][weights[index[1]] > 0])
+        if not tests:
+            msg = f"cv={self.cv!r} gives no folds; give a number of them, or pairs of rows"
+            raise ValueError(msg)
         if self.one_standard_error and len(tests) < 2:
             msg = "one_standard_error needs at least two folds"
             raise ValueError(msg)
@@ -387,43 +450,78 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             backend.asarray(trained, data.dtype),
             backend.asarray(scored, data.dtype),
             tests,
-            classes[problem.counted(codes)],
+            np.stack(known),
         )
+
+    def _splits(self, X: Any, labels: HostArray, groups: Any) -> list[tuple[Any, Any]]:
+        """Return the training and test rows of each fold."""
+        groups = backend_of(groups).to_host(groups) if is_array(groups) else groups
+        splitter = cast(Any, check_cv(self.cv, labels, classifier=True))
+        try:
+            return list(splitter.split(X, labels, groups))
+        except (TypeError, ValueError) as error:
+            if hasattr(self.cv, "split") or not isinstance(self.cv, Iterable):
+                raise
+            msg = f"cv, if it is no splitter, must give pairs of training and test rows: {error}"
+            raise ValueError(msg) from error
 
     def _choose(
         self, template: LinearClassifier, problem: Problem, solver: Solver, run: Run
     ) -> None:
-        """Take over the results; from here on nothing fails."""
-        done = run.done
+        """Take over the results."""
         a, r = run.best(one_standard_error=self.one_standard_error)
+        done, objective, rate = run.done, problem.objective, run.grid.rates[r]
+        template.alpha = float(run.grid.alphas[done[a]])
+        template.learning_rate = template.learning_rate if rate is None else rate
+        paths = None
+        if self.refit:
+            xp, backend = objective.xp, objective.data.backend
+            alpha = backend.asarray(np.asarray([template.alpha]), objective.data.dtype)
+            own = replace(objective, alpha=alpha)
+            chosen = replace(problem, objective=own, alpha=template.alpha)
+            result = problem.rounded(run.refits[int(done[a]), r])
+            template._keep(chosen, result, certificate_of(chosen.objective, solver, result))
+            parts = [run.refits[int(i), r].params for i in done]
+            stacked = Params(
+                xp.concat([part.W for part in parts], axis=1),
+                xp.concat([part.b for part in parts], axis=0),
+            )
+            paths = linear_coefficients(problem.unstandardized(stacked))
+        # Last what computes nothing more: Ctrl-C finds the old choice, or all of the new one.
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
-        objective, scores = problem.objective, run.scores[done]
-        self.alphas_ = run.grid.alphas[done]
-        self.alpha_ = float(self.alphas_[a])
-        self.cv_scores_, self.best_index_ = scores[:, 0], a
-        template.alpha = self.alpha_
-        if self.learning_rates is not None:
-            self.cv_scores_, self.best_index_ = scores, (a, r)
-            self.learning_rate_ = template.learning_rate = cast(float, run.grid.rates[r])
-        if not self.refit:
-            return
-        xp, backend = objective.xp, objective.data.backend
-        alpha = backend.asarray(np.asarray([self.alpha_]), objective.data.dtype)
-        problem = replace(problem, objective=replace(objective, alpha=alpha), alpha=self.alpha_)
-        result = problem.rounded(run.refits[int(done[a]), r])
-        template._keep(problem, result, certificate_of(problem.objective, solver, result))
-        paths = [run.refits[int(i), r].params for i in done]
-        stacked = Params(
-            xp.concat([part.W for part in paths], axis=1),
-            xp.concat([part.b for part in paths], axis=0),
+        self.alphas_, self.alpha_ = run.grid.alphas[done], template.alpha
+        self.cv_scores_, self.best_index_ = run.scores[done][:, 0], a
+        if rate is not None:
+            self.cv_scores_, self.best_index_ = run.scores[done], (a, r)
+            self.learning_rate_ = rate
+        if paths is not None:
+            self.coefs_paths_, self.intercepts_paths_ = paths
+            self.best_estimator_ = template
+            fitted = {name: value for name, value in vars(template).items() if name.endswith("_")}
+            vars(self).update(fitted)
+
+
+def _rows(part: Any, n: int, fold: int) -> HostArray:
+    """Return the rows that a splitter names, as indices 0 … n − 1; it may give a mask."""
+    rows = backend_of(part).to_host(part) if is_array(part) else np.asarray(part)
+    try:
+        return np.arange(n)[rows if rows.size else rows.astype(np.intp)]
+    except IndexError as error:
+        msg = f"cv: fold {fold} names rows that X, of {n} rows, does not have: {error}"
+        raise ValueError(msg) from error
+
+
+def _check_alphas(alphas: Any) -> None:
+    """Raise ValueError where a number is neither a sequence nor how many strengths there are."""
+    number = isinstance(alphas, (bool, float, np.bool_, np.floating))
+    few = isinstance(alphas, (int, np.integer)) and alphas < 2
+    if number or few:
+        msg = (
+            f"alphas must be a sequence of strengths, such as [1.0], or their number, at least 2; "
+            f"got {alphas!r}"
         )
-        self.coefs_paths_, self.intercepts_paths_ = linear_coefficients(
-            problem.unstandardized(stacked)
-        )
-        self.best_estimator_ = template
-        fitted = {name: value for name, value in vars(template).items() if name.endswith("_")}
-        vars(self).update(fitted)
+        raise ValueError(msg)
 
 
 def _positive(name: str, values: Any) -> HostArray:

@@ -1,17 +1,41 @@
-"""Scores of predictions, larger is better, computed on the device for m models in one pass."""
+"""Scores of predictions, larger is better: of m models in one pass on the device, or by a callable.
+
+`sweep` scores the held-out rows of folds with them. A class that the training rows of a fold lack
+has the lowest score there is, whatever the model: what softmax makes of it depends on ``tol``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from xplinear.data import Block
-from xplinear.estimator import accuracy
-from xplinear.losses import SoftmaxLoss
-from xplinear.namespace import Array, Namespace, accumulator, device
+import numpy as np
+from sklearn.utils import _safe_indexing  # pyright: ignore[reportPrivateUsage] - no other takes rows of any table
+
+from xplinear.backends import backend_of
+from xplinear.data import ArrayData, Block, StreamedData
+from xplinear.estimator import LinearClassifier, accuracy, block_scores
+from xplinear.losses import Loss, SoftmaxLoss
+from xplinear.namespace import Array, Namespace, accumulator, device, is_array
 from xplinear.objective import Objective, Params, class_scores, scores
+from xplinear.solvers.protocol import take_models
 
-__all__ = ["OTHER_NAMES", "SCORINGS", "class_counts"]
+__all__ = ["OTHER_NAMES", "SCORINGS", "HostScoring", "class_counts", "without_classes"]
+
+HostArray = np.ndarray[Any, np.dtype[Any]]
+
+
+def without_classes(params: Params, known: Array, *, xp: Namespace) -> Params:
+    """Return models whose classes that are not ``known (m, k)`` have the lowest score there is."""
+    W, b = params
+    if b.shape[1] != known.shape[1]:  # two classes, and training needs both
+        return params
+    # Finite, also in float32: a weight of 0 times infinity is NaN.
+    lowest = -0.25 * float(xp.finfo(xp.float32).max)
+    return Params(W, xp.where(known, b, lowest))
 
 
 def _block_counts(k: int, xp: Namespace, block: Block, params: Params) -> tuple[Array, ...]:
@@ -37,9 +61,21 @@ def _mean_of(values: Array, among: Array, *, xp: Namespace) -> Array:
     return xp.sum(values * among, axis=1) / xp.sum(among, axis=1)
 
 
+def _block_log_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> tuple[Array]:
+    X, y, s = block
+    value, _ = loss.value_and_grad(class_scores(scores(X, params, xp=xp), xp=xp), y, xp=xp)
+    value = xp.clip(value, 0.0, -math.log(xp.finfo(value.dtype).eps))
+    value = value if s is None else value * s
+    return (xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)),)
+
+
 def _log_loss(objective: Objective, params: Params) -> Array:
-    softmax = objective.data.backend.accelerated(SoftmaxLoss())
-    return -replace(objective, loss=softmax).data_loss(params)
+    """Return minus the mean log loss ``(m,)``; as in scikit-learn no probability is below eps."""
+    data = objective.data
+    static = data.backend.accelerated(SoftmaxLoss()), objective.xp
+    held = objective.m * objective.k
+    (total,) = data.reduce(_block_log_loss, static, params, scores=held)
+    return -total / data.weight_sum
 
 
 def _balanced_accuracy(objective: Objective, params: Params) -> Array:
@@ -64,3 +100,138 @@ SCORINGS: dict[str, Callable[[Objective, Params], Array]] = {
     "macro_f1": _macro_f1,
 }
 OTHER_NAMES = {"neg_log_loss": "log_loss", "f1_macro": "macro_f1"}  # scikit-learn's
+
+
+@dataclass(frozen=True)
+class HostScoring:
+    """A callable that scores each model on the host, and what it is to be given.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(y, Z)`` of labels and decision function, or ``function(estimator, X, y)``, as
+        `sklearn.metrics.make_scorer` makes it.
+    X : array or table
+        As the user passed it.
+    y : ndarray of shape (n,)
+        The labels.
+    weights : ndarray of shape (n,), optional
+        Given as ``sample_weight`` to a function that takes it.
+    places : callable
+        Gives where rows of X are among those that count, of which there are scores.
+    classifier : callable
+        Makes a `LinearClassifier` on NumPy of the parameters of one model and its α.
+    """
+
+    function: Callable[..., Any]
+    X: Any
+    y: HostArray
+    weights: HostArray | None
+    places: Callable[[HostArray], HostArray]
+    classifier: Callable[[Params, float], LinearClassifier]
+
+    def __post_init__(self) -> None:
+        module: str = getattr(self.function, "__module__", None) or ""
+        predicted = any(parameter.name == "y_pred" for parameter in self._parameters)
+        if predicted and module.startswith("sklearn.metrics"):
+            msg = (
+                f"scoring={self.function!r} is of predictions, and a scoring is given scores; make "
+                "it a scorer: sklearn.metrics.make_scorer"
+            )
+            raise TypeError(msg)
+        if self._positional not in (2, 3):
+            msg = (
+                f"scoring={self.function!r} must be callable as scoring(y, Z), or as "
+                f"scoring(estimator, X, y); it needs {self._positional} arguments"
+            )
+            raise TypeError(msg)
+
+    @property
+    def _parameters(self) -> list[inspect.Parameter]:
+        try:
+            return list(inspect.signature(self.function).parameters.values())
+        except (TypeError, ValueError):  # some functions written in C tell none
+            return []
+
+    @property
+    def _positional(self) -> int:
+        """How many arguments the function needs; it may not tell."""
+        positional = [
+            parameter
+            for parameter in self._parameters
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            and parameter.default is parameter.empty
+            and parameter.name != "sample_weight"
+        ]
+        if positional and positional[0].name == "estimator":
+            return 3
+        open_ended = any(one.kind is one.VAR_POSITIONAL for one in self._parameters)
+        return 2 if open_ended or not self._parameters else len(positional)
+
+    @property
+    def _weighs(self) -> bool:
+        return self.weights is not None and any(
+            parameter.name == "sample_weight" or parameter.kind is parameter.VAR_KEYWORD
+            for parameter in self._parameters
+        )
+
+    def scores(
+        self,
+        data: ArrayData | StreamedData,
+        params: Params,
+        rows: Sequence[HostArray],
+        alphas: Sequence[float],
+    ) -> HostArray:
+        """Return the score ``(m,)`` of each model on rows of its own."""
+        if self._positional == 3:
+            given = self._estimators(data, params, rows, alphas)
+        else:
+            given = self._decisions(data, params, rows)
+        found: list[float] = []
+        for arguments, index, alpha in zip(given, rows, alphas, strict=True):
+            weights = {"sample_weight": self.weights[index]} if self._weighs else {}  # type: ignore[index]
+            found.append(_number(self.function(*arguments, **weights), alpha))
+        return np.asarray(found)
+
+    def _decisions(
+        self, data: ArrayData | StreamedData, params: Params, rows: Sequence[HostArray]
+    ) -> list[tuple[Any, ...]]:
+        xp, held = data.backend.xp, len(rows) * max(2, params.b.shape[1])
+        parts = data.map(block_scores, (xp,), params, scores=held)
+        Z = np.concatenate([data.backend.to_host(part) for part in parts])
+        decisions = [Z[self.places(index), model, :] for model, index in enumerate(rows)]
+        if Z.shape[2] == 2:
+            decisions = [z[:, 1] - z[:, 0] for z in decisions]
+        return [(self.y[index], z) for index, z in zip(rows, decisions, strict=True)]
+
+    def _estimators(
+        self,
+        data: ArrayData | StreamedData,
+        params: Params,
+        rows: Sequence[HostArray],
+        alphas: Sequence[float],
+    ) -> list[tuple[Any, ...]]:
+        xp, asarray = data.backend.xp, data.backend.asarray
+        given: list[tuple[Any, ...]] = []
+        for model, (index, alpha) in enumerate(zip(rows, alphas, strict=True)):
+            one = take_models(params, asarray(np.asarray([model])), xp=xp)
+            given.append((self.classifier(one, alpha), _rows_of(self.X, index), self.y[index]))
+        return given
+
+
+def _rows_of(X: Any, index: HostArray) -> Any:
+    """Return rows of X, on the host."""
+    if not is_array(X):
+        return _safe_indexing(X, index)
+    backend = backend_of(X)
+    return backend.to_host(backend.xp.take(X, backend.asarray(index), axis=0))
+
+
+def _number(value: Any, alpha: float) -> float:
+    try:
+        if not isinstance(value, (str, bytes)):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    msg = f"scoring must return a number, got {value!r} at alpha={alpha:g}"
+    raise TypeError(msg)

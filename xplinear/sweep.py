@@ -15,12 +15,12 @@ from sklearn.exceptions import ConvergenceWarning
 
 from xplinear.backends import matmul_precision
 from xplinear.data import ArrayData, StreamedData
-from xplinear.estimator import at_the_floor, block_scores
-from xplinear.minimize import Progress, Result, minimize, time_left
+from xplinear.estimator import at_the_floor
+from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
 from xplinear.namespace import Array
 from xplinear.objective import Objective, Params, columns
 from xplinear.penalties import ElasticNetPenalty, NoPenalty
-from xplinear.scoring import SCORINGS, class_counts
+from xplinear.scoring import SCORINGS, HostScoring, class_counts, without_classes
 from xplinear.solvers import GD, LBFGS, SGD, Solver
 from xplinear.solvers.gram import gram_pays
 from xplinear.solvers.metric import loss_curvature
@@ -47,7 +47,6 @@ _STATE_VECTORS = 32  # arrays of the size of the weights that a solver holds
 _WIDE = 640  # columns from which a product of matrices on a CPU no longer gains by more
 HostArray = np.ndarray[Any, np.dtype[Any]]
 _Data: TypeAlias = ArrayData | StreamedData
-Scoring = Callable[[HostArray, HostArray], float]
 
 
 class SweepProgress(NamedTuple):
@@ -211,7 +210,7 @@ class Grid(NamedTuple):
     train: Array  # weights (n, f), or one column more for the refit on all rows
     held_out: Array  # (n, f)
     tests: Sequence[HostArray]  # the rows held out
-    y: HostArray
+    known: HostArray  # (f, k): whether a fold's training rows have the class
 
     @property
     def lanes(self) -> list[tuple[int, int]]:
@@ -248,7 +247,8 @@ def stacks(
     """Solve all models, stack by stack: each strength starts from the stronger ones before it.
 
     No fold starts from the solution on all rows, near as it is: where a run is stopped early,
-    its held-out rows would have been seen. A stack that memory does not hold is halved.
+    its held-out rows would have been seen. A stack that memory does not hold is halved. Of one
+    that Ctrl-C cuts short, the models that were done are yielded too, before `Interrupted`.
     """
     if isinstance(solver, LBFGS) and solver.gram == "auto":  # one Gram matrix serves all
         everything = _stacked(objective, grid, range(len(grid.alphas)), grid.lanes)
@@ -270,16 +270,20 @@ def stacks(
             if isinstance(solver, SGD) and grid.rates[0] is not None:
                 rates = [cast(float, grid.rates[r]) for r, _ in lanes]
                 own = replace(solver, learning_rate=cast(Any, tuple(rates * len(at))))
+            interrupt: Interrupted | None = None
             with matmul_precision(precision):
-                result = _within_memory(
-                    stack,
-                    own,
-                    follow=partial(_followed, stack, own, last, solved)
-                    if follows and last
-                    else None,
-                    release=not follows or at.stop == len(grid.alphas),
-                    callbacks=[partial(callback, at)] if callback else (),
-                )
+                try:
+                    result = _within_memory(
+                        stack,
+                        own,
+                        follow=partial(_followed, stack, own, last, solved)
+                        if follows and last
+                        else None,
+                        release=not follows or at.stop == len(grid.alphas),
+                        callbacks=[partial(callback, at)] if callback else (),
+                    )
+                except Interrupted as error:
+                    result, interrupt = error.result, error
             if result is None and len(at) > 1:
                 depth = len(at) // 2
                 continue
@@ -289,6 +293,8 @@ def stacks(
                 break
             last = Stack(at, lanes, stack, result)
             yield last
+            if interrupt is not None:
+                raise interrupt
             ends = [(float(grid.alphas[a]), last.params_at(a)) for a in at[-2:]]
             solved = [*solved, *ends][-2:]
             start = at.stop
@@ -388,32 +394,28 @@ def _followed(
 
 
 def _held_out_scores(
-    stack: Stack, grid: Grid, models: list[int], scoring: str | Scoring
+    stack: Stack, grid: Grid, models: list[int], scoring: str | HostScoring
 ) -> HostArray:
     """Return the scores of some models on the rows of their folds."""
-    data = cast(_Data, stack.objective.data)
-    backend, xp = data.backend, stack.objective.xp
+    data, xp = cast(_Data, stack.objective.data), stack.objective.xp
+    asarray, to_host = data.backend.asarray, data.backend.to_host
     folds = [stack.lanes[model % len(stack.lanes)][1] for model in models]
+    alpha = xp.take(stack.objective.alpha, asarray(np.asarray(models)))
+
+    def known(some: slice) -> Params:
+        params, classes = stack.params(models[some]), asarray(grid.known[folds[some]])
+        return without_classes(params, classes, xp=xp)
+
     if isinstance(scoring, str):
-        index = backend.asarray(np.asarray(models))
-        part = replace(
-            stack.objective,
-            alpha=xp.take(stack.objective.alpha, index),
-            data=replace(data, s=grid.held_out, models=backend.asarray(np.asarray(folds))),
-        )
-        return backend.to_host(SCORINGS[scoring](part, stack.params(models)))
-    result: list[float] = []
+        own = replace(data, s=grid.held_out, models=asarray(np.asarray(folds)))
+        part = replace(stack.objective, alpha=alpha, data=own)
+        return to_host(SCORINGS[scoring](part, known(slice(None))))
+    rows, strengths = [grid.tests[fold] for fold in folds], to_host(alpha).tolist()
     few = max(1, len(models) // len(stack.at))  # one strength at a time, to bound the memory
-    for start in range(0, len(models), few):
-        chosen = slice(start, start + few)
-        params = stack.params(models[chosen])
-        parts = data.map(block_scores, (xp,), params, scores=few * stack.objective.k)
-        Z = np.concatenate([backend.to_host(part) for part in parts])
-        for column, fold in enumerate(folds[chosen]):
-            z = Z[grid.tests[fold], column, :]
-            z = z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
-            result.append(float(scoring(grid.y[grid.tests[fold]], z)))
-    return np.asarray(result)
+    parts = [slice(start, start + few) for start in range(0, len(models), few)]
+    return np.concatenate(
+        [scoring.scores(data, known(some), rows[some], strengths[some]) for some in parts]
+    )
 
 
 def _one(result: Result, model: int, params: Params) -> Result:
@@ -443,10 +445,11 @@ class Run:
     ) -> None:
         self.grid, self.callbacks = grid, callbacks
         self.scores = np.full((len(grid.alphas), len(grid.rates), len(grid.tests)), np.nan)
+        self.diverged = np.zeros(self.scores.shape[:2], dtype=bool)
         self.lanes_done = np.zeros(len(grid.alphas), dtype=int)
         self.refits: dict[tuple[int, int], Result] = {}
         self.reasons: list[str] = []
-        self.residuals: list[float] = []
+        self.stalled: list[tuple[float, bool]] = []  # residual, and whether it is a gap
         self._start = time.perf_counter()
 
     @property
@@ -471,41 +474,56 @@ class Run:
         )
         return sum(bool(callback(news)) for callback in self.callbacks) > 0
 
-    def add(self, stack: Stack, scoring: str | Scoring) -> None:
-        """Score what was solved, and keep the fits to all rows."""
-        width, folds = len(stack.lanes), len(self.grid.tests)
+    def add(self, stack: Stack, scoring: str | HostScoring) -> None:
+        """Score what was solved, and keep the fits to all rows.
+
+        A strength is done when all its models are: those that Ctrl-C cut short are not.
+        """
+        folds, result = len(self.grid.tests), stack.result
         place = [(a, *lane) for a in stack.at for lane in stack.lanes]
-        models = [i for i, (_, _, fold) in enumerate(place) if fold < folds]
+        cut = np.asarray(result.reasons) == "interrupted"
+        whole: HostArray = ~cut.reshape(len(stack.at), len(stack.lanes)).any(axis=1)
+        solved = [i for i, (a, *_) in enumerate(place) if whole[a - stack.at.start]]
+        models = [i for i in solved if place[i][2] < folds]
         if models:
             values: Any = _held_out_scores(stack, self.grid, models, scoring)
             for model, value in zip(models, values, strict=True):
                 self.scores[place[model]] = value
-        for model in sorted(set(range(len(place))) - set(models)):
-            part = _one(stack.result, model, stack.params([model]))
-            self.refits[place[model][:2]] = part
-        self.lanes_done[stack.at.start : stack.at.stop] += width
-        self.reasons += stack.result.reasons
-        self.residuals += stack.result.residual.tolist()
+        for model in sorted(set(solved) - set(models)):
+            self.refits[place[model][:2]] = _one(result, model, stack.params([model]))
+        used = result.history["step_size"][-1]
+        for model in solved:
+            a, r, _ = place[model]
+            # Only divergence makes a given rate smaller.
+            self.diverged[a, r] |= self.grid.rates[r] is not None and not (
+                0.5 < used[model] / cast(float, self.grid.rates[r]) < 2.0
+            )
+        self.reasons += result.reasons
+        proven = np.isfinite(result.lower_bound)
+        self.stalled += [
+            (residual, gap)
+            for residual, gap, reason in zip(result.residual, proven, result.reasons, strict=True)
+            if reason == "rounding"
+        ]
+        self.lanes_done[stack.at.start : stack.at.stop] += whole * len(stack.lanes)
 
     @property
     def done(self) -> HostArray:
         """The strengths of which every lane is solved."""
-        done = np.nonzero(self.lanes_done == len(self.grid.lanes))[0]
-        if not done.size:
-            raise KeyboardInterrupt
-        return done
+        return np.nonzero(self.lanes_done == len(self.grid.lanes))[0]
 
     def extend(self, alphas: HostArray) -> None:
         """Take in strengths that are weaker than those there are."""
         self.grid = self.grid._replace(alphas=np.concatenate([self.grid.alphas, alphas]))
         new = np.full((len(alphas), *self.scores.shape[1:]), np.nan)
         self.scores = np.concatenate([self.scores, new])
+        self.diverged = np.concatenate([self.diverged, np.zeros(new.shape[:2], dtype=bool)])
         self.lanes_done = np.concatenate([self.lanes_done, np.zeros(len(alphas), dtype=int)])
 
     @property
     def rises_to(self) -> Literal["strongest", "weakest"] | None:
         """The end of the grid that is better than all else there, if the grid has an inside."""
-        mean = self.scores.mean(axis=2).max(axis=1)
+        mean = np.where(self.diverged, -np.inf, self.scores.mean(axis=2)).max(axis=1)
         if len(mean) < 3 or not np.isfinite(mean).all():  # or was stopped before its end
             return None
         if mean[-1] > mean[:-1].max():
@@ -526,12 +544,24 @@ class Run:
 
     def best(self, *, one_standard_error: bool) -> tuple[int, int]:
         """Return the strength and learning rate to choose, as places in ``scores``."""
-        scores = self.scores[self.done]
-        mean = scores.mean(axis=2)
-        if not np.isfinite(mean).all():
-            alpha = self.grid.alphas[self.done][~np.isfinite(mean).all(axis=1)][0]
-            msg = f"scoring gave NaN or infinity at alpha={alpha:g}; it must give finite numbers"
+        done = self.done
+        if not done.size:
+            msg = "stopped before any strength was done in all folds: there is nothing to choose"
             raise ValueError(msg)
+        self.scores[self.diverged] = np.nan
+        scores, lost = self.scores[done], self.diverged[done]
+        if lost.all():
+            msg = "every learning rate diverged at every strength; give smaller learning_rates"
+            raise ValueError(msg)
+        wrong = np.argwhere(~np.isfinite(scores) & ~lost[:, :, None])
+        if wrong.size:
+            a, _, fold = wrong[0]
+            msg = (
+                f"scoring gave NaN or infinity at alpha={self.grid.alphas[done[a]]:g}, fold "
+                f"{fold}; it must give finite numbers"
+            )
+            raise ValueError(msg)
+        mean = np.where(lost, -np.inf, scores.mean(axis=2))
         a, r = divmod(int(mean.argmax()), mean.shape[1])
         if one_standard_error:
             error = scores[a, r].std(ddof=1) / scores.shape[2] ** 0.5
@@ -550,12 +580,8 @@ class Run:
                 stacklevel=3,
             )
         if count["rounding"]:
-            worst = max(
-                a
-                for a, reason in zip(self.residuals, self.reasons, strict=True)
-                if reason == "rounding"
-            )
-            measured = f"gradient up to {worst:.0e}"
+            worst, gap = max(self.stalled)
+            measured = f"{'gap' if gap else 'residual'} up to {worst:.0e}"
             floor = at_the_floor(objective, precision, measured, tol)
             message = f"{count['rounding']} of {len(self.reasons)} models {floor}"
             warnings.warn(message, ConvergenceWarning, stacklevel=3)

@@ -28,6 +28,7 @@ __all__ = [
     "check_weights",
     "computation_dtype",
     "encode_labels",
+    "host_weights",
     "weights_and_unit",
 ]
 
@@ -217,7 +218,7 @@ def weights_and_unit(
     """Return what `check_weights` does, and log2 of the factor to the weights as given."""
     weights, unit = None, 0.0
     if sample_weight is not None:
-        weights, unit = _of_largest_1(_sample_weights(sample_weight, len(codes)))
+        weights, unit = _of_largest_1(host_weights(sample_weight, len(codes)))
     if class_weight is not None:
         factors, of_classes = _of_largest_1(_class_factors(class_weight, codes, classes, weights))
         weights = factors[codes] if weights is None else weights * factors[codes]
@@ -235,7 +236,8 @@ def _of_largest_1(weights: HostArray) -> tuple[HostArray, float]:
     return (weights / largest, float(np.log2(largest))) if largest > 0.0 else (weights, 0.0)
 
 
-def _sample_weights(sample_weight: Any, n: int) -> HostArray:
+def host_weights(sample_weight: Any, n: int) -> HostArray:
+    """Return the weights ``(n,)`` as they are given, in float64."""
     if is_array(sample_weight):
         sample_weight = backend_of(sample_weight).to_host(sample_weight)
     weights = np.asarray(sample_weight, dtype=np.float64)
