@@ -353,8 +353,8 @@ def _check_alpha(alpha: float, info: Any) -> None:
     """Raise ValueError if a strength is beyond the dtype of the computation."""
     if alpha > float(info.max):
         msg = (
-            f"alpha = {alpha:g} is beyond float{info.bits}; where it is not given, it is 1 / (C n), "
-            "n the sum of the weights: scale them, or give alpha"
+            f"alpha = {alpha:g} is beyond float{info.bits}; where it is not given, it is "
+            "1 / (C n), n the sum of the weights: scale them, or give alpha"
         )
         raise ValueError(msg)
 
