@@ -85,7 +85,7 @@ class Newton:
     >>> X, y = load_iris(return_X_y=True)
     >>> clf = xl.LinearClassifier(solver="newton", alpha=0.01).fit(X, y)
     >>> round(clf.objective_, 4), clf.n_iter_
-    (0.2193, 6)
+    (0.2243, 6)
     """
 
     max_iter: int = 1000
