@@ -429,11 +429,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         every scale. X is not copied, ``coef_`` and ``intercept_`` are for X itself, and constant
         features get weight 0. Without an intercept features are scaled but not centred.
     solver : str or Solver, default "auto"
-        ``lbfgs`` (to the optimum; smooth losses and penalties), ``proximal_lbfgs`` (the same
-        for penalties such as ``l1``), ``smoothing`` (the same for ``multiclass_hinge`` and
-        ``crammer_singer`` with ``l2``), ``gd``, ``sgd``, or an object such as
-        ``xplinear.solvers.SGD(schedule="cosine")``, whose own settings then stand for the six
-        parameters below. ``auto`` goes to the optimum where a thousand passes
+        To the optimum: ``newton`` (few weights) and ``lbfgs`` for smooth losses and penalties,
+        ``proximal_lbfgs`` for smooth losses and penalties such as ``l1``, ``interior_point`` (few
+        weights) and ``smoothing`` for kinked losses with ``l2``. Others: ``gd``, ``sgd``, or an
+        object such as ``xplinear.solvers.SGD(schedule="cosine")``, whose own settings then stand
+        for the six parameters below. ``auto`` goes to the optimum where a thousand passes
         take seconds (n·p·k ≤ 2·10⁷) and nothing asks for SGD (``early_stopping``, a number as
         ``learning_rate``); else it is ``sgd``.
     batch_size : int, default 64
@@ -443,7 +443,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     max_iter : int, optional
         Iterations (default 1000) or, for ``sgd``, epochs (default 10, more on few rows).
     tol : float, default 1e-4
-        Relative; see the solver.
+        How near to the optimum, relative; see the solver. By default F is within 1e-3 of what
+        there is to gain, F(0) − F*, or a warning says that it may not be.
     n_iter_no_change : int, default 5
         Patience of ``early_stopping`` and of SGD schedules without an end.
     early_stopping : bool, default False
@@ -460,7 +461,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         ``numpy``, ``cupy``, ``torch``, ``jax``, ``cupy:1``, ``torch:cuda:0``, ``auto``, ...;
         None follows `xplinear.use_backend`, ``XPLINEAR_BACKEND``, or the library and device of X.
     dtype : "float32", "float64" or None
-        Of the computation; None follows X. X itself is never converted as a whole.
+        Of the computation; None follows X, and computes small problems in float64 before it
+        rounds the result. X itself is never converted as a whole.
     precision : {"float32", "tf32"}, default "float32"
         Of the products of float32 matrices during training. "tf32" makes them on the tensor cores
         of a GPU, inputs rounded to 10 bits: for SGD, and not for a small ``tol``. ``objective_``,
