@@ -355,7 +355,7 @@ def _centre(problem: Problem, *, xp: Namespace) -> Point:
         live = xp.astype(kinks.live, V.dtype)
         count = _positive(xp.sum(live, axis=-1, keepdims=True), xp=xp)
         lower = 0.5 * live * (1.0 / count + xp.astype(kinks.true, V.dtype))
-        excess = xp.max(V, axis=-1, keepdims=True) + room[:, :, None]
+        excess = xp.max(V, axis=-1, keepdims=True) + room
         return Point(theta, lower, None, excess - V, excess)
     lower = _SHARE * kinks.width + xp.zeros_like(V)
     excess = xp.where(V > 0, V, 0.0) + room
