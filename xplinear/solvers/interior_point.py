@@ -23,8 +23,8 @@ from xplinear.solvers.protocol import select, take_models
 
 __all__ = ["InteriorPoint", "InteriorPointState", "interior_point_pays"]
 
-_SHARE = 0.25  # of the polytope's width, from its lower bounds, where a starts
-_SLACK = 3.0  # of the largest |v| at the start: that of a constraint then
+_SHARE = 0.25  # of a box, from its lower bounds, where a starts
+_SLACK = 1.5  # of the largest |v| at the start: the least slack then
 _NEAR = 0.99  # of the way to the boundary
 _CORRECTORS = 2  # of Gondzio: a solution of the equations costs a tenth of making them
 _FARTHER = 0.3  # than the step so far they aim
@@ -34,8 +34,9 @@ _FAR = 1e30  # no step and no score is as large
 _RIDGE = 4.0  # times eps: on a diagonal of ones
 _ROUNDING = 16.0  # times eps and the magnitudes of what was summed: charged to the bound
 _LESS = 0.9  # of what it was: more is no progress
-_PATIENCE = 5  # iterations without
+_PATIENCE = 8  # iterations without
 _FLOPS = 5e9  # of an iteration and a model: a quarter of a second
+_OTHER = 1e4  # that as much time goes by per score, in what is not matrices
 _BYTES = 2**30
 
 
@@ -213,7 +214,8 @@ def interior_point_pays(objective: Objective, models: int = 1) -> bool:
     n, k, d = objective.data.n, objective.k, objective.data.p + 1
     c = columns(objective.loss, k)
     blocks, size = (1, c) if _coupled(polytope) else (c, 1)
-    flops = models * blocks * (n * size * (size + 1) * d**2 + 1.4 * (size * d) ** 3)
+    step = blocks * (n * size * (size + 1) * d**2 + 3.0 * (size * d) ** 3) + _OTHER * n * k
+    flops = models * step
     entries = n * d + models * (n * (20 * k + size * (size + d)) + 4 * blocks * (size * d) ** 2)
     return flops <= _FLOPS and 8 * entries <= _BYTES
 
@@ -344,26 +346,21 @@ def _advance(
 
 
 def _centre(problem: Problem, *, xp: Namespace) -> Point:
-    """Return where the iterations start: no weights, and all products alike.
-
-    Slack and excess are not yet apart by v: the first steps see to it.
-    """
+    """Return where the iterations start: no weights, a well inside, and slacks not small."""
     polytope, _, rows, kinks, _ = problem
     m, c = rows.given.shape
     theta = xp.zeros((m, c, rows.X.shape[1]), **_kind(rows.X))
     V = xp.where(kinks.live, _violations(problem, theta, xp=xp), 0.0)
-    product = _positive(xp.max(xp.abs(V), axis=(0, 2)), xp=xp)[:, None]
-    product = _SHARE * _SLACK * product
-    if not polytope.simplex:
-        lower = _SHARE * kinks.width + xp.zeros_like(V)
-        upper = kinks.width - lower
-        excess = product / _positive(upper, xp=xp)
-        return Point(theta, lower, upper, product / _positive(lower, xp=xp), excess)
-    live = xp.astype(kinks.live, V.dtype)
-    count = _positive(xp.sum(live, axis=-1, keepdims=True), xp=xp)
-    lower = live * (_SHARE / count + (1.0 - _SHARE) * xp.astype(kinks.true, V.dtype))
-    slack = product / count / _positive(lower, xp=xp)
-    return Point(theta, lower, None, slack, xp.max(V, axis=-1, keepdims=True))
+    room = _SLACK * _positive(xp.max(xp.abs(V), axis=(0, 2)), xp=xp)[:, None]
+    if polytope.simplex:
+        live = xp.astype(kinks.live, V.dtype)
+        count = _positive(xp.sum(live, axis=-1, keepdims=True), xp=xp)
+        lower = 0.5 * live * (1.0 / count + xp.astype(kinks.true, V.dtype))
+        excess = xp.max(V, axis=-1, keepdims=True) + room
+        return Point(theta, lower, None, excess - V, excess)
+    lower = _SHARE * kinks.width + xp.zeros_like(V)
+    excess = xp.where(V > 0, V, 0.0) + room
+    return Point(theta, lower, kinks.width - lower, excess - V, excess)
 
 
 def _scores(rows: Rows, theta: Array, *, xp: Namespace) -> Array:
