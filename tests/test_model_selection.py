@@ -26,7 +26,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedK
 
 import xplinear as xl
 from xplinear.backends import backend_of
-from xplinear.sweep import automatic_alphas, stack_width
+from xplinear.sweep import Grid, Run, automatic_alphas, stack_width
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((150, 5))
@@ -654,12 +654,15 @@ def test_a_learning_rate_that_diverged_loses(dtype):
     assert clf.alpha_ == alone.alpha_
 
 
-def test_rounding_is_said_of_what_was_measured():
-    settings = {"cv": FOLDS, "dtype": "float32", "tol": 1e-7, "max_iter": 3000}
-    with pytest.warns(ConvergenceWarning, match=r"float32 floor: relative residual up to \de-\d\d"):
-        xl.LinearClassifierCV(ALPHAS, **{**settings, "tol": 0.0}).fit(X, Y)
-    with pytest.warns(ConvergenceWarning, match=r"float32 floor: relative gap up to \de-\d\d"):
-        xl.LinearClassifierCV(ALPHAS, loss="multiclass_hinge", **settings).fit(X, Y)
+@pytest.mark.parametrize(("proven", "measure"), [(False, "residual"), (True, "gap")])
+def test_rounding_is_said_of_what_was_measured(numpy_backend, proven, measure):
+    parts = xl.losses.SoftmaxLoss(), xl.penalties.L2Penalty(), X, Y
+    objective = numpy_backend.objective(*parts, dtype="float32")
+    run = Run(Grid(np.ones(1), [None], np.ones((150, 3)), None, FOLDS, None), ())
+    run.reasons, run.stalled = ["rounding", "converged", "rounding"], [(0.2, proven), (0.9, proven)]
+    message = f"2 of 3 models stopped at the float32 floor: relative {measure} up to 9e-01, above"
+    with pytest.warns(ConvergenceWarning, match=message):
+        run.warn(objective, "float32", 1e-7)
 
 
 def test_a_failure_leaves_what_was_fitted():
