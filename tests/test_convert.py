@@ -82,6 +82,7 @@ def test_names_sparse_weights_and_settings_come_along():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.filterwarnings("ignore:the objective is")  # few epochs
 def test_to_sklearn_predicts_the_same(loss, y, backend):
     clf = LinearClassifier(loss, solver="sgd", random_state=0, max_iter=3)
     clf.fit(backend.asarray(X), y)

@@ -33,6 +33,7 @@ def outputs(path):
     ids=["three", "three names", "objects", "bool", "two names", "floats"],
 )
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.filterwarnings("ignore:the objective is")  # three epochs
 def test_predicts_the_same(loss, labels, tmp_path):
     pytest.importorskip("onnx")
     clf = xl.LinearClassifier(loss, alpha=0.05, solver="sgd", max_iter=3, random_state=0)

@@ -130,14 +130,18 @@ def certificate_of(objective: Objective, solver: Solver, result: Result) -> Cert
     return None if isinstance(solver, _UNCERTIFIED) else certify(objective, result)
 
 
-def automatic_solver(objective: Objective) -> str:
-    """Return the name of the solver that finds the optimum of this objective, or ``sgd``."""
+def automatic_solver(objective: Objective, lanes: int = 1, strengths: int = 1) -> str:
+    """Return the name of the solver that finds the optimum of this objective, or ``sgd``.
+
+    Second-order steps are for few weights: those of ``lanes`` models at a time, which follow a
+    path of ``strengths``; an interior point follows none, and solves all at once.
+    """
     loss, penalty = objective.loss, objective.penalty
     if loss.smooth and penalty.smooth:
-        return "newton" if newton_pays(objective) else "lbfgs"
+        return "newton" if newton_pays(objective, lanes) else "lbfgs"
     if loss.smooth:
         return "proximal_lbfgs"
-    if interior_point_pays(objective):
+    if interior_point_pays(objective, lanes * strengths):
         return "interior_point"
     suits = isinstance(penalty, L2Penalty) and hasattr(loss, "smoothed")
     return "smoothing" if suits else "sgd"
@@ -343,6 +347,16 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
                 f"{column} goes from {low[column]:g} to {high[column]:g}"
             )
             raise ValueError(msg)
+
+
+def _check_alpha(alpha: float, info: Any) -> None:
+    """Raise ValueError if a strength is beyond the dtype of the computation."""
+    if alpha > float(info.max):
+        msg = (
+            f"alpha = {alpha:g} is beyond float{info.bits}; where it is not given, it is "
+            "1 / (C n), n the sum of the weights: scale them, or give alpha"
+        )
+        raise ValueError(msg)
 
 
 def _check_reach(
@@ -1007,21 +1021,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             backend = backend.reference()
         classes, codes = encode_labels(labels, classes)
         weights, unit = weights_and_unit(sample_weight, self.class_weight, codes, classes)
-        random_state = self.random_state
-        seed = (
-            int(random_state)
-            if isinstance(random_state, (int, np.integer))
-            else int(check_random_state(random_state).randint(2**31 - 1))
-        )
+        seed = self._seed()
         rows = X if isinstance(X, np.ndarray) else backend.asarray(X)
-        one = np.zeros_like(rows[:1, :]) if isinstance(rows, np.ndarray) else rows[:1, :]
-        dtype = computation_dtype(backend.asarray(one), self.dtype, backend)
-        check_precision(self.precision, dtype, backend)
-        result_dtype, cheap = dtype, rows.shape[0] * rows.shape[1] * len(classes) <= _CHEAP_PASS
-        exact = self.solver not in ("sgd", "gd") and not (partial or self._stochastic)
-        if self.dtype is None and self.precision == "float32" and cheap and exact:
-            # The rounding of float32 would be all that is left to fight with, and costs more.
-            dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
+        dtype, result_dtype = self._dtypes(rows, len(classes), backend, partial=partial)
         # Class weights are about the loss: neither a score nor a scaler before the classifier
         # sees them.
         unclassed = check_weights(sample_weight, None, codes, classes)
@@ -1041,7 +1043,6 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 backend=backend,
             )
 
-        # Before rows are moved: not every device holds all that a host does.
         scaled = visible if self.standardize else counted
         if partial and self._shifted is not None:  # it goes on in the same coordinates
             standard = self._shifted.to(backend, self.backend_.to_host).standard
@@ -1051,26 +1052,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         shifted, held_out, train = standard is not None, None, weights
         if self.early_stopping and not partial:
             all_rows = np.arange(len(codes)) if counted is None else counted
-            index = np.asarray(
-                train_test_split(
-                    all_rows,
-                    test_size=self.validation_fraction,
-                    stratify=codes[all_rows],
-                    random_state=seed % 2**32,
-                )[1]
-            )
+            index = self._held_out(all_rows, codes[all_rows], seed)
             held_out = part(index, weights)
             # Weight 0 instead of a copy of all the other rows.
             train = np.ones(len(codes)) if weights is None else weights.copy()
             train[index] = 0.0
         total = len(codes) if train is None else _scaled(train.sum(), unit)
         alpha = self._strength(total, partial=partial)
-        if alpha > float(backend.xp.finfo(dtype).max):
-            msg = (
-                f"alpha = {alpha:g} is beyond float{backend.xp.finfo(dtype).bits}; where it is not "
-                "given, it is 1 / (C n), n the sum of the weights: scale them, or give alpha"
-            )
-            raise ValueError(msg)
+        _check_alpha(alpha, backend.xp.finfo(dtype))
         data = part(counted, train)
         objective = Objective(
             backend.accelerated(loss),
@@ -1100,6 +1089,34 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             weight_unit=unit,
             dtype=result_dtype,
         )
+
+    def _seed(self) -> int:
+        given = self.random_state
+        if isinstance(given, (int, np.integer)):
+            return int(given)
+        return int(check_random_state(given).randint(2**31 - 1))
+
+    def _dtypes(self, rows: Array, k: int, backend: Backend, *, partial: bool) -> tuple[Any, Any]:
+        """Return the dtype to compute in and that of the results."""
+        xp = backend.xp
+        # Before rows are moved: not every device holds all that a host does.
+        one = np.zeros_like(rows[:1, :]) if isinstance(rows, np.ndarray) else rows[:1, :]
+        dtype = computation_dtype(backend.asarray(one), self.dtype, backend)
+        check_precision(self.precision, dtype, backend)
+        cheap = rows.shape[0] * rows.shape[1] * k <= _CHEAP_PASS
+        exact = self.solver not in ("sgd", "gd") and not (partial or self._stochastic)
+        if self.dtype is None and self.precision == "float32" and cheap and exact:
+            # On few rows float64 costs little, and the rounding of float32 as many iterations.
+            return accumulator(xp.empty((0,), **backend.kind(dtype)), xp=xp), dtype
+        return dtype, dtype
+
+    def _held_out(
+        self, rows: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], seed: int
+    ) -> np.ndarray[Any, Any]:
+        """Return the rows that `early_stopping` holds out, of every class its share."""
+        size, state = self.validation_fraction, seed % 2**32
+        parts = train_test_split(rows, test_size=size, stratify=codes, random_state=state)
+        return np.asarray(parts[1])
 
     def _nearby(
         self,

@@ -97,7 +97,9 @@ class Result:
         ``loss``, ``penalty``, ``validation_score`` (NaN without validation), ``step_size``,
         each ``(n_iter, m)``; ``seconds`` since the start, ``(n_iter,)``.
     reason : str
-        ``"converged"``, ``"max_iter"``, ``"early_stopping"``, ``"callback"``, ``"interrupted"``.
+        ``"converged"``, ``"finished"`` (a solver such as SGD, which measures no distance from the
+        optimum, is through), ``"max_iter"``, ``"early_stopping"``, ``"callback"``,
+        ``"interrupted"``.
     reasons : tuple of m strings
         The same for each model; ``"rounding"`` where the dtype's rounding stopped it before tol.
     """
@@ -283,6 +285,7 @@ def _result(
     n = loop.iteration
     table = np.asarray(rows[:n] or [np.full((9, objective.m), np.nan)])
     converged, stalled = table[-1, 4] > 0, table[-1, 7] > 0
+    done = "finished" if np.isnan(table[-1, 6]).all() else "converged"
     names = ("loss", "penalty", "validation_score", "step_size")
     params = loop.best_params if best else loop.state.params
     return Result(
@@ -295,10 +298,10 @@ def _result(
         lower_bound=table[-1, 8],
         history={name: table[:n, i] for i, name in enumerate(names)}
         | {"seconds": np.asarray(seconds[:n])},
-        reason=reason,
+        reason=done if reason == "converged" else reason,
         reasons=tuple(
-            "rounding" if floor else "converged" if done else reason
-            for done, floor in zip(converged, stalled, strict=True)
+            "rounding" if floor else done if through else reason
+            for through, floor in zip(converged, stalled, strict=True)
         ),
     )
 

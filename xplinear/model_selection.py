@@ -240,6 +240,9 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         scoring = self._scoring(objective.loss)
         alphas = self._alphas(objective)
         grid = self._grid(problem, X, sample_weight, groups, alphas, rates)
+        if self.solver == "auto":  # what suits one model may be too much for many
+            template.solver = automatic_solver(objective, len(grid.lanes), len(alphas))
+            solver = template._solver(objective, problem.seed)
         if not isinstance(scoring, str):
             scoring = self._host_scoring(scoring, template, problem, X, sample_weight)
         run = Run(grid, callbacks)

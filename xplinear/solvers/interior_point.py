@@ -193,8 +193,8 @@ class InteriorPoint:
         )
 
 
-def interior_point_pays(objective: Objective) -> bool:
-    """Return whether an interior point fits in memory and takes seconds at most.
+def interior_point_pays(objective: Objective, models: int = 1) -> bool:
+    """Return whether an interior point fits in memory and takes seconds at most, for all models.
 
     Examples
     --------
@@ -210,11 +210,11 @@ def interior_point_pays(objective: Objective) -> bool:
     polytope = _polytope(objective.loss)
     if objective.penalty != L2Penalty() or polytope is None:
         return False
-    n, m, k, d = objective.data.n, objective.m, objective.k, objective.data.p + 1
+    n, k, d = objective.data.n, objective.k, objective.data.p + 1
     c = columns(objective.loss, k)
     blocks, size = (1, c) if _coupled(polytope) else (c, 1)
-    flops = blocks * (n * size * (size + 1) * d**2 + 1.4 * (size * d) ** 3)
-    entries = n * d + m * (n * (20 * k + size * (size + d)) + 4 * blocks * (size * d) ** 2)
+    flops = models * blocks * (n * size * (size + 1) * d**2 + 1.4 * (size * d) ** 3)
+    entries = n * d + models * (n * (20 * k + size * (size + d)) + 4 * blocks * (size * d) ** 2)
     return flops <= _FLOPS and 8 * entries <= _BYTES
 
 

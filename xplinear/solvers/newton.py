@@ -85,7 +85,7 @@ class Newton:
     >>> X, y = load_iris(return_X_y=True)
     >>> clf = xl.LinearClassifier(solver="newton", alpha=0.01).fit(X, y)
     >>> round(clf.objective_, 4), clf.n_iter_
-    (0.2193, 6)
+    (0.2243, 6)
     """
 
     max_iter: int = 1000
@@ -149,8 +149,8 @@ class Newton:
         return kept._replace(centre=state.centre)
 
 
-def newton_pays(objective: Objective) -> bool:
-    """Return whether a step with the exact Hessian costs little.
+def newton_pays(objective: Objective, models: int = 1) -> bool:
+    """Return whether a step with the exact Hessian costs little, for so many models at once.
 
     Examples
     --------
@@ -165,7 +165,7 @@ def newton_pays(objective: Objective) -> bool:
     """
     loss, data = objective.loss, objective.data
     d = columns(loss, objective.k) * (data.p + 1)
-    flops = objective.m * d * d * (2 * data.n + d)
+    flops = models * d * d * (2 * data.n + d)
     smooth = loss.smooth and objective.penalty.smooth
     return smooth and has_hessian(loss) and flops <= _CHEAP_STEP
 
