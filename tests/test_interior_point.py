@@ -481,13 +481,14 @@ def test_where_it_pays(numpy_backend):
         data = np.broadcast_to(0.0, (n, p))
         return interior_point_pays(
             numpy_backend.objective(
-                loss or CrammerSingerLoss(), L2Penalty(), data, np.broadcast_to(0, n),
-                alpha=np.ones(m), k=k,
-            )
-        )  # fmt: skip
+                loss or CrammerSingerLoss(), L2Penalty(), data, np.broadcast_to(0, n), k=k
+            ),
+            m,
+        )
 
     assert pays(1797, 64, 10)
-    assert pays(1797, 64, 10, m=20)
+    assert pays(150, 4, 3, m=120)
+    assert not pays(1797, 64, 10, m=20)
     assert not pays(20_000, 784, 10)
     assert not pays(1797, 64, 10, m=1000)
     assert pays(20_000, 100, 2)

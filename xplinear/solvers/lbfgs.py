@@ -442,7 +442,8 @@ def _measured(tol: float, xp: Namespace, state: LBFGSState) -> LBFGSState:
 
 def _bar(tol: float, state: LBFGSState, *, xp: Namespace) -> Array:
     """Return what the residual must reach: less, where no step has told of the curvature yet."""
-    return xp.where(sum(state.inverse_curvatures) > 0.0, tol, _UNTOLD * tol)
+    told = sum(state.inverse_curvatures) > 0.0
+    return tol * xp.where(told, 1.0, xp.full_like(state.step_size, _UNTOLD))
 
 
 def _residual(state: LBFGSState, slope: Array, *, xp: Namespace) -> Array:
