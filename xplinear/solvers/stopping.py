@@ -1,4 +1,4 @@
-"""When a model is done: its residual is small, or rounding hides any further decrease."""
+"""When a model is done: little is left to gain, or rounding hides any further decrease."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from xplinear.namespace import Array, Namespace
 
-__all__ = ["SUFFICIENT", "rounding_of", "stopping"]
+__all__ = ["SUFFICIENT", "backtracked", "relative_excess", "rounding_of", "stopping"]
 
 SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
 _PATIENCE = 10  # steps in a row that decrease F by no more than rounding
@@ -15,6 +15,30 @@ _PATIENCE = 10  # steps in a row that decrease F by no more than rounding
 def rounding_of(state: Any, *, xp: Namespace) -> Array:
     """Return by what F ``(m,)`` may seem to rise from rounding alone."""
     return 10.0 * float(xp.finfo(state.point.dtype).eps) * xp.abs(state.value)
+
+
+def backtracked(before: Array, value: Array, slope: Array, *, xp: Namespace) -> Array:
+    """Return by which factor ``(m,)`` to shorten a step that did not decrease F enough.
+
+    The parabola through value and slope before and the value here has its bottom there.
+    """
+    rise = value - before - slope
+    bottom = -0.5 * slope / xp.where(rise > 0.0, rise, 1.0)
+    return xp.where((rise > 0.0) & xp.isfinite(rise), xp.clip(bottom, 0.1, 0.5), 0.1)
+
+
+def relative_excess(zero: Array, value: Array, excess: Array, *, xp: Namespace) -> Array:
+    """Return √(excess / (F(0) − F)) ``(m,)``, 0 where there is nothing to gain.
+
+    ``excess`` estimates F − F* from the gradient in a metric, so that it does not depend on the
+    units of the features, and ``zero`` is F(0), so that it does not depend on the start.
+    """
+    eps, learnt = float(xp.finfo(excess.dtype).eps), zero - value
+    dtype, excess = excess.dtype, xp.astype(excess, zero.dtype)
+    lost = (excess <= eps * xp.abs(zero)) & (xp.abs(learnt) <= eps**0.5 * xp.abs(zero))
+    relative = xp.sqrt(excess / xp.where(learnt > 0.0, learnt, 1.0))
+    relative = xp.where(learnt > 0.0, relative, xp.inf)
+    return xp.astype(xp.where(lost | (excess <= 0.0), 0.0, relative), dtype)
 
 
 def stopping(
