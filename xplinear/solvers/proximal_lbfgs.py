@@ -36,8 +36,10 @@ from xplinear.solvers.working_set import Columns, chosen, hessian, narrowed, nee
 __all__ = ["ProximalLBFGS", "ProximalLBFGSState"]
 
 _EXACT = 512  # weights of a model up to which its Hessian is made: an inverse costs as a pass
-_EXACT_ROUNDS = 6  # of a few inner steps each, compiled together
+_EXACT_ALL = 128  # weights up to which it is made of all columns without a look at them
+_EXACT_ROUNDS = 12, 24  # of some inner steps, compiled together; after one that fell short
 _ROUNDS = 10  # fewer need more passes, more cost more than they save
+_SOLVED = 0.01  # share of what the inner steps gained that may be left
 _LEAST_CURVATURE = 1e-8  # share of its bound below which curvature is not trusted
 
 
@@ -72,6 +74,7 @@ class ProximalLBFGSState(NamedTuple):
     idle: Array  # steps in a row without a decrease above rounding
     eigenvalue: Array  # of the model Hessian over its diagonal, for the inner steps
     scale: Array
+    short: Array  # the inner steps of the last iteration left something to gain
     metric: Metric
     steps: Array | None = None  # (m, memory, c (p + 1)), newest last; 0 where there is none
     changes: Array | None = None
@@ -83,6 +86,7 @@ class Proposal(NamedTuple):
     point: Array
     params: Params
     excess: Array
+    short: Array
     eigenvalue: Array
 
 
@@ -163,7 +167,7 @@ class ProximalLBFGS:
         """Try one step for every model; keep it where F decreases enough."""
         xp, penalty, alpha = objective.xp, objective.penalty, objective.alpha
         compile_ = objective.data.backend.compile
-        columns = _columns(objective, state)
+        columns, short = _columns(objective, state)
         exact = _few(objective, state.point, columns)
         if exact:
             centre = state.metric.centre[:, 0]
@@ -176,7 +180,7 @@ class ProximalLBFGS:
             model = compile_(_learnt_model, xp)(state, alpha, columns)
         trial = start(model, 0.8 * state.eigenvalue, xp=xp)
         advance = compile_(improve, penalty, xp)
-        for _ in range(_EXACT_ROUNDS if exact else _ROUNDS):
+        for _ in range(_EXACT_ROUNDS[short] if exact else _ROUNDS):
             trial = advance(model, trial)
         propose = compile_(_propose, penalty, objective.fit_intercept, xp)
         proposal = propose(state, alpha, model, trial, columns)
@@ -209,23 +213,31 @@ class ProximalLBFGS:
         )
 
 
-def _few(objective: Objective, point: Array, columns: Columns | None) -> bool:
+def _few(
+    objective: Objective, point: Array, columns: Columns | None, most: int = _EXACT
+) -> bool:
     """Return whether a model has so few weights, in these columns, that its Hessian is made."""
     _, c, width = point.shape
     width = width if columns is None else columns.index.shape[0] + 1
-    return has_hessian(objective.loss) and c * width <= _EXACT
+    return has_hessian(objective.loss) and c * width <= most
 
 
-def _columns(objective: Objective, state: ProximalLBFGSState) -> Columns | None:
-    """Return the columns to move; None for all, where they are few or must stay together."""
+def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns | None, bool]:
+    """Return the columns to move, and whether the last iteration fell short of the minimum there.
+
+    None is all of them, where they are few or must stay together.
+    """
     xp, compile_ = objective.xp, objective.data.backend.compile
     separable = getattr(objective.penalty, "separable", False)
-    if not separable or state.metric.gram.shape[1] or _few(objective, state.point, None):
-        return None
+    few = _few(objective, state.point, None, _EXACT_ALL)
+    if few or not separable or state.metric.gram.shape[1]:
+        return None, False
     gain = compile_(_gain, objective.penalty, xp)(state, objective.alpha)
-    order, used = compile_(ranking, xp)(state.params.W, gain, ~state.converged)
-    q = needed(objective, used)
-    return compile_(chosen, q, xp)(order) if q < objective.data.p else None
+    look = compile_(ranking, xp)
+    order, summary = look(state.params.W, gain, state.short, ~state.converged)
+    most = _EXACT // state.point.shape[1] - 1
+    q, short = needed(objective, summary, most)
+    return (compile_(chosen, q, xp)(order) if q < objective.data.p else None), short
 
 
 def _gain(penalty: Penalty, xp: Namespace, state: ProximalLBFGSState, alpha: Array) -> Array:
@@ -316,6 +328,7 @@ def _start(
         idle=xp.zeros_like(ones),
         eigenvalue=ones,
         scale=ones,
+        short=flags,
         metric=metric,
     )
 
@@ -403,7 +416,8 @@ def _propose(
 ) -> Proposal:
     """Return the trial point among all columns, and what they all promise."""
     # With a step size η the model promises η² of what it would with 1, at least.
-    excess = promise(penalty, xp, model, trial) / (state.step_size * state.step_size)
+    gained, left = promise(penalty, xp, model, trial)
+    excess = (gained + left) / (state.step_size * state.step_size)
     point = widened(trial.x, state.point, columns, xp=xp)
     if columns is not None:
         share = xp.ones_like(excess)
@@ -417,7 +431,7 @@ def _propose(
         excess = excess + 0.5 * inner(away, D[:, :, :-1] * away, xp=xp)
     W, b = params_of_augmented(point, xp=xp)
     b = b - centred_scores(state.metric.centre, W, xp=xp) if fit_intercept else b
-    return Proposal(point, Params(W, b), excess, trial.eigenvalue)
+    return Proposal(point, Params(W, b), excess, left > _SOLVED * gained, trial.eigenvalue)
 
 
 def _judge(
@@ -432,7 +446,7 @@ def _judge(
     grads: Params,
 ) -> ProximalLBFGSState:
     """Keep the trial points that are good enough, and learn the curvature from all of them."""
-    trial, params, excess, eigenvalue = proposal
+    trial, params, excess, short, eigenvalue = proposal
     gradient = _gradient(grads, state.metric.centre, xp=xp)
     value = loss + weighted_penalty(penalty, xp, params.W, alpha)
     step, change = trial - state.point, gradient - state.gradient
@@ -455,6 +469,7 @@ def _judge(
         point=xp.where(keep, trial, state.point),
         gradient=xp.where(keep, gradient, state.gradient),
         value=xp.where(accept, value, state.value),
+        short=short,
         eigenvalue=xp.where(state.converged, state.eigenvalue, eigenvalue),
     )
 

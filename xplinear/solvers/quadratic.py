@@ -94,22 +94,23 @@ def improve(penalty: Penalty, xp: Namespace, model: Quadratic, trial: Trial) -> 
 
 def promise(
     penalty: Penalty, xp: Namespace, model: Quadratic, trial: Trial
-) -> Array:
-    """Return by how much ``(m,)`` the trial decreases the model.
+) -> tuple[Array, Array]:
+    """Return by how much ``(m,)`` the trial decreases the model, and about what is left.
 
     Near the minimum the difference of its values is nothing but rounding: then it is ½ vᵀBv, of
     which no more than what the penalty gains is missing.
     """
     move = trial.x - model.start
     bent = 0.5 * inner(move, trial.Bx, xp=xp)
-    slope, before, after = (
-        inner(model.gradient, move, xp=xp),
-        *(_penalty(penalty, a, model.alpha, xp=xp) for a in (model.start, trial.x)),
-    )
+    slope = inner(model.gradient, move, xp=xp)
+    before, after = (_penalty(penalty, a, model.alpha, xp=xp) for a in (model.start, trial.x))
     fall = before - after - xp.astype(slope + bent, before.dtype)
-    noise = 8.0 * float(xp.finfo(bent.dtype).eps) * (before + after)
-    fall = xp.astype(fall - noise, bent.dtype)
-    return xp.maximum(xp.maximum(bent, fall), xp.zeros_like(bent))
+    fall = fall - 8.0 * float(xp.finfo(bent.dtype).eps) * (before + after)
+    gained = xp.maximum(bent, xp.astype(fall, bent.dtype))
+    D = trial.eigenvalue[:, None, None] * model.diagonal
+    step = model.alpha[:, None, None] / D
+    left = prox(penalty, trial.x - (model.gradient + trial.Bx) / D, step, xp=xp) - trial.x
+    return xp.maximum(gained, xp.zeros_like(gained)), 0.5 * inner(left, D * left, xp=xp)
 
 
 def _penalty(penalty: Penalty, point: Array, alpha: Array, *, xp: Namespace) -> Array:

@@ -11,7 +11,7 @@ from xplinear.solvers.hessian import augmented_rows, column_curvature, rows_hess
 
 __all__ = ["Columns", "chosen", "hessian", "narrowed", "needed", "ranking", "widened"]
 
-_LEAST = 64  # columns of a working set, at least, beside twice those in use
+_LEAST = 64  # columns of a working set; of more, up to half may be new
 
 
 class Columns(NamedTuple):
@@ -21,8 +21,10 @@ class Columns(NamedTuple):
     place: Array
 
 
-def ranking(xp: Namespace, W: Array, gain: Array, running: Array) -> tuple[Array, Array]:
-    """Return the columns ``(p,)`` from the most needed on, and how many are in use.
+def ranking(
+    xp: Namespace, W: Array, gain: Array, marked: Array, running: Array
+) -> tuple[Array, Array]:
+    """Return the columns ``(p,)`` from the most needed on; how many are in use, and marks.
 
     In use are those with a weight ``W (p, m, c)`` that is not zero in a model still ``running
     (m,)``; then come those whose ``gain (p, m)`` is largest.
@@ -32,16 +34,20 @@ def ranking(xp: Namespace, W: Array, gain: Array, running: Array) -> tuple[Array
     gain = xp.max(rows * gain, axis=1)
     largest = xp.max(gain)
     merit = used + 0.5 * gain / xp.where(largest > 0.0, largest, 1.0)
-    return xp.argsort(merit, descending=True), xp.sum(used)
+    marks = xp.sum(rows * xp.astype(marked, gain.dtype))
+    return xp.argsort(merit, descending=True), xp.stack([xp.sum(used), marks])
 
 
-def needed(objective: Objective, count: Array) -> int:
-    """Return how many columns to look at: few sizes, so that JAX compiles for few shapes.
+def needed(objective: Objective, summary: Array, most: int) -> tuple[int, bool]:
+    """Return how many columns to look at, and whether any running model is marked.
 
-    The host has to know it, because it is a shape.
+    Few sizes, so that JAX compiles for few shapes; the host has to know them. ``most`` is a size
+    worth staying within.
     """
-    used = round(objective.data.backend.to_host(count).item())
-    return min(objective.data.p, 2 ** (2 * used + _LEAST - 1).bit_length())
+    used, marks = objective.data.backend.to_host(summary).tolist()
+    size = max(_LEAST, 2 ** (2 * round(used) - 1).bit_length())
+    size = most if used <= 0.8 * most < size else size
+    return min(objective.data.p, size), marks > 0
 
 
 def chosen(q: int, xp: Namespace, order: Array) -> Columns:
