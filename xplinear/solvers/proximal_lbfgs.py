@@ -37,9 +37,10 @@ __all__ = ["ProximalLBFGS", "ProximalLBFGSState"]
 
 _EXACT = 512  # weights of a model up to which its Hessian is made: an inverse costs as a pass
 _EXACT_ALL = 128  # weights up to which it is made of all columns without a look at them
-_EXACT_ROUNDS = 12, 24  # of some inner steps, compiled together; after one that fell short
-_ROUNDS = 10  # fewer need more passes, more cost more than they save
+_EXACT_ROUNDS = 6, 12  # of some inner steps, compiled together; after one that fell short
+_ROUNDS = 5  # fewer need more passes, more cost more than they save
 _SOLVED = 0.01  # share of what the inner steps gained that may be left
+_DAMPED = 1e-3  # share of its bound by which curvature is raised after a step was too long
 _LEAST_CURVATURE = 1e-8  # share of its bound below which curvature is not trusted
 
 
@@ -345,10 +346,11 @@ def _exact_model(
     point, gradient, bound = (
         narrowed(a, columns, xp=xp) for a in (state.point, state.gradient, state.metric.diagonal)
     )
-    met = xp.linalg.diagonal(H)
-    D = xp.maximum(met, _LEAST_CURVATURE * flat(bound, xp=xp))
+    met, bound, eta = xp.linalg.diagonal(H), flat(bound, xp=xp), state.step_size
+    # Where there is no curvature now, a smaller η alone would not shorten the step.
+    damped = met + _DAMPED * (1.0 - eta)[:, None] * bound
+    D = xp.maximum(damped, _LEAST_CURVATURE * bound)
     index = xp.cumulative_sum(xp.ones_like(D[0, :]))
-    eta = state.step_size
     return Quadratic(
         start=point,
         gradient=eta[:, None, None] * gradient,
@@ -460,6 +462,8 @@ def _judge(
     longer = xp.minimum(2.0 * state.step_size, xp.ones_like(state.step_size))
     shorter = xp.astype(shorter * state.step_size, longer.dtype)
     residual = relative_excess(state.zero, state.value, excess, xp=xp)
+    # A model that is bent more than the loss promises too little to be believed.
+    residual = xp.where(state.step_size < 1.0, xp.maximum(residual, xp.full_like(residual, 2.0 * solver.tol)), residual)
     return state._replace(
         **stopping(state, accept, value, residual, solver.tol, xp=xp),
         **({} if state.steps is None else _learnt(state, step, change, xp=xp)),
