@@ -40,7 +40,7 @@ _EXACT_ALL = 128  # weights up to which it is made of all columns without a look
 _EXACT_ROUNDS = 6, 12  # of some inner steps, compiled together; after one that fell short
 _ROUNDS = 5  # fewer need more passes, more cost more than they save
 _SOLVED = 0.01  # share of what the inner steps gained that may be left
-_DAMPED = 1e-3  # share of its bound by which curvature is raised after a step was too long
+_DAMPED = 1e-5  # share of its bound by which curvature is raised after a step was too long
 _LEAST_CURVATURE = 1e-8  # share of its bound below which curvature is not trusted
 
 
@@ -346,15 +346,15 @@ def _exact_model(
     point, gradient, bound = (
         narrowed(a, columns, xp=xp) for a in (state.point, state.gradient, state.metric.diagonal)
     )
-    met, bound, eta = xp.linalg.diagonal(H), flat(bound, xp=xp), state.step_size
-    # Where there is no curvature now, a smaller η alone would not shorten the step.
-    damped = met + _DAMPED * (1.0 - eta)[:, None] * bound
-    D = xp.maximum(damped, _LEAST_CURVATURE * bound)
+    met, bound = xp.linalg.diagonal(H), flat(bound, xp=xp)
+    # Divided by η, no curvature would stay none: it is raised instead.
+    raised = met + _DAMPED * (1.0 / state.step_size - 1.0)[:, None] * bound
+    D = xp.maximum(raised, _LEAST_CURVATURE * bound)
     index = xp.cumulative_sum(xp.ones_like(D[0, :]))
     return Quadratic(
         start=point,
-        gradient=eta[:, None, None] * gradient,
-        alpha=eta * alpha,
+        gradient=gradient,
+        alpha=alpha,
         diagonal=xp.reshape(D, point.shape),
         exact=H + xp.where(index[:, None] == index, (D - met)[:, :, None], 0.0),
     )
@@ -417,9 +417,10 @@ def _propose(
     columns: Columns | None,
 ) -> Proposal:
     """Return the trial point among all columns, and what they all promise."""
-    # With a step size η the model promises η² of what it would with 1, at least.
     gained, left = promise(penalty, xp, model, trial)
-    excess = (gained + left) / (state.step_size * state.step_size)
+    excess = gained + left
+    if model.exact is None:  # with η, which is in g and α too, at least η² of that with 1
+        excess = excess / (state.step_size * state.step_size)
     point = widened(trial.x, state.point, columns, xp=xp)
     if columns is not None:
         share = xp.ones_like(excess)
@@ -463,7 +464,8 @@ def _judge(
     shorter = xp.astype(shorter * state.step_size, longer.dtype)
     residual = relative_excess(state.zero, state.value, excess, xp=xp)
     # A model that is bent more than the loss promises too little to be believed.
-    residual = xp.where(state.step_size < 1.0, xp.maximum(residual, xp.full_like(residual, 2.0 * solver.tol)), residual)
+    doubtful = xp.full_like(residual, 2.0 * solver.tol)
+    residual = xp.where(state.step_size < 1.0, xp.maximum(residual, doubtful), residual)
     return state._replace(
         **stopping(state, accept, value, residual, solver.tol, xp=xp),
         **({} if state.steps is None else _learnt(state, step, change, xp=xp)),
