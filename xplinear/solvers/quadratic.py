@@ -184,7 +184,7 @@ def _newton(
     crossed = weight & (N * T < 0.0)
     share = xp.where(crossed, T / xp.where(crossed, T - N, 1.0), 1.0)
     first = T + xp.min(share, axis=(1, 2), keepdims=True) * move
-    return _best(penalty, model, trial, [xp.where(crossed, 0.0, N), N, first, T], xp=xp)
+    return _best(penalty, model, trial, [N, xp.where(crossed, 0.0, N), first, T], xp=xp)
 
 
 def _solved(
@@ -192,12 +192,11 @@ def _solved(
 ) -> Array:
     """Return −(B + diag(bend))⁻¹ slope on the free entries, 0 elsewhere."""
     units, mask = xp.sqrt(model.diagonal), flat(free, xp=xp)
-    d = mask.shape[1]
     unit = flat(units, xp=xp)
     scaled = model.exact / (unit[:, :, None] * unit[:, None, :])
     scaled = xp.where(mask[:, :, None] & mask[:, None, :], scaled, 0.0)
     # So little that it matters only where the Hessian is singular.
-    ridge = d * 100.0 * float(xp.finfo(slope.dtype).eps)
+    ridge = float(xp.finfo(slope.dtype).eps) ** (2.0 / 3.0)
     extra = xp.where(mask, flat(bend / model.diagonal, xp=xp) + ridge, 1.0)
     index = xp.cumulative_sum(xp.ones_like(unit[0, :]))
     scaled = scaled + xp.where(index[:, None] == index, extra[:, :, None], 0.0)
