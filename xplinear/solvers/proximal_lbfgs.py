@@ -36,6 +36,7 @@ from xplinear.solvers.working_set import Columns, chosen, hessian, narrowed, nee
 __all__ = ["ProximalLBFGS", "ProximalLBFGSState"]
 
 _EXACT = 512  # weights of a model up to which its Hessian is made: an inverse costs as a pass
+_MOST = 1030  # of those looked at, where most are zero: then the steps without it are slow
 _EXACT_ALL = 128  # weights up to which it is made of all columns without a look at them
 _EXACT_ROUNDS = 6, 12  # of some inner steps, compiled together; after one that fell short
 _ROUNDS = 5  # fewer need more passes, more cost more than they save
@@ -219,7 +220,8 @@ def _few(
 ) -> bool:
     """Return whether a model has so few weights, in these columns, that its Hessian is made."""
     _, c, width = point.shape
-    width = width if columns is None else columns.index.shape[0] + 1
+    if columns is not None:
+        width, most = columns.index.shape[1] + 1, _MOST
     return has_hessian(objective.loss) and c * width <= most
 
 
@@ -236,16 +238,16 @@ def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns |
     gain = compile_(_gain, objective.penalty, xp)(state, objective.alpha)
     look = compile_(ranking, xp)
     order, summary = look(state.params.W, gain, state.short, ~state.converged)
-    most = _EXACT // state.point.shape[1] - 1
+    most = _MOST // state.point.shape[1] - 1
     q, short = needed(objective, summary, most)
     return (compile_(chosen, q, xp)(order) if q < objective.data.p else None), short
 
 
 def _gain(penalty: Penalty, xp: Namespace, state: ProximalLBFGSState, alpha: Array) -> Array:
-    """Return about what a proximal step in each column ``(p, m)`` alone gains."""
+    """Return about what a proximal step in each weight ``(m, c, p)`` alone gains."""
     D, point = state.metric.diagonal, state.point
     moved = prox(penalty, point - state.gradient / D, alpha[:, None, None] / D, xp=xp) - point
-    return xp.sum(D * moved * moved, axis=1)[:, :-1].T
+    return (D * moved * moved)[:, :, :-1]
 
 
 def _metric(objective: Objective) -> Metric:
@@ -286,7 +288,7 @@ def _variances(
     if not fit_intercept:
         mean, variance = xp.zeros_like(mean), variance + mean * mean
     variance = xp.astype(xp.max(variance, axis=1), like.dtype)
-    variance = xp.where(variance > 0.0, variance, 1.0)
+    variance = variance + damping(variance, xp=xp)
     none = like[:, None][:, :0]
     centre = xp.astype(xp.mean(mean, axis=1, keepdims=True), like.dtype)
     return Metric(centre, none, none, _everywhere(curvature * variance, curvature, c, xp=xp))
@@ -383,7 +385,7 @@ def _learnt_model(
         BS = BS - (S @ minus[:, :, None]) * minus[:, None, :]
         risen.append(plus)
         fallen.append(minus)
-    U = xp.reshape(xp.stack(risen + fallen, axis=1), (m, 2 * memory, c, width))
+    U = xp.reshape(xp.stack(risen + fallen, axis=1), (m * 2 * memory, c, width))
     U = narrowed(U, columns, xp=xp)
     ones = xp.ones_like(S[:, :, :1])
     eta = state.step_size
@@ -392,9 +394,9 @@ def _learnt_model(
         gradient=eta[:, None, None] * narrowed(state.gradient, columns, xp=xp),
         alpha=eta * alpha,
         diagonal=narrowed(metric.diagonal, columns, xp=xp),
-        gram=metric.gram if columns is None else metric.gram[: columns.index.shape[0], :],
+        gram=metric.gram if columns is None else metric.gram[: columns.index.shape[1], :],
         scale=state.scale,
-        U=xp.reshape(U, (m, 2 * memory, c * U.shape[3])),
+        U=xp.reshape(U, (m, 2 * memory, c * U.shape[2])),
         sign=xp.concat([ones, -ones], axis=1),
     )
 
@@ -430,7 +432,7 @@ def _propose(
         D = share[:, None, None] * state.metric.diagonal
         away = prox(penalty, state.point - state.gradient / D, alpha[:, None, None] / D, xp=xp)
         away = (away - state.point)[:, :, :-1]
-        away = xp.where(columns.place < columns.index.shape[0], 0.0, away)
+        away = xp.where(columns.place < columns.index.shape[1], 0.0, away)
         excess = excess + 0.5 * inner(away, D[:, :, :-1] * away, xp=xp)
     W, b = params_of_augmented(point, xp=xp)
     b = b - centred_scores(state.metric.centre, W, xp=xp) if fit_intercept else b

@@ -1,4 +1,4 @@
-"""The columns of the features that a step looks at, where most weights are and stay zero."""
+"""The weights that a step looks at, where most are and stay zero: of each class some columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEAST = 64  # columns of a working set; of more, up to half may be new
 
 
 class Columns(NamedTuple):
-    """Indices ``(q,)`` of the columns chosen, and for each column its place ``(p,)``, q if none."""
+    """Of each class the columns chosen ``(c, q)``, and every column's place ``(c, p)``, q if none."""
 
     index: Array
     place: Array
@@ -24,18 +24,21 @@ class Columns(NamedTuple):
 def ranking(
     xp: Namespace, W: Array, gain: Array, marked: Array, running: Array
 ) -> tuple[Array, Array]:
-    """Return the columns ``(p,)`` from the most needed on; how many are in use, and marks.
+    """Return each class's columns ``(c, p)`` from the most needed on; most in use, and marks.
 
     In use are those with a weight ``W (p, m, c)`` that is not zero in a model still ``running
-    (m,)``; then come those whose ``gain (p, m)`` is largest.
+    (m,)``; then come those whose ``gain (m, c, p)`` is largest. ``marked (m,)`` models that run
+    are counted.
     """
     rows = xp.astype(running, gain.dtype)
-    used = xp.max(rows * xp.astype(xp.any(W != 0.0, axis=2), gain.dtype), axis=1)
-    gain = xp.max(rows * gain, axis=1)
+    each = rows[:, None, None]
+    used = xp.max(each * xp.astype(xp.permute_dims(W, (1, 2, 0)) != 0.0, gain.dtype), axis=0)
+    gain = xp.max(each * gain, axis=0)
     largest = xp.max(gain)
     merit = used + 0.5 * gain / xp.where(largest > 0.0, largest, 1.0)
     marks = xp.sum(rows * xp.astype(marked, gain.dtype))
-    return xp.argsort(merit, descending=True), xp.stack([xp.sum(used), marks])
+    most = xp.max(xp.sum(used, axis=1))
+    return xp.argsort(merit, axis=1, descending=True), xp.stack([most, marks])
 
 
 def needed(objective: Objective, summary: Array, most: int) -> tuple[int, bool]:
@@ -51,24 +54,36 @@ def needed(objective: Objective, summary: Array, most: int) -> tuple[int, bool]:
 
 
 def chosen(q: int, xp: Namespace, order: Array) -> Columns:
-    """Return the first q columns of a ranking."""
-    place = xp.argsort(order)
-    return Columns(order[:q], xp.where(place < q, place, q))
+    """Return the first q columns of each class in a ranking."""
+    place = xp.argsort(order, axis=1)
+    return Columns(order[:, :q], xp.where(place < q, place, q))
+
+
+def _flat(index: Array, width: int, *, xp: Namespace) -> Array:
+    """Return where ``(c, q)`` entries of rows ``(c, width)`` lie in one row."""
+    c, q = index.shape
+    row = xp.cumulative_sum(xp.ones_like(index[:, :1]), axis=0) - 1
+    return xp.reshape(row * width + index, (c * q,))
 
 
 def narrowed(a: Array, columns: Columns | None, *, xp: Namespace) -> Array:
-    """Return the columns chosen of ``(..., p + 1)``, and the last, which is the intercept's."""
+    """Return the columns chosen of ``(m, c, p + 1)``, and the last, which is the intercept's."""
     if columns is None:
         return a
-    return xp.concat([xp.take(a, columns.index, axis=-1), a[..., -1:]], axis=-1)
+    m, c, width = a.shape
+    index = _flat(columns.index, width, xp=xp)
+    few = xp.take(xp.reshape(a, (m, c * width)), index, axis=1)
+    return xp.concat([xp.reshape(few, (m, *columns.index.shape)), a[:, :, -1:]], axis=2)
 
 
 def widened(few: Array, rest: Array, columns: Columns | None, *, xp: Namespace) -> Array:
     """Return ``(m, c, p + 1)``: what was chosen from ``few (m, c, q + 1)``, the others' rest."""
     if columns is None:
         return few
-    W = xp.take(few, columns.place, axis=2)
-    W = xp.where(columns.place < columns.index.shape[0], W, rest[:, :, :-1])
+    m, c, width = few.shape
+    place = _flat(columns.place, width, xp=xp)
+    W = xp.reshape(xp.take(xp.reshape(few, (m, c * width)), place, axis=1), (m, c, -1))
+    W = xp.where(columns.place < width - 1, W, rest[:, :, :-1])
     return xp.concat([W, few[:, :, -1:]], axis=2)
 
 
@@ -86,9 +101,23 @@ def _block(
     M = loss.hessian(class_scores(Z, xp=xp), y, xp=xp)
     M = column_curvature(M) if Z.shape[-1] == 1 else M
     M = M if s is None else M * s[:, :, None, None]
-    if columns is not None:
-        X, centre = (xp.take(a, columns.index, axis=-1) for a in (X, centre))
-    return (rows_hessian(augmented_rows(X, centre, free, xp=xp), M, xp=xp),)
+    if columns is None:
+        return (rows_hessian(augmented_rows(X, centre, free, xp=xp), M, xp=xp),)
+    return (_classes_hessian(X, centre, free, M, columns, xp=xp),)
+
+
+def _classes_hessian(
+    X: Array, centre: Array, free: float, M: Array, columns: Columns, *, xp: Namespace
+) -> Array:
+    """Return Σ_i M_i,lk x_il x_ikᵀ ``(m, c(q + 1), c(q + 1))``, each class with its columns."""
+    c, q = columns.index.shape
+    index = xp.reshape(columns.index, (c * q,))
+    rows = xp.reshape(xp.take(X, index, axis=1) - xp.take(centre, index), (X.shape[0], c, q))
+    rows = xp.concat([rows, xp.full_like(rows[:, :, :1], free)], axis=2)
+    rows = xp.permute_dims(rows, (1, 0, 2))
+    weighted = xp.permute_dims(M, (1, 2, 3, 0))[:, :, :, :, None] * rows  # (m, c, c, r, q + 1)
+    H = xp.matrix_transpose(rows)[:, None, :, :] @ weighted
+    return xp.reshape(xp.permute_dims(H, (0, 1, 3, 2, 4)), (M.shape[1], c * (q + 1), c * (q + 1)))
 
 
 def hessian(
@@ -100,7 +129,7 @@ def hessian(
     """
     data, xp = objective.data, objective.xp
     p, m, c = params.W.shape
-    q = p if columns is None else columns.index.shape[0]
+    q = p if columns is None else columns.index.shape[1]
     held = m * objective.k + m * c * c * (q + 1)  # what a row makes
     static = objective.loss, float(objective.fit_intercept), xp
     (H,) = data.reduce(_block, static, params, centre, columns, scores=held // 4 + 1)
