@@ -169,7 +169,7 @@ class ProximalLBFGS:
         """Try one step for every model; keep it where F decreases enough."""
         xp, penalty, alpha = objective.xp, objective.penalty, objective.alpha
         compile_ = objective.data.backend.compile
-        columns, short = _columns(objective, state)
+        columns, weights, short = _columns(objective, state)
         exact = _few(objective, state.point, columns)
         if exact:
             centre = state.metric.centre[:, 0]
@@ -181,7 +181,7 @@ class ProximalLBFGS:
                 state = state._replace(steps=nothing, changes=nothing)
             model = compile_(_learnt_model, xp)(state, alpha, columns)
         trial = start(model, 0.8 * state.eigenvalue, xp=xp)
-        advance = compile_(improve, penalty, xp)
+        advance = compile_(improve, penalty, weights, xp)
         for _ in range(_EXACT_ROUNDS[short] if exact else _ROUNDS):
             trial = advance(model, trial)
         propose = compile_(_propose, penalty, objective.fit_intercept, xp)
@@ -225,8 +225,8 @@ def _few(
     return has_hessian(objective.loss) and c * width <= most
 
 
-def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns | None, bool]:
-    """Return the columns to move, and whether the last iteration fell short of the minimum there.
+def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns | None, int, bool]:
+    """Return the columns to move, how many weights, and whether the last model was left unsolved.
 
     None is all of them, where they are few or must stay together.
     """
@@ -234,13 +234,13 @@ def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns |
     separable = getattr(objective.penalty, "separable", False)
     few = _few(objective, state.point, None, _EXACT_ALL)
     if few or not separable or state.metric.gram.shape[1]:
-        return None, False
+        return None, flat(state.point, xp=xp).shape[1], False
     gain = compile_(_gain, objective.penalty, xp)(state, objective.alpha)
     look = compile_(ranking, xp)
     order, summary = look(state.params.W, gain, state.short, ~state.converged)
     most = _MOST // state.point.shape[1] - 1
-    q, short = needed(objective, summary, most)
-    return (compile_(chosen, q, xp)(order) if q < objective.data.p else None), short
+    q, weights, short = needed(objective, summary, most)
+    return (compile_(chosen, q, xp)(order) if q < objective.data.p else None), weights, short
 
 
 def _gain(penalty: Penalty, xp: Namespace, state: ProximalLBFGSState, alpha: Array) -> Array:

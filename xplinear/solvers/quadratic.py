@@ -85,13 +85,18 @@ def start(model: Quadratic, eigenvalue: Array, *, xp: Namespace) -> Trial:
     return Trial(model.start, nothing, model.start, nothing, eigenvalue)
 
 
-def improve(penalty: Penalty, xp: Namespace, model: Quadratic, trial: Trial) -> Trial:
-    """Make some steps of greedy FISTA; where B is exact, also two towards the face's bottom."""
+def improve(
+    penalty: Penalty, most: int, xp: Namespace, model: Quadratic, trial: Trial
+) -> Trial:
+    """Make some steps of greedy FISTA; where B is exact, also two towards the face's bottom.
+
+    ``most`` weights of a model move in these.
+    """
     for full in (False, True):
         for _ in range(_STEPS):
             trial = _fista(penalty, model, trial, xp=xp)
         if model.exact is not None:
-            trial = _newton(penalty, model, trial, full, xp=xp)
+            trial = _newton(penalty, most, model, trial, full, xp=xp)
     return trial
 
 
@@ -153,7 +158,7 @@ def _fista(penalty: Penalty, model: Quadratic, trial: Trial, *, xp: Namespace) -
 
 
 def _newton(
-    penalty: Penalty, model: Quadratic, trial: Trial, full: bool, *, xp: Namespace
+    penalty: Penalty, most: int, model: Quadratic, trial: Trial, full: bool, *, xp: Namespace
 ) -> Trial:
     """Go to the bottom of the face on which a proximal step lands, if the model is lower there.
 
@@ -179,7 +184,8 @@ def _newton(
     # The intercept has no penalty, and no face.
     weight = augmented(xp.ones_like(W), xp.zeros_like(b), xp=xp) > 0.0
     BT = _product(model, T - model.start, xp=xp)
-    move = _solved(model, (T != 0.0) | ~weight, model.gradient + BT + pull, bend, xp=xp)
+    free, slope = (T != 0.0) | ~weight, model.gradient + BT + pull
+    move = _solved(model, min(most, T.shape[1] * T.shape[2]), free, slope, bend, xp=xp)
     N = T + move
     crossed = weight & (N * T < 0.0)
     share = xp.where(crossed, T / xp.where(crossed, T - N, 1.0), 1.0)
@@ -188,22 +194,51 @@ def _newton(
 
 
 def _solved(
-    model: Quadratic, free: Array, slope: Array, bend: Array, *, xp: Namespace
+    model: Quadratic, most: int, free: Array, slope: Array, bend: Array, *, xp: Namespace
 ) -> Array:
-    """Return −(B + diag(bend))⁻¹ slope on the free entries, 0 elsewhere."""
-    units, mask = xp.sqrt(model.diagonal), flat(free, xp=xp)
-    unit = flat(units, xp=xp)
-    scaled = model.exact / (unit[:, :, None] * unit[:, None, :])
+    """Return −(B + diag(bend))⁻¹ slope on the free entries, 0 elsewhere.
+
+    If more are free than ``most``, those of the largest slopes move.
+    """
+    mask, unit = flat(free, xp=xp), flat(xp.sqrt(model.diagonal), xp=xp)
+    right, extra = -flat(slope, xp=xp) / unit, flat(bend / model.diagonal, xp=xp)
+    m, d = mask.shape
+    matrix, place = model.exact, None
+    if most < d:
+        size = xp.abs(right)
+        rank = xp.where(mask, 1.0 + size / (1.0 + size), 0.0)
+        order = xp.argsort(rank, axis=1, descending=True)
+        place, order = xp.argsort(order, axis=1), order[:, :most]
+        row = xp.cumulative_sum(xp.ones_like(order[:, :1]), axis=0) - 1
+        index = xp.reshape(row * d + order, (m * most,))
+        mask, unit, right, extra = (
+            xp.reshape(xp.take(xp.reshape(a, (m * d,)), index), (m, most))
+            for a in (mask, unit, right, extra)
+        )
+        index = xp.reshape(index[:, None] * d + _repeated(order, most, xp=xp), (m * most * most,))
+        matrix = xp.reshape(xp.take(xp.reshape(matrix, (m * d * d,)), index), (m, most, most))
+    scaled = matrix / (unit[:, :, None] * unit[:, None, :])
     scaled = xp.where(mask[:, :, None] & mask[:, None, :], scaled, 0.0)
     # So little that it matters only where the Hessian is singular.
     ridge = float(xp.finfo(slope.dtype).eps) ** (2.0 / 3.0)
-    extra = xp.where(mask, flat(bend / model.diagonal, xp=xp) + ridge, 1.0)
-    index = xp.cumulative_sum(xp.ones_like(unit[0, :]))
-    scaled = scaled + xp.where(index[:, None] == index, extra[:, :, None], 0.0)
-    right = xp.where(mask, -flat(slope / units, xp=xp), 0.0)
-    move = xp.linalg.solve(scaled, right[:, :, None])[:, :, 0]
+    extra = xp.where(mask, extra + ridge, 1.0)
+    one = xp.cumulative_sum(xp.ones_like(unit[0, :]))
+    scaled = scaled + xp.where(one[:, None] == one, extra[:, :, None], 0.0)
+    move = xp.linalg.solve(scaled, xp.where(mask, right, 0.0)[:, :, None])[:, :, 0]
     move = xp.where(mask & xp.isfinite(move), move / unit, 0.0)
+    if place is not None:
+        move = xp.concat([move, xp.zeros_like(move[:, :1])], axis=1)
+        index = xp.where(place < most, place, most)
+        row = xp.cumulative_sum(xp.ones_like(index[:, :1]), axis=0) - 1
+        index = xp.reshape(row * (most + 1) + index, (m * d,))
+        move = xp.take(xp.reshape(move, (m * (most + 1),)), index)
     return xp.reshape(move, slope.shape)
+
+
+def _repeated(order: Array, times: int, *, xp: Namespace) -> Array:
+    """Return each model's ``order (m, k)`` once for each of ``times`` rows ``(m times, k)``."""
+    m, k = order.shape
+    return xp.reshape(xp.stack([order] * times, axis=1), (m * times, k))
 
 
 def _best(

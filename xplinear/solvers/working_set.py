@@ -9,7 +9,7 @@ from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, class_scores, scores
 from xplinear.solvers.hessian import augmented_rows, column_curvature, rows_hessian
 
-__all__ = ["Columns", "chosen", "hessian", "narrowed", "needed", "ranking", "widened"]
+__all__ = ["Columns", "Sizes", "chosen", "hessian", "narrowed", "needed", "ranking", "widened"]
 
 _LEAST = 64  # columns of a working set; of more, up to half may be new
 
@@ -32,25 +32,40 @@ def ranking(
     """
     rows = xp.astype(running, gain.dtype)
     each = rows[:, None, None]
-    used = xp.max(each * xp.astype(xp.permute_dims(W, (1, 2, 0)) != 0.0, gain.dtype), axis=0)
+    used = each * xp.astype(xp.permute_dims(W, (1, 2, 0)) != 0.0, gain.dtype)
+    total, used = xp.sum(used, axis=(1, 2)), xp.max(used, axis=0)
     gain = xp.max(each * gain, axis=0)
     largest = xp.max(gain)
     merit = used + 0.5 * gain / xp.where(largest > 0.0, largest, 1.0)
     marks = xp.sum(rows * xp.astype(marked, gain.dtype))
     most = xp.max(xp.sum(used, axis=1))
-    return xp.argsort(merit, axis=1, descending=True), xp.stack([most, marks])
+    return xp.argsort(merit, axis=1, descending=True), xp.stack([most, xp.max(total), marks])
 
 
-def needed(objective: Objective, summary: Array, most: int) -> tuple[int, bool]:
-    """Return how many columns to look at, and whether any running model is marked.
+class Sizes(NamedTuple):
+    """Columns to look at; weights of a model that may be in use; whether any model is marked."""
+
+    columns: int
+    weights: int
+    marked: bool
+
+
+def needed(objective: Objective, summary: Array, most: int) -> Sizes:
+    """Return how much to look at.
 
     Few sizes, so that JAX compiles for few shapes; the host has to know them. ``most`` is a size
     worth staying within.
     """
-    used, marks = objective.data.backend.to_host(summary).tolist()
-    size = max(_LEAST, 2 ** (2 * round(used) - 1).bit_length())
+    used, total, marks = map(round, objective.data.backend.to_host(summary).tolist())
+    size = _rounded(used + used // 2 + _LEAST // 2)
     size = most if used <= 0.8 * most < size else size
-    return min(objective.data.p, size), marks > 0
+    return Sizes(min(objective.data.p, size), _rounded(total + total // 4 + _LEAST), marks > 0)
+
+
+def _rounded(size: int) -> int:
+    """Return the next larger of 2ⁱ and 3·2ⁱ."""
+    power = 2 ** (size - 1).bit_length()
+    return 3 * power // 4 if size <= 3 * power // 4 else power
 
 
 def chosen(q: int, xp: Namespace, order: Array) -> Columns:
