@@ -35,24 +35,27 @@ from xplinear.solvers.working_set import Columns, chosen, hessian, narrowed, nee
 
 __all__ = ["ProximalLBFGS", "ProximalLBFGSState"]
 
-_EXACT = 512  # weights of a model up to which its Hessian is made: an inverse costs as a pass
+_EXACT = 512  # weights of a model up to which its Hessian is made: a solve costs about a pass
 _MOST = 1030  # of those looked at, where most are zero: then the steps without it are slow
-_EXACT_ALL = 128  # weights up to which it is made of all columns without a look at them
-_EXACT_ROUNDS = 6, 12  # of some inner steps, compiled together; after one that fell short
-_ROUNDS = 5  # fewer need more passes, more cost more than they save
+_EXACT_ALL = 128  # weights up to which it is made of all of them without a look
+_EXACT_ROUNDS = 6, 12  # of ten inner steps and two solves; the second where six fell short
+_ROUNDS = 5  # of ten; fewer need more passes, more cost more than they save
 _SOLVED = 0.01  # share of what the inner steps gained that may be left
+_NEAR = 10.0  # times tol: so near, what is below the rounding of F is nothing to wait for
 _DAMPED = 1e-5  # share of its bound by which curvature is raised after a step was too long
 _LEAST_CURVATURE = 1e-8  # share of its bound below which curvature is not trusted
 
 
 class Metric(NamedTuple):
-    """Curvature bounds of the data loss: Gram matrix, its inverse, and a diagonal.
+    """Bounds of the data loss's curvature, and what is made of them before any step.
 
-    ``centre (p, 1)`` of the features; ``gram`` and ``inverse (p, p)`` in the units of the
-    loss, or ``(p, 0)`` where they cost more than they save; ``diagonal (1, c, p + 1)``.
+    ``centre (p, 1)`` of the features; ``bound (1, c, p + 1)`` of each weight; ``gram`` and
+    ``inverse (p, p)``, damped, or ``(p, 0)`` where they cost more than they save, and
+    ``diagonal (1, c, p + 1)``, damped.
     """
 
     centre: Array
+    bound: Array
     gram: Array
     inverse: Array
     diagonal: Array
@@ -245,7 +248,7 @@ def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns |
 
 def _gain(penalty: Penalty, xp: Namespace, state: ProximalLBFGSState, alpha: Array) -> Array:
     """Return about what a proximal step in each weight ``(m, c, p)`` alone gains."""
-    D, point = state.metric.diagonal, state.point
+    D, point = state.metric.bound, state.point
     moved = prox(penalty, point - state.gradient / D, alpha[:, None, None] / D, xp=xp) - point
     return (D * moved * moved)[:, :, :-1]
 
@@ -278,7 +281,7 @@ def _gram(
     units = xp.sqrt(square[:, None] * square)
     gram, inverse = curvature * matrix / units, xp.linalg.inv(matrix) * units / curvature
     diagonal = _everywhere(xp.linalg.diagonal(gram), curvature, c, xp=xp)
-    return Metric(mean[:, None], gram, inverse, diagonal)
+    return Metric(mean[:, None], diagonal, gram, inverse, diagonal)
 
 
 def _variances(
@@ -288,10 +291,13 @@ def _variances(
     if not fit_intercept:
         mean, variance = xp.zeros_like(mean), variance + mean * mean
     variance = xp.astype(xp.max(variance, axis=1), like.dtype)
-    variance = variance + damping(variance, xp=xp)
+    bound, damped = (
+        _everywhere(curvature * a, curvature, c, xp=xp)
+        for a in (xp.where(variance > 0.0, variance, 1.0), variance + damping(variance, xp=xp))
+    )
     none = like[:, None][:, :0]
     centre = xp.astype(xp.mean(mean, axis=1, keepdims=True), like.dtype)
-    return Metric(centre, none, none, _everywhere(curvature * variance, curvature, c, xp=xp))
+    return Metric(centre, bound, none, none, damped)
 
 
 def _started(
@@ -346,19 +352,22 @@ def _exact_model(
 ) -> Quadratic:
     """Return the model with the Hessian H, its diagonal kept away from 0."""
     point, gradient, bound = (
-        narrowed(a, columns, xp=xp) for a in (state.point, state.gradient, state.metric.diagonal)
+        narrowed(a, columns, xp=xp) for a in (state.point, state.gradient, state.metric.bound)
     )
     met, bound = xp.linalg.diagonal(H), flat(bound, xp=xp)
     # Divided by η, no curvature would stay none: it is raised instead.
     raised = met + _DAMPED * (1.0 / state.step_size - 1.0)[:, None] * bound
-    D = xp.maximum(raised, _LEAST_CURVATURE * bound)
-    index = xp.cumulative_sum(xp.ones_like(D[0, :]))
+    raised = xp.maximum(raised, _LEAST_CURVATURE * bound)
+    index = xp.cumulative_sum(xp.ones_like(met[0, :]))
+    D = xp.reshape(raised, point.shape)
+    if columns is None:  # a penalty may join the weights of a feature: they share their step
+        D = xp.mean(D, axis=1, keepdims=True) + xp.zeros_like(D)
     return Quadratic(
         start=point,
         gradient=gradient,
         alpha=alpha,
-        diagonal=xp.reshape(D, point.shape),
-        exact=H + xp.where(index[:, None] == index, (D - met)[:, :, None], 0.0),
+        diagonal=D,
+        exact=H + xp.where(index[:, None] == index, (raised - met)[:, :, None], 0.0),
     )
 
 
@@ -425,11 +434,10 @@ def _propose(
         excess = excess / (state.step_size * state.step_size)
     point = widened(trial.x, state.point, columns, xp=xp)
     if columns is not None:
-        share = xp.ones_like(excess)
+        D = state.metric.bound
         if model.exact is not None:  # far from 0, curvature is less than its bound
-            bound = narrowed(state.metric.diagonal, columns, xp=xp)
-            share = xp.mean((model.diagonal / bound)[:, :, :-1], axis=(1, 2))
-        D = share[:, None, None] * state.metric.diagonal
+            share = model.diagonal / narrowed(D, columns, xp=xp)
+            D = xp.mean(share[:, :, :-1], axis=(1, 2), keepdims=True) * D
         away = prox(penalty, state.point - state.gradient / D, alpha[:, None, None] / D, xp=xp)
         away = (away - state.point)[:, :, :-1]
         away = xp.where(columns.place < columns.index.shape[1], 0.0, away)
@@ -468,8 +476,14 @@ def _judge(
     # A model that is bent more than the loss promises too little to be believed.
     doubtful = xp.full_like(residual, 2.0 * solver.tol)
     residual = xp.where(state.step_size < 1.0, xp.maximum(residual, doubtful), residual)
+    done = stopping(state, accept, value, residual, solver.tol, xp=xp)
+    eps = float(xp.finfo(residual.dtype).eps)
+    lost = (excess <= eps * xp.abs(xp.astype(state.value, excess.dtype))) & (
+        residual <= _NEAR * solver.tol
+    )
+    done = done | {"converged": done["converged"] | lost}
     return state._replace(
-        **stopping(state, accept, value, residual, solver.tol, xp=xp),
+        **done,
         **({} if state.steps is None else _learnt(state, step, change, xp=xp)),
         params=select(accept, params, state.params, xp=xp),
         loss=xp.where(accept, loss, state.loss),
