@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize as scipy_minimize
+from scipy.special import logsumexp, softmax
+from sklearn.datasets import make_classification
 from sklearn.linear_model import ElasticNet, LogisticRegression
 
 import xplinear as xl
@@ -18,7 +22,7 @@ from xplinear.penalties import (
     L2Penalty,
     NoPenalty,
 )
-from xplinear.solvers import LBFGS, ProximalLBFGS
+from xplinear.solvers import GD, LBFGS, ProximalLBFGS
 
 rng = np.random.default_rng(0)
 N, P, K = 200, 6, 3
@@ -133,10 +137,13 @@ def assert_a_stack_equals_single_fits(backend, penalty):
     solver = ProximalLBFGS(tol=1e-9)
     stacked = backend.objective(SoftmaxLoss(), penalty, X, Y, s, alpha=ALPHAS)
     W, b = (backend.to_numpy(a) for a in minimize(stacked, solver).params)
+    free = penalty == NoPenalty()  # then what all classes have in common is left open
     for j, alpha in enumerate(ALPHAS):
         single = backend.objective(SoftmaxLoss(), penalty, X, Y, s[:, [j]], alpha=(alpha,))
         alone = minimize(single, solver).params
-        np.testing.assert_allclose(W[:, j], backend.to_numpy(alone.W)[:, 0], atol=1e-7)
+        difference = W[:, j] - backend.to_numpy(alone.W)[:, 0]
+        difference = difference - free * difference.mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(difference, 0.0, atol=1e-7)
         np.testing.assert_allclose(b[j], backend.to_numpy(alone.b)[0], atol=1e-7)
 
 
@@ -167,13 +174,21 @@ def test_the_objective_never_rises(numpy_backend):
     assert np.all(np.diff((history["loss"] + history["penalty"])[:, 0]) <= 1e-12)
 
 
-@pytest.mark.parametrize("rows", [20, N])
-def test_where_features_outnumber_rows_no_gram_matrix_is_made(numpy_backend, rows):
-    wide = np.random.default_rng(0).standard_normal((rows, 300 if rows == 20 else P))
-    objective = numpy_backend.objective(SoftmaxLoss(), L1Penalty(), wide, Y[:rows], alpha=(0.01,))
+def test_few_weights_need_few_iterations(library):
+    objective = library.objective(SoftmaxLoss(), L1Penalty(), X, Y, alpha=ALPHAS)
+    result = minimize(objective, ProximalLBFGS(tol=1e-7))
+    assert result.reason == "converged"
+    assert result.n_iter <= 10
+
+
+@pytest.mark.parametrize(("rows", "features", "gram"), [(20, 300, 0), (5000, 171, 171)])
+def test_a_gram_matrix_is_made_where_it_pays(numpy_backend, rows, features, gram):
+    draw = np.random.default_rng(0)
+    wide, y = draw.standard_normal((rows, features)), draw.integers(0, K, rows)
+    objective = numpy_backend.objective(SoftmaxLoss(), L1Penalty(), wide, y, alpha=(0.01,))
     solver = ProximalLBFGS(tol=1e-7)
-    hessian = solver.init(objective, objective.zeros()).metric.hessian
-    assert hessian.matrix.shape == ((300, 0) if rows == 20 else (P, P))
+    metric = solver.init(objective, objective.zeros()).metric
+    assert metric.gram.shape == (features, gram)
     result = minimize(objective, solver)
     assert result.reason == "converged"
     assert violation(objective, result.params, numpy_backend) <= 1e-6
@@ -202,6 +217,138 @@ def test_a_start_at_the_minimum_stays_there(library):
     np.testing.assert_allclose(
         library.to_numpy(again.params.W), library.to_numpy(found.W), atol=1e-6
     )
+
+
+def split_variables(objective, l1_ratio, hinge):
+    """Return the minimum of F of one model, by L-BFGS-B in positive and negative parts of W."""
+    X, y, free = objective.data.X, objective.data.y, objective.fit_intercept
+    s = np.ones(len(y)) if objective.data.s is None else objective.data.s[:, 0]
+    s, k, alpha = s / s.sum(), objective.k, objective.alpha[0]
+    c, true = 1 if k == 2 else k, np.eye(k)[y]
+    mean = s @ X if free else 0.0 * X[0]
+    unit = np.sqrt(s @ (X - mean) ** 2)
+    rows, size = (X - mean) / unit, 2 * X.shape[1] * c
+    lasso, ridge = l1_ratio * alpha / unit[:, None], (1.0 - l1_ratio) * alpha / unit[:, None] ** 2
+
+    def function(v):
+        plus, minus = v[:size].reshape(2, -1, c)
+        u = rows @ (plus - minus) + (v[size:] if free else 0.0)
+        Z = np.concatenate([-u / 2, u / 2], axis=1) if c == 1 else u
+        if hinge:
+            over = np.maximum(Z - (Z * true).sum(axis=1, keepdims=True) + 1.0, 0.0) * (1.0 - true)
+            value, G = (over**2).sum(axis=1), 2.0 * over
+            G = G - true * G.sum(axis=1, keepdims=True)
+        else:
+            value = logsumexp(Z, axis=1) - (Z * true).sum(axis=1)
+            G = softmax(Z, axis=1) - true
+        G = s[:, None] * (0.5 * (G[:, 1:] - G[:, :1]) if c == 1 else G)
+        dW = rows.T @ G + ridge * (plus - minus)
+        F = s @ value + (lasso * (plus + minus) + 0.5 * ridge * (plus - minus) ** 2).sum()
+        slopes = (dW + lasso).ravel(), (lasso - dW).ravel(), G.sum(axis=0) if free else ()
+        return F, np.concatenate(slopes)
+
+    bounds = [(0.0, None)] * size + [(None, None)] * (c if free else 0)
+    options = {"maxiter": 20_000, "maxfun": 40_000, "ftol": 1e-15, "gtol": 1e-10}
+    found = scipy_minimize(
+        function, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    )
+    return found.fun
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_it_is_at_the_optimum_whatever_the_units(numpy_backend, seed):
+    draw = np.random.default_rng(seed)
+    n, p, k = draw.integers(30, 600), draw.integers(1, 13), draw.integers(2, 5)
+    scores = draw.standard_normal((n, p))
+    y = (scores @ draw.standard_normal((p, k)) + 10 ** draw.uniform(-2, 1) * draw.gumbel(size=(n, k)))
+    y = y.argmax(axis=1).astype(np.int32)
+    offset = draw.standard_normal(p) * 10 ** draw.uniform(0, 3, p) * (draw.random() < 0.5)
+    units = 10 ** draw.uniform(-6, 6, p)
+    s = draw.integers(0, 4, (n, 1)).astype(float) if draw.random() < 0.5 else None
+    hinge, l1_ratio = seed % 2 == 1, 0.5 if seed % 4 > 1 else 1.0
+    objective = numpy_backend.objective(
+        SquaredHingeLoss() if hinge else SoftmaxLoss(),
+        L1Penalty() if l1_ratio == 1.0 else ElasticNetPenalty(l1_ratio),
+        *((scores + offset) * units, y, s),
+        alpha=(10 ** draw.uniform(-6, -1),),
+        k=int(k),
+        fit_intercept=bool(draw.random() < 0.8),
+    )
+    result = minimize(objective, ProximalLBFGS())
+    (found,), (zero,) = objective.value(result.params), objective.value(objective.zeros())
+    assert result.reasons == ("converged",)
+    assert result.n_iter < 100
+    optimum = split_variables(objective, l1_ratio, hinge)
+    assert found - optimum <= 1e-6 * (zero - optimum) + 1e-12 * zero
+
+
+@pytest.mark.parametrize("loss", [SoftmaxLoss(), SquaredHingeLoss(), SquaredErrorLoss()])
+@pytest.mark.parametrize(("factor", "alpha"), [(0.0, 0.01), (1e-30, 0.01), (1.0, 100.0)])
+def test_where_there_is_nothing_to_learn_the_intercept_is_the_best(
+    numpy_backend, loss, factor, alpha
+):
+    objective = numpy_backend.objective(loss, L1Penalty(), factor * X, Y, alpha=(alpha,))
+    result = minimize(objective, ProximalLBFGS())
+    assert result.reasons == ("converged",)
+    assert not result.params.W.any()
+    without = numpy_backend.objective(loss, NoPenalty(), 0.0 * X, Y)
+    best = without.value(minimize(without, LBFGS(tol=1e-9)).params)
+    np.testing.assert_allclose(objective.value(result.params), best, rtol=1e-9)
+
+
+@pytest.mark.parametrize("tol", [1e-4, 1e-8])
+def test_a_path_needs_no_more_iterations_than_cold_starts(numpy_backend, tol):
+    wide, y = make_classification(2000, 50, n_informative=10, n_classes=3, random_state=0)
+    solver, cold, warm, state = ProximalLBFGS(tol=tol), [], [], None
+    for alpha in np.logspace(-1, -5, 8):
+        objective = numpy_backend.objective(
+            SoftmaxLoss(), L1Penalty(), wide, y.astype(np.int32), alpha=(alpha,)
+        )
+        cold.append(minimize(objective, solver).n_iter)
+        if state is not None:
+            state = solver.follow(objective, state.params, state, before)
+        result = minimize(objective, solver, state=state, release=False)
+        warm.append(result.n_iter)
+        state, before = result.state, objective.alpha
+        assert result.reason == "converged"
+    assert sum(warm) < sum(cold)
+
+
+def test_a_start_at_the_minimum_stops_at_once(library):
+    objective = library.objective(SoftmaxLoss(), L1Penalty(), X, Y, alpha=ALPHAS)
+    found = minimize(objective, ProximalLBFGS()).params
+    assert minimize(objective, ProximalLBFGS(), found).n_iter == 1
+
+
+@dataclass(frozen=True)
+class GroupLasso:
+    """√Σ_l W_jl² summed over the features: a feature is there for all classes, or for none."""
+
+    smooth = False
+
+    def value(self, W, *, xp=None):
+        return np.sqrt((W * W).sum(axis=-1)).sum(axis=0)
+
+    def grad(self, W, *, xp=None):
+        length = np.sqrt((W * W).sum(axis=-1, keepdims=True))
+        return W / np.where(length > 0, length, 1.0)
+
+    def prox(self, W, step, *, xp=None):
+        length = np.sqrt((W * W).sum(axis=-1, keepdims=True))
+        step = np.broadcast_to(step, W.shape).mean(axis=-1, keepdims=True)
+        return W * np.maximum(1.0 - step / np.where(length > 0, length, 1.0), 0.0)
+
+
+@pytest.mark.parametrize("features", [P, 60])
+def test_a_penalty_of_ones_own(numpy_backend, features):
+    draw = np.random.default_rng(1)
+    wide = np.concatenate([X, draw.standard_normal((N, features - P))], axis=1)
+    objective = numpy_backend.objective(SoftmaxLoss(), GroupLasso(), wide, Y, alpha=(0.02, 0.1))
+    ours, theirs = (
+        objective.value(minimize(objective, solver).params)
+        for solver in (ProximalLBFGS(tol=1e-6), GD(tol=1e-9, max_iter=20_000))
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-8)
 
 
 def test_it_stalls_honestly_where_rounding_hides_the_rest(library):

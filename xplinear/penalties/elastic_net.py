@@ -43,6 +43,7 @@ class ElasticNetPenalty:
     l1_ratio: float = 0.15
 
     smooth = False
+    separable = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.l1_ratio <= 1.0:

@@ -34,6 +34,7 @@ class L1Penalty:
     """
 
     smooth = False
+    separable = True
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return ‖W‖₁ ``(m,)``."""

@@ -28,6 +28,7 @@ class L2Penalty:
     """
 
     smooth = True
+    separable = True
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return ½‖W‖² ``(m,)``."""

@@ -21,6 +21,7 @@ class NoPenalty:
     """
 
     smooth = True
+    separable = True
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return zeros ``(m,)``."""

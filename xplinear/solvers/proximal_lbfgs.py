@@ -1,4 +1,4 @@
-"""Proximal L-BFGS in the metric of the Gram matrix: L1 and elastic net, m models at once."""
+"""Proximal Newton and quasi-Newton steps: L1 and elastic net, m models at once."""
 
 from __future__ import annotations
 
@@ -12,48 +12,64 @@ from xplinear.penalties import Penalty
 from xplinear.solvers.gram import (
     centred_rows,
     damping,
-    dot,
     gram_pays,
-    params_of,
     sampled_rows,
     scaled_gram,
-    vector,
+    squared_scales,
 )
-from xplinear.solvers.metric import centred_scores, loss_curvature, spread
+from xplinear.solvers.hessian import augmented, has_hessian, params_of_augmented
+from xplinear.solvers.metric import Moments, centred_scores, feature_moments, loss_curvature, spread
 from xplinear.solvers.protocol import select, take_models
-from xplinear.solvers.stopping import SUFFICIENT, rounding_of, stopping
+from xplinear.solvers.quadratic import (
+    Quadratic,
+    Trial,
+    flat,
+    improve,
+    inner,
+    of_weights,
+    promise,
+    prox,
+    start,
+)
+from xplinear.solvers.stopping import (
+    SUFFICIENT,
+    backtracked,
+    relative_excess,
+    rounding_of,
+    stopping,
+)
+from xplinear.solvers.working_set import Columns, chosen, hessian, narrowed, needed, ranking, widened
 
 __all__ = ["ProximalLBFGS", "ProximalLBFGSState"]
 
-_INNER_STEPS = 5  # compiled together
-_INNER_CALLS = 10  # 50 steps in all: fewer need more passes, more cost more than they save
-_OVERSTEP = 1.25  # inner step in units of 1 / eigenvalue; full momentum is stable up to 4/3
-
-
-class Operator(NamedTuple):
-    """A symmetric matrix for vectors ``(m, c p + c)``: ``matrix`` in each column of W, + diagonal.
-
-    ``matrix (p, p)``, or ``(p, 0)`` where p² is too much; ``diagonal (1, c p + c)``.
-    """
-
-    matrix: Array
-    diagonal: Array
+_EXACT = 512  # weights of a model up to which its Hessian is made: a solve costs about a pass
+_MOST = 1030  # of those looked at, where most are zero: then the steps without it are slow
+_EXACT_ALL = 128  # weights up to which it is made of all of them without a look
+_EXACT_ROUNDS = 6, 12  # of ten inner steps and two solves; the second where six fell short
+_ROUNDS = 5  # of ten; fewer need more passes, more cost more than they save
+_SOLVED = 0.01  # share of what the inner steps gained that may be left
+_NEAR = 10.0  # times tol: so near, what is below the rounding of F is nothing to wait for
+_DAMPED = 1e-5  # share of its bound by which curvature is raised after a step was too long
+_LEAST_CURVATURE = 1e-8  # share of its bound below which curvature is not trusted
 
 
 class Metric(NamedTuple):
-    """The Hessian B₀ before any step was made, its inverse and its diagonal ``(1, c p + c)``.
+    """Bounds of the data loss's curvature, and what is made of them before any step.
 
-    ``centre (p, 1)`` of the features.
+    ``centre (p, 1)`` of the features; ``bound (1, c, p + 1)`` of each weight; ``gram`` and
+    ``inverse (p, p)``, damped, or ``(p, 0)`` where they cost more than they save, and
+    ``diagonal (1, c, p + 1)``, damped.
     """
 
     centre: Array
-    hessian: Operator
-    inverse: Operator
+    bound: Array
+    gram: Array
+    inverse: Array
     diagonal: Array
 
 
 class ProximalLBFGSState(NamedTuple):
-    """State of `ProximalLBFGS`; vectors ``(m, c p + c)`` hold W and the intercept at the centre."""
+    """State of `ProximalLBFGS`; points ``(m, c, p + 1)`` hold W and the intercept at the centre."""
 
     params: Params
     loss: Array
@@ -66,54 +82,46 @@ class ProximalLBFGSState(NamedTuple):
     point: Array
     gradient: Array  # of the data loss alone
     value: Array
-    first: Array  # norm of the first gradient; tol is relative to it
+    zero: Array  # F at zero weights and intercepts; tol is relative to the fall from there
     idle: Array  # steps in a row without a decrease above rounding
-    steps: Array  # (m, memory, c p + c), newest last; 0 where there is none
-    changes: Array
+    eigenvalue: Array  # of the model Hessian over its diagonal, for the inner steps
     scale: Array
-    eigenvalue: Array  # of the model Hessian over its first diagonal, for the inner steps
+    short: Array  # the inner steps of the last iteration left something to gain
     metric: Metric
+    steps: Array | None = None  # (m, memory, c (p + 1)), newest last; 0 where there is none
+    changes: Array | None = None
 
 
-class Model(NamedTuple):
-    """Model of the Hessian: scale·B₀ + Uᵀ diag(sign) U, ``U (m, 2 memory, c p + c)``."""
+class Proposal(NamedTuple):
+    """Where to go next, and an estimate of F − F* ``(m,)`` here, before the step."""
 
-    metric: Metric
-    scale: Array
-    U: Array
-    sign: Array
-
-
-class Inner(NamedTuple):
-    """State of the inner FISTA: iterate and extrapolated point, each with its B(· − start).
-
-    The step is 1 / ``eigenvalue``, the largest of D⁻¹B met, D the diagonal of B₀.
-    """
-
-    x: Array
-    Bx: Array
-    y: Array
-    By: Array
+    point: Array
+    params: Params
+    excess: Array
+    short: Array
     eigenvalue: Array
 
 
 @dataclass(frozen=True)
 class ProximalLBFGS:
-    """Proximal quasi-Newton for smooth losses and penalties with a prox, such as L1.
+    """Proximal Newton for smooth losses and penalties with a prox, such as L1.
 
-    Each iteration minimizes gᵀv + vᵀBv / 2η + α Ω(W + v) in 50 steps of greedy FISTA that do
-    not touch X. B comes from the last ``memory`` steps, on top of γ c·(XᵀX/n + δI), c the loss's
-    curvature bound (Böhning), X centred; where p² is large, on top of the variances. Weights
-    that Ω drives to zero are exact zeros. Each iteration is one pass over the data for all
-    models: a model whose trial point does not decrease F enough halves η, and learns the
-    curvature it met.
+    Each iteration minimizes gᵀv + vᵀBv / 2η + α Ω(W + v) in steps of greedy FISTA that do not
+    touch X. Where a model has few weights, B is the Hessian, and the inner steps end at the
+    bottom of the face that they find. Otherwise B comes from the last ``memory`` steps, on top
+    of γ c·(XᵀX/n + δI), c the loss's curvature bound (Böhning), X centred; where p² is large,
+    on top of the variances. Under L1 and elastic net, of many features only those look worth
+    it are moved: the nonzero ones, and as many of those whose gradient exceeds α most; whether
+    the optimum is reached is judged by all. Weights that Ω drives to zero are exact zeros. Each
+    iteration is one pass over the data for all models, two where the Hessian is made: a model
+    whose trial point does not decrease F enough reduces η.
 
     Parameters
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-4
-        Stop a model when its proximal gradient is below ``tol`` times the gradient of the data
-        loss at the start.
+        Stop a model when √((F − F*) / 10 (F(0) − F)) ≤ ``tol``, F − F* as estimated by what the
+        model of F still promises. That does not depend on units, nor on the start.
     memory : int, default 10
         Pairs of steps and gradient changes kept.
 
@@ -126,7 +134,9 @@ class ProximalLBFGS:
     ----------
     Lee, Sun and Saunders, Proximal Newton-type methods for minimizing composite functions,
     2014; Liang, Luo and Schönlieb, Improving "Fast Iterative Shrinkage-Thresholding Algorithm":
-    faster, smarter, and greedier, 2022; Böhning, Multinomial logistic regression algorithm, 1992.
+    faster, smarter, and greedier, 2022; Böhning, Multinomial logistic regression algorithm,
+    1992; Johnson and Guestrin, Blitz: a principled meta-algorithm for scaling sparse
+    optimization, 2015.
 
     Examples
     --------
@@ -155,35 +165,40 @@ class ProximalLBFGS:
         return self.max_iter
 
     def init(self, objective: Objective, params: Params) -> ProximalLBFGSState:
-        """Evaluate the start and make the Gram matrix."""
-        xp, penalty, compile_ = objective.xp, objective.penalty, objective.data.backend.compile
+        """Evaluate the start and bound the curvature of the loss."""
         if not objective.loss.smooth:
             msg = (
                 f"solver 'proximal_lbfgs' needs a smooth loss, got {objective.loss!r}; "
                 "use 'sgd' or 'gd'"
             )
             raise ValueError(msg)
-        curvature = loss_curvature(objective.loss, objective.k)
-        c = params.b.shape[1]
-        gram = gram_pays(objective)
-        static = gram, curvature, c, objective.fit_intercept, xp
-        metric = compile_(_metric, *static)(sampled_rows(gram, objective), objective.alpha)
-        loss, grads = objective.data_loss_and_grad(params)
-        start = compile_(_start, self, penalty, xp)
-        return start(params, loss, grads, metric, objective.alpha)._replace(metric=metric)
+        zero = objective.loss_at_zero()
+        return _started(objective, params, zero, _metric(objective))
 
     def step(self, objective: Objective, state: ProximalLBFGSState) -> ProximalLBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
-        xp, compile_ = objective.xp, objective.data.backend.compile
-        alpha, c = objective.alpha, state.params.b.shape[1]
-        model, inner = compile_(_begin, xp)(state)
-        advance = compile_(_advance, objective.penalty, xp)
-        for _ in range(_INNER_CALLS):
-            inner = advance(state.point, state.gradient, state.step_size, alpha, model, inner)
-        params = compile_(_params, objective.fit_intercept, c, xp)(inner.x, state.metric.centre)
-        loss, grads = objective.data_loss_and_grad(params)
-        judge = compile_(_judge, self, objective.penalty, xp)
-        judged = judge(state, alpha, inner, params, loss, grads)
+        xp, penalty, alpha = objective.xp, objective.penalty, objective.alpha
+        compile_ = objective.data.backend.compile
+        columns, weights, short = _columns(objective, state)
+        exact = _few(objective, state.point, columns)
+        if exact:
+            centre = state.metric.centre[:, 0]
+            H = hessian(objective, state.params, centre, columns)
+            model = compile_(_exact_model, xp)(state, alpha, H, columns)
+        else:
+            if state.steps is None:
+                nothing = xp.stack([xp.zeros_like(flat(state.point, xp=xp))] * self.memory, axis=1)
+                state = state._replace(steps=nothing, changes=nothing)
+            model = compile_(_learnt_model, xp)(state, alpha, columns)
+        trial = start(model, 0.8 * state.eigenvalue, xp=xp)
+        advance = compile_(improve, penalty, weights, xp)
+        for _ in range(_EXACT_ROUNDS[short] if exact else _ROUNDS):
+            trial = advance(model, trial)
+        propose = compile_(_propose, penalty, objective.fit_intercept, xp)
+        proposal = propose(state, alpha, model, trial, columns)
+        loss, grads = objective.data_loss_and_grad(proposal.params)
+        judge = compile_(_judge, self, penalty, exact, xp)
+        judged = judge(state, alpha, proposal, loss, grads)
         # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(metric=state.metric)
 
@@ -191,8 +206,8 @@ class ProximalLBFGS:
         self, state: ProximalLBFGSState, models: Array, *, xp: Namespace
     ) -> ProximalLBFGSState:
         """Return the state of a stack of these models only."""
-        kept = ProximalLBFGSState(*take_models(state._replace(metric=None), models, xp=xp))
-        return kept._replace(metric=state.metric)
+        own = state._replace(metric=None)  # pyright: ignore[reportArgumentType]
+        return ProximalLBFGSState(*take_models(own, models, xp=xp))._replace(metric=state.metric)
 
     def follow(
         self, objective: Objective, params: Params, previous: ProximalLBFGSState, before: Array
@@ -202,266 +217,310 @@ class ProximalLBFGS:
         As `LBFGS.follow`; what was learnt of the data loss does not depend on α.
         """
         del before
-        xp, compile_ = objective.xp, objective.data.backend.compile
-        loss, grads = objective.data_loss_and_grad(params)
-        start = compile_(_start, self, objective.penalty, xp)
-        state = start(params, loss, grads, previous.metric, objective.alpha)
-        residual = state.residual * state.first / previous.first
-        return state._replace(
-            converged=residual <= self.tol,
-            residual=residual,
-            first=previous.first,
+        return _started(objective, params, previous.zero, previous.metric)._replace(
+            eigenvalue=previous.eigenvalue,
+            scale=previous.scale,
             steps=previous.steps,
             changes=previous.changes,
-            scale=previous.scale,
-            eigenvalue=previous.eigenvalue,
-            metric=previous.metric,
         )
 
 
-def _metric(
-    gram: bool,
-    curvature: float,
-    c: int,
-    fit_intercept: bool,
-    xp: Namespace,
-    block: Block,
-    alpha: Array,
+def _few(
+    objective: Objective, point: Array, columns: Columns | None, most: int = _EXACT
+) -> bool:
+    """Return whether a model has so few weights, in these columns, that its Hessian is made."""
+    _, c, width = point.shape
+    if columns is not None:
+        width, most = columns.index.shape[1] + 1, _MOST
+    return has_hessian(objective.loss) and c * width <= most
+
+
+def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns | None, int, bool]:
+    """Return the columns to move, how many weights, and whether the last model was left unsolved.
+
+    None is all of them, where they are few or must stay together.
+    """
+    xp, compile_ = objective.xp, objective.data.backend.compile
+    separable = getattr(objective.penalty, "separable", False)
+    few = _few(objective, state.point, None, _EXACT_ALL)
+    if few or not separable or state.metric.gram.shape[1]:
+        return None, flat(state.point, xp=xp).shape[1], False
+    gain = compile_(_gain, objective.penalty, xp)(state, objective.alpha)
+    look = compile_(ranking, xp)
+    order, summary = look(state.params.W, gain, state.short, ~state.converged)
+    most = _MOST // state.point.shape[1] - 1
+    q, weights, short = needed(objective, summary, most)
+    return (compile_(chosen, q, xp)(order) if q < objective.data.p else None), weights, short
+
+
+def _gain(penalty: Penalty, xp: Namespace, state: ProximalLBFGSState, alpha: Array) -> Array:
+    """Return about what a proximal step in each weight ``(m, c, p)`` alone gains."""
+    D, point = state.metric.bound, state.point
+    moved = prox(penalty, point - state.gradient / D, alpha[:, None, None] / D, xp=xp) - point
+    return (D * moved * moved)[:, :, :-1]
+
+
+def _metric(objective: Objective) -> Metric:
+    xp, compile_ = objective.xp, objective.data.backend.compile
+    curvature = loss_curvature(objective.loss, objective.k)
+    point = augmented(*objective.zeros(), xp=xp)
+    c = point.shape[1]
+    if not _few(objective, point, None) and gram_pays(objective):
+        gram = compile_(_gram, curvature, c, objective.fit_intercept, xp)
+        return gram(sampled_rows(True, objective), objective.alpha)
+    variances = compile_(_variances, curvature, c, objective.fit_intercept, xp)
+    return variances(feature_moments(objective), point[0, 0, :-1])
+
+
+def _everywhere(features: Array, intercept: float, c: int, *, xp: Namespace) -> Array:
+    row = xp.concat([features, xp.full_like(features[:1], intercept)])
+    return xp.stack([row] * c, axis=0)[None, :, :]
+
+
+def _gram(
+    curvature: float, c: int, fit_intercept: bool, xp: Namespace, block: Block, alpha: Array
 ) -> Metric:
     mean, X, variance, typical = centred_rows(fit_intercept, xp, block)
-    ones = xp.ones_like(variance)
+    square = squared_scales(xp, variance, typical, alpha, curvature)
+    matrix = scaled_gram(X, square, xp=xp)
+    count = xp.cumulative_sum(xp.ones_like(variance))
+    damped = damping(xp.linalg.diagonal(matrix), xp=xp)
+    matrix = matrix + xp.where(count[:, None] == count, damped, 0.0)
+    units = xp.sqrt(square[:, None] * square)
+    gram, inverse = curvature * matrix / units, xp.linalg.inv(matrix) * units / curvature
+    diagonal = _everywhere(xp.linalg.diagonal(gram), curvature, c, xp=xp)
+    return Metric(mean[:, None], diagonal, gram, inverse, diagonal)
 
-    def everywhere(features: Array, intercept: float) -> Array:
-        return xp.concat([xp.tile(features, (c,)), xp.tile(intercept * ones[:1], (c,))])[None, :]
 
-    if gram:
-        square, matrix = scaled_gram(xp, X, variance, typical, alpha)
-        count = xp.cumulative_sum(ones)
-        spectrum = xp.linalg.diagonal(matrix)
-        damped = matrix + xp.where(count[:, None] == count, damping(spectrum, xp=xp), 0.0)
-        units = xp.sqrt(square[:, None] * square)
-        hessian = Operator(curvature * damped / units, everywhere(0.0 * ones, curvature))
-        inverse = Operator(
-            xp.linalg.inv(damped) * units / curvature, everywhere(0.0 * ones, 1.0 / curvature)
-        )
-        diagonal = everywhere(xp.linalg.diagonal(hessian.matrix), curvature)
-    else:
-        diagonal = everywhere(curvature * (variance + damping(variance, xp=xp)), curvature)
-        hessian, inverse = (Operator(X[:0, :].T, a) for a in (diagonal, 1.0 / diagonal))
-    return Metric(mean[:, None], hessian, inverse, diagonal)
+def _variances(
+    curvature: float, c: int, fit_intercept: bool, xp: Namespace, moments: Moments, like: Array
+) -> Metric:
+    mean, variance = moments.mean, moments.deviation / moments.weight
+    if not fit_intercept:
+        mean, variance = xp.zeros_like(mean), variance + mean * mean
+    variance = xp.astype(xp.max(variance, axis=1), like.dtype)
+    bound, damped = (
+        _everywhere(curvature * a, curvature, c, xp=xp)
+        for a in (xp.where(variance > 0.0, variance, 1.0), variance + damping(variance, xp=xp))
+    )
+    none = like[:, None][:, :0]
+    centre = xp.astype(xp.mean(mean, axis=1, keepdims=True), like.dtype)
+    return Metric(centre, bound, none, none, damped)
+
+
+def _started(
+    objective: Objective, params: Params, zero: Array, metric: Metric
+) -> ProximalLBFGSState:
+    loss, grads = objective.data_loss_and_grad(params)
+    begin = objective.data.backend.compile(_start, objective.penalty, objective.xp)
+    return begin(params, loss, grads, zero, metric, objective.alpha)._replace(metric=metric)
 
 
 def _start(
-    solver: ProximalLBFGS,
     penalty: Penalty,
     xp: Namespace,
     params: Params,
     loss: Array,
     grads: Params,
+    zero: Array,
     metric: Metric,
     alpha: Array,
 ) -> ProximalLBFGSState:
     W, b = params
-    point = vector(Params(W, b + centred_scores(metric.centre, W, xp=xp)), xp=xp)
-    gradient = _gradient(grads, metric.centre, xp=xp)
-    first = xp.sqrt(dot(gradient, gradient / metric.diagonal, xp=xp))
-    first = xp.where(first > 0.0, first, 1.0)
-    residual = _proximal_gradient(penalty, point, gradient, metric, alpha, xp=xp) / first
-    flags = xp.zeros_like(first, dtype=xp.bool)
-    empty = xp.stack([xp.zeros_like(point)] * solver.memory, axis=1)
+    ones = xp.ones_like(b[:, 0])
+    flags = xp.zeros_like(ones, dtype=xp.bool)
     return ProximalLBFGSState(
         params=params,
         loss=loss,
-        step_size=xp.ones_like(first),
-        converged=residual <= solver.tol,
+        step_size=ones,
+        converged=flags,
         diverged=flags,
-        residual=residual,
+        residual=xp.full_like(ones, xp.inf),
         stalled=flags,
         lower_bound=xp.full_like(loss, -xp.inf),
-        point=point,
-        gradient=gradient,
-        value=loss + weighted_penalty(penalty, xp, params.W, alpha),
-        first=first,
-        idle=xp.zeros_like(first),
-        steps=empty,
-        changes=empty,
-        scale=xp.ones_like(first),
-        eigenvalue=xp.ones_like(first),
+        point=augmented(W, b + centred_scores(metric.centre, W, xp=xp), xp=xp),
+        gradient=_gradient(grads, metric.centre, xp=xp),
+        value=loss + weighted_penalty(penalty, xp, W, alpha),
+        zero=zero,
+        idle=xp.zeros_like(ones),
+        eigenvalue=ones,
+        scale=ones,
+        short=flags,
         metric=metric,
     )
 
 
 def _gradient(grads: Params, centre: Array, *, xp: Namespace) -> Array:
-    """Return the gradient in W and the intercept at the centre, as one vector per model."""
-    return vector(Params(grads.W - spread(centre, grads.b, xp=xp), grads.b), xp=xp)
+    """Return the gradient in W and the intercept at the centre ``(m, c, p + 1)``."""
+    return augmented(grads.W - spread(centre, grads.b, xp=xp), grads.b, xp=xp)
 
 
-def _prox(penalty: Penalty, point: Array, step: Array, c: int, *, xp: Namespace) -> Array:
-    """Return the prox of the penalty in W, with a step for every entry."""
-    W, b = params_of(point, c, xp=xp)
-    return vector(Params(penalty.prox(W, params_of(step, c, xp=xp).W, xp=xp), b), xp=xp)
+def _exact_model(
+    xp: Namespace, state: ProximalLBFGSState, alpha: Array, H: Array, columns: Columns | None
+) -> Quadratic:
+    """Return the model with the Hessian H, its diagonal kept away from 0."""
+    point, gradient, bound = (
+        narrowed(a, columns, xp=xp) for a in (state.point, state.gradient, state.metric.bound)
+    )
+    met, bound = xp.linalg.diagonal(H), flat(bound, xp=xp)
+    # Divided by η, no curvature would stay none: it is raised instead.
+    raised = met + _DAMPED * (1.0 / state.step_size - 1.0)[:, None] * bound
+    raised = xp.maximum(raised, _LEAST_CURVATURE * bound)
+    index = xp.cumulative_sum(xp.ones_like(met[0, :]))
+    D = xp.reshape(raised, point.shape)
+    if columns is None:  # a penalty may join the weights of a feature: they share their step
+        D = xp.mean(D, axis=1, keepdims=True) + xp.zeros_like(D)
+    return Quadratic(
+        start=point,
+        gradient=gradient,
+        alpha=alpha,
+        diagonal=D,
+        exact=H + xp.where(index[:, None] == index, (raised - met)[:, :, None], 0.0),
+    )
 
 
-def _proximal_gradient(
-    penalty: Penalty,
-    point: Array,
-    gradient: Array,
-    metric: Metric,
-    alpha: Array,
-    *,
-    xp: Namespace,
-) -> Array:
-    """Return the length ``(m,)`` of the proximal step in the metric of the diagonal."""
-    c = point.shape[1] // (metric.centre.shape[0] + 1)
-    step = alpha[:, None] / metric.diagonal
-    moved = _prox(penalty, point - gradient / metric.diagonal, step, c, xp=xp) - point
-    return xp.sqrt(dot(moved, metric.diagonal * moved, xp=xp))
+def _learnt_model(
+    xp: Namespace, state: ProximalLBFGSState, alpha: Array, columns: Columns | None
+) -> Quadratic:
+    """Return the model learnt from the pairs, written out from the oldest.
 
-
-def _apply(operator: Operator, vectors: Array, *, xp: Namespace) -> Array:
-    """Return the product with vectors ``(m, c p + c)``."""
-    product, matrix = operator.diagonal * vectors, operator.matrix
-    p, (m, d) = matrix.shape[0], vectors.shape
-    if matrix.shape[1] == 0:
-        return product
-    c = d // (p + 1)
-    W = xp.reshape(xp.reshape(vectors[:, : d - c], (m * c, p)) @ matrix, (m, d - c))
-    return xp.concat([W, product[:, d - c :]], axis=1)
-
-
-def _hessian(model: Model, move: Array, *, xp: Namespace) -> Array:
-    product = model.scale[:, None] * _apply(model.metric.hessian, move, xp=xp)
-    along = model.sign * (model.U @ move[:, :, None])
-    return product + (xp.matrix_transpose(along) @ model.U)[:, 0, :]
-
-
-def _normalized(vectors: Array, square: Array, *, xp: Namespace) -> Array:
-    """Return vectors / √square, 0 where there is no pair."""
-    there = square > 0.0
-    return xp.where(there, 1.0 / xp.sqrt(xp.where(there, square, 1.0)), 0.0)[:, None] * vectors
-
-
-def _begin(xp: Namespace, state: ProximalLBFGSState) -> tuple[Model, Inner]:
-    """Return the model of the Hessian and the start of the inner steps.
-
-    B_{i+1} = B_i + yyᵀ / sᵀy − B_i s sᵀB_i / sᵀB_i s, written out from the oldest pair.
+    B_{i+1} = B_i + yyᵀ / sᵀy − B_i s sᵀB_i / sᵀB_i s.
     """
-    S, Y, scale = state.steps, state.changes, state.scale
-    m, memory, d = S.shape
-    BS = xp.reshape(_apply(state.metric.hessian, xp.reshape(S, (m * memory, d)), xp=xp), S.shape)
-    BS = scale[:, None, None] * BS
+    S, Y, metric = state.steps, state.changes, state.metric
+    m, memory, d = S.shape  # pyright: ignore[reportOptionalMemberAccess]
+    _, c, width = state.point.shape
+    BS = of_weights(
+        metric.gram, metric.diagonal, xp.reshape(S, (m * memory, c, width)), xp=xp
+    )
+    BS = state.scale[:, None, None] * xp.reshape(BS, (m, memory, d))
     risen: list[Array] = []
     fallen: list[Array] = []
     for i in range(memory):
         s, y, Bs = S[:, i, :], Y[:, i, :], BS[:, i, :]
-        plus = _normalized(y, dot(s, y, xp=xp), xp=xp)
-        minus = _normalized(Bs, dot(s, Bs, xp=xp), xp=xp)
+        plus, minus = _normalized(y, s, xp=xp), _normalized(Bs, s, xp=xp)
         BS = BS + (S @ plus[:, :, None]) * plus[:, None, :]
         BS = BS - (S @ minus[:, :, None]) * minus[:, None, :]
         risen.append(plus)
         fallen.append(minus)
-    U = xp.stack(risen + fallen, axis=1)
+    U = xp.reshape(xp.stack(risen + fallen, axis=1), (m * 2 * memory, c, width))
+    U = narrowed(U, columns, xp=xp)
     ones = xp.ones_like(S[:, :, :1])
-    model = Model(state.metric, scale, U, xp.concat([ones, -ones], axis=1))
-    nothing = xp.zeros_like(state.point)
-    inner = Inner(
-        x=state.point,
-        Bx=nothing,
-        y=state.point,
-        By=nothing,
-        eigenvalue=0.8 * state.eigenvalue,
+    eta = state.step_size
+    return Quadratic(
+        start=narrowed(state.point, columns, xp=xp),
+        gradient=eta[:, None, None] * narrowed(state.gradient, columns, xp=xp),
+        alpha=eta * alpha,
+        diagonal=narrowed(metric.diagonal, columns, xp=xp),
+        gram=metric.gram if columns is None else metric.gram[: columns.index.shape[1], :],
+        scale=state.scale,
+        U=xp.reshape(U, (m, 2 * memory, c * U.shape[2])),
+        sign=xp.concat([ones, -ones], axis=1),
     )
-    return model, inner
 
 
-def _advance(
+def _normalized(y: Array, s: Array, *, xp: Namespace) -> Array:
+    """Return y / √sᵀy, 0 where there is no pair."""
+    square = xp.sum(s * y, axis=1)
+    there = square > 0.0
+    return xp.where(there, 1.0 / xp.sqrt(xp.where(there, square, 1.0)), 0.0)[:, None] * y
+
+
+def _propose(
     penalty: Penalty,
+    fit_intercept: bool,
     xp: Namespace,
-    start: Array,
-    gradient: Array,
-    step_size: Array,
+    state: ProximalLBFGSState,
     alpha: Array,
-    model: Model,
-    inner: Inner,
-) -> Inner:
-    """Make some steps of greedy FISTA: full momentum, dropped where it points uphill."""
-    D, eta = model.metric.diagonal, step_size[:, None]
-    c = start.shape[1] // (model.metric.centre.shape[0] + 1)
-    for _ in range(_INNER_STEPS):
-        x, Bx, y, By, eigenvalue = inner
-        step = _OVERSTEP / (eigenvalue[:, None] * D)
-        T = y - step * (eta * gradient + By)
-        T = _prox(penalty, T, step * (eta * alpha[:, None]), c, xp=xp)
-        moved, BT = T - y, _hessian(model, T - start, xp=xp)
-        length, bent = dot(moved, D * moved, xp=xp), dot(moved, BT - By, xp=xp)
-        # The step fits the model's curvature, or the eigenvalue is raised to what was met.
-        fits = bent <= eigenvalue * length
-        met = bent / xp.where(length > 0.0, length, 1.0)
-        downhill = dot(moved, D * (T - x), xp=xp) >= 0.0
-        beta, keep = xp.astype(downhill, T.dtype)[:, None], fits[:, None]
-        inner = Inner(
-            x=xp.where(keep, T, x),
-            Bx=xp.where(keep, BT, Bx),
-            y=xp.where(keep, T + beta * (T - x), y),
-            By=xp.where(keep, BT + beta * (BT - Bx), By),
-            eigenvalue=xp.where(fits, eigenvalue, 1.1 * met),
-        )
-    return inner
-
-
-def _params(fit_intercept: bool, c: int, xp: Namespace, trial: Array, centre: Array) -> Params:
-    W, b = params_of(trial, c, xp=xp)
-    return Params(W, b - centred_scores(centre, W, xp=xp) if fit_intercept else b)
+    model: Quadratic,
+    trial: Trial,
+    columns: Columns | None,
+) -> Proposal:
+    """Return the trial point among all columns, and what they all promise."""
+    gained, left = promise(penalty, xp, model, trial)
+    excess = gained + left
+    if model.exact is None:  # with η, which is in g and α too, at least η² of that with 1
+        excess = excess / (state.step_size * state.step_size)
+    point = widened(trial.x, state.point, columns, xp=xp)
+    if columns is not None:
+        D = state.metric.bound
+        if model.exact is not None:  # far from 0, curvature is less than its bound
+            share = model.diagonal / narrowed(D, columns, xp=xp)
+            D = xp.mean(share[:, :, :-1], axis=(1, 2), keepdims=True) * D
+        away = prox(penalty, state.point - state.gradient / D, alpha[:, None, None] / D, xp=xp)
+        away = (away - state.point)[:, :, :-1]
+        away = xp.where(columns.place < columns.index.shape[1], 0.0, away)
+        excess = excess + 0.5 * inner(away, D[:, :, :-1] * away, xp=xp)
+    W, b = params_of_augmented(point, xp=xp)
+    b = b - centred_scores(state.metric.centre, W, xp=xp) if fit_intercept else b
+    return Proposal(point, Params(W, b), excess, left > _SOLVED * gained, trial.eigenvalue)
 
 
 def _judge(
     solver: ProximalLBFGS,
     penalty: Penalty,
+    exact: bool,
     xp: Namespace,
     state: ProximalLBFGSState,
     alpha: Array,
-    inner: Inner,
-    params: Params,
+    proposal: Proposal,
     loss: Array,
     grads: Params,
 ) -> ProximalLBFGSState:
     """Keep the trial points that are good enough, and learn the curvature from all of them."""
-    metric, trial = state.metric, inner.x
-    gradient = _gradient(grads, metric.centre, xp=xp)
+    trial, params, excess, short, eigenvalue = proposal
+    gradient = _gradient(grads, state.metric.centre, xp=xp)
     value = loss + weighted_penalty(penalty, xp, params.W, alpha)
     step, change = trial - state.point, gradient - state.gradient
     rise = (value - loss) - (state.value - state.loss)  # of the penalty
-    slope = rise + xp.astype(dot(state.gradient, step, xp=xp), value.dtype)
-    enough = state.value + SUFFICIENT * xp.where(slope < 0.0, slope, 0.0)
-    accept = value <= enough + rounding_of(state, xp=xp)
+    slope = rise + xp.astype(inner(state.gradient, step, xp=xp), value.dtype)
+    slope = xp.where(slope < 0.0, slope, 0.0)
+    accept = value <= state.value + SUFFICIENT * slope + rounding_of(state, xp=xp)
     accept = accept & ~state.converged
-
-    curvature = dot(step, change, xp=xp)
-    flat = 1e-7 * dot(step, metric.diagonal * step, xp=xp)
-    useful = xp.isfinite(curvature) & (curvature > flat) & ~state.converged
-    inverse = dot(change, _apply(metric.inverse, change, xp=xp), xp=xp)
-    scale = inverse / xp.where(useful, curvature, 1.0)
-    learn = useful[:, None, None]
-
-    keep = accept[:, None]
-    point = xp.where(keep, trial, state.point)
-    gradient = xp.where(keep, gradient, state.gradient)
-    residual = _proximal_gradient(penalty, point, gradient, metric, alpha, xp=xp) / state.first
-    larger = xp.minimum(2.0 * state.step_size, xp.ones_like(state.step_size))
+    keep = accept[:, None, None]
+    shorter = backtracked(state.value, value, slope, xp=xp) if exact else 0.5
+    longer = xp.minimum(2.0 * state.step_size, xp.ones_like(state.step_size))
+    shorter = xp.astype(shorter * state.step_size, longer.dtype)
+    residual = relative_excess(state.zero, state.value, excess, xp=xp)
+    # A model that is bent more than the loss promises too little to be believed.
+    doubtful = xp.full_like(residual, 2.0 * solver.tol)
+    residual = xp.where(state.step_size < 1.0, xp.maximum(residual, doubtful), residual)
+    done = stopping(state, accept, value, residual, solver.tol, xp=xp)
+    eps = float(xp.finfo(residual.dtype).eps)
+    lost = (excess <= eps * xp.abs(xp.astype(state.value, excess.dtype))) & (
+        residual <= _NEAR * solver.tol
+    )
+    done = done | {"converged": done["converged"] | lost}
     return state._replace(
-        **stopping(state, accept, value, residual, solver.tol, xp=xp),
+        **done,
+        **({} if state.steps is None else _learnt(state, step, change, xp=xp)),
         params=select(accept, params, state.params, xp=xp),
         loss=xp.where(accept, loss, state.loss),
-        step_size=xp.where(accept, larger, 0.5 * state.step_size),
-        point=point,
-        gradient=gradient,
+        step_size=xp.where(accept, longer, shorter),
+        point=xp.where(keep, trial, state.point),
+        gradient=xp.where(keep, gradient, state.gradient),
         value=xp.where(accept, value, state.value),
-        steps=xp.where(learn, _push(state.steps, step, xp=xp), state.steps),
-        changes=xp.where(learn, _push(state.changes, change, xp=xp), state.changes),
-        scale=xp.where(useful, scale, state.scale),
-        eigenvalue=xp.where(state.converged, state.eigenvalue, inner.eigenvalue),
+        short=short,
+        eigenvalue=xp.where(state.converged, state.eigenvalue, eigenvalue),
     )
 
 
-def _push(pairs: Array, newest: Array, *, xp: Namespace) -> Array:
-    return xp.concat([pairs[:, 1:, :], newest[:, None, :]], axis=1)
+def _learnt(
+    state: ProximalLBFGSState, step: Array, change: Array, *, xp: Namespace
+) -> dict[str, Array]:
+    """Return the pairs and the scale of B₀ after a step, whether it was kept or not."""
+    metric = state.metric
+    curvature = inner(step, change, xp=xp)
+    least = 1e-7 * inner(step, metric.diagonal * step, xp=xp)
+    useful = xp.isfinite(curvature) & (curvature > least) & ~state.converged
+    bent = inner(change, of_weights(metric.inverse, 1.0 / metric.diagonal, change, xp=xp), xp=xp)
+    scale = bent / xp.where(useful, curvature, 1.0)
+    learn = useful[:, None, None]
+    return {
+        "steps": xp.where(learn, _push(state.steps, step, xp=xp), state.steps),
+        "changes": xp.where(learn, _push(state.changes, change, xp=xp), state.changes),
+        "scale": xp.where(useful, scale, state.scale),
+    }
+
+
+def _push(pairs: Array | None, newest: Array, *, xp: Namespace) -> Array:
+    return xp.concat([pairs[:, 1:, :], flat(newest, xp=xp)[:, None, :]], axis=1)  # pyright: ignore[reportOptionalSubscript]
