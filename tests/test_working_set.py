@@ -45,7 +45,7 @@ def test_two_classes_of_many_features(numpy_backend):
     y = (wide[:, :3].sum(axis=1) > 0).astype(np.int32)
     for alpha in (0.1, 0.001):
         objective = numpy_backend.objective(SoftmaxLoss(), L1Penalty(), wide, y, alpha=(alpha,), k=2)
-        result = minimize(objective, ProximalLBFGS())
+        result = minimize(objective, ProximalLBFGS(tol=1e-5))
         assert result.n_iter < 30
         assert proven(objective, result.params, numpy_backend) < 1e-7
 

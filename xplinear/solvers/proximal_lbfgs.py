@@ -209,6 +209,10 @@ class ProximalLBFGS:
         own = state._replace(metric=None)  # pyright: ignore[reportArgumentType]
         return ProximalLBFGSState(*take_models(own, models, xp=xp))._replace(metric=state.metric)
 
+    def ahead(self, objective: Objective, state: ProximalLBFGSState) -> Params:
+        """Return where one more step leads."""
+        return self.step(objective, state._replace(converged=state.diverged)).params
+
     def follow(
         self, objective: Objective, params: Params, previous: ProximalLBFGSState, before: Array
     ) -> ProximalLBFGSState:
