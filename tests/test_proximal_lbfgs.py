@@ -260,7 +260,7 @@ def test_it_is_at_the_optimum_whatever_the_units(numpy_backend, seed):
     draw = np.random.default_rng(seed)
     n, p, k = draw.integers(30, 600), draw.integers(1, 13), draw.integers(2, 5)
     scores = draw.standard_normal((n, p))
-    y = (scores @ draw.standard_normal((p, k)) + 10 ** draw.uniform(-2, 1) * draw.gumbel(size=(n, k)))
+    y = scores @ draw.standard_normal((p, k)) + 10 ** draw.uniform(-2, 1) * draw.gumbel(size=(n, k))
     y = y.argmax(axis=1).astype(np.int32)
     offset = draw.standard_normal(p) * 10 ** draw.uniform(0, 3, p) * (draw.random() < 0.5)
     units = 10 ** draw.uniform(-6, 6, p)

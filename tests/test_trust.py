@@ -93,6 +93,14 @@ def minimum(case: Case, loss_name: str) -> tuple[float, float]:
     return first, F
 
 
+def standardized(case: Case) -> Case:
+    """Return the case that ``standardize=True`` makes of one."""
+    X = case.X.astype(np.float64)
+    centre = np.average(X, axis=0, weights=case.s)
+    scale = np.sqrt(np.average((X - centre) ** 2, axis=0, weights=case.s))
+    return case._replace(X=(X - centre) / scale)
+
+
 def fitted(case: Case, **settings: Any) -> tuple[xl.LinearClassifier, bool]:
     """Return the classifier, and whether it warned."""
     with warnings.catch_warnings(record=True) as told:
@@ -117,6 +125,14 @@ def test_random_problems_are_solved_and_certified_near_the_truth(loss: str) -> N
             ratios.append(gap / excess)
     assert warned <= 10
     assert np.median(ratios) <= 10.0
+
+
+def test_standardized_features_too() -> None:
+    for seed in range(30):
+        case = random_case(seed)
+        first, best = minimum(standardized(case), "softmax")
+        clf, told = fitted(case, standardize=True)
+        assert told or clf.objective_ - best <= PROMISE * (first - best), seed
 
 
 def test_lbfgs_keeps_the_promise_too() -> None:

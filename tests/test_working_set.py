@@ -44,7 +44,9 @@ def test_two_classes_of_many_features(numpy_backend):
     wide = np.random.default_rng(0).standard_normal((100, 20_000))
     y = (wide[:, :3].sum(axis=1) > 0).astype(np.int32)
     for alpha in (0.1, 0.001):
-        objective = numpy_backend.objective(SoftmaxLoss(), L1Penalty(), wide, y, alpha=(alpha,), k=2)
+        objective = numpy_backend.objective(
+            SoftmaxLoss(), L1Penalty(), wide, y, alpha=(alpha,), k=2
+        )
         result = minimize(objective, ProximalLBFGS(tol=1e-5))
         assert result.n_iter < 30
         assert proven(objective, result.params, numpy_backend) < 1e-7
@@ -78,9 +80,7 @@ def test_a_path_starts_from_what_was_in_use(numpy_backend):
 def test_streamed_rows_give_the_same(backend):
     case = backend.with_blocks_of(100_000)
     objective = case.objective(SoftmaxLoss(), L1Penalty(), X, Y, alpha=(0.05,))
-    streamed = replace(
-        objective, data=StreamedData(X, case.asarray(Y), None, backend=case.backend)
-    )
+    streamed = replace(objective, data=StreamedData(X, case.asarray(Y), None, backend=case.backend))
     solver = ProximalLBFGS(max_iter=3)
     one, other = (case.to_numpy(minimize(F, solver).params.W) for F in (objective, streamed))
     np.testing.assert_allclose(one, other, atol=1e-10)

@@ -82,9 +82,8 @@ class LBFGSState(NamedTuple):
     value: Array
     zero: Array  # F at W = 0, b = 0
     idle: Array  # steps in a row without a decrease above rounding
-    steps: tuple[Array, ...]  # newest last
-    changes: tuple[Array, ...]
-    inverse_curvatures: tuple[Array, ...]  # 1 / stepᵀchange, 0 where a pair is empty
+    steps: Array  # (m, memory, c p + c), newest last; 0 where a pair is empty
+    changes: Array
     scale: Array
     preconditioner: Preconditioner
 
@@ -181,6 +180,7 @@ class LBFGS:
         )
         nothing = xp.zeros_like(gradient[:, 0])
         flags = xp.zeros_like(nothing, dtype=xp.bool)
+        empty = xp.stack([xp.zeros_like(point)] * self.memory, axis=1)
         state = LBFGSState(
             params=params,
             loss=data_loss,
@@ -195,9 +195,8 @@ class LBFGS:
             value=value,
             zero=objective.loss_at_zero(),
             idle=nothing,
-            steps=(xp.zeros_like(point),) * self.memory,
-            changes=(xp.zeros_like(point),) * self.memory,
-            inverse_curvatures=(nothing,) * self.memory,
+            steps=empty,
+            changes=empty,
             scale=xp.ones_like(nothing),
             preconditioner=preconditioner,
         )
@@ -332,19 +331,18 @@ def _follow(
     alpha: Array,
 ) -> LBFGSState:
     """Return the state of `LBFGS.follow`, all but its preconditioner."""
-    b, centre, c = params.b, previous.preconditioner.centre, params.b.shape[1]
+    centre, c = previous.preconditioner.centre, params.b.shape[1]
     point = _point(even, params, centre, xp=xp)
     value, gradient = _evaluate(penalty, even, xp, point, loss, grads, centre, alpha)
 
-    def corrected(step: Array, change: Array) -> Array:
-        bent = (alpha - before)[:, None] * penalty.grad(params_of(step, c, xp=xp).W, xp=xp)
-        return change + vector(Params(bent, xp.zeros_like(b)), xp=xp)
-
-    changes = tuple(map(corrected, previous.steps, previous.changes))
-    curvatures = [dot(*pair, xp=xp) for pair in zip(previous.steps, changes, strict=True)]
-    lengths = [dot(step, step, xp=xp) for step in previous.steps]
+    (m, memory, d), steps = previous.steps.shape, previous.steps
+    bent = penalty.grad(params_of(xp.reshape(steps, (m * memory, d)), c, xp=xp).W, xp=xp)
+    bent = vector(Params(bent, xp.zeros_like(bent[0, :, :])), xp=xp)
+    changes = previous.changes + (alpha - before)[:, None, None] * xp.reshape(bent, steps.shape)
+    curvature, length = (xp.sum(steps * a, axis=2) for a in (changes, steps))
     # The tiny steps at the end of a fit say nothing of the long way to the next strength.
     short = _LONG**2 * dot(point, point, xp=xp)
+    keep = ((curvature > 1e-12 * length) & (length > short[:, None]))[:, :, None]
     flags = xp.zeros_like(previous.converged)
     return previous._replace(
         params=params,
@@ -358,11 +356,8 @@ def _follow(
         gradient=gradient,
         value=value,
         idle=xp.zeros_like(previous.idle),
-        changes=changes,
-        inverse_curvatures=tuple(
-            xp.where((a > 1e-12 * length) & (length > short), 1.0 / _positive(a, xp=xp), 0.0)
-            for a, length in zip(curvatures, lengths, strict=True)
-        ),
+        steps=xp.where(keep, steps, 0.0),
+        changes=xp.where(keep, changes, 0.0),
     )
 
 
@@ -427,7 +422,7 @@ def _precondition(pre: Preconditioner, vector: Array, c: int, *, xp: Namespace) 
 
 def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     """Return the factor of H ``(m,)`` that suits the newest pair."""
-    step, change = state.steps[-1], state.changes[-1]
+    step, change = state.steps[:, -1, :], state.changes[:, -1, :]
     bent = dot(change, _precondition(pre, change, state.params.b.shape[1], xp=xp), xp=xp)
     scale = dot(step, change, xp=xp) / xp.where(bent > 0.0, bent, 1.0)
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
@@ -442,7 +437,7 @@ def _measured(tol: float, xp: Namespace, state: LBFGSState) -> LBFGSState:
 
 def _bar(tol: float, state: LBFGSState, *, xp: Namespace) -> Array:
     """Return what the residual must reach: less, where no step has told of the curvature yet."""
-    told = sum(state.inverse_curvatures) > 0.0
+    told = xp.any(state.steps != 0.0, axis=(1, 2))
     return tol * xp.where(told, 1.0, xp.full_like(state.step_size, _UNTOLD))
 
 
@@ -451,17 +446,31 @@ def _residual(state: LBFGSState, slope: Array, *, xp: Namespace) -> Array:
     return relative_excess(state.zero, state.value, -0.5 * slope, xp=xp)
 
 
+def _direction(state: LBFGSState, *, xp: Namespace) -> Array:
+    """Return Hg ``(m, c p + c)``, the two loops over the pairs as solutions of triangular systems.
+
+    With R the upper triangle of the products s_i·y_j, pairs scaled such that s_i·y_i = 1, the
+    shares of the first loop are a = R⁻¹Sg, those of the second R⁻ᵀ(a − YH₀(g − Yᵀa)).
+    """
+    S, Y, c = state.steps, state.changes, state.params.b.shape[1]
+    products = S @ xp.matrix_transpose(Y)
+    square = xp.linalg.diagonal(products)
+    unit = (1.0 / xp.sqrt(_positive(square, xp=xp)))[:, :, None]
+    place = xp.cumulative_sum(xp.ones_like(square), axis=1)
+    upper = place[:, :, None] < place[:, None, :]
+    one = xp.astype(place[:, :, None] == place[:, None, :], S.dtype)
+    R = xp.where(upper, unit * products * xp.matrix_transpose(unit), 0.0) + one
+    first = xp.linalg.solve(R, unit * (S @ state.gradient[:, :, None]))
+    left = state.gradient - (xp.matrix_transpose(unit * first) @ Y)[:, 0, :]
+    left = _precondition(state.preconditioner, left, c, xp=xp) * state.scale[:, None]
+    second = first - unit * (Y @ left[:, :, None])
+    second = unit * xp.linalg.solve(xp.matrix_transpose(R), second)
+    return left + (xp.matrix_transpose(second) @ S)[:, 0, :]
+
+
 def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
     """Return the trial points of one step."""
-    direction, shares, c = state.gradient, [], state.params.b.shape[1]
-    pairs = list(zip(state.steps, state.changes, state.inverse_curvatures, strict=True))
-    for step, change, inverse in reversed(pairs):
-        share = inverse * dot(step, direction, xp=xp)
-        direction = direction - share[:, None] * change
-        shares.append(share)
-    direction = _precondition(state.preconditioner, direction, c, xp=xp) * state.scale[:, None]
-    for (step, change, inverse), share in zip(pairs, reversed(shares), strict=True):
-        direction = direction + (share - inverse * dot(change, direction, xp=xp))[:, None] * step
+    direction, c = _direction(state, xp=xp), state.params.b.shape[1]
     moved = state.step_size * xp.astype(~state.converged, direction.dtype)
     trial = state.point - moved[:, None] * direction
     W, b = params_of(trial, c, xp=xp)
@@ -502,10 +511,9 @@ def _judge(
     bent = dot(change, _precondition(pre, change, params.b.shape[1], xp=xp), xp=xp)
     scale = xp.where(useful, curvature / xp.where(useful, bent, 1.0), state.scale)
 
-    def remembered(past: tuple[Array, ...], newest: Array) -> tuple[Array, ...]:
-        learn = xp.reshape(useful, (-1,) + (1,) * (newest.ndim - 1))
-        pairs = zip(past, (*past[1:], newest), strict=True)
-        return tuple(xp.where(learn, shifted, old) for old, shifted in pairs)
+    def remembered(past: Array, newest: Array) -> Array:
+        shifted = xp.concat([past[:, 1:, :], newest[:, None, :]], axis=1)
+        return xp.where(useful[:, None, None], shifted, past)
 
     shorter = backtracked(state.value, value, xp.astype(slope, value.dtype), xp=xp)
     shorter = xp.astype(shorter, slope.dtype)
@@ -525,6 +533,5 @@ def _judge(
         value=kept,
         steps=remembered(state.steps, step),
         changes=remembered(state.changes, change),
-        inverse_curvatures=remembered(state.inverse_curvatures, 1.0 / curvature),
         scale=scale,
     )

@@ -30,7 +30,7 @@ __all__ = ["Newton", "NewtonState", "newton_pays"]
 
 _RIDGE = 100.0  # times eps: of the Hessian with a diagonal of ones
 _STEPS_AHEAD = 2  # evaluated, and one more that is not
-_CHEAP_STEP = 1e9  # flops up to which a step takes some ten milliseconds
+_CHEAP_STEP = 3e7  # operations; a step takes a millisecond in any case
 
 
 class NewtonState(NamedTuple):

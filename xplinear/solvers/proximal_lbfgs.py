@@ -38,7 +38,15 @@ from xplinear.solvers.stopping import (
     rounding_of,
     stopping,
 )
-from xplinear.solvers.working_set import Columns, chosen, hessian, narrowed, needed, ranking, widened
+from xplinear.solvers.working_set import (
+    Columns,
+    chosen,
+    hessian,
+    narrowed,
+    needed,
+    ranking,
+    widened,
+)
 
 __all__ = ["ProximalLBFGS", "ProximalLBFGSState"]
 
@@ -229,9 +237,7 @@ class ProximalLBFGS:
         )
 
 
-def _few(
-    objective: Objective, point: Array, columns: Columns | None, most: int = _EXACT
-) -> bool:
+def _few(objective: Objective, point: Array, columns: Columns | None, most: int = _EXACT) -> bool:
     """Return whether a model has so few weights, in these columns, that its Hessian is made."""
     _, c, width = point.shape
     if columns is not None:
@@ -393,9 +399,7 @@ def _learnt_model(
     S, Y, metric = state.steps, state.changes, state.metric
     m, memory, d = S.shape  # pyright: ignore[reportOptionalMemberAccess]
     _, c, width = state.point.shape
-    BS = of_weights(
-        metric.gram, metric.diagonal, xp.reshape(S, (m * memory, c, width)), xp=xp
-    )
+    BS = of_weights(metric.gram, metric.diagonal, xp.reshape(S, (m * memory, c, width)), xp=xp)
     BS = state.scale[:, None, None] * xp.reshape(BS, (m, memory, d))
     risen: list[Array] = []
     fallen: list[Array] = []

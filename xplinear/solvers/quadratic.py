@@ -12,7 +12,17 @@ from xplinear.objective import weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.hessian import augmented, params_of_augmented
 
-__all__ = ["Quadratic", "Trial", "flat", "improve", "inner", "of_weights", "promise", "prox", "start"]
+__all__ = [
+    "Quadratic",
+    "Trial",
+    "flat",
+    "improve",
+    "inner",
+    "of_weights",
+    "promise",
+    "prox",
+    "start",
+]
 
 _STEPS = 5  # compiled together
 _OVERSTEP = 1.25  # in units of 1 / eigenvalue; full momentum is stable up to 4/3
@@ -85,9 +95,7 @@ def start(model: Quadratic, eigenvalue: Array, *, xp: Namespace) -> Trial:
     return Trial(model.start, nothing, model.start, nothing, eigenvalue)
 
 
-def improve(
-    penalty: Penalty, most: int, xp: Namespace, model: Quadratic, trial: Trial
-) -> Trial:
+def improve(penalty: Penalty, most: int, xp: Namespace, model: Quadratic, trial: Trial) -> Trial:
     """Make some steps of greedy FISTA; where B is exact, also two towards the face's bottom.
 
     ``most`` weights of a model move in these.
@@ -100,9 +108,7 @@ def improve(
     return trial
 
 
-def promise(
-    penalty: Penalty, xp: Namespace, model: Quadratic, trial: Trial
-) -> tuple[Array, Array]:
+def promise(penalty: Penalty, xp: Namespace, model: Quadratic, trial: Trial) -> tuple[Array, Array]:
     """Return by how much ``(m,)`` the trial decreases the model, and about what is left.
 
     Near the minimum the difference of its values is nothing but rounding: then it is ½ vᵀBv, of
