@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,6 +42,8 @@ _EXACT_ALL = 128  # weights up to which it is made of all of them without a look
 _EXACT_ROUNDS = 6, 12  # of ten inner steps and two solves; the second where six fell short
 _ROUNDS = 5  # of ten; fewer need more passes, more cost more than they save
 _SOLVED = 0.01  # share of what the inner steps gained that may be left
+_WORTH = 10  # iterations without the Hessian that one with it saves, at least
+_INNER_ROWS = 500  # whose pass costs as much as the inner steps
 _NEAR = 10.0  # times tol: so near, what is below the rounding of F is nothing to wait for
 _DAMPED = 1e-5  # share of its bound by which curvature is raised after a step was too long
 _LEAST_CURVATURE = 1e-8  # share of its bound below which curvature is not trusted
@@ -224,8 +227,14 @@ def _few(
     """Return whether a model has so few weights, in these columns, that its Hessian is made."""
     _, c, width = point.shape
     if columns is not None:
-        width, most = columns.index.shape[1] + 1, _MOST
+        width, most = columns.index.shape[1] + 1, _affordable(objective, point)
     return has_hessian(objective.loss) and c * width <= most
+
+
+def _affordable(objective: Objective, point: Array) -> int:
+    """Return d up to which a Hessian d × d costs no more than some iterations without."""
+    n, weights = objective.data.n, point.shape[1] * point.shape[2]
+    return min(_MOST, math.isqrt(_WORTH * weights * (n + _INNER_ROWS) // n))
 
 
 def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns | None, int, bool]:
@@ -241,7 +250,7 @@ def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns |
     gain = compile_(_gain, objective.penalty, xp)(state, objective.alpha)
     look = compile_(ranking, xp)
     order, summary = look(state.params.W, gain, state.short, ~state.converged)
-    most = _MOST // state.point.shape[1] - 1
+    most = _affordable(objective, state.point) // state.point.shape[1] - 1
     q, weights, short = needed(objective, summary, most)
     return (compile_(chosen, q, xp)(order) if q < objective.data.p else None), weights, short
 
