@@ -260,7 +260,7 @@ def test_it_is_at_the_optimum_whatever_the_units(numpy_backend, seed):
     draw = np.random.default_rng(seed)
     n, p, k = draw.integers(30, 600), draw.integers(1, 13), draw.integers(2, 5)
     scores = draw.standard_normal((n, p))
-    y = (scores @ draw.standard_normal((p, k)) + 10 ** draw.uniform(-2, 1) * draw.gumbel(size=(n, k)))
+    y = scores @ draw.standard_normal((p, k)) + 10 ** draw.uniform(-2, 1) * draw.gumbel(size=(n, k))
     y = y.argmax(axis=1).astype(np.int32)
     offset = draw.standard_normal(p) * 10 ** draw.uniform(0, 3, p) * (draw.random() < 0.5)
     units = 10 ** draw.uniform(-6, 6, p)
@@ -299,7 +299,7 @@ def test_where_there_is_nothing_to_learn_the_intercept_is_the_best(
 @pytest.mark.parametrize("tol", [1e-4, 1e-8])
 def test_a_path_needs_no_more_iterations_than_cold_starts(numpy_backend, tol):
     wide, y = make_classification(2000, 50, n_informative=10, n_classes=3, random_state=0)
-    solver, cold, warm, state = ProximalLBFGS(tol=tol), [], [], None
+    solver, cold, warm, state, before = ProximalLBFGS(tol=tol), [], [], None, None
     for alpha in np.logspace(-1, -5, 8):
         objective = numpy_backend.objective(
             SoftmaxLoss(), L1Penalty(), wide, y.astype(np.int32), alpha=(alpha,)

@@ -12,7 +12,17 @@ from xplinear.objective import weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.hessian import augmented, params_of_augmented
 
-__all__ = ["Quadratic", "Trial", "flat", "improve", "inner", "of_weights", "promise", "prox", "start"]
+__all__ = [
+    "Quadratic",
+    "Trial",
+    "flat",
+    "improve",
+    "inner",
+    "of_weights",
+    "promise",
+    "prox",
+    "start",
+]
 
 _STEPS = 5  # compiled together
 _OVERSTEP = 1.25  # in units of 1 / eigenvalue; full momentum is stable up to 4/3
@@ -30,11 +40,11 @@ class Quadratic(NamedTuple):
     gradient: Array
     alpha: Array
     diagonal: Array
-    exact: Array | None = None
-    gram: Array | None = None
-    scale: Array | None = None
-    U: Array | None = None
-    sign: Array | None = None
+    exact: Array = None
+    gram: Array = None
+    scale: Array = None
+    U: Array = None
+    sign: Array = None
 
 
 class Trial(NamedTuple):
@@ -85,9 +95,7 @@ def start(model: Quadratic, eigenvalue: Array, *, xp: Namespace) -> Trial:
     return Trial(model.start, nothing, model.start, nothing, eigenvalue)
 
 
-def improve(
-    penalty: Penalty, most: int, xp: Namespace, model: Quadratic, trial: Trial
-) -> Trial:
+def improve(penalty: Penalty, most: int, xp: Namespace, model: Quadratic, trial: Trial) -> Trial:
     """Make some steps of greedy FISTA; where B is exact, also two towards the face's bottom.
 
     ``most`` weights of a model move in these.
@@ -100,9 +108,7 @@ def improve(
     return trial
 
 
-def promise(
-    penalty: Penalty, xp: Namespace, model: Quadratic, trial: Trial
-) -> tuple[Array, Array]:
+def promise(penalty: Penalty, xp: Namespace, model: Quadratic, trial: Trial) -> tuple[Array, Array]:
     """Return by how much ``(m,)`` the trial decreases the model, and about what is left.
 
     Near the minimum the difference of its values is nothing but rounding: then it is ½ vᵀBv, of
@@ -165,9 +171,9 @@ def _newton(
     On a face, weights that are zero stay zero and the others keep their signs; the penalty is
     taken as linear there plus what its gradient bends from W to 2W, which for L1, L2 and their
     mixtures is exact. Where signs would change, these weights become zero; or the step ends
-    where the first does. A step that is not ``full`` moves a weight about as far as 0 is away,
-    where the model is flat: there the bottom of the face is at infinity. Only points that decrease the model are taken, so that the penalty may
-    be of any kind.
+    where the first does. A step that is not ``full`` moves a weight about as far as 0 is away
+    where the model is flat: there the bottom of the face is at infinity. Only points that
+    decrease the model are taken, so that the penalty may be of any kind.
     """
     D, alpha = model.diagonal, model.alpha[:, None, None]
     step = 1.0 / (trial.eigenvalue[:, None, None] * D)
