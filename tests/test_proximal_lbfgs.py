@@ -351,6 +351,32 @@ def test_a_penalty_of_ones_own(numpy_backend, features):
     np.testing.assert_allclose(ours, theirs, rtol=1e-8)
 
 
+@dataclass(frozen=True)
+class NonNegative:
+    """No weight below 0; only the prox says so."""
+
+    smooth = False
+
+    def value(self, W, *, xp=None):
+        return 0.0 * W.sum(axis=(0, -1))
+
+    def grad(self, W, *, xp=None):
+        return 0.0 * W
+
+    def prox(self, W, step, *, xp=None):
+        return np.maximum(W, 0.0)
+
+
+def test_a_constraint_that_only_the_prox_knows(numpy_backend):
+    objective = numpy_backend.objective(SquaredErrorLoss(), NonNegative(), X, Y)
+    ours, theirs = (
+        minimize(objective, solver).params
+        for solver in (ProximalLBFGS(tol=1e-6), GD(tol=1e-9, max_iter=20_000))
+    )
+    assert ours.W.min() == 0.0
+    np.testing.assert_allclose(objective.value(ours), objective.value(theirs), rtol=1e-8)
+
+
 def test_it_stalls_honestly_where_rounding_hides_the_rest(library):
     objective = library.objective(SoftmaxLoss(), L1Penalty(), X, Y, alpha=(0.01,), dtype="float32")
     result = minimize(objective, ProximalLBFGS(tol=1e-12))

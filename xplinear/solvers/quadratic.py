@@ -177,8 +177,12 @@ def _newton(
     """
     D, alpha = model.diagonal, model.alpha[:, None, None]
     step = 1.0 / (trial.eigenvalue[:, None, None] * D)
-    landed = trial.x - step * (model.gradient + trial.Bx)
-    T = prox(penalty, landed, step * alpha, xp=xp)
+
+    def landed(point: Array, product: Array) -> Array:
+        slope = model.gradient + product
+        return prox(penalty, point - step * slope, step * alpha, xp=xp)
+
+    T = landed(trial.x, trial.Bx)
     W, b = params_of_augmented(T, xp=xp)
     once, twice = (penalty.grad(factor * W, xp=xp) for factor in (1.0, 2.0))
     bend = xp.where(W == 0.0, 0.0, (twice - once) / xp.where(W == 0.0, 1.0, W))
@@ -196,7 +200,11 @@ def _newton(
     crossed = weight & (N * T < 0.0)
     share = xp.where(crossed, T / xp.where(crossed, T - N, 1.0), 1.0)
     first = T + xp.min(share, axis=(1, 2), keepdims=True) * move
-    return _best(penalty, model, trial, [N, xp.where(crossed, 0.0, N), first, T], xp=xp)
+    points = [N, xp.where(crossed, 0.0, N), first]
+    if not getattr(penalty, "separable", False):
+        # A penalty of one's own may say only in its prox where weights must not be.
+        points = [landed(a, _product(model, a - model.start, xp=xp)) for a in points]
+    return _best(penalty, model, trial, [*points, T], xp=xp)
 
 
 def _solved(
