@@ -167,6 +167,22 @@ class ProximalLBFGS:
 
     def step(self, objective: Objective, state: ProximalLBFGSState) -> ProximalLBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
+        xp, penalty = objective.xp, objective.penalty
+        state, proposal, exact = self._propose(objective, state)
+        loss, grads = objective.data_loss_and_grad(proposal.params)
+        judge = objective.data.backend.compile(_judge, self, penalty, exact, xp)
+        judged = judge(state, objective.alpha, proposal, loss, grads)
+        # What went through JAX's compiler is another array: keep the one there is.
+        return judged._replace(metric=state.metric)
+
+    def ahead(self, objective: Objective, state: ProximalLBFGSState) -> Params:
+        """Return where the next step would go, for a dual point that is nearer the optimum."""
+        return self._propose(objective, state)[1].params
+
+    def _propose(
+        self, objective: Objective, state: ProximalLBFGSState
+    ) -> tuple[ProximalLBFGSState, Proposal, bool]:
+        """Return the state, where to go from there, and whether the Hessian was used."""
         xp, penalty, alpha = objective.xp, objective.penalty, objective.alpha
         compile_ = objective.data.backend.compile
         columns, weights, short = _columns(objective, state)
@@ -185,12 +201,7 @@ class ProximalLBFGS:
         for _ in range(_EXACT_ROUNDS[short] if exact else _ROUNDS):
             trial = advance(model, trial)
         propose = compile_(_propose, penalty, objective.fit_intercept, xp)
-        proposal = propose(state, alpha, model, trial, columns)
-        loss, grads = objective.data_loss_and_grad(proposal.params)
-        judge = compile_(_judge, self, penalty, exact, xp)
-        judged = judge(state, alpha, proposal, loss, grads)
-        # What went through JAX's compiler is another array: keep the one there is.
-        return judged._replace(metric=state.metric)
+        return state, propose(state, alpha, model, trial, columns), exact
 
     def take(
         self, state: ProximalLBFGSState, models: Array, *, xp: Namespace
