@@ -299,7 +299,7 @@ def test_where_there_is_nothing_to_learn_the_intercept_is_the_best(
 @pytest.mark.parametrize("tol", [1e-4, 1e-8])
 def test_a_path_needs_no_more_iterations_than_cold_starts(numpy_backend, tol):
     wide, y = make_classification(2000, 50, n_informative=10, n_classes=3, random_state=0)
-    solver, cold, warm, state = ProximalLBFGS(tol=tol), [], [], None
+    solver, cold, warm, state, before = ProximalLBFGS(tol=tol), [], [], None, None
     for alpha in np.logspace(-1, -5, 8):
         objective = numpy_backend.objective(
             SoftmaxLoss(), L1Penalty(), wide, y.astype(np.int32), alpha=(alpha,)
@@ -349,6 +349,32 @@ def test_a_penalty_of_ones_own(numpy_backend, features):
         for solver in (ProximalLBFGS(tol=1e-6), GD(tol=1e-9, max_iter=20_000))
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-8)
+
+
+@dataclass(frozen=True)
+class NonNegative:
+    """No weight below 0; only the prox says so."""
+
+    smooth = False
+
+    def value(self, W, *, xp=None):
+        return 0.0 * W.sum(axis=(0, -1))
+
+    def grad(self, W, *, xp=None):
+        return 0.0 * W
+
+    def prox(self, W, step, *, xp=None):
+        return np.maximum(W, 0.0)
+
+
+def test_a_constraint_that_only_the_prox_knows(numpy_backend):
+    objective = numpy_backend.objective(SquaredErrorLoss(), NonNegative(), X, Y)
+    ours, theirs = (
+        minimize(objective, solver).params
+        for solver in (ProximalLBFGS(tol=1e-6), GD(tol=1e-9, max_iter=20_000))
+    )
+    assert ours.W.min() == 0.0
+    np.testing.assert_allclose(objective.value(ours), objective.value(theirs), rtol=1e-8)
 
 
 def test_it_stalls_honestly_where_rounding_hides_the_rest(library):

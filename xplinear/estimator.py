@@ -83,6 +83,7 @@ _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
 _TO_THE_OPTIMUM = InteriorPoint, LBFGS, Newton, ProximalLBFGS, Smoothing
 _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
 _CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
+_WORSE = 1.01  # than no weights at all, but for the noise of short fits
 _SEPARATED = 1e-4  # share of the first loss below which every row is on its side
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
 
@@ -227,7 +228,7 @@ def _warn_of_no_optimum(objective: Objective, value: float) -> None:
             ConvergenceWarning,
             stacklevel=3,
         )
-    if not value <= zero * (1.0 + 1e-6):
+    if not value <= _WORSE * zero:
         warnings.warn(
             f"the objective is {value:.4g}, above the {zero:.4g} of zero weights: nothing was "
             "learnt; set learning_rate='auto', standardize=True or another solver",

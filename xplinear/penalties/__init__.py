@@ -25,6 +25,8 @@ class Penalty(Protocol):
     A penalty that grows at most with the square of W may also offer ``conjugate(V, *, xp)``:
     Ω*(tV) = sup_W tV·W − Ω(W) and t, both ``(m,)``, for the largest t in (0, 1] at which it is
     finite; `xplinear.duality` bounds the optimum with it.
+    A penalty that is a sum over the weights, the prox of each its own, may say so with
+    ``separable = True``: where most weights are zero, `ProximalLBFGS` then looks at some only.
 
     Attributes
     ----------

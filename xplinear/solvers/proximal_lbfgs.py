@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
-from xplinear.solvers.gram import (
-    centred_rows,
-    damping,
-    gram_pays,
-    sampled_rows,
-    scaled_gram,
-    squared_scales,
-)
+from xplinear.solvers.curvature import Bounds, bounds
+from xplinear.solvers.gram import gram_pays
 from xplinear.solvers.hessian import augmented, has_hessian, params_of_augmented
-from xplinear.solvers.metric import Moments, centred_scores, feature_moments, loss_curvature, spread
+from xplinear.solvers.metric import centred_scores, spread
 from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.quadratic import (
     Quadratic,
@@ -56,24 +50,12 @@ _EXACT_ALL = 128  # weights up to which it is made of all of them without a look
 _EXACT_ROUNDS = 6, 12  # of ten inner steps and two solves; the second where six fell short
 _ROUNDS = 5  # of ten; fewer need more passes, more cost more than they save
 _SOLVED = 0.01  # share of what the inner steps gained that may be left
+_ENTRIES = 2**26  # of the Hessians of all models
+_WORTH = 10  # iterations without the Hessian that one with it saves, at least
+_INNER_ROWS = 500  # whose pass costs as much as the inner steps
 _NEAR = 10.0  # times tol: so near, what is below the rounding of F is nothing to wait for
 _DAMPED = 1e-5  # share of its bound by which curvature is raised after a step was too long
 _LEAST_CURVATURE = 1e-8  # share of its bound below which curvature is not trusted
-
-
-class Metric(NamedTuple):
-    """Bounds of the data loss's curvature, and what is made of them before any step.
-
-    ``centre (p, 1)`` of the features; ``bound (1, c, p + 1)`` of each weight; ``gram`` and
-    ``inverse (p, p)``, damped, or ``(p, 0)`` where they cost more than they save, and
-    ``diagonal (1, c, p + 1)``, damped.
-    """
-
-    centre: Array
-    bound: Array
-    gram: Array
-    inverse: Array
-    diagonal: Array
 
 
 class ProximalLBFGSState(NamedTuple):
@@ -95,9 +77,9 @@ class ProximalLBFGSState(NamedTuple):
     eigenvalue: Array  # of the model Hessian over its diagonal, for the inner steps
     scale: Array
     short: Array  # the inner steps of the last iteration left something to gain
-    metric: Metric
-    steps: Array | None = None  # (m, memory, c (p + 1)), newest last; 0 where there is none
-    changes: Array | None = None
+    metric: Bounds
+    steps: Array = None  # (m, memory, c (p + 1)), newest last; 0 where there is none
+    changes: Array = None
 
 
 class Proposal(NamedTuple):
@@ -181,10 +163,26 @@ class ProximalLBFGS:
             )
             raise ValueError(msg)
         zero = objective.loss_at_zero()
-        return _started(objective, params, zero, _metric(objective))
+        return _started(objective, params, zero, _bounds(objective))
 
     def step(self, objective: Objective, state: ProximalLBFGSState) -> ProximalLBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
+        xp, penalty = objective.xp, objective.penalty
+        state, proposal, exact = self._propose(objective, state)
+        loss, grads = objective.data_loss_and_grad(proposal.params)
+        judge = objective.data.backend.compile(_judge, self, penalty, exact, xp)
+        judged = judge(state, objective.alpha, proposal, loss, grads)
+        # What went through JAX's compiler is another array: keep the one there is.
+        return judged._replace(metric=state.metric)
+
+    def ahead(self, objective: Objective, state: ProximalLBFGSState) -> Params:
+        """Return where the next step would go, for a dual point that is nearer the optimum."""
+        return self._propose(objective, state)[1].params
+
+    def _propose(
+        self, objective: Objective, state: ProximalLBFGSState
+    ) -> tuple[ProximalLBFGSState, Proposal, bool]:
+        """Return the state, where to go from there, and whether the Hessian was used."""
         xp, penalty, alpha = objective.xp, objective.penalty, objective.alpha
         compile_ = objective.data.backend.compile
         columns, weights, short = _columns(objective, state)
@@ -203,12 +201,7 @@ class ProximalLBFGS:
         for _ in range(_EXACT_ROUNDS[short] if exact else _ROUNDS):
             trial = advance(model, trial)
         propose = compile_(_propose, penalty, objective.fit_intercept, xp)
-        proposal = propose(state, alpha, model, trial, columns)
-        loss, grads = objective.data_loss_and_grad(proposal.params)
-        judge = compile_(_judge, self, penalty, exact, xp)
-        judged = judge(state, alpha, proposal, loss, grads)
-        # What went through JAX's compiler is another array: keep the one there is.
-        return judged._replace(metric=state.metric)
+        return state, propose(state, alpha, model, trial, columns), exact
 
     def take(
         self, state: ProximalLBFGSState, models: Array, *, xp: Namespace
@@ -216,10 +209,6 @@ class ProximalLBFGS:
         """Return the state of a stack of these models only."""
         own = state._replace(metric=None)  # pyright: ignore[reportArgumentType]
         return ProximalLBFGSState(*take_models(own, models, xp=xp))._replace(metric=state.metric)
-
-    def ahead(self, objective: Objective, state: ProximalLBFGSState) -> Params:
-        """Return where one more step leads."""
-        return self.step(objective, state._replace(converged=state.diverged)).params
 
     def follow(
         self, objective: Objective, params: Params, previous: ProximalLBFGSState, before: Array
@@ -241,8 +230,16 @@ def _few(objective: Objective, point: Array, columns: Columns | None, most: int 
     """Return whether a model has so few weights, in these columns, that its Hessian is made."""
     _, c, width = point.shape
     if columns is not None:
-        width, most = columns.index.shape[1] + 1, _MOST
-    return has_hessian(objective.loss) and c * width <= most
+        width, most = columns.index.shape[1] + 1, _affordable(objective, point)
+    room = math.isqrt(_ENTRIES // objective.m)
+    return has_hessian(objective.loss) and c * width <= min(most, room)
+
+
+def _affordable(objective: Objective, point: Array) -> int:
+    """Return d up to which a Hessian d × d costs no more than some iterations without."""
+    n, weights = objective.data.n, point.shape[1] * point.shape[2]
+    room = math.isqrt(_ENTRIES // objective.m)
+    return min(_MOST, room, math.isqrt(_WORTH * weights * (n + _INNER_ROWS) // n))
 
 
 def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns | None, int, bool]:
@@ -258,7 +255,7 @@ def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns |
     gain = compile_(_gain, objective.penalty, xp)(state, objective.alpha)
     look = compile_(ranking, xp)
     order, summary = look(state.params.W, gain, state.short, ~state.converged)
-    most = _MOST // state.point.shape[1] - 1
+    most = _affordable(objective, state.point) // state.point.shape[1] - 1
     q, weights, short = needed(objective, summary, most)
     return (compile_(chosen, q, xp)(order) if q < objective.data.p else None), weights, short
 
@@ -270,56 +267,13 @@ def _gain(penalty: Penalty, xp: Namespace, state: ProximalLBFGSState, alpha: Arr
     return (D * moved * moved)[:, :, :-1]
 
 
-def _metric(objective: Objective) -> Metric:
-    xp, compile_ = objective.xp, objective.data.backend.compile
-    curvature = loss_curvature(objective.loss, objective.k)
-    point = augmented(*objective.zeros(), xp=xp)
-    c = point.shape[1]
-    if not _few(objective, point, None) and gram_pays(objective):
-        gram = compile_(_gram, curvature, c, objective.fit_intercept, xp)
-        return gram(sampled_rows(True, objective), objective.alpha)
-    variances = compile_(_variances, curvature, c, objective.fit_intercept, xp)
-    return variances(feature_moments(objective), point[0, 0, :-1])
-
-
-def _everywhere(features: Array, intercept: float, c: int, *, xp: Namespace) -> Array:
-    row = xp.concat([features, xp.full_like(features[:1], intercept)])
-    return xp.stack([row] * c, axis=0)[None, :, :]
-
-
-def _gram(
-    curvature: float, c: int, fit_intercept: bool, xp: Namespace, block: Block, alpha: Array
-) -> Metric:
-    mean, X, variance, typical = centred_rows(fit_intercept, xp, block)
-    square = squared_scales(xp, variance, typical, alpha, curvature)
-    matrix = scaled_gram(X, square, xp=xp)
-    count = xp.cumulative_sum(xp.ones_like(variance))
-    damped = damping(xp.linalg.diagonal(matrix), xp=xp)
-    matrix = matrix + xp.where(count[:, None] == count, damped, 0.0)
-    units = xp.sqrt(square[:, None] * square)
-    gram, inverse = curvature * matrix / units, xp.linalg.inv(matrix) * units / curvature
-    diagonal = _everywhere(xp.linalg.diagonal(gram), curvature, c, xp=xp)
-    return Metric(mean[:, None], diagonal, gram, inverse, diagonal)
-
-
-def _variances(
-    curvature: float, c: int, fit_intercept: bool, xp: Namespace, moments: Moments, like: Array
-) -> Metric:
-    mean, variance = moments.mean, moments.deviation / moments.weight
-    if not fit_intercept:
-        mean, variance = xp.zeros_like(mean), variance + mean * mean
-    variance = xp.astype(xp.max(variance, axis=1), like.dtype)
-    bound, damped = (
-        _everywhere(curvature * a, curvature, c, xp=xp)
-        for a in (xp.where(variance > 0.0, variance, 1.0), variance + damping(variance, xp=xp))
-    )
-    none = like[:, None][:, :0]
-    centre = xp.astype(xp.mean(mean, axis=1, keepdims=True), like.dtype)
-    return Metric(centre, bound, none, none, damped)
+def _bounds(objective: Objective) -> Bounds:
+    few = _few(objective, augmented(*objective.zeros(), xp=objective.xp), None)
+    return bounds(objective, gram=not few and gram_pays(objective))
 
 
 def _started(
-    objective: Objective, params: Params, zero: Array, metric: Metric
+    objective: Objective, params: Params, zero: Array, metric: Bounds
 ) -> ProximalLBFGSState:
     loss, grads = objective.data_loss_and_grad(params)
     begin = objective.data.backend.compile(_start, objective.penalty, objective.xp)
@@ -333,7 +287,7 @@ def _start(
     loss: Array,
     grads: Params,
     zero: Array,
-    metric: Metric,
+    metric: Bounds,
     alpha: Array,
 ) -> ProximalLBFGSState:
     W, b = params
@@ -397,7 +351,7 @@ def _learnt_model(
     B_{i+1} = B_i + yyᵀ / sᵀy − B_i s sᵀB_i / sᵀB_i s.
     """
     S, Y, metric = state.steps, state.changes, state.metric
-    m, memory, d = S.shape  # pyright: ignore[reportOptionalMemberAccess]
+    m, memory, d = S.shape
     _, c, width = state.point.shape
     BS = of_weights(metric.gram, metric.diagonal, xp.reshape(S, (m * memory, c, width)), xp=xp)
     BS = state.scale[:, None, None] * xp.reshape(BS, (m, memory, d))
@@ -530,5 +484,5 @@ def _learnt(
     }
 
 
-def _push(pairs: Array | None, newest: Array, *, xp: Namespace) -> Array:
-    return xp.concat([pairs[:, 1:, :], flat(newest, xp=xp)[:, None, :]], axis=1)  # pyright: ignore[reportOptionalSubscript]
+def _push(pairs: Array, newest: Array, *, xp: Namespace) -> Array:
+    return xp.concat([pairs[:, 1:, :], flat(newest, xp=xp)[:, None, :]], axis=1)

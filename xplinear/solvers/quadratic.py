@@ -40,11 +40,11 @@ class Quadratic(NamedTuple):
     gradient: Array
     alpha: Array
     diagonal: Array
-    exact: Array | None = None
-    gram: Array | None = None
-    scale: Array | None = None
-    U: Array | None = None
-    sign: Array | None = None
+    exact: Array = None
+    gram: Array = None
+    scale: Array = None
+    U: Array = None
+    sign: Array = None
 
 
 class Trial(NamedTuple):
@@ -171,14 +171,18 @@ def _newton(
     On a face, weights that are zero stay zero and the others keep their signs; the penalty is
     taken as linear there plus what its gradient bends from W to 2W, which for L1, L2 and their
     mixtures is exact. Where signs would change, these weights become zero; or the step ends
-    where the first does. A step that is not ``full`` moves a weight about as far as 0 is away,
-    where the model is flat: there the bottom of the face is at infinity. Only points that decrease the model are taken, so that the penalty may
-    be of any kind.
+    where the first does. A step that is not ``full`` moves a weight about as far as 0 is away
+    where the model is flat: there the bottom of the face is at infinity. Only points that
+    decrease the model are taken, so that the penalty may be of any kind.
     """
     D, alpha = model.diagonal, model.alpha[:, None, None]
     step = 1.0 / (trial.eigenvalue[:, None, None] * D)
-    landed = trial.x - step * (model.gradient + trial.Bx)
-    T = prox(penalty, landed, step * alpha, xp=xp)
+
+    def landed(point: Array, product: Array) -> Array:
+        slope = model.gradient + product
+        return prox(penalty, point - step * slope, step * alpha, xp=xp)
+
+    T = landed(trial.x, trial.Bx)
     W, b = params_of_augmented(T, xp=xp)
     once, twice = (penalty.grad(factor * W, xp=xp) for factor in (1.0, 2.0))
     bend = xp.where(W == 0.0, 0.0, (twice - once) / xp.where(W == 0.0, 1.0, W))
@@ -196,7 +200,11 @@ def _newton(
     crossed = weight & (N * T < 0.0)
     share = xp.where(crossed, T / xp.where(crossed, T - N, 1.0), 1.0)
     first = T + xp.min(share, axis=(1, 2), keepdims=True) * move
-    return _best(penalty, model, trial, [N, xp.where(crossed, 0.0, N), first, T], xp=xp)
+    points = [N, xp.where(crossed, 0.0, N), first]
+    if not getattr(penalty, "separable", False):
+        # A penalty of one's own may say only in its prox where weights must not be.
+        points = [landed(a, _product(model, a - model.start, xp=xp)) for a in points]
+    return _best(penalty, model, trial, [*points, T], xp=xp)
 
 
 def _solved(

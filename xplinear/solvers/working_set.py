@@ -15,7 +15,7 @@ _LEAST = 64  # columns of a working set; of more, up to half may be new
 
 
 class Columns(NamedTuple):
-    """Of each class the columns chosen ``(c, q)``, and every column's place ``(c, p)``, q if none."""
+    """Of each class the columns chosen ``(c, q)``; every column's place ``(c, p)``, q if none."""
 
     index: Array
     place: Array
