@@ -82,6 +82,7 @@ class InteriorPointState(NamedTuple):
     stalled: Array
     lower_bound: Array
     value: Array  # F at params
+    first: Array  # F at the start
     product: Array  # the least mean of the products that are 0 at the optimum
     idle: Array  # iterations without progress
     point: Point
@@ -110,7 +111,8 @@ class InteriorPoint:
     ----------
     max_iter : int, default 100
     tol : float, default 1e-4
-        Stop a model when F minus its lower bound is at most ``tol`` times F.
+        Stop a model when F minus its lower bound is at most ``tol`` times F, or below the
+        rounding of F at the start.
 
     Raises
     ------
@@ -301,6 +303,7 @@ def _start(
         stalled=none > 0,
         lower_bound=none,  # no loss is negative
         value=value,
+        first=value,
         product=_mean_product(problem, point, xp=xp),
         idle=none,
         point=point,
@@ -322,12 +325,12 @@ def _advance(
     bound = xp.minimum(xp.where(higher, bound, state.lower_bound), best)
     residual = (best - bound) / _positive(best, xp=xp)
     product = _mean_product(problem, point, xp=xp)
+    eps = float(xp.finfo(best.dtype).eps)
     # Products may shrink for a while before the gap does; below rounding that means nothing.
-    rounding = float(xp.finfo(best.dtype).eps) * best
-    progress = (product < _LESS * state.product) & (product > rounding)
+    progress = (product < _LESS * state.product) & (product > eps * best)
     progress = progress | (residual < _LESS * state.residual)
     idle = xp.where(progress, 0.0, state.idle + 1.0)
-    reached = residual <= tol
+    reached = (residual <= tol) | (best - bound <= eps * state.first)
     stalled = (idle >= _PATIENCE) & ~reached & ~state.converged
     return state._replace(
         params=select(better, params, state.params, xp=xp),
@@ -547,8 +550,9 @@ def _system(problem: Problem, point: Point, *, xp: Namespace) -> System:
     if q > d:
         # What is alike in all classes stays 0; without a price, the intercepts would be free.
         alike = xp.mean(xp.reshape(own, (b, q // d, d)), axis=1)
-        price = xp.eye(d, **_kind(H))[:, None, :] * alike[:, None, :, None, None]
-        price = xp.broadcast_to(price, (b, q // d, d, q // d, d))
+        there = xp.astype(xp.any(live, axis=0), H.dtype)
+        price = there[:, :, None, None] * there[:, None, None, :] * alike[:, None, :, None]
+        price = price[..., None] * xp.eye(d, **_kind(H))[:, None, :]
         H = H + xp.reshape(price, (b, q, q))
     scale = 1.0 / xp.sqrt(xp.linalg.diagonal(H) + held)
     tiny = _RIDGE * float(xp.finfo(H.dtype).eps)
