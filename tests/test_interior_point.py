@@ -339,6 +339,32 @@ def test_a_single_class(numpy_backend, loss, k):
     np.testing.assert_allclose(result.params.W, 0.0, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", KINKED, ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("k", [2, 5])
+def test_a_single_class_without_intercept(numpy_backend, loss, k):
+    """No row has another class, and every class has a price all the same."""
+    y = np.full(N, 1)
+    objective = numpy_backend.objective(
+        loss, L2Penalty(), X, y, alpha=(0.05,), k=k, fit_intercept=False
+    )
+    result = minimize(objective, InteriorPoint(tol=1e-6))
+    assert result.reasons == ("converged",)
+    expected = optimum(loss, y, k, 0.05, b=np.zeros(k))
+    np.testing.assert_allclose(objective.value(result.params), expected, rtol=2e-6)
+
+
+def test_features_that_are_copies_and_more_features_than_rows(numpy_backend):
+    """The optimum lies in the span of the rows; far below it there is nothing to gain."""
+    rows, y = rng.standard_normal((20, 60)), np.arange(20) % 4
+    rows = np.concatenate([rows, rows], axis=1)
+    for loss in KINKED:
+        objective = numpy_backend.objective(loss, L2Penalty(), rows, y, alpha=(1e-4, 1.0), k=4)
+        result = minimize(objective, InteriorPoint())
+        assert result.reasons == ("converged", "converged")
+        W = result.params.W[:, :, 0]
+        np.testing.assert_allclose(W[:60], W[60:], atol=1e-8)
+
+
 def test_a_class_of_one_row_and_a_constant_feature(library, dtype):
     rows = np.concatenate([X, np.ones((N, 1))], axis=1)
     y = np.where(np.arange(N) == 7, 2, CODES[3] % 2)

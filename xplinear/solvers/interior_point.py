@@ -274,13 +274,20 @@ def _rows(free: bool, k: int, block: Block, b: Array, *, xp: Namespace) -> Rows:
     return Rows(X, y, weights, weights.T @ members, centre, given)
 
 
+def _takes_part(polytope: Polytope, free: bool, rows: Rows) -> Array:
+    """Return which classes are more than bystanders ``(m, k)``: those with rows, or all.
+
+    Nothing would give back what a class without rows receives, as a free intercept demands.
+    """
+    return rows.share > (0.0 if free and polytope.pairwise else -1.0)
+
+
 def _problem(polytope: Polytope, free: bool, rows: Rows, alpha: Array, *, xp: Namespace) -> Problem:
     true = true_class(rows.share[None, :, :], rows.y, xp=xp)
     side = polytope.sides(true, rows.X, xp=xp)
     width = side.upper - side.lower
     live = (width > 0) & (rows.weights > 0)[:, :, None]
-    if free and polytope.pairwise:  # nothing gives back what a class without rows receives
-        live = live & (rows.share > 0)
+    live = live & _takes_part(polytope, free, rows)
     kinks = Kinks(true, side.lower, width, side.offset, live)
     return Problem(polytope, free, rows, kinks, xp.astype(alpha, rows.X.dtype))
 
@@ -550,7 +557,7 @@ def _system(problem: Problem, point: Point, *, xp: Namespace) -> System:
     if q > d:
         # What is alike in all classes stays 0; without a price, the intercepts would be free.
         alike = xp.mean(xp.reshape(own, (b, q // d, d)), axis=1)
-        there = xp.astype(xp.any(live, axis=0), H.dtype)
+        there = xp.astype(_takes_part(problem.polytope, problem.free, rows), H.dtype)
         price = there[:, :, None, None] * there[:, None, None, :] * alike[:, None, :, None]
         price = price[..., None] * xp.eye(d, **_kind(H))[:, None, :]
         H = H + xp.reshape(price, (b, q, q))
@@ -569,7 +576,10 @@ def _row_curvature(problem: Problem, h: Array, *, xp: Namespace) -> Array:
         return xp.reshape(rows.weights[:, :, None] * h, (n, m * k, 1, 1))
     if polytope.simplex:
         total = _positive(xp.sum(h, axis=-1), xp=xp)[:, :, None, None]
-        M = diagonal(h, xp=xp) - h[..., :, None] * (h[..., None, :] / total)
+        # diag(h) − hhᵀ/Σh, without cancellation where one h is far above the others.
+        M = h[..., :, None] * (h[..., None, :] / total)
+        M = xp.where(xp.eye(k, **_kind(h)) > 0, 0.0, M)
+        M = diagonal(xp.sum(M, axis=-1), xp=xp) - M
     else:
         M = pairwise_curvature(h, xp.astype(kinks.true, h.dtype), xp=xp)
     M = column_curvature(M) if rows.given.shape[1] == 1 else M
@@ -604,9 +614,13 @@ def _answer(polytope: Polytope, h: Array, E: Array, *, xp: Namespace) -> tuple[A
     """Return by what a grows where v grows by E, and by what the largest v does, of a simplex."""
     if not polytope.simplex:
         return h * E, E
+    # Relative to where h is largest: there the difference may be tiny.
+    first = xp.astype(h == xp.max(h, axis=-1, keepdims=True), h.dtype)
+    origin = xp.sum(first * E, axis=-1, keepdims=True) / xp.sum(first, axis=-1, keepdims=True)
+    E = E - origin
     largest = xp.sum(h * E, axis=-1, keepdims=True)
     largest = largest / _positive(xp.sum(h, axis=-1, keepdims=True), xp=xp)
-    return h * (E - largest), largest
+    return h * (E - largest), origin + largest
 
 
 def _params(problem: Problem, theta: Array, like: Params, *, xp: Namespace) -> Params:
