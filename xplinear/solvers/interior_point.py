@@ -30,6 +30,7 @@ _CORRECTORS = 2  # of Gondzio: a solution of the equations costs a tenth of maki
 _FARTHER = 0.3  # than the step so far they aim
 _OUTLYING = 10.0  # times the target, or a tenth of it: products beyond are corrected
 _WORTH = 0.02  # by which both steps together are to grow
+_MOST_FAIR = 1e9  # times the mean product
 _FAR = 1e30  # no step and no score is as large
 _RIDGE = 4.0  # times eps: on a diagonal of ones
 _ROUNDING = 16.0  # times eps and the magnitudes of what was summed: charged to the bound
@@ -431,8 +432,8 @@ def _iterated(
 ) -> tuple[Point, Array]:
     """Return the point after a predictor and correctors, and the smaller step ``(m,)``.
 
-    Mehrotra's corrector aims at products that are all alike; those of Gondzio, at longer steps,
-    by correcting only the products that would be far from the others.
+    Mehrotra's corrector aims at products that are all alike when weighted; those of Gondzio, at
+    longer steps, by correcting only the products that would be far from that.
     """
     system = _system(problem, point, xp=xp)
     aim = Aim(*(-product for product in _products(point, xp=xp)))
@@ -440,7 +441,8 @@ def _iterated(
     there = _moved(point, change, _at_most_1(_steps(problem, point, change, xp=xp), xp=xp))
     mean = _mean_product(problem, point, xp=xp)
     share = _mean_product(problem, there, xp=xp) / _positive(mean, xp=xp)
-    target = (mean * xp.where(share < 1.0, share**3, 1.0))[:, None]
+    target = mean * xp.where(share < 1.0, share**3, 1.0)
+    target = target[:, None] * _fair(problem.rows.weights, xp=xp)[:, :, None]
     aim = Aim(
         aim.low + target - change.lower * change.slack,
         aim.high + target + change.lower * change.excess,
@@ -464,6 +466,14 @@ def _iterated(
     steps = _at_most_1(Steps(*(_NEAR * a for a in steps)), xp=xp)
     point = _moved(point, _choose(moving, change, stay, xp=xp), steps)
     return point, xp.minimum(steps.primal, steps.dual)
+
+
+def _fair(weights: Array, *, xp: Namespace) -> Array:
+    """Return mean weight over weight ``(n, m)``: rows that count little shall not shorten steps."""
+    counted = weights > 0
+    count = xp.sum(xp.astype(counted, weights.dtype), axis=0)
+    fair = 1.0 / (count * xp.where(counted, weights, 1.0))
+    return xp.where(fair < _MOST_FAIR, fair, _MOST_FAIR)
 
 
 def _choose(first: Array, a: Change, b: Change, *, xp: Namespace) -> Change:
