@@ -12,6 +12,7 @@ from scipy.optimize import minimize as scipy_minimize
 from sklearn.datasets import load_digits, make_classification
 from sklearn.svm import LinearSVC, LinearSVR
 
+from xplinear import LinearClassifier
 from xplinear.backends.base import AcceleratedLoss
 from xplinear.duality import value_and_lower_bound
 from xplinear.losses import (
@@ -473,6 +474,17 @@ def test_it_says_what_it_cannot_do(numpy_backend, loss, penalty, message):
     assert not interior_point_pays(objective)
     with pytest.raises(ValueError, match=message):
         minimize(objective, InteriorPoint())
+
+
+def test_it_names_the_loss_and_not_its_kernel():
+    with pytest.raises(ValueError, match=r"got SoftmaxLoss\(\); use"):
+        LinearClassifier(solver=InteriorPoint()).fit(X, CODES[3])
+
+
+@pytest.mark.parametrize("loss", KINKED, ids=lambda loss: type(loss).__name__)
+def test_an_estimator_with_it(loss):
+    clf = LinearClassifier(loss, alpha=0.05, solver=InteriorPoint(tol=1e-6)).fit(X, CODES[3])
+    np.testing.assert_allclose(clf.objective_, optimum(loss, CODES[3], 3, 0.05), rtol=2e-6)
 
 
 def test_without_alpha_nothing_is_proven(numpy_backend):

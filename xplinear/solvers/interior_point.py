@@ -157,10 +157,11 @@ class InteriorPoint:
             msg = f"solver 'interior_point' needs penalty='l2', got {objective.penalty!r}"
             raise ValueError(msg)
         if _polytope(objective.loss) is None:
+            loss = getattr(objective.loss, "loss", objective.loss)  # not a backend's own kernel
             msg = (
                 "solver 'interior_point' needs a loss that is a maximum over a polytope, such as "
                 "'multiclass_hinge', 'crammer_singer' or 'absolute_error', got "
-                f"{objective.loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
+                f"{loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
             )
             raise ValueError(msg)
         data, backend = objective.data, objective.data.backend
