@@ -12,6 +12,7 @@ from scipy.optimize import minimize as scipy_minimize
 from sklearn.datasets import load_digits, make_classification
 from sklearn.svm import LinearSVC, LinearSVR
 
+from xplinear import LinearClassifier
 from xplinear.backends.base import AcceleratedLoss
 from xplinear.duality import value_and_lower_bound
 from xplinear.losses import (
@@ -339,6 +340,32 @@ def test_a_single_class(numpy_backend, loss, k):
     np.testing.assert_allclose(result.params.W, 0.0, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", KINKED, ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("k", [2, 5])
+def test_a_single_class_without_intercept(numpy_backend, loss, k):
+    """No row has another class, and every class has a price all the same."""
+    y = np.full(N, 1)
+    objective = numpy_backend.objective(
+        loss, L2Penalty(), X, y, alpha=(0.05,), k=k, fit_intercept=False
+    )
+    result = minimize(objective, InteriorPoint(tol=1e-6))
+    assert result.reasons == ("converged",)
+    expected = optimum(loss, y, k, 0.05, b=np.zeros(k))
+    np.testing.assert_allclose(objective.value(result.params), expected, rtol=2e-6)
+
+
+def test_features_that_are_copies_and_more_features_than_rows(numpy_backend):
+    """The optimum lies in the span of the rows; far below it there is nothing to gain."""
+    rows, y = rng.standard_normal((20, 60)), np.arange(20) % 4
+    rows = np.concatenate([rows, rows], axis=1)
+    for loss in KINKED:
+        objective = numpy_backend.objective(loss, L2Penalty(), rows, y, alpha=(1e-4, 1.0), k=4)
+        result = minimize(objective, InteriorPoint())
+        assert result.reasons == ("converged", "converged")
+        W = result.params.W[:, :, 0]
+        np.testing.assert_allclose(W[:60], W[60:], atol=1e-8)
+
+
 def test_a_class_of_one_row_and_a_constant_feature(library, dtype):
     rows = np.concatenate([X, np.ones((N, 1))], axis=1)
     y = np.where(np.arange(N) == 7, 2, CODES[3] % 2)
@@ -447,6 +474,17 @@ def test_it_says_what_it_cannot_do(numpy_backend, loss, penalty, message):
     assert not interior_point_pays(objective)
     with pytest.raises(ValueError, match=message):
         minimize(objective, InteriorPoint())
+
+
+def test_it_names_the_loss_and_not_its_kernel():
+    with pytest.raises(ValueError, match=r"got SoftmaxLoss\(\); use"):
+        LinearClassifier(solver=InteriorPoint()).fit(X, CODES[3])
+
+
+@pytest.mark.parametrize("loss", KINKED, ids=lambda loss: type(loss).__name__)
+def test_an_estimator_with_it(loss):
+    clf = LinearClassifier(loss, alpha=0.05, solver=InteriorPoint(tol=1e-6)).fit(X, CODES[3])
+    np.testing.assert_allclose(clf.objective_, optimum(loss, CODES[3], 3, 0.05), rtol=2e-6)
 
 
 def test_without_alpha_nothing_is_proven(numpy_backend):

@@ -58,6 +58,7 @@ others=Side(lower=-1.0, upper=1.0, offset=0.0), pairwise=False, simplex=False)
         """Return the gradient of a·v in the scores, Dᵀa ``(..., k)``."""
         if not self.pairwise:
             return A
+        A = xp.where(true, 0.0, A)  # a_y has no effect, and may be far above the others
         return A - xp.where(true, xp.sum(A, axis=-1, keepdims=True), 0.0)
 
     def sides(self, true: Array, like: Array, *, xp: Namespace) -> Side:

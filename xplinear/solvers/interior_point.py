@@ -30,6 +30,7 @@ _CORRECTORS = 2  # of Gondzio: a solution of the equations costs a tenth of maki
 _FARTHER = 0.3  # than the step so far they aim
 _OUTLYING = 10.0  # times the target, or a tenth of it: products beyond are corrected
 _WORTH = 0.02  # by which both steps together are to grow
+_MOST_FAIR = 1e9  # times the mean product
 _FAR = 1e30  # no step and no score is as large
 _RIDGE = 4.0  # times eps: on a diagonal of ones
 _ROUNDING = 16.0  # times eps and the magnitudes of what was summed: charged to the bound
@@ -82,6 +83,7 @@ class InteriorPointState(NamedTuple):
     stalled: Array
     lower_bound: Array
     value: Array  # F at params
+    first: Array  # F at the start
     product: Array  # the least mean of the products that are 0 at the optimum
     idle: Array  # iterations without progress
     point: Point
@@ -110,7 +112,8 @@ class InteriorPoint:
     ----------
     max_iter : int, default 100
     tol : float, default 1e-4
-        Stop a model when F minus its lower bound is at most ``tol`` times F.
+        Stop a model when F minus its lower bound is at most ``tol`` times F, or below the
+        rounding of F at the start.
 
     Raises
     ------
@@ -154,10 +157,11 @@ class InteriorPoint:
             msg = f"solver 'interior_point' needs penalty='l2', got {objective.penalty!r}"
             raise ValueError(msg)
         if _polytope(objective.loss) is None:
+            loss = getattr(objective.loss, "loss", objective.loss)  # not a backend's own kernel
             msg = (
                 "solver 'interior_point' needs a loss that is a maximum over a polytope, such as "
                 "'multiclass_hinge', 'crammer_singer' or 'absolute_error', got "
-                f"{objective.loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
+                f"{loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
             )
             raise ValueError(msg)
         data, backend = objective.data, objective.data.backend
@@ -273,13 +277,20 @@ def _rows(free: bool, k: int, block: Block, b: Array, *, xp: Namespace) -> Rows:
     return Rows(X, y, weights, weights.T @ members, centre, given)
 
 
+def _takes_part(polytope: Polytope, free: bool, rows: Rows) -> Array:
+    """Return which classes are more than bystanders ``(m, k)``: those with rows, or all.
+
+    Nothing would give back what a class without rows receives, as a free intercept demands.
+    """
+    return rows.share > (0.0 if free and polytope.pairwise else -1.0)
+
+
 def _problem(polytope: Polytope, free: bool, rows: Rows, alpha: Array, *, xp: Namespace) -> Problem:
     true = true_class(rows.share[None, :, :], rows.y, xp=xp)
     side = polytope.sides(true, rows.X, xp=xp)
     width = side.upper - side.lower
     live = (width > 0) & (rows.weights > 0)[:, :, None]
-    if free and polytope.pairwise:  # nothing gives back what a class without rows receives
-        live = live & (rows.share > 0)
+    live = live & _takes_part(polytope, free, rows)
     kinks = Kinks(true, side.lower, width, side.offset, live)
     return Problem(polytope, free, rows, kinks, xp.astype(alpha, rows.X.dtype))
 
@@ -302,6 +313,7 @@ def _start(
         stalled=none > 0,
         lower_bound=none,  # no loss is negative
         value=value,
+        first=value,
         product=_mean_product(problem, point, xp=xp),
         idle=none,
         point=point,
@@ -323,12 +335,12 @@ def _advance(
     bound = xp.minimum(xp.where(higher, bound, state.lower_bound), best)
     residual = (best - bound) / _positive(best, xp=xp)
     product = _mean_product(problem, point, xp=xp)
+    eps = float(xp.finfo(best.dtype).eps)
     # Products may shrink for a while before the gap does; below rounding that means nothing.
-    rounding = float(xp.finfo(best.dtype).eps) * best
-    progress = (product < _LESS * state.product) & (product > rounding)
+    progress = (product < _LESS * state.product) & (product > eps * best)
     progress = progress | (residual < _LESS * state.residual)
     idle = xp.where(progress, 0.0, state.idle + 1.0)
-    reached = residual <= tol
+    reached = (residual <= tol) | (best - bound <= eps * state.first)
     stalled = (idle >= _PATIENCE) & ~reached & ~state.converged
     return state._replace(
         params=select(better, params, state.params, xp=xp),
@@ -422,8 +434,8 @@ def _iterated(
 ) -> tuple[Point, Array]:
     """Return the point after a predictor and correctors, and the smaller step ``(m,)``.
 
-    Mehrotra's corrector aims at products that are all alike; those of Gondzio, at longer steps,
-    by correcting only the products that would be far from the others.
+    Mehrotra's corrector aims at products that are all alike when weighted; those of Gondzio, at
+    longer steps, by correcting only the products that would be far from that.
     """
     system = _system(problem, point, xp=xp)
     aim = Aim(*(-product for product in _products(point, xp=xp)))
@@ -431,7 +443,8 @@ def _iterated(
     there = _moved(point, change, _at_most_1(_steps(problem, point, change, xp=xp), xp=xp))
     mean = _mean_product(problem, point, xp=xp)
     share = _mean_product(problem, there, xp=xp) / _positive(mean, xp=xp)
-    target = (mean * xp.where(share < 1.0, share**3, 1.0))[:, None]
+    target = mean * xp.where(share < 1.0, share**3, 1.0)
+    target = target[:, None] * _fair(problem.rows.weights, xp=xp)[:, :, None]
     aim = Aim(
         aim.low + target - change.lower * change.slack,
         aim.high + target + change.lower * change.excess,
@@ -455,6 +468,14 @@ def _iterated(
     steps = _at_most_1(Steps(*(_NEAR * a for a in steps)), xp=xp)
     point = _moved(point, _choose(moving, change, stay, xp=xp), steps)
     return point, xp.minimum(steps.primal, steps.dual)
+
+
+def _fair(weights: Array, *, xp: Namespace) -> Array:
+    """Return mean weight over weight ``(n, m)``: rows that count little shall not shorten steps."""
+    counted = weights > 0
+    count = xp.sum(xp.astype(counted, weights.dtype), axis=0)
+    fair = 1.0 / (count * xp.where(counted, weights, 1.0))
+    return xp.where(fair < _MOST_FAIR, fair, _MOST_FAIR)
 
 
 def _choose(first: Array, a: Change, b: Change, *, xp: Namespace) -> Change:
@@ -548,8 +569,9 @@ def _system(problem: Problem, point: Point, *, xp: Namespace) -> System:
     if q > d:
         # What is alike in all classes stays 0; without a price, the intercepts would be free.
         alike = xp.mean(xp.reshape(own, (b, q // d, d)), axis=1)
-        price = xp.eye(d, **_kind(H))[:, None, :] * alike[:, None, :, None, None]
-        price = xp.broadcast_to(price, (b, q // d, d, q // d, d))
+        there = xp.astype(_takes_part(problem.polytope, problem.free, rows), H.dtype)
+        price = there[:, :, None, None] * there[:, None, None, :] * alike[:, None, :, None]
+        price = price[..., None] * xp.eye(d, **_kind(H))[:, None, :]
         H = H + xp.reshape(price, (b, q, q))
     scale = 1.0 / xp.sqrt(xp.linalg.diagonal(H) + held)
     tiny = _RIDGE * float(xp.finfo(H.dtype).eps)
@@ -566,7 +588,10 @@ def _row_curvature(problem: Problem, h: Array, *, xp: Namespace) -> Array:
         return xp.reshape(rows.weights[:, :, None] * h, (n, m * k, 1, 1))
     if polytope.simplex:
         total = _positive(xp.sum(h, axis=-1), xp=xp)[:, :, None, None]
-        M = diagonal(h, xp=xp) - h[..., :, None] * (h[..., None, :] / total)
+        # diag(h) − hhᵀ/Σh, without cancellation where one h is far above the others.
+        M = h[..., :, None] * (h[..., None, :] / total)
+        M = xp.where(xp.eye(k, **_kind(h)) > 0, 0.0, M)
+        M = diagonal(xp.sum(M, axis=-1), xp=xp) - M
     else:
         M = pairwise_curvature(h, xp.astype(kinks.true, h.dtype), xp=xp)
     M = column_curvature(M) if rows.given.shape[1] == 1 else M
@@ -601,9 +626,13 @@ def _answer(polytope: Polytope, h: Array, E: Array, *, xp: Namespace) -> tuple[A
     """Return by what a grows where v grows by E, and by what the largest v does, of a simplex."""
     if not polytope.simplex:
         return h * E, E
+    # Relative to where h is largest: there the difference may be tiny.
+    first = xp.astype(h == xp.max(h, axis=-1, keepdims=True), h.dtype)
+    origin = xp.sum(first * E, axis=-1, keepdims=True) / xp.sum(first, axis=-1, keepdims=True)
+    E = E - origin
     largest = xp.sum(h * E, axis=-1, keepdims=True)
     largest = largest / _positive(xp.sum(h, axis=-1, keepdims=True), xp=xp)
-    return h * (E - largest), largest
+    return h * (E - largest), origin + largest
 
 
 def _params(problem: Problem, theta: Array, like: Params, *, xp: Namespace) -> Params:

@@ -536,8 +536,8 @@ def _bound(
 ) -> tuple[Bundle, Array]:
     """Return the bundle with the mixture of shares x first, and the larger of the bounds.
 
-    What is left of the residual is mixed away: (1 − θ) A + θ Q is a dual point, with the rows
-    of Q alike in each class, chosen such that nothing is left.
+    What is left of the residual is taken away by a point with rows that are alike in each class;
+    both together, times 1 − θ, are a dual point again.
     """
     share, wide = x[:, : bundle.values.shape[1]], x.dtype
     share = xp.where(share > 0, share, 0.0)
@@ -567,7 +567,7 @@ def _bound(
     centre = centre / _positive(share, xp=xp)[:, :, None]
     G = xp.matrix_transpose(flow) @ centre - given[:, :, None] * centre
     G = G[:, 1:, :] if mixed.residuals.shape[1] == 1 else G
-    G = (1.0 - theta)[:, None] * mixed.gradients + xp.reshape(G, mixed.gradients.shape)
+    G = (1.0 - theta)[:, None] * (mixed.gradients + xp.reshape(G, mixed.gradients.shape))
     alpha = xp.astype(alpha, wide)
     value = (1.0 - theta) * mixed.values - 0.5 * xp.sum(G * G, axis=1) / _positive(alpha, xp=xp)
     # The sums over the rows were made in the dtype of the data.
