@@ -1,4 +1,4 @@
-"""``LinearClassifier()`` beside ``LogisticRegression(max_iter=5000)``: seconds and held-out log loss.
+"""``LinearClassifier()`` beside ``LogisticRegression(max_iter=5000)``: time and held-out log loss.
 
 Both with their defaults, C = 1, on the same rows: 30 % of each data set is held out (Fashion-MNIST
 has its own test set, and its pixels are scaled to [0, 1]). Contenders alternate; the time is the
