@@ -54,7 +54,7 @@ _ENTRIES = 2**26  # of the Hessians of all models
 _WORTH = 10  # iterations without the Hessian that one with it saves, at least
 _INNER_ROWS = 500  # whose pass costs as much as the inner steps
 _NEAR = 10.0  # times tol: so near, what is below the rounding of F is nothing to wait for
-_DAMPED = 1e-5  # share of its bound by which curvature is raised after a step was too long
+_DAMPED = 1e-7  # share of its bound by which curvature is raised after a step was too long
 _LEAST_CURVATURE = 1e-8  # share of its bound below which curvature is not trusted
 
 
@@ -439,8 +439,9 @@ def _judge(
     accept = value <= state.value + SUFFICIENT * slope + rounding_of(state, xp=xp)
     accept = accept & ~state.converged
     keep = accept[:, None, None]
-    shorter = backtracked(state.value, value, slope, xp=xp) if exact else 0.5
-    longer = xp.minimum(2.0 * state.step_size, xp.ones_like(state.step_size))
+    shorter = xp.clip(backtracked(state.value, value, slope, xp=xp), 0.1, 0.25) if exact else 0.5
+    longer = (4.0 if exact else 2.0) * state.step_size
+    longer = xp.minimum(longer, xp.ones_like(longer))
     shorter = xp.astype(shorter * state.step_size, longer.dtype)
     residual = relative_excess(state.zero, state.value, excess, xp=xp)
     # A model that is bent more than the loss promises too little to be believed.
