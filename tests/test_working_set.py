@@ -98,7 +98,7 @@ def test_the_host_reads_once_more_per_iteration(backend):
     objective = backend.objective(SoftmaxLoss(), L1Penalty(), X, Y, alpha=(0.05,))
     before = host_reads.count
     result = minimize(objective, ProximalLBFGS(max_iter=3))
-    assert host_reads.count - before <= 2 * result.n_iter
+    assert host_reads.count - before <= 2 * result.n_iter + 1  # and one for the step ahead
 
 
 def test_what_is_chosen_is_in_use_or_gains_most(backend):
