@@ -202,8 +202,9 @@ def composed(first: Standard | None, second: Standard) -> Standard:
         return second
     centre, scale = first
     xp = array_namespace(centre)
-    then = Standard(*(xp.astype(a, centre.dtype) for a in second))
-    return Standard(centre + then.centre / scale, scale * then.scale)
+    wide = xp.result_type(centre, second.centre)
+    centre, scale, then, by = (xp.astype(a, wide, copy=False) for a in (*first, *second))
+    return Standard(centre + then / scale, scale * by)
 
 
 def unstandardized(params: Params, standard: Standard, *, xp: Namespace) -> Params:

@@ -45,13 +45,14 @@ class Preconditioner(NamedTuple):
     ``centre (p, 1)``, ``basis`` T ``(p, r)``, ``spectrum (r,)`` of the data's Hessian in it,
     ``inner (m, r)``, ``base (m, 1)``, intercept's ``bias``. r is p; where the Gram matrix costs
     more than it saves, the basis is empty, and ``spectrum (p,)`` and ``base (m, c p)`` are of
-    the features.
+    the features. ``bound (p,)`` is that of the data's curvature along each feature alone.
     ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that.
     """
 
     centre: Array
     basis: Array
     spectrum: Array
+    bound: Array
     inner: Array
     base: Array
     bias: float
@@ -201,7 +202,7 @@ class LBFGS:
             preconditioner=preconditioner,
         )
         state = state._replace(scale=_first_scale(objective, state))
-        measured = objective.data.backend.compile(_measured, self.tol, xp)(state)
+        measured = objective.data.backend.compile(_measured, self.tol, xp)(state, objective.alpha)
         return measured._replace(preconditioner=preconditioner)
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
@@ -273,7 +274,9 @@ class LBFGS:
         state = follow(previous, params, loss, grads, before, objective.alpha)
         pre = _strengthened(previous.preconditioner, objective.alpha, params.b.shape[1], xp=xp)
         state = state._replace(preconditioner=pre)
-        return compile_(_measured, self.tol, xp)(state)._replace(preconditioner=pre)
+        return compile_(_measured, self.tol, xp)(state, objective.alpha)._replace(
+            preconditioner=pre
+        )
 
     def _preconditioner(self, objective: Objective) -> Preconditioner:
         curvature = loss_curvature(objective.loss, objective.k)
@@ -281,25 +284,25 @@ class LBFGS:
         static = gram, curvature, objective.fit_intercept, objective.xp
         decompose = objective.data.backend.compile(_decompose, *static)
         alpha = objective.alpha
-        centre, basis, spectrum = decompose(sampled_rows(gram, objective), alpha)
-        pre = Preconditioner(centre, basis, spectrum, alpha, alpha, bias=1.0 / curvature)
+        measured = decompose(sampled_rows(gram, objective), alpha)
+        pre = Preconditioner(*measured, alpha, alpha, bias=1.0 / curvature)
         return _strengthened(pre, alpha, columns(objective.loss, objective.k), xp=objective.xp)
 
 
 def _decompose(
     gram: bool, curvature: float, fit_intercept: bool, xp: Namespace, block: Block, alpha: Array
 ) -> tuple[Array, ...]:
-    """Return centre, basis and spectrum of the preconditioner."""
+    """Return centre, basis, spectrum and bound of the preconditioner."""
     mean, X, variance, typical = centred_rows(fit_intercept, xp, block)
-    square = squared_scales(xp, variance, typical, alpha, curvature)
+    bound, square = curvature * variance, squared_scales(xp, variance, typical, alpha, curvature)
     if not gram:
         root = xp.sqrt(square)
         largest = _largest_eigenvalue(X * root, variance * square, xp=xp)
-        return mean[:, None], X[:0, :].T, curvature * largest / square
+        return mean[:, None], X[:0, :].T, curvature * largest / square, bound
     matrix = scaled_gram(X, square, xp=xp)
     eigenvalues, Q = xp.linalg.eigh(matrix)
     damped = xp.maximum(eigenvalues, 0.0) + damping(eigenvalues, xp=xp)
-    return mean[:, None], xp.sqrt(square)[:, None] * Q, curvature * damped
+    return mean[:, None], xp.sqrt(square)[:, None] * Q, curvature * damped, bound
 
 
 def _strengthened(pre: Preconditioner, alpha: Array, c: int, *, xp: Namespace) -> Preconditioner:
@@ -428,10 +431,10 @@ def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
-def _measured(tol: float, xp: Namespace, state: LBFGSState) -> LBFGSState:
+def _measured(tol: float, xp: Namespace, state: LBFGSState, alpha: Array) -> LBFGSState:
     """Return a first state with its residual: a start may already be good."""
     free = state._replace(converged=state.diverged, step_size=xp.ones_like(state.step_size))
-    residual = _residual(state, _propose(False, xp, free).slope, xp=xp)
+    residual = _residual(state, _propose(False, xp, free).slope, alpha, xp=xp)
     return state._replace(residual=residual, converged=residual <= _bar(tol, state, xp=xp))
 
 
@@ -441,9 +444,17 @@ def _bar(tol: float, state: LBFGSState, *, xp: Namespace) -> Array:
     return tol * xp.where(told, 1.0, xp.full_like(state.step_size, _UNTOLD))
 
 
-def _residual(state: LBFGSState, slope: Array, *, xp: Namespace) -> Array:
-    """Return the residual from the slope of F on the way to the next full step."""
-    return relative_excess(state.zero, state.value, -0.5 * slope, xp=xp)
+def _residual(state: LBFGSState, slope: Array, alpha: Array, *, xp: Namespace) -> Array:
+    """Return the residual from the slope of F on the way to the next full step.
+
+    The damping of the metric may drown features of little variance: what one weight alone gains,
+    at least, counts too.
+    """
+    m, c = state.params.b.shape
+    W = xp.reshape(state.gradient[:, :-c], (m, c, -1))
+    bound = _positive(state.preconditioner.bound + alpha[:, None], xp=xp)
+    alone = 0.5 * xp.max(W * W / bound[:, None, :], axis=(1, 2))
+    return relative_excess(state.zero, state.value, xp.maximum(-0.5 * slope, alone), xp=xp)
 
 
 def _direction(state: LBFGSState, *, xp: Namespace) -> Array:
@@ -521,7 +532,7 @@ def _judge(
     gradient = xp.where(keep, gradient, state.gradient)
     kept = xp.where(accept, value, state.value)
     # Of the point before: the direction from here is not known yet.
-    residual = _residual(state, slope / _positive(state.step_size, xp=xp), xp=xp)
+    residual = _residual(state, slope / _positive(state.step_size, xp=xp), alpha, xp=xp)
     residual = xp.where(state.converged, state.residual, residual)
     return state._replace(
         **stopping(state, accept, value, residual, _bar(solver.tol, state, xp=xp), xp=xp),
