@@ -10,7 +10,7 @@ from xplinear.namespace import Namespace
 from xplinear.objective import Objective, Params, columns
 from xplinear.penalties import L2Penalty, NoPenalty
 
-__all__ = ["balanced", "is_balanced"]
+__all__ = ["balanced", "evened", "is_balanced"]
 
 
 def is_balanced(objective: Objective) -> bool:
@@ -20,6 +20,13 @@ def is_balanced(objective: Objective) -> bool:
     """
     quadratic = objective.penalty in (L2Penalty(), NoPenalty())
     return quadratic and objective.loss.shift_invariant and columns(objective.loss, objective.k) > 1
+
+
+def evened(objective: Objective, params: Params) -> Params:
+    """Return a start whose weights sum to 0 over the classes, where that changes no score."""
+    if not is_balanced(objective):
+        return params
+    return Params(balanced(params, xp=objective.xp).W, params.b)
 
 
 def balanced(params: Params, *, xp: Namespace) -> Params:

@@ -9,7 +9,7 @@ from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
-from xplinear.solvers.balance import balanced, is_balanced
+from xplinear.solvers.balance import balanced, evened, is_balanced
 from xplinear.solvers.gram import (
     centred_rows,
     damping,
@@ -21,7 +21,13 @@ from xplinear.solvers.gram import (
     squared_scales,
     vector,
 )
-from xplinear.solvers.metric import centred_scores, loss_curvature, sample_loss, spread
+from xplinear.solvers.metric import (
+    centred_scores,
+    loss_curvature,
+    penalty_curvature,
+    sample_loss,
+    spread,
+)
 from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.stopping import (
     SUFFICIENT,
@@ -45,7 +51,9 @@ class Preconditioner(NamedTuple):
     ``centre (p, 1)``, ``basis`` T ``(p, r)``, ``spectrum (r,)`` of the data's Hessian in it,
     ``inner (m, r)``, ``base (m, 1)``, intercept's ``bias``. r is p; where the Gram matrix costs
     more than it saves, the basis is empty, and ``spectrum (p,)`` and ``base (m, c p)`` are of
-    the features. ``bound (p,)`` is that of the data's curvature along each feature alone.
+    the features. ``bound`` is the spectrum without damping: no curvature of the data exceeds it,
+    along the basis ``(r,)`` or else along each feature alone ``(p,)``. ``ridge (m,)`` is the
+    penalty's curvature.
     ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that.
     """
 
@@ -53,6 +61,7 @@ class Preconditioner(NamedTuple):
     basis: Array
     spectrum: Array
     bound: Array
+    ridge: Array
     inner: Array
     base: Array
     bias: float
@@ -160,6 +169,7 @@ class LBFGS:
             if not part.smooth:
                 msg = f"solver 'lbfgs' needs a smooth {kind}, got {part!r}; use {remedy}"
                 raise ValueError(msg)
+        params = evened(objective, params)
         return self.start(objective, params, *objective.data_loss_and_grad(params))
 
     def start(
@@ -168,7 +178,7 @@ class LBFGS:
         """Return the first state from the mean loss and its gradients at ``params``."""
         xp, even = objective.xp, is_balanced(objective)
         preconditioner = self._preconditioner(objective)
-        point = _point(even, params, preconditioner.centre, xp=xp)
+        point = _point(params, preconditioner.centre, xp=xp)
         value, gradient = _evaluate(
             objective.penalty,
             even,
@@ -202,7 +212,7 @@ class LBFGS:
             preconditioner=preconditioner,
         )
         state = state._replace(scale=_first_scale(objective, state))
-        measured = objective.data.backend.compile(_measured, self.tol, xp)(state, objective.alpha)
+        measured = objective.data.backend.compile(_measured, self.tol, xp)(state)
         return measured._replace(preconditioner=preconditioner)
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
@@ -234,10 +244,12 @@ class LBFGS:
     def take(self, state: LBFGSState, models: Array, *, xp: Namespace) -> LBFGSState:
         """Return the state of a stack of these models only."""
         pre = state.preconditioner
-        inner, base = (xp.take(a, models, axis=0) for a in (pre.inner, pre.base))
+        ridge, inner, base = (xp.take(a, models, axis=0) for a in (pre.ridge, pre.inner, pre.base))
         blocks = take_models(pre.blocks, models, xp=xp)
         kept = LBFGSState(*take_models(state._replace(preconditioner=None), models, xp=xp))
-        return kept._replace(preconditioner=pre._replace(inner=inner, base=base, blocks=blocks))
+        return kept._replace(
+            preconditioner=pre._replace(ridge=ridge, inner=inner, base=base, blocks=blocks)
+        )
 
     def ahead(self, objective: Objective, state: LBFGSState) -> Params:
         """Return where the next full step leads."""
@@ -269,56 +281,57 @@ class LBFGS:
             Their α.
         """
         xp, compile_ = objective.xp, objective.data.backend.compile
+        params = evened(objective, params)
         loss, grads = objective.data_loss_and_grad(params)
         follow = compile_(_follow, objective.penalty, is_balanced(objective), xp)
         state = follow(previous, params, loss, grads, before, objective.alpha)
-        pre = _strengthened(previous.preconditioner, objective.alpha, params.b.shape[1], xp=xp)
+        ridge = penalty_curvature(objective)
+        pre = _strengthened(previous.preconditioner, ridge, params.b.shape[1], xp=xp)
         state = state._replace(preconditioner=pre)
-        return compile_(_measured, self.tol, xp)(state, objective.alpha)._replace(
-            preconditioner=pre
-        )
+        return compile_(_measured, self.tol, xp)(state)._replace(preconditioner=pre)
 
     def _preconditioner(self, objective: Objective) -> Preconditioner:
         curvature = loss_curvature(objective.loss, objective.k)
         gram = gram_pays(objective) if self.gram == "auto" else self.gram
         static = gram, curvature, objective.fit_intercept, objective.xp
         decompose = objective.data.backend.compile(_decompose, *static)
-        alpha = objective.alpha
-        measured = decompose(sampled_rows(gram, objective), alpha)
-        pre = Preconditioner(*measured, alpha, alpha, bias=1.0 / curvature)
-        return _strengthened(pre, alpha, columns(objective.loss, objective.k), xp=objective.xp)
+        ridge, c = penalty_curvature(objective), columns(objective.loss, objective.k)
+        measured = decompose(sampled_rows(gram, objective), ridge)
+        pre = Preconditioner(*measured, ridge, ridge, ridge, bias=1.0 / curvature)
+        return _strengthened(pre, ridge, c, xp=objective.xp)
 
 
 def _decompose(
-    gram: bool, curvature: float, fit_intercept: bool, xp: Namespace, block: Block, alpha: Array
+    gram: bool, curvature: float, fit_intercept: bool, xp: Namespace, block: Block, ridge: Array
 ) -> tuple[Array, ...]:
     """Return centre, basis, spectrum and bound of the preconditioner."""
     mean, X, variance, typical = centred_rows(fit_intercept, xp, block)
-    bound, square = curvature * variance, squared_scales(xp, variance, typical, alpha, curvature)
+    square = squared_scales(xp, variance, typical, ridge, curvature)
     if not gram:
         root = xp.sqrt(square)
         largest = _largest_eigenvalue(X * root, variance * square, xp=xp)
-        return mean[:, None], X[:0, :].T, curvature * largest / square, bound
+        return mean[:, None], X[:0, :].T, curvature * largest / square, curvature * variance
     matrix = scaled_gram(X, square, xp=xp)
     eigenvalues, Q = xp.linalg.eigh(matrix)
-    damped = xp.maximum(eigenvalues, 0.0) + damping(eigenvalues, xp=xp)
-    return mean[:, None], xp.sqrt(square)[:, None] * Q, curvature * damped, bound
+    rounding = 10.0 * float(xp.finfo(X.dtype).eps) * xp.max(eigenvalues)
+    bound = xp.maximum(eigenvalues, xp.zeros_like(eigenvalues))
+    damped = curvature * (bound + damping(eigenvalues, xp=xp))
+    return mean[:, None], xp.sqrt(square)[:, None] * Q, damped, curvature * (bound + rounding)
 
 
-def _strengthened(pre: Preconditioner, alpha: Array, c: int, *, xp: Namespace) -> Preconditioner:
-    """Return the preconditioner of models with these α."""
+def _strengthened(pre: Preconditioner, ridge: Array, c: int, *, xp: Namespace) -> Preconditioner:
+    """Return the preconditioner of models whose penalties have these curvatures."""
     if pre.basis.shape[1] == 0:
-        base = xp.tile(1.0 / (pre.spectrum + alpha[:, None]), (1, c))
-        return pre._replace(inner=base[:, :0], base=base)
+        base = xp.tile(1.0 / (pre.spectrum + ridge[:, None]), (1, c))
+        return pre._replace(ridge=ridge, inner=base[:, :0], base=base)
     units = xp.sum(pre.basis * pre.basis, axis=0)
-    inner = 1.0 / (pre.spectrum + alpha[:, None] * units)
-    return pre._replace(inner=inner, base=xp.zeros_like(inner[:, :1]))
+    inner = 1.0 / (pre.spectrum + ridge[:, None] * units)
+    return pre._replace(ridge=ridge, inner=inner, base=xp.zeros_like(inner[:, :1]))
 
 
-def _point(even: bool, params: Params, centre: Array, *, xp: Namespace) -> Array:
+def _point(params: Params, centre: Array, *, xp: Namespace) -> Array:
     """Return W and the intercept at the centre as a vector ``(m, c p + c)``."""
     W, b = params
-    W = balanced(params, xp=xp).W if even else W
     return vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
 
 
@@ -335,7 +348,7 @@ def _follow(
 ) -> LBFGSState:
     """Return the state of `LBFGS.follow`, all but its preconditioner."""
     centre, c = previous.preconditioner.centre, params.b.shape[1]
-    point = _point(even, params, centre, xp=xp)
+    point = _point(params, centre, xp=xp)
     value, gradient = _evaluate(penalty, even, xp, point, loss, grads, centre, alpha)
 
     (m, memory, d), steps = previous.steps.shape, previous.steps
@@ -381,6 +394,8 @@ def _first_scale(objective: Objective, state: LBFGSState) -> Array:
     """
     xp, compile_ = objective.xp, objective.data.backend.compile
     scale = xp.ones_like(state.scale)
+    if objective.k < _FACTOR:
+        return scale
     best, factor = xp.full_like(state.value, xp.inf), 1.0
     while factor <= objective.k:
         tried = state._replace(scale=factor * xp.ones_like(scale))
@@ -431,10 +446,10 @@ def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
-def _measured(tol: float, xp: Namespace, state: LBFGSState, alpha: Array) -> LBFGSState:
+def _measured(tol: float, xp: Namespace, state: LBFGSState) -> LBFGSState:
     """Return a first state with its residual: a start may already be good."""
     free = state._replace(converged=state.diverged, step_size=xp.ones_like(state.step_size))
-    residual = _residual(state, _propose(False, xp, free).slope, alpha, xp=xp)
+    residual = _residual(state, _propose(False, xp, free).slope, xp=xp)
     return state._replace(residual=residual, converged=residual <= _bar(tol, state, xp=xp))
 
 
@@ -444,17 +459,23 @@ def _bar(tol: float, state: LBFGSState, *, xp: Namespace) -> Array:
     return tol * xp.where(told, 1.0, xp.full_like(state.step_size, _UNTOLD))
 
 
-def _residual(state: LBFGSState, slope: Array, alpha: Array, *, xp: Namespace) -> Array:
+def _residual(state: LBFGSState, slope: Array, *, xp: Namespace) -> Array:
     """Return the residual from the slope of F on the way to the next full step.
 
-    The damping of the metric may drown features of little variance: what one weight alone gains,
-    at least, counts too.
+    The damping of the metric drowns directions of little variance. Without it, the metric bounds
+    the curvature, and so from below what is left to gain along the basis, or by one weight alone.
     """
-    m, c = state.params.b.shape
+    (m, c), pre = state.params.b.shape, state.preconditioner
     W = xp.reshape(state.gradient[:, :-c], (m, c, -1))
-    bound = _positive(state.preconditioner.bound + alpha[:, None], xp=xp)
-    alone = 0.5 * xp.max(W * W / bound[:, None, :], axis=(1, 2))
-    return relative_excess(state.zero, state.value, xp.maximum(-0.5 * slope, alone), xp=xp)
+    if pre.basis.shape[1]:
+        units = xp.sum(pre.basis * pre.basis, axis=0)
+        turned = xp.reshape(W, (m * c, -1)) @ pre.basis
+        bound = _positive(pre.bound + pre.ridge[:, None] * units, xp=xp)
+        gain = xp.sum(xp.reshape(turned * turned, (m, c, -1)) / bound[:, None, :], axis=(1, 2))
+    else:
+        bound = _positive(pre.bound + pre.ridge[:, None], xp=xp)
+        gain = xp.max(W * W / bound[:, None, :], axis=(1, 2))
+    return relative_excess(state.zero, state.value, 0.5 * xp.maximum(-slope, gain), xp=xp)
 
 
 def _direction(state: LBFGSState, *, xp: Namespace) -> Array:
@@ -532,7 +553,7 @@ def _judge(
     gradient = xp.where(keep, gradient, state.gradient)
     kept = xp.where(accept, value, state.value)
     # Of the point before: the direction from here is not known yet.
-    residual = _residual(state, slope / _positive(state.step_size, xp=xp), alpha, xp=xp)
+    residual = _residual(state, slope / _positive(state.step_size, xp=xp), xp=xp)
     residual = xp.where(state.converged, state.residual, residual)
     return state._replace(
         **stopping(state, accept, value, residual, _bar(solver.tol, state, xp=xp), xp=xp),

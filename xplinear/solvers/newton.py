@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xplinear.namespace import Array, Namespace, device
 from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
-from xplinear.solvers.balance import balanced, is_balanced
+from xplinear.solvers.balance import balanced, evened, is_balanced
 from xplinear.solvers.gram import sampled_centre
 from xplinear.solvers.hessian import (
     augmented,
@@ -110,7 +110,7 @@ class Newton:
                 f"{loss!r} and {penalty!r}; use 'auto'"
             )
             raise ValueError(msg)
-        centre = sampled_centre(objective)
+        params, centre = evened(objective, params), sampled_centre(objective)
         zero = objective.loss_at_zero()
         compile_ = objective.data.backend.compile
         curvature = penalty_curvature(objective)
@@ -238,7 +238,6 @@ def _start(
     centre: Array,
 ) -> NewtonState:
     W, b = params
-    W = balanced(params, xp=xp).W if even else W
     point = augmented(W, b + centred_scores(centre[:, None], W, xp=xp), xp=xp)
     direction, decrement = _solved(
         shift_invariant, even, xp, point, grads, H, penalty, alpha, curvature, centre

@@ -10,6 +10,7 @@ from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params, class_scores, columns, scores
 from xplinear.penalties import L2Penalty
+from xplinear.solvers.balance import evened
 from xplinear.solvers.lbfgs import LBFGS, LBFGSState
 from xplinear.solvers.metric import spread
 from xplinear.solvers.protocol import select, take_models
@@ -148,7 +149,7 @@ class Smoothing:
                 f"{objective.loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
             )
             raise ValueError(msg)
-        xp = objective.xp
+        xp, params = objective.xp, evened(objective, params)
         width = xp.full_like(objective.alpha, _first_width(objective.loss))
         loss, smooth, _, grads = _evaluate(objective, params, width)
         inner = self._descent.start(objective, params, smooth, grads)
