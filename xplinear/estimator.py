@@ -83,6 +83,8 @@ _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
 _TO_THE_OPTIMUM = InteriorPoint, LBFGS, Newton, ProximalLBFGS, Smoothing
 _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
 _CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
+_TRIED = 200  # iterations of L-BFGS before a Newton step is worth what it costs
+_AFFORDABLE_STEP = 5e9  # operations: some tenths of a second
 _WORSE = 1.01  # than no weights at all, but for the noise of short fits
 _SEPARATED = 1e-4  # share of the first loss below which every row is on its side
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
@@ -146,6 +148,10 @@ def automatic_solver(objective: Objective, lanes: int = 1, strengths: int = 1) -
         return "interior_point"
     suits = isinstance(penalty, L2Penalty) and hasattr(loss, "smoothed")
     return "smoothing" if suits else "sgd"
+
+
+def _of_one_model(history: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    return {key: a[:, 0] if a.ndim == 2 else a for key, a in history.items()}
 
 
 def linear_coefficients(params: Params) -> tuple[Array, Array]:
@@ -620,6 +626,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         start = None
         if self.warm_start and hasattr(self, "params_"):
             start = self._warm_params(problem)
+        callbacks = [*callbacks, *([_print_progress] if self.verbose else [])]
+        solver, newton = self._with_newton(objective, solver)
         result, interrupt = self._minimized(
             objective,
             solver,
@@ -629,11 +637,18 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             else None,
             patience=self.n_iter_no_change,
             min_improvement=self.tol,
-            callbacks=[*callbacks, *([_print_progress] if self.verbose else [])],
+            callbacks=callbacks,
         )
+        before = None
+        if newton and interrupt is None and result.reasons[0] in ("max_iter", "rounding"):
+            before, solver = _of_one_model(result.history), newton
+            result, interrupt = self._minimized(
+                objective, newton, result.params, callbacks=callbacks
+            )
         if result.reason == "max_iter" and not result.converged.all():
+            made = result.n_iter + (0 if before is None else len(before["seconds"]))
             warnings.warn(
-                f"stopped after max_iter={result.n_iter} iterations before tol={self.tol} was "
+                f"stopped after max_iter={made} iterations before tol={self.tol} was "
                 "reached; raise max_iter or tol",
                 ConvergenceWarning,
                 stacklevel=2,
@@ -646,7 +661,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             certificate = certificate_of(objective, solver, result)
         except KeyboardInterrupt as error:
             interrupt = interrupt or error
-        self._keep(problem, result, certificate)
+        self._keep(problem, result, certificate, before)
         if interrupt is not None:
             raise interrupt
         _warn_of_no_optimum(objective, self.objective_)
@@ -997,6 +1012,18 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             return replace(solver, max_iter=1, schedule="inverse_scaling", average=False)
         return solver
 
+    def _with_newton(self, objective: Objective, solver: Any) -> tuple[Any, Newton | None]:
+        """Return the solver and what goes on where it does not get there; None if nothing can.
+
+        Where L-BFGS is slow, its metric does not suit the data: exact Hessians do.
+        """
+        if self.solver != "auto" or not isinstance(solver, LBFGS):
+            return solver, None
+        rest = solver.max_iter - _TRIED
+        if rest < 1 or not newton_pays(objective, most=_AFFORDABLE_STEP):
+            return solver, None
+        return replace(solver, max_iter=_TRIED), Newton(rest, self.tol)
+
     def _problem(
         self,
         X: Any,
@@ -1196,10 +1223,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             value = float(objective.data.backend.to_host(objective.value(result.params))[0])
         else:
             value = float(certificate.objective[0])
-        history = {
-            key: column[:, 0] if column.ndim == 2 else column
-            for key, column in result.history.items()
-        }
+        history = _of_one_model(result.history)
         if before is not None:
             history["seconds"] = history["seconds"] + before["seconds"][-1]
             history = {key: np.concatenate([before[key], history[key]]) for key in history}

@@ -149,8 +149,10 @@ class Newton:
         return kept._replace(centre=state.centre)
 
 
-def newton_pays(objective: Objective, models: int = 1) -> bool:
+def newton_pays(objective: Objective, models: int = 1, most: float = _CHEAP_STEP) -> bool:
     """Return whether a step with the exact Hessian costs little, for so many models at once.
+
+    ``most`` are the operations it may take.
 
     Examples
     --------
@@ -167,7 +169,7 @@ def newton_pays(objective: Objective, models: int = 1) -> bool:
     d = columns(loss, objective.k) * (data.p + 1)
     flops = models * d * d * (2 * data.n + d)
     smooth = loss.smooth and objective.penalty.smooth
-    return smooth and has_hessian(loss) and flops <= _CHEAP_STEP
+    return smooth and has_hessian(loss) and flops <= most
 
 
 def _solved(
