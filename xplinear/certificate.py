@@ -10,6 +10,7 @@ import numpy as np
 from xplinear.duality import value_and_lower_bound
 from xplinear.minimize import Result
 from xplinear.objective import Objective
+from xplinear.solvers.protocol import Solver
 
 __all__ = ["Certificate", "certify"]
 
@@ -80,12 +81,14 @@ def _describe(gap: float, residual: float, reason: str) -> str:
     return f"{why}: no bound of the optimum is known{measured}"
 
 
-def certify(objective: Objective, result: Result) -> Certificate:
+@np.errstate(over="ignore", invalid="ignore")  # at α of 1e-300 nothing is proven
+def certify(objective: Objective, result: Result, solver: Solver | None = None) -> Certificate:
     """Return the certificate of what `minimize` found.
 
     The lower bound is the better of the solver's own and that of
     `xplinear.duality.value_and_lower_bound`, which makes one pass over the data in float64, two
-    with an intercept.
+    with an intercept. Where the ``solver`` is given and can look ahead, the bound is taken a step
+    further on, where it is tighter.
 
     Examples
     --------
@@ -101,10 +104,11 @@ def certify(objective: Objective, result: Result) -> Certificate:
     (array([0.5939]), True)
     """
     backend, xp = objective.data.backend, objective.xp
+    look = getattr(solver, "ahead", None)
+    whole = result.state.params.b.shape[0] == objective.m  # no model has left the stack
+    ahead = look(objective, result.state) if look is not None and whole else None
     with backend.double_precision():
-        both = backend.to_host(
-            xp.stack(value_and_lower_bound(objective, result.params, result.ahead))
-        )
+        both = backend.to_host(xp.stack(value_and_lower_bound(objective, result.params, ahead)))
     value, bound = both.astype(np.float64)
     # The solver's bound is a number of the dtype of the fit: rounding may put it above F.
     bound = np.maximum(bound, np.minimum(result.lower_bound, value))

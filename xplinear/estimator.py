@@ -130,7 +130,7 @@ def accuracy(objective: Objective, params: Params) -> Array:
 
 def certificate_of(objective: Objective, solver: Solver, result: Result) -> Certificate | None:
     """Return how far a result can be from the optimum; None where the solver does not go there."""
-    return None if isinstance(solver, _UNCERTIFIED) else certify(objective, result)
+    return None if isinstance(solver, _UNCERTIFIED) else certify(objective, result, solver)
 
 
 def automatic_solver(objective: Objective, lanes: int = 1, strengths: int = 1) -> str:
@@ -450,8 +450,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     max_iter : int, optional
         Iterations (default 1000) or, for ``sgd``, epochs (default 10, more on few rows).
     tol : float, default 1e-4
-        How near to the optimum, relative; see the solver. By default F is within 1e-3 of what
-        there is to gain, F(0) − F*, or a warning says that it may not be.
+        How near to the optimum, relative; see the solver. A solver that goes there ends, by
+        default, with F within 1e-3 of what there is to gain, F(0) − F*, or with a warning.
     n_iter_no_change : int, default 5
         Patience of ``early_stopping`` and of SGD schedules without an end.
     early_stopping : bool, default False
@@ -947,10 +947,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if self.C is not None and not _real(self.C) > 0.0:
             msg = f"C must be a number of more than 0 (np.inf is no penalty), got {self.C!r}"
             raise ValueError(msg)
-        if self._unpenalized and self.solver == "smoothing":
+        if self._unpenalized and self.solver in ("interior_point", "smoothing"):
             name, value = ("C", "inf") if self.alpha is None else ("alpha", "0")
             least = "finite" if self.alpha is None else "more than 0"
-            msg = f"{name} must be {least} for solver='smoothing', got {value}; use solver='sgd'"
+            msg = (
+                f"{name} must be {least} for solver={self.solver!r}, got {value}; use solver='sgd'"
+            )
             raise ValueError(msg)
 
     @property
@@ -991,7 +993,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             rate = cast(Any, self.learning_rate)
             return GD(limit, self.tol, "backtracking" if rate == "auto" else rate)
         for kind in _TO_THE_OPTIMUM:
-            if SOLVERS.get(cast(str, name)) is kind and not partial:
+            if isinstance(name, str) and SOLVERS.get(name) is kind and not partial:
                 return kind(limit, self.tol)
         if name == "sgd":
             solver = SGD(
@@ -1134,7 +1136,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         dtype = computation_dtype(backend.asarray(one), self.dtype, backend)
         check_precision(self.precision, dtype, backend)
         cheap = rows.shape[0] * rows.shape[1] * k <= _CHEAP_PASS
-        exact = self.solver not in ("sgd", "gd") and not (partial or self._stochastic)
+        first_order = self.solver in ("sgd", "gd") or isinstance(self.solver, _UNCERTIFIED)
+        exact = not (first_order or partial or self._stochastic)
         if self.dtype is None and self.precision == "float32" and cheap and exact:
             # On few rows float64 costs little, and the rounding of float32 as many iterations.
             return accumulator(xp.empty((0,), **backend.kind(dtype)), xp=xp), dtype
@@ -1191,9 +1194,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         backend, dtype = problem.objective.data.backend, problem.objective.data.dtype
         params, standard = self.params_, None
         if self._shifted is not None:
-            params, standard = self._shifted.to(backend, self.backend_.to_host)
+            params = self._shifted.params
+            standard = self._shifted.to(backend, self.backend_.to_host).standard
         start = Params(*(backend.asarray(self.backend_.to_host(a), dtype) for a in params))
-        return restandardized(start, standard, problem.standard, xp=backend.xp)
+        start = restandardized(start, standard, problem.standard, xp=backend.xp)
+        return start if self.fit_intercept else Params(start.W, backend.xp.zeros_like(start.b))
 
     @property
     def _host_classes(self) -> np.ndarray[Any, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,9 +79,6 @@ class Result:
     ----------
     params : Params
         The solution.
-    ahead : Params or None
-        A step further, where the solver knows one: not evaluated, but a better place to bound the
-        optimum from.
     state : State
         The solver's last state, of the models that were still in the stack.
     n_iter : int
@@ -105,7 +102,6 @@ class Result:
     """
 
     params: Params
-    ahead: Params | None
     state: State
     n_iter: int
     converged: np.ndarray[Any, np.dtype[np.bool_]]
@@ -290,7 +286,6 @@ def _result(
     params = loop.best_params if best else loop.state.params
     return Result(
         params=objective.canonical(loop.stack.whole(params)),
-        ahead=None if best else loop.stack.ahead(loop.state),
         state=loop.state,
         n_iter=n,
         converged=converged,
@@ -339,7 +334,7 @@ class _Stack:
     objective: Objective
     solver: Solver
     models: np.ndarray[Any, Any]
-    left: tuple[tuple[np.ndarray[Any, Any], Params, Params | None], ...] = ()
+    left: tuple[tuple[np.ndarray[Any, Any], Params], ...] = ()
 
     def observed(self, state: State, validation_score: Callable[[Params], Array] | None) -> Array:
         """Return what `minimize` decides from, ``(9, models running)``."""
@@ -373,27 +368,12 @@ class _Stack:
         """Whether a quarter of the models are done: each smaller stack may be compiled anew."""
         return 4.0 * converged[self.models].sum() >= len(self.models)
 
-    def step_of(self, state: State) -> Params | None:
-        """Return a step further than the parameters of a state, where the solver knows one."""
-        ahead = getattr(self.solver, "ahead", None)
-        return None if ahead is None else ahead(self.objective, state)
-
-    def ahead(self, state: State) -> Params | None:
-        """Return a step further than `whole`, None where the solver knows none."""
-        last = self.step_of(state)
-        if last is None:
-            return None
-        return self._joined([cast(Params, ahead) for _, _, ahead in self.left], last)
-
     def whole(self, params: Params) -> Params:
         """Return the parameters of all models, those that left included."""
-        return self._joined([left for _, left, _ in self.left], params)
-
-    def _joined(self, left: list[Params], params: Params) -> Params:
-        if not left:
+        if not self.left:
             return params
-        xp, parts = self.objective.xp, [*left, params]
-        models = [*(which for which, _, _ in self.left), self.models]
+        xp = self.objective.xp
+        models, parts = zip(*self.left, (self.models, params), strict=True)
         order = self.objective.data.backend.asarray(np.argsort(np.concatenate(models)))
         W = xp.concat([part.W for part in parts], axis=1)
         b = xp.concat([part.b for part in parts], axis=0)
@@ -441,13 +421,10 @@ class _Loop(NamedTuple):
         asarray, xp = stack.objective.data.backend.asarray, stack.objective.xp
         done = converged[stack.models] > 0
         gone, kept = asarray(np.nonzero(done)[0]), asarray(np.nonzero(~done)[0])
-        both = self.state.params, stack.step_of(self.state)
-        left = (take_models(part, gone, xp=xp) for part in both)
+        left = stack.models[done], take_models(self.state.params, gone, xp=xp)
         objective = stack.objective.take(kept)
         return self._replace(
-            stack=_Stack(
-                objective, solver, stack.models[~done], (*stack.left, (stack.models[done], *left))
-            ),
+            stack=_Stack(objective, solver, stack.models[~done], (*stack.left, left)),
             state=solver.take(self.state, kept, xp=xp),
             best_params=take_models(self.best_params, kept, xp=xp),
         )

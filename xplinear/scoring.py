@@ -102,6 +102,13 @@ SCORINGS: dict[str, Callable[[Objective, Params], Array]] = {
 OTHER_NAMES = {"neg_log_loss": "log_loss", "f1_macro": "macro_f1"}  # scikit-learn's
 
 
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # some functions written in C tell none
+        return []
+
+
 @dataclass(frozen=True)
 class HostScoring:
     """A callable that scores each model on the host, and what it is to be given.
@@ -148,10 +155,7 @@ class HostScoring:
 
     @property
     def _parameters(self) -> list[inspect.Parameter]:
-        try:
-            return list(inspect.signature(self.function).parameters.values())
-        except (TypeError, ValueError):  # some functions written in C tell none
-            return []
+        return _parameters(self.function)
 
     @property
     def _positional(self) -> int:
@@ -170,9 +174,10 @@ class HostScoring:
 
     @property
     def _weighs(self) -> bool:
+        metric = getattr(self.function, "_score_func", None)  # of make_scorer, which takes all
         return self.weights is not None and any(
             parameter.name == "sample_weight" or parameter.kind is parameter.VAR_KEYWORD
-            for parameter in self._parameters
+            for parameter in (_parameters(metric) if metric else self._parameters)
         )
 
     def scores(

@@ -428,7 +428,6 @@ def _one(result: Result, model: int, params: Params) -> Result:
     return replace(
         result,
         params=params,
-        ahead=None,
         history=history,
         converged=result.converged[one],
         residual=result.residual[one],

@@ -11,7 +11,7 @@ from typing import Any
 
 from xplinear.data import Block
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, class_scores, loss_and_grads, scores
 
 __all__ = [
@@ -71,7 +71,7 @@ def _block(
     M = column_curvature(M) if Z.shape[-1] == 1 else M
     M = M if s is None else M * s[:, :, None, None]
     H = rows_hessian(augmented_rows(X, centre, free, xp=xp), M, xp=xp)
-    return xp.sum(value, axis=0), dW, db, H
+    return xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)), dW, db, H
 
 
 def loss_grad_and_hessian(

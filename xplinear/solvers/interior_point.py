@@ -20,6 +20,7 @@ from xplinear.solvers.hessian import (
     rows_hessian,
 )
 from xplinear.solvers.protocol import select, take_models
+from xplinear.solvers.stopping import relative_gap
 
 __all__ = ["InteriorPoint", "InteriorPointState", "interior_point_pays"]
 
@@ -83,7 +84,7 @@ class InteriorPointState(NamedTuple):
     stalled: Array
     lower_bound: Array
     value: Array  # F at params
-    first: Array  # F at the start
+    zero: Array  # F at W = 0, b = 0
     product: Array  # the least mean of the products that are 0 at the optimum
     idle: Array  # iterations without progress
     point: Point
@@ -168,7 +169,9 @@ class InteriorPoint:
         static = objective.loss, objective.fit_intercept, objective.k, objective.xp
         with backend.double_precision():
             # Rows are few where this solver pays.
-            return backend.compile(_start, *static)(data.sample(data.n), params, objective.alpha)
+            start = backend.compile(_start, *static)
+            zero = objective.loss_at_zero()
+            return start(data.sample(data.n), params, zero, objective.alpha)
 
     def step(self, objective: Objective, state: InteriorPointState) -> InteriorPointState:
         """Make a predictor and a corrector, and prove a bound at the new point."""
@@ -296,13 +299,20 @@ def _problem(polytope: Polytope, free: bool, rows: Rows, alpha: Array, *, xp: Na
 
 
 def _start(
-    loss: Any, free: bool, k: int, xp: Namespace, block: Block, params: Params, alpha: Array
+    loss: Any,
+    free: bool,
+    k: int,
+    xp: Namespace,
+    block: Block,
+    params: Params,
+    zero: Array,
+    alpha: Array,
 ) -> InteriorPointState:
     rows = _rows(free, k, block, params.b, xp=xp)
     problem = _problem(loss.polytope, free, rows, alpha, xp=xp)
     value, mean = _value(loss, problem, params, xp=xp)
     point = _centre(problem, xp=xp)
-    none = xp.zeros_like(value)
+    none, zero = xp.zeros_like(value), xp.astype(zero, value.dtype)
     return InteriorPointState(
         params=params,
         loss=mean,
@@ -313,7 +323,7 @@ def _start(
         stalled=none > 0,
         lower_bound=none,  # no loss is negative
         value=value,
-        first=value,
+        zero=zero,
         product=_mean_product(problem, point, xp=xp),
         idle=none,
         point=point,
@@ -333,14 +343,14 @@ def _advance(
     bound = _bound(problem, point, xp=xp)
     higher = (bound > state.lower_bound) & ~state.converged
     bound = xp.minimum(xp.where(higher, bound, state.lower_bound), best)
-    residual = (best - bound) / _positive(best, xp=xp)
+    residual = relative_gap(state.zero, best, bound, xp=xp)
     product = _mean_product(problem, point, xp=xp)
     eps = float(xp.finfo(best.dtype).eps)
     # Products may shrink for a while before the gap does; below rounding that means nothing.
     progress = (product < _LESS * state.product) & (product > eps * best)
     progress = progress | (residual < _LESS * state.residual)
     idle = xp.where(progress, 0.0, state.idle + 1.0)
-    reached = (residual <= tol) | (best - bound <= eps * state.first)
+    reached = (residual <= tol) | (best - bound <= eps * state.zero)
     stalled = (idle >= _PATIENCE) & ~reached & ~state.converged
     return state._replace(
         params=select(better, params, state.params, xp=xp),

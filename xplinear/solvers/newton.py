@@ -28,6 +28,7 @@ from xplinear.solvers.stopping import (
 
 __all__ = ["Newton", "NewtonState", "newton_pays"]
 
+_NOISE = 8.0  # times eps and the mean: the rounding of what is centred
 _RIDGE = 100.0  # times eps: of the Hessian with a diagonal of ones
 _STEPS_AHEAD = 2  # evaluated, and one more that is not
 _CHEAP_STEP = 3e7  # operations; a step takes a millisecond in any case
@@ -206,9 +207,14 @@ def _solved(
         H = H + (alike[:, :, None] * eye)[:, None, :, None, :]
     H = xp.reshape(H, (m, d, d))
     diagonal = xp.linalg.diagonal(H)
-    scale = xp.where(diagonal > 0, 1.0 / xp.sqrt(xp.where(diagonal > 0, diagonal, 1.0)), 1.0)
+    # A feature that is constant up to rounding varies by nothing else: it has no direction.
+    eps = float(xp.finfo(H.dtype).eps)
+    noise = xp.concat([(_NOISE * eps * centre) ** 2, xp.zeros_like(centre[:1])])
+    classes = xp.reshape(diagonal, (m, c, size))
+    moves = xp.reshape(classes > noise * xp.max(classes[:, :, -1:], axis=1, keepdims=True), (m, d))
+    scale = xp.where(moves, 1.0 / xp.sqrt(xp.where(moves, diagonal, 1.0)), 0.0)
     H = H * scale[:, :, None] * scale[:, None, :]
-    H = H + _RIDGE * float(xp.finfo(H.dtype).eps) * xp.eye(d, **kind)
+    H = H + xp.where(moves, _RIDGE * eps, 1.0)[:, :, None] * xp.eye(d, **kind)
     right = scale * xp.reshape(g, (m, d))
     solved = xp.linalg.solve(H, right[:, :, None])[:, :, 0]
     decrement = xp.sum(right * solved, axis=1)

@@ -177,7 +177,8 @@ class ProximalLBFGS:
 
     def ahead(self, objective: Objective, state: ProximalLBFGSState) -> Params:
         """Return where the next step would go, for a dual point that is nearer the optimum."""
-        return self._propose(objective, state)[1].params
+        free = state._replace(converged=state.diverged)  # that no model is running moves nothing
+        return self._propose(objective, free)[1].params
 
     def _propose(
         self, objective: Objective, state: ProximalLBFGSState

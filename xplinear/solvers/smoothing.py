@@ -14,6 +14,7 @@ from xplinear.solvers.balance import evened
 from xplinear.solvers.lbfgs import LBFGS, LBFGSState
 from xplinear.solvers.metric import spread
 from xplinear.solvers.protocol import select, take_models
+from xplinear.solvers.stopping import relative_gap
 
 __all__ = ["Smoothing", "SmoothingState"]
 
@@ -73,6 +74,7 @@ class SmoothingState(NamedTuple):
     stalled: Array
     lower_bound: Array
     value: Array  # F at params
+    zero: Array  # F at W = 0, b = 0
     width: Array
     fresh: Array  # the width has changed: the next pass is at the same point
     age: Array  # iterations at this width
@@ -102,7 +104,8 @@ class Smoothing:
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-3
-        Stop a model when F minus its lower bound is at most ``tol`` times F.
+        Stop a model when F minus its lower bound is at most ``tol`` times F, and ten times
+        ``tol`` times what has been gained, F(0) − F.
 
     Raises
     ------
@@ -168,6 +171,7 @@ class Smoothing:
             stalled=flags,
             lower_bound=xp.zeros_like(value),  # no loss is negative
             value=value,
+            zero=objective.loss_at_zero(),
             width=width,
             fresh=flags,
             age=xp.zeros_like(width),
@@ -247,7 +251,7 @@ def _advance(
     last = (bias <= _LAST_BIAS * solver.tol * best) | (state.width <= least)
     done = (bias > _BIAS * gap) | (idle >= _IDLE) | (state.age > _STAGE)
     done = done & ~state.fresh & ~last
-    residual = gap / _positive(best, xp=xp)
+    residual = relative_gap(state.zero, best, state.lower_bound, xp=xp)
     reached = residual <= solver.tol
     stalled = last & (idle >= _PATIENCE) & ~reached & ~state.converged
     stalled = state.stalled | stalled

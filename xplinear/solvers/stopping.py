@@ -6,7 +6,14 @@ from typing import Any
 
 from xplinear.namespace import Array, Namespace
 
-__all__ = ["SUFFICIENT", "backtracked", "relative_excess", "rounding_of", "stopping"]
+__all__ = [
+    "SUFFICIENT",
+    "backtracked",
+    "relative_excess",
+    "relative_gap",
+    "rounding_of",
+    "stopping",
+]
 
 SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
 _EASE = 10.0  # tol = 1e-4 then asks for 1e-7, where 1e-3 is promised: estimates can be low
@@ -41,6 +48,20 @@ def relative_excess(zero: Array, value: Array, excess: Array, *, xp: Namespace) 
     known = (learnt > 0.0) & (excess >= 0.0)
     relative = xp.sqrt(xp.where(known, excess / xp.where(known, _EASE * learnt, 1.0), xp.inf))
     return xp.astype(xp.where(lost | (excess == 0.0), 0.0, relative), dtype)
+
+
+def relative_gap(zero: Array, value: Array, bound: Array, *, xp: Namespace) -> Array:
+    """Return (F − bound) / F ``(m,)``, or a tenth of it over F(0) − F where that is larger.
+
+    So ``tol`` = 1e-4 proves F within 1e-3 of what there is to gain. 0 where that is nothing.
+    """
+    gap, learnt, small = value - bound, zero - value, float(xp.finfo(value.dtype).eps) ** 0.5
+    nothing = (gap <= small * zero) & (learnt <= 100.0 * small * zero)
+    relative = gap / xp.where(value > 0.0, value, 1.0)
+    gained = 0.1 * gap / xp.where(learnt > 0.0, learnt, 1.0)
+    gained = xp.where(learnt > 0.0, gained, xp.full_like(gap, xp.inf))
+    gained = xp.where(gap > 0.0, gained, xp.zeros_like(gap))
+    return xp.where(nothing, 0.0, xp.maximum(relative, gained))
 
 
 def stopping(
