@@ -214,7 +214,7 @@ def _solved(
     moves = xp.reshape(classes > noise * xp.max(classes[:, :, -1:], axis=1, keepdims=True), (m, d))
     scale = xp.where(moves, 1.0 / xp.sqrt(xp.where(moves, diagonal, 1.0)), 0.0)
     H = H * scale[:, :, None] * scale[:, None, :]
-    H = H + xp.where(moves, _RIDGE * eps, 1.0)[:, :, None] * xp.eye(d, **kind)
+    H = H + xp.where(moves, _RIDGE * eps, xp.ones_like(diagonal))[:, :, None] * xp.eye(d, **kind)
     right = scale * xp.reshape(g, (m, d))
     solved = xp.linalg.solve(H, right[:, :, None])[:, :, 0]
     decrement = xp.sum(right * solved, axis=1)
