@@ -15,7 +15,7 @@ from xplinear.estimator import LinearClassifier, host_parameters, linear_coeffic
 from xplinear.losses import LOSSES
 from xplinear.namespace import array_namespace, is_array
 from xplinear.objective import Params
-from xplinear.standardize import unstandardized
+from xplinear.standardize import restandardized
 
 __all__ = ["SklearnClassifier", "from_sklearn", "settings_of", "to_sklearn"]
 
@@ -172,7 +172,7 @@ def to_sklearn(clf: LinearClassifier) -> SklearnClassifier:
     if standard is not None:  # in float64 the scores cancel less
         near = Params(*(a.astype(np.float64) for a in near))
         xp = array_namespace(near.W)
-        (coef,), (intercept,) = linear_coefficients(unstandardized(near, standard, xp=xp))
+        (coef,), (intercept,) = linear_coefficients(restandardized(near, standard, None, xp=xp))
     model.coef_, model.intercept_ = np.array(coef, order="C"), np.array(intercept)
     model.classes_, model.n_features_in_ = classes, clf.n_features_in_
     if hasattr(clf, "feature_names_in_"):

@@ -389,10 +389,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     def _alphas(self, objective: Objective) -> HostArray:
         if self.alphas is None:
             return automatic_alphas(objective)
-        if isinstance(self.alphas, (int, np.integer)) and not isinstance(self.alphas, bool):
-            if self.alphas < 1:
-                msg = f"alphas must be at least 1 when it is their number, got {self.alphas!r}"
-                raise ValueError(msg)
+        if isinstance(self.alphas, (int, np.integer)):
             return automatic_alphas(objective, int(self.alphas))
         return np.unique(_positive("alphas", self.alphas))[::-1]
 

@@ -30,8 +30,6 @@ __all__ = [
     "nearby",
     "restandardized",
     "standard_of",
-    "standardized_params",
-    "unstandardized",
 ]
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
@@ -205,16 +203,6 @@ def composed(first: Standard | None, second: Standard) -> Standard:
     wide = xp.result_type(centre, second.centre)
     centre, scale, then, by = (xp.astype(a, wide, copy=False) for a in (*first, *second))
     return Standard(centre + then / scale, scale * by)
-
-
-def unstandardized(params: Params, standard: Standard, *, xp: Namespace) -> Params:
-    """Return the parameters that give X the scores that ``params`` give standardized features."""
-    return restandardized(params, standard, None, xp=xp)
-
-
-def standardized_params(params: Params, standard: Standard, *, xp: Namespace) -> Params:
-    """Return the inverse of `unstandardized`; what constant features added goes to b."""
-    return restandardized(params, None, standard, xp=xp)
 
 
 def restandardized(

@@ -1,7 +1,8 @@
 """Solvers: a frozen configuration, a NamedTuple state, ``init`` and ``step``.
 
 The state's fields beyond those of `State` are the solver's own. Nothing here waits for the
-device: what a solver decides, it decides per model on the device; `minimize` reads it.
+device, but for the size of a working set (`proximal_lbfgs` on many features): what a solver
+decides, it decides per model on the device; `minimize` reads it.
 A new solver is one file plus one line in ``SOLVERS``.
 """
 
