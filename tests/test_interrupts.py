@@ -410,3 +410,15 @@ def _with_host(fetch):
     from xplinear.backends.numpy import _BACKEND
 
     return replace(_BACKEND, fetch=fetch)
+
+
+def test_ctrl_c_while_looking_ahead_keeps_the_fit(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(xl.solvers.Newton, "ahead", interrupted)
+    clf = xl.LinearClassifier()
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, Y)
+    assert clf.score(X, Y) > 0.7
+    assert not hasattr(clf, "certificate_")

@@ -679,3 +679,13 @@ def test_a_failure_leaves_what_was_fitted():
         clf.fit(X[:, :2], BINARY)
     clf.scoring = "accuracy"
     assert vars(clf) == before
+
+
+def test_a_scorer_whose_metric_takes_no_weights():
+    def hits(y, predicted):
+        return float(np.mean(y == predicted))
+
+    clf = xl.LinearClassifierCV(ALPHAS, cv=FOLDS, scoring=make_scorer(hits))
+    plain = xl.LinearClassifierCV(ALPHAS, cv=FOLDS, scoring=make_scorer(hits)).fit(X, Y)
+    same = clf.fit(X, Y, np.ones(len(X)))
+    np.testing.assert_array_equal(same.cv_scores_, plain.cv_scores_)

@@ -146,3 +146,9 @@ def test_labels_in_foreign_byte_order(tmp_path):
 def test_an_unfitted_classifier_cannot_be_saved(tmp_path):
     with pytest.raises(Exception, match="not fitted"):
         xl.LinearClassifier().save(tmp_path / "m.safetensors")
+
+
+def test_an_alpha_that_is_an_array_of_one_number(tmp_path):
+    clf = xl.LinearClassifier(alpha=np.asarray(0.1)).fit([[0.0], [1.0]], [0, 1])
+    clf.save(tmp_path / "m.safetensors")
+    assert xl.load(tmp_path / "m.safetensors").alpha == 0.1

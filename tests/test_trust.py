@@ -183,7 +183,60 @@ class TestUnits:
         assert clf.n_iter_ <= 25
 
 
+class TestDirections:
+    """What many columns share hid how they differ: the metric was damped by its mean."""
+
+    rows = np.random.default_rng(0).normal(size=(300, 60))
+    kinds = (rows @ np.random.default_rng(1).normal(size=(60, 6))).argmax(axis=1)
+
+    @pytest.mark.parametrize(
+        ("X", "settings"),
+        [
+            (rows[:, :1] * 1e4 + 0.1 * rows, {"C": 1.0}),
+            (rows[:, :1] * 1e2 + 0.1 * rows, {"C": 100.0}),
+            (rows + 1e5, {"fit_intercept": False}),
+        ],
+    )
+    def test_one_that_all_columns_share(self, X: Any, settings: dict[str, Any]) -> None:
+        best = xl.LinearClassifier(solver="newton", **settings).fit(X, self.kinds)
+        clf = xl.LinearClassifier(**settings).fit(X, self.kinds)  # L-BFGS, then Newton
+        gained = np.log(6) - best.objective_
+        assert clf.objective_ - best.objective_ <= PROMISE * gained
+        alone = xl.LinearClassifier(solver="lbfgs", **settings)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            alone.fit(X, self.kinds)
+        assert told or alone.objective_ - best.objective_ <= PROMISE * gained
+
+    def test_a_constant_without_a_penalty(self) -> None:
+        X, y = self.rows[:60, :4], self.kinds[:60]
+        wide = np.column_stack([X, np.full(60, 3.7), np.full(60, 1e9)])
+        plain, more = (xl.LinearClassifier(alpha=1e-6).fit(a, y).objective_ for a in (X, wide))
+        assert more == pytest.approx(plain, rel=1e-6)
+        share = np.bincount(y) / 60
+        clf = xl.LinearClassifier(penalty="none").fit(np.full((60, 2), 3.7), y)
+        assert clf.objective_ == pytest.approx(-np.sum(share * np.log(share)), rel=1e-6)
+
+
 class TestStarts:
+    @pytest.mark.parametrize("solver", ["lbfgs", "newton"])
+    def test_weights_that_have_a_part_in_common(self, solver: str) -> None:
+        X, y = load_iris(return_X_y=True)
+        best = xl.LinearClassifier(solver=solver, alpha=0.1, tol=1e-8).fit(X, y)
+        W, b = best.params_
+        clf = xl.LinearClassifier.from_params(
+            xl.Params(W + 5.0, b), range(3), solver=solver, alpha=0.1, warm_start=True
+        )
+        assert clf.fit(X, y).objective_ == pytest.approx(best.objective_, rel=1e-6)
+
+    def test_an_intercept_that_is_no_longer_wanted(self) -> None:
+        X, y = load_iris(return_X_y=True)
+        clf = xl.LinearClassifier(warm_start=True).fit(X, y)
+        clf.set_params(fit_intercept=False).fit(X, y)
+        cold = xl.LinearClassifier(fit_intercept=False).fit(X, y)
+        assert not clf.intercept_.any()
+        assert clf.objective_ == pytest.approx(cold.objective_, rel=1e-6)
+
     def test_an_unchanged_refit_stops_at_once(self) -> None:
         X, y = load_digits(return_X_y=True)
         clf = xl.LinearClassifier(warm_start=True, alpha=1e-4).fit(X, y)
@@ -221,6 +274,19 @@ class TestStarts:
         )
         cold = [xl.LinearClassifier(alpha=a, **settings).fit(X, y).n_iter_ for a in alphas]
         assert sum(last.values()) <= sum(cold)
+
+
+@pytest.mark.parametrize("loss", ["absolute_error", "crammer_singer", "multiclass_hinge"])
+@pytest.mark.parametrize("scale", [0.01, 0.1])
+def test_kinked_losses_where_little_is_to_be_gained(loss: str, scale: float) -> None:
+    rng = np.random.default_rng(4)
+    X = rng.normal(size=(32, 5))
+    y = (X @ rng.normal(size=(5, 4))).argmax(axis=1)
+    y[:4] = range(4)
+    clf = xl.LinearClassifier(loss, fit_intercept=False).fit(X * scale, y)
+    zero = {"absolute_error": 1.0, "crammer_singer": 1.0, "multiclass_hinge": 3.0}[loss]
+    gained = zero - clf.objective_
+    assert clf.certificate_.gap[0] <= max(PROMISE * gained, 1e-7)
 
 
 def test_separable_classes_without_a_penalty_are_told() -> None:
