@@ -297,7 +297,9 @@ class LBFGS:
         decompose = objective.data.backend.compile(_decompose, *static)
         ridge, c = penalty_curvature(objective), columns(objective.loss, objective.k)
         measured = decompose(sampled_rows(gram, objective), ridge)
-        pre = Preconditioner(*measured, ridge, ridge, ridge, bias=1.0 / curvature)
+        centre, basis, spectrum, bound = measured
+        bias = 1.0 / curvature
+        pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, ridge, bias)
         return _strengthened(pre, ridge, c, xp=objective.xp)
 
 
