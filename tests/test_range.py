@@ -381,3 +381,11 @@ print(clf.score(20000 + X, X[:, 0] > 0))
         assert "float32 cannot hold" in line
         assert "jax_enable_x64" in line
     assert float(score) > 0.95
+
+
+def test_onnx_of_features_that_float32_cannot_tell_apart(tmp_path):
+    pytest.importorskip("onnx")
+    rows = np.random.default_rng(0).standard_normal((90, 3))
+    clf = xl.LinearClassifier().fit(rows + 1e9, rows.argmax(axis=1))
+    with pytest.warns(UserWarning, match="takes X in float32, which moves the scores"):
+        clf.to_onnx(tmp_path / "m.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = ["to_onnx"]
 
 # Of 2021: every operator used here is older, and programs read what is older than they are.
 _OPSET, _IR_VERSION = 15, 8
+_SEEN = 0.01  # of a score: what rounding may move it by without a word
 _LARGEST = float(np.finfo(np.float32).max)
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
@@ -51,6 +53,8 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     first: list[NodeProto] = []
     tensors: dict[str, HostArray] = {}
     if standard is not None:
+        if params.W.dtype == np.float64:
+            _warn_of_coarse_features(standard, W)
         first, tensors, W, b = _brought_near(standard, W, b)
     exact, W, b = W, np.clip(W, -_LARGEST, _LARGEST).astype(np.float32), b.astype(np.float32)
     if np.abs(W).max() == np.float32(_LARGEST) or (exact.any() and not W.any()):
@@ -95,6 +99,20 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     )
     checker.check_model(model)
     save_model(model, os.fspath(path))
+
+
+def _warn_of_coarse_features(standard: Standard, W: HostArray) -> None:
+    """Say so where rounding X to float32 moves the scores."""
+    centre, scale = (a.astype(np.float64) for a in standard)
+    moved = np.finfo(np.float32).eps * np.abs(centre * scale) * np.abs(W).max(axis=1)
+    if moved.sum() > _SEEN:
+        warnings.warn(
+            f"an ONNX file takes X in float32, which moves the scores of this model by up to "
+            f"{moved.sum():.2g}: column {moved.argmax()} lies too far from 0 for its spread. "
+            "Subtract a constant from it before training and prediction",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _brought_near(
