@@ -150,6 +150,10 @@ def automatic_solver(objective: Objective, lanes: int = 1, strengths: int = 1) -
     return "smoothing" if suits else "sgd"
 
 
+def _is_cheap(n: int, p: int, k: int) -> bool:
+    return n * p * k <= _CHEAP_PASS
+
+
 def _of_one_model(history: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
     return {key: a[:, 0] if a.ndim == 2 else a for key, a in history.items()}
 
@@ -985,7 +989,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         name, data = self.solver, objective.data
         if name == "auto":
             optimum = automatic_solver(objective)
-            cheap = data.n * data.p * objective.k <= _CHEAP_PASS
+            cheap = _is_cheap(data.n, data.p, objective.k)
             lost = optimum in ("interior_point", "smoothing") and self._unpenalized
             name = "sgd" if partial or self._stochastic or not cheap or lost else optimum
         limit = 1000 if self.max_iter is None else self.max_iter
@@ -1135,7 +1139,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         one = np.zeros_like(rows[:1, :]) if isinstance(rows, np.ndarray) else rows[:1, :]
         dtype = computation_dtype(backend.asarray(one), self.dtype, backend)
         check_precision(self.precision, dtype, backend)
-        cheap = rows.shape[0] * rows.shape[1] * k <= _CHEAP_PASS
+        cheap = _is_cheap(rows.shape[0], rows.shape[1], k)
         first_order = self.solver in ("sgd", "gd") or isinstance(self.solver, _UNCERTIFIED)
         exact = not (first_order or partial or self._stochastic)
         if self.dtype is None and self.precision == "float32" and cheap and exact:

@@ -21,6 +21,7 @@ __all__ = [
     "has_hessian",
     "loss_grad_and_hessian",
     "params_of_augmented",
+    "row_curvature",
     "rows_hessian",
 ]
 
@@ -61,16 +62,21 @@ def column_curvature(M: Array) -> Array:
     return 0.25 * (M[..., :1, :1] - M[..., :1, 1:] - M[..., 1:, :1] + M[..., 1:, 1:])
 
 
-def _block(
-    loss: Any, free: float, xp: Namespace, block: Block, params: Params, centre: Array
-) -> tuple[Array, ...]:
+def row_curvature(loss: Any, block: Block, params: Params, *, xp: Namespace) -> Array:
+    """Return the weighted curvature of each row in the scores of the columns ``(r, m, c, c)``."""
     X, y, s = block
-    value, (dW, db) = loss_and_grads(loss, *block, params, xp=xp)
     Z = scores(X, params, xp=xp)
     M = loss.hessian(class_scores(Z, xp=xp), y, xp=xp)
     M = column_curvature(M) if Z.shape[-1] == 1 else M
-    M = M if s is None else M * s[:, :, None, None]
-    H = rows_hessian(augmented_rows(X, centre, free, xp=xp), M, xp=xp)
+    return M if s is None else M * s[:, :, None, None]
+
+
+def _block(
+    loss: Any, free: float, xp: Namespace, block: Block, params: Params, centre: Array
+) -> tuple[Array, ...]:
+    value, (dW, db) = loss_and_grads(loss, *block, params, xp=xp)
+    M = row_curvature(loss, block, params, xp=xp)
+    H = rows_hessian(augmented_rows(block.X, centre, free, xp=xp), M, xp=xp)
     return xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)), dW, db, H
 
 

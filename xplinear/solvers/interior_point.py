@@ -19,8 +19,9 @@ from xplinear.solvers.hessian import (
     params_of_augmented,
     rows_hessian,
 )
+from xplinear.solvers.metric import centred_scores, safe_divisor
 from xplinear.solvers.protocol import select, take_models
-from xplinear.solvers.stopping import relative_gap
+from xplinear.solvers.stopping import check_counts, relative_gap
 
 __all__ = ["InteriorPoint", "InteriorPointState", "interior_point_pays"]
 
@@ -143,9 +144,7 @@ class InteriorPoint:
     tol: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.max_iter < 1:
-            msg = f"max_iter must be at least 1, got {self.max_iter!r}"
-            raise ValueError(msg)
+        check_counts(self, "max_iter")
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -236,11 +235,6 @@ def _coupled(polytope: Polytope) -> bool:
     return polytope.pairwise or polytope.simplex
 
 
-def _positive(x: Array, *, xp: Namespace) -> Array:
-    """Return x where it is positive, else 1: a safe divisor."""
-    return xp.where(x > 0, x, 1.0)
-
-
 class Kinks(NamedTuple):
     """Of the polytope of each row ``(n, 1, k)``, and which a_j are variables ``(n, m, k)``."""
 
@@ -319,7 +313,7 @@ def _start(
         step_size=xp.ones_like(value),
         converged=value <= 0.0,
         diverged=none > 0,
-        residual=value / _positive(value, xp=xp),
+        residual=value / safe_divisor(value, xp=xp),
         stalled=none > 0,
         lower_bound=none,  # no loss is negative
         value=value,
@@ -373,10 +367,10 @@ def _centre(problem: Problem, *, xp: Namespace) -> Point:
     m, c = rows.given.shape
     theta = xp.zeros((m, c, rows.X.shape[1]), **_kind(rows.X))
     V = xp.where(kinks.live, _violations(problem, theta, xp=xp), 0.0)
-    room = _SLACK * _positive(xp.max(xp.abs(V), axis=(0, 2)), xp=xp)[:, None]
+    room = _SLACK * safe_divisor(xp.max(xp.abs(V), axis=(0, 2)), xp=xp)[:, None]
     if polytope.simplex:
         live = xp.astype(kinks.live, V.dtype)
-        count = _positive(xp.sum(live, axis=-1, keepdims=True), xp=xp)
+        count = safe_divisor(xp.sum(live, axis=-1, keepdims=True), xp=xp)
         lower = 0.5 * live * (1.0 / count + xp.astype(kinks.true, V.dtype))
         excess = xp.max(V, axis=-1, keepdims=True) + room
         return Point(theta, lower, None, excess - V, excess)
@@ -452,7 +446,7 @@ def _iterated(
     change = _change(problem, point, system, aim, xp=xp)
     there = _moved(point, change, _at_most_1(_steps(problem, point, change, xp=xp), xp=xp))
     mean = _mean_product(problem, point, xp=xp)
-    share = _mean_product(problem, there, xp=xp) / _positive(mean, xp=xp)
+    share = _mean_product(problem, there, xp=xp) / safe_divisor(mean, xp=xp)
     target = mean * xp.where(share < 1.0, share**3, 1.0)
     target = target[:, None] * _fair(problem.rows.weights, xp=xp)[:, :, None]
     aim = Aim(
@@ -521,7 +515,7 @@ def _mean_product(problem: Problem, point: Point, *, xp: Namespace) -> Array:
     low, high = _products(point, xp=xp)
     weights = problem.rows.weights[:, :, None] * xp.astype(problem.kinks.live, low.dtype)
     count = (1.0 if point.upper is None else 2.0) * xp.sum(weights, axis=(0, 2))
-    return xp.sum(weights * (low + high), axis=(0, 2)) / _positive(count, xp=xp)
+    return xp.sum(weights * (low + high), axis=(0, 2)) / safe_divisor(count, xp=xp)
 
 
 def _steps(problem: Problem, point: Point, change: Change, *, xp: Namespace) -> Steps:
@@ -597,7 +591,7 @@ def _row_curvature(problem: Problem, h: Array, *, xp: Namespace) -> Array:
     if not _coupled(polytope):
         return xp.reshape(rows.weights[:, :, None] * h, (n, m * k, 1, 1))
     if polytope.simplex:
-        total = _positive(xp.sum(h, axis=-1), xp=xp)[:, :, None, None]
+        total = safe_divisor(xp.sum(h, axis=-1), xp=xp)[:, :, None, None]
         # diag(h) − hhᵀ/Σh, without cancellation where one h is far above the others.
         M = h[..., :, None] * (h[..., None, :] / total)
         M = xp.where(xp.eye(k, **_kind(h)) > 0, 0.0, M)
@@ -641,7 +635,7 @@ def _answer(polytope: Polytope, h: Array, E: Array, *, xp: Namespace) -> tuple[A
     origin = xp.sum(first * E, axis=-1, keepdims=True) / xp.sum(first, axis=-1, keepdims=True)
     E = E - origin
     largest = xp.sum(h * E, axis=-1, keepdims=True)
-    largest = largest / _positive(xp.sum(h, axis=-1, keepdims=True), xp=xp)
+    largest = largest / safe_divisor(xp.sum(h, axis=-1, keepdims=True), xp=xp)
     return h * (E - largest), origin + largest
 
 
@@ -654,13 +648,8 @@ def _params(problem: Problem, theta: Array, like: Params, *, xp: Namespace) -> P
         b = b + _aside(problem, theta, xp=xp)
     W = xp.astype(W, like.W.dtype)
     # Of the rounded weights: far from 0, their rounding is a constant in the scores.
-    b = b - _at(rows.centre, xp.astype(W, b.dtype), xp=xp)
+    b = b - centred_scores(rows.centre[:, None], xp.astype(W, b.dtype), xp=xp)
     return Params(W, xp.astype(b, like.b.dtype))
-
-
-def _at(centre: Array, W: Array, *, xp: Namespace) -> Array:
-    """Return the scores ``(m, c)`` of weights ``(p, m, c)`` at the centre."""
-    return xp.sum(centre[:, None, None] * W, axis=0)
 
 
 def _aside(problem: Problem, theta: Array, *, xp: Namespace) -> Array:
@@ -677,7 +666,7 @@ def _value(loss: Loss, problem: Problem, params: Params, *, xp: Namespace) -> tu
     """Return F and the mean loss ``(m,)`` of parameters, whatever their dtype, in float64."""
     rows = problem.rows
     W, b = (xp.astype(a, rows.X.dtype) for a in params)
-    b = b + _at(rows.centre, W, xp=xp)
+    b = b + centred_scores(rows.centre[:, None], W, xp=xp)
     Z = _scores(rows, augmented(W, b, xp=xp), xp=xp)
     if not problem.free:  # the last column of X is 0
         Z = Z + class_scores(b, xp=xp)
@@ -692,7 +681,7 @@ def _bound(problem: Problem, point: Point, *, xp: Namespace) -> Array:
     A = xp.where(point.lower < kinks.width, point.lower, kinks.width)
     A = kinks.lower + xp.where(kinks.live & (A > 0), A, 0.0)
     if polytope.simplex:
-        A = A / _positive(xp.sum(A, axis=-1, keepdims=True), xp=xp)
+        A = A / safe_divisor(xp.sum(A, axis=-1, keepdims=True), xp=xp)
     if free:
         A = (_circulating if polytope.pairwise else _level)(problem, A, xp=xp)
     costs = A * kinks.offset
@@ -701,9 +690,9 @@ def _bound(problem: Problem, point: Point, *, xp: Namespace) -> Array:
         costs = costs + A * polytope.differences(Z + xp.zeros_like(A), kinks.true, xp=xp)
     cost, size = (xp.sum(rows.weights * xp.sum(a, axis=-1), axis=0) for a in (costs, xp.abs(costs)))
     G = _gradient(problem, A, xp=xp)[:, :, :-1]
-    quadratic = xp.sum(G * G, axis=(1, 2)) / (2.0 * _positive(alpha, xp=xp))
+    quadratic = xp.sum(G * G, axis=(1, 2)) / (2.0 * safe_divisor(alpha, xp=xp))
     # t times as large, it proves t·cost − t²·quadratic: take the best t in [0, 1].
-    t = 0.5 * cost / _positive(quadratic, xp=xp)
+    t = 0.5 * cost / safe_divisor(quadratic, xp=xp)
     t = xp.where((quadratic > 0) & (t < 1.0), t, 1.0)
     t = xp.where(cost > 0, t, 0.0)
     length = xp.sqrt(xp.sum(rows.X * rows.X, axis=1))[:, None]
@@ -725,7 +714,7 @@ def _circulating(problem: Problem, A: Array, *, xp: Namespace) -> Array:
     there = xp.astype(rows.share > 0, r.dtype)
     flow = (r[:, :, None] - r[:, None, :]) / xp.sum(there, axis=1)[:, None, None]
     flow = xp.where(flow > 0, flow, 0.0) * there[:, :, None] * there[:, None, :]
-    flow = flow / _positive(rows.share, xp=xp)[:, :, None]
+    flow = flow / safe_divisor(rows.share, xp=xp)[:, :, None]
     own = xp.take(xp.permute_dims(flow, (1, 0, 2)), xp.astype(rows.y, xp.int32), axis=0)
     A = xp.where(kinks.true, 0.0, A) + own
     return A / (1.0 + xp.max(xp.sum(flow, axis=2), axis=1)[:, None])
@@ -737,4 +726,4 @@ def _level(problem: Problem, A: Array, *, xp: Namespace) -> Array:
     up = xp.sum(xp.where(A > 0, weighted, 0.0), axis=0)
     down = xp.sum(xp.where(A < 0, -weighted, 0.0), axis=0)
     less = xp.minimum(up, down)
-    return A * xp.where(A > 0, less / _positive(up, xp=xp), less / _positive(down, xp=xp))
+    return A * xp.where(A > 0, less / safe_divisor(up, xp=xp), less / safe_divisor(down, xp=xp))

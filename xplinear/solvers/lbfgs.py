@@ -25,13 +25,16 @@ from xplinear.solvers.metric import (
     centred_scores,
     loss_curvature,
     penalty_curvature,
+    safe_divisor,
     sample_loss,
     spread,
+    uncentred,
 )
 from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.stopping import (
     SUFFICIENT,
     backtracked,
+    check_counts,
     relative_excess,
     rounding_of,
     stopping,
@@ -146,15 +149,10 @@ class LBFGS:
     gram: Literal["auto"] | bool = "auto"
 
     def __post_init__(self) -> None:
-        problem = None
-        if self.max_iter < 1:
-            problem = f"max_iter must be at least 1, got {self.max_iter!r}"
-        if self.memory < 1:
-            problem = f"memory must be at least 1, got {self.memory!r}"
+        check_counts(self, "max_iter", "memory")
         if self.gram not in ("auto", True, False):
-            problem = f"gram must be 'auto', True or False, got {self.gram!r}"
-        if problem:
-            raise ValueError(problem)
+            msg = f"gram must be 'auto', True or False, got {self.gram!r}"
+            raise ValueError(msg)
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -275,8 +273,8 @@ class LBFGS:
         params : Params
             Where to start; best extrapolated from the models before.
         previous : LBFGSState
-            Their last state: curvature pairs and preconditioner stay, corrected for α, and so
-            does what ``tol`` is relative to.
+            Their last state: its preconditioner stays, and so do the curvature pairs of all but
+            tiny steps, corrected for α.
         before : Array of shape (m,)
             Their α.
         """
@@ -472,10 +470,10 @@ def _residual(state: LBFGSState, slope: Array, *, xp: Namespace) -> Array:
     if pre.basis.shape[1]:
         units = xp.sum(pre.basis * pre.basis, axis=0)
         turned = xp.reshape(W, (m * c, -1)) @ pre.basis
-        bound = _positive(pre.bound + pre.ridge[:, None] * units, xp=xp)
+        bound = safe_divisor(pre.bound + pre.ridge[:, None] * units, xp=xp)
         gain = xp.sum(xp.reshape(turned * turned, (m, c, -1)) / bound[:, None, :], axis=(1, 2))
     else:
-        bound = _positive(pre.bound + pre.ridge[:, None], xp=xp)
+        bound = safe_divisor(pre.bound + pre.ridge[:, None], xp=xp)
         gain = xp.max(W * W / bound[:, None, :], axis=(1, 2))
     return relative_excess(state.zero, state.value, 0.5 * xp.maximum(-slope, gain), xp=xp)
 
@@ -489,7 +487,7 @@ def _direction(state: LBFGSState, *, xp: Namespace) -> Array:
     S, Y, c = state.steps, state.changes, state.params.b.shape[1]
     products = S @ xp.matrix_transpose(Y)
     square = xp.linalg.diagonal(products)
-    unit = (1.0 / xp.sqrt(_positive(square, xp=xp)))[:, :, None]
+    unit = (1.0 / xp.sqrt(safe_divisor(square, xp=xp)))[:, :, None]
     place = xp.cumulative_sum(xp.ones_like(square), axis=1)
     upper = place[:, :, None] < place[:, None, :]
     one = xp.astype(place[:, :, None] == place[:, None, :], S.dtype)
@@ -507,15 +505,9 @@ def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
     direction, c = _direction(state, xp=xp), state.params.b.shape[1]
     moved = state.step_size * xp.astype(~state.converged, direction.dtype)
     trial = state.point - moved[:, None] * direction
-    W, b = params_of(trial, c, xp=xp)
-    if fit_intercept:
-        b = b - centred_scores(state.preconditioner.centre, W, xp=xp)
-    slope = -moved * dot(direction, state.gradient, xp=xp)
-    return Proposal(trial, Params(W, b), slope)
-
-
-def _positive(x: Array, *, xp: Namespace) -> Array:
-    return xp.where(x > 0.0, x, 1.0)
+    centre = state.preconditioner.centre
+    params = uncentred(fit_intercept, centre, params_of(trial, c, xp=xp), xp=xp)
+    return Proposal(trial, params, -moved * dot(direction, state.gradient, xp=xp))
 
 
 def _judge(
@@ -555,7 +547,7 @@ def _judge(
     gradient = xp.where(keep, gradient, state.gradient)
     kept = xp.where(accept, value, state.value)
     # Of the point before: the direction from here is not known yet.
-    residual = _residual(state, slope / _positive(state.step_size, xp=xp), xp=xp)
+    residual = _residual(state, slope / safe_divisor(state.step_size, xp=xp), xp=xp)
     residual = xp.where(state.converged, state.residual, residual)
     return state._replace(
         **stopping(state, accept, value, residual, _bar(solver.tol, state, xp=xp), xp=xp),

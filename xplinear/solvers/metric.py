@@ -26,8 +26,10 @@ __all__ = [
     "loss_curvature",
     "penalty_curvature",
     "plain_metric",
+    "safe_divisor",
     "sample_loss",
     "spread",
+    "uncentred",
     "vary",
 ]
 
@@ -73,6 +75,17 @@ class Metric(NamedTuple):
 def centred_scores(centre: Array, W: Array, *, xp: Namespace) -> Array:
     """Return μᵀW ``(m, c)``: the scores of the centre without intercept."""
     return xp.vecdot(xp.permute_dims(W, (1, 2, 0)), centre.T[:, None, :])
+
+
+def uncentred(fit_intercept: bool, centre: Array, params: Params, *, xp: Namespace) -> Params:
+    """Return parameters for X itself, of those whose intercept is at the ``centre (p, m or 1)``."""
+    W, b = params
+    return Params(W, b - centred_scores(centre, W, xp=xp)) if fit_intercept else params
+
+
+def safe_divisor(x: Array, *, xp: Namespace) -> Array:
+    """Return x where it is positive, else 1."""
+    return xp.where(x > 0.0, x, 1.0)
 
 
 def spread(centre: Array, db: Array, *, xp: Namespace) -> Array:

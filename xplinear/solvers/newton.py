@@ -16,11 +16,17 @@ from xplinear.solvers.hessian import (
     loss_grad_and_hessian,
     params_of_augmented,
 )
-from xplinear.solvers.metric import centred_scores, penalty_curvature, spread
+from xplinear.solvers.metric import (
+    centred_scores,
+    penalty_curvature,
+    spread,
+    uncentred,
+)
 from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.stopping import (
     SUFFICIENT,
     backtracked,
+    check_counts,
     relative_excess,
     rounding_of,
     stopping,
@@ -93,9 +99,7 @@ class Newton:
     tol: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.max_iter < 1:
-            msg = f"max_iter must be at least 1, got {self.max_iter!r}"
-            raise ValueError(msg)
+        check_counts(self, "max_iter")
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -142,7 +146,7 @@ class Newton:
         for _ in range(_STEPS_AHEAD):
             state = self.step(objective, state._replace(converged=state.diverged))
         point = state.point - state.direction
-        return _uncentred(objective.fit_intercept, objective.xp, point, state.centre)
+        return _params(objective.fit_intercept, objective.xp, point, state.centre)
 
     def take(self, state: NewtonState, models: Array, *, xp: Namespace) -> NewtonState:
         """Return the state of a stack of these models only."""
@@ -225,9 +229,8 @@ def _solved(
     return xp.reshape(scale * solved, (m, c, size)), decrement
 
 
-def _uncentred(fit_intercept: bool, xp: Namespace, point: Array, centre: Array) -> Params:
-    W, b = params_of_augmented(point, xp=xp)
-    return Params(W, b - centred_scores(centre[:, None], W, xp=xp) if fit_intercept else b)
+def _params(fit_intercept: bool, xp: Namespace, point: Array, centre: Array) -> Params:
+    return uncentred(fit_intercept, centre[:, None], params_of_augmented(point, xp=xp), xp=xp)
 
 
 def _start(
@@ -275,7 +278,7 @@ def _start(
 def _propose(fit_intercept: bool, xp: Namespace, state: NewtonState) -> tuple[Array, Params]:
     moved = state.step_size * xp.astype(~state.converged, state.point.dtype)
     trial = state.point - moved[:, None, None] * state.direction
-    return trial, _uncentred(fit_intercept, xp, trial, state.centre)
+    return trial, _params(fit_intercept, xp, trial, state.centre)
 
 
 def _judge(

@@ -12,7 +12,7 @@ from xplinear.penalties import Penalty
 from xplinear.solvers.curvature import Bounds, bounds
 from xplinear.solvers.gram import gram_pays
 from xplinear.solvers.hessian import augmented, has_hessian, params_of_augmented
-from xplinear.solvers.metric import centred_scores, spread
+from xplinear.solvers.metric import centred_scores, spread, uncentred
 from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.quadratic import (
     Quadratic,
@@ -28,6 +28,7 @@ from xplinear.solvers.quadratic import (
 from xplinear.solvers.stopping import (
     SUFFICIENT,
     backtracked,
+    check_counts,
     relative_excess,
     rounding_of,
     stopping,
@@ -143,11 +144,7 @@ class ProximalLBFGS:
     memory: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("max_iter", "memory"):
-            value = getattr(self, name)
-            if value < 1:
-                msg = f"{name} must be at least 1, got {value!r}"
-                raise ValueError(msg)
+        check_counts(self, "max_iter", "memory")
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -413,9 +410,9 @@ def _propose(
         away = (away - state.point)[:, :, :-1]
         away = xp.where(columns.place < columns.index.shape[1], 0.0, away)
         excess = excess + 0.5 * inner(away, D[:, :, :-1] * away, xp=xp)
-    W, b = params_of_augmented(point, xp=xp)
-    b = b - centred_scores(state.metric.centre, W, xp=xp) if fit_intercept else b
-    return Proposal(point, Params(W, b), excess, left > _SOLVED * gained, trial.eigenvalue)
+    params = params_of_augmented(point, xp=xp)
+    params = uncentred(fit_intercept, state.metric.centre, params, xp=xp)
+    return Proposal(point, params, excess, left > _SOLVED * gained, trial.eigenvalue)
 
 
 def _judge(

@@ -12,9 +12,9 @@ from xplinear.objective import Objective, Params, class_scores, columns, scores
 from xplinear.penalties import L2Penalty
 from xplinear.solvers.balance import evened
 from xplinear.solvers.lbfgs import LBFGS, LBFGSState
-from xplinear.solvers.metric import spread
+from xplinear.solvers.metric import safe_divisor, spread
 from xplinear.solvers.protocol import select, take_models
-from xplinear.solvers.stopping import relative_gap
+from xplinear.solvers.stopping import check_counts, relative_gap
 
 __all__ = ["Smoothing", "SmoothingState"]
 
@@ -132,9 +132,7 @@ class Smoothing:
     tol: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.max_iter < 1:
-            msg = f"max_iter must be at least 1, got {self.max_iter!r}"
-            raise ValueError(msg)
+        check_counts(self, "max_iter")
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -355,7 +353,7 @@ def _curvatures(loss: Any, xp: Namespace, block: Block, params: Params, band: Ar
     total = xp.full_like(band, X.shape[0])
     if s is not None:
         h, total = h * s[..., None], xp.sum(s, axis=0)
-    h = h / _positive(total, xp=xp)[:, None]
+    h = h / safe_divisor(total, xp=xp)[:, None]
     return xp.permute_dims(h if params.b.shape[1] > 1 else h[..., 1:], (1, 2, 0))
 
 
@@ -364,7 +362,7 @@ def _inverse_hessian(
 ) -> Array:
     rows = xp.argsort(weight, descending=True)[: min(_ROWS, X.shape[0])]
     h = xp.take(weight, rows)
-    h = h * (xp.sum(weight) / _positive(xp.sum(h), xp=xp))
+    h = h * (xp.sum(weight) / safe_divisor(xp.sum(h), xp=xp))
     X = xp.take(X, rows, axis=0) - centre
     X = xp.concat([X, xp.full_like(X[:, :1], free)], axis=1) * xp.sqrt(h)[:, None]
     H = X.T @ X
@@ -372,8 +370,8 @@ def _inverse_hessian(
     scale = xp.sum(basis * basis, axis=1) if basis.shape[1] else xp.ones_like(centre)
     one = xp.eye(H.shape[0], dtype=H.dtype, device=device(H))
     diagonal = xp.sum(one * H, axis=0)
-    typical = _DAMPING * _positive(xp.mean(diagonal[:-1] * scale), xp=xp)
-    ridge = 1e-3 * _positive(diagonal[-1:], xp=xp)
+    typical = _DAMPING * safe_divisor(xp.mean(diagonal[:-1] * scale), xp=xp)
+    ridge = 1e-3 * safe_divisor(diagonal[-1:], xp=xp)
     return xp.linalg.inv(H + one * xp.concat([alpha + typical / scale, ridge]))
 
 
@@ -464,7 +462,7 @@ def _program(
     gradients, residuals, values = bundle
     wide, (_, t, c) = values.dtype, residuals.shape
     G = xp.astype(gradients, wide)
-    K = G @ xp.matrix_transpose(G) / _positive(xp.astype(alpha, wide), xp=xp)[:, None, None]
+    K = G @ xp.matrix_transpose(G) / safe_divisor(xp.astype(alpha, wide), xp=xp)[:, None, None]
     none = xp.concat([0.0 * residuals, 0.0 * residuals], axis=2)
     corner = xp.matrix_transpose(none) @ none
     Q = xp.concat(
@@ -485,11 +483,6 @@ def _program(
     x = xp.where(counted > 0, 1.0 / t, excess[:, None])
     z = xp.zeros_like(x) + xp.max(xp.abs(_times(Q, x) - q), axis=1, keepdims=True)
     return Program(Q, q, A), Point(x, z, xp.zeros_like(A[:, :, 0]))
-
-
-def _positive(x: Array, *, xp: Namespace) -> Array:
-    """Return x where it is positive, else 1: a safe divisor."""
-    return xp.where(x > 0, x, 1.0)
 
 
 def _times(M: Array, v: Array) -> Array:
@@ -549,7 +542,7 @@ def _bound(
     total = xp.sum(share, axis=1, keepdims=True)
     first = xp.arange(share.shape[1], dtype=xp.int32, device=device(share)) == 0
     solved = xp.isfinite(total) & (total > 0)
-    share = xp.where(solved, share / _positive(total, xp=xp), xp.astype(first, wide))
+    share = xp.where(solved, share / safe_divisor(total, xp=xp), xp.astype(first, wide))
     mixed = Bundle(
         *((share[:, None, :] @ xp.astype(old, wide))[:, 0, :] for old in bundle[:2]),
         values=xp.sum(share * bundle.values, axis=1),
@@ -568,13 +561,13 @@ def _bound(
     flow = (r[:, :, None] - r[:, None, :]) / xp.sum(xp.astype(present, wide), axis=1)[:, None, None]
     flow = xp.where((flow > 0) & present[:, :, None] & present[:, None, :], flow, 0.0)
     given = xp.sum(flow, axis=2)
-    theta = xp.max(given / _positive(share, xp=xp), axis=1)
-    centre = centre / _positive(share, xp=xp)[:, :, None]
+    theta = xp.max(given / safe_divisor(share, xp=xp), axis=1)
+    centre = centre / safe_divisor(share, xp=xp)[:, :, None]
     G = xp.matrix_transpose(flow) @ centre - given[:, :, None] * centre
     G = G[:, 1:, :] if mixed.residuals.shape[1] == 1 else G
     G = (1.0 - theta)[:, None] * (mixed.gradients + xp.reshape(G, mixed.gradients.shape))
     alpha = xp.astype(alpha, wide)
-    value = (1.0 - theta) * mixed.values - 0.5 * xp.sum(G * G, axis=1) / _positive(alpha, xp=xp)
+    value = (1.0 - theta) * mixed.values - 0.5 * xp.sum(G * G, axis=1) / safe_divisor(alpha, xp=xp)
     # The sums over the rows were made in the dtype of the data.
     value = value - _ROUNDING * float(xp.finfo(bundle.gradients.dtype).eps) * best
     astray = xp.any(~present & (r != 0), axis=1)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
-from xplinear.objective import Objective, Params, class_scores, scores
-from xplinear.solvers.hessian import augmented_rows, column_curvature, rows_hessian
+from xplinear.objective import Objective, Params
+from xplinear.solvers.hessian import augmented_rows, row_curvature, rows_hessian
 
 __all__ = ["Columns", "Sizes", "chosen", "hessian", "narrowed", "needed", "ranking", "widened"]
 
@@ -111,11 +111,7 @@ def _block(
     centre: Array,
     columns: Columns | None,
 ) -> tuple[Array]:
-    X, y, s = block
-    Z = scores(X, params, xp=xp)
-    M = loss.hessian(class_scores(Z, xp=xp), y, xp=xp)
-    M = column_curvature(M) if Z.shape[-1] == 1 else M
-    M = M if s is None else M * s[:, :, None, None]
+    X, M = block.X, row_curvature(loss, block, params, xp=xp)
     if columns is None:
         return (rows_hessian(augmented_rows(X, centre, free, xp=xp), M, xp=xp),)
     return (_classes_hessian(X, centre, free, M, columns, xp=xp),)
