@@ -5,6 +5,9 @@ A name that goes or changes its meaning needs a line in CHANGELOG.md.
 
 from __future__ import annotations
 
+import pkgutil
+import subprocess
+import sys
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -73,3 +76,28 @@ def test_every_file_says_what_is_public() -> None:
 @pytest.mark.parametrize("name", ["py.typed", "backends/cupy.cu"])
 def test_what_is_no_python_is_installed_too(name: str) -> None:
     assert files("xplinear").joinpath(name).is_file()
+
+
+def test_every_module_is_there_without_an_import_of_its_own() -> None:
+    script = """
+import sys, xplinear
+modules = sys.argv[1:]
+print(*(name for name in modules if name not in dir(xplinear)))
+print(*(name for name in modules if f"xplinear.{name}" not in sys.modules))
+print(*(name for name in modules if not hasattr(xplinear, name)))
+print(hasattr(xplinear, "nonsense"))
+sys.modules["matplotlib.pyplot"] = None  # not installed
+del sys.modules["xplinear.plot"], xplinear.plot
+help(xplinear)
+print(hasattr(xplinear, "plot"))
+xplinear.plot
+"""
+    names = [module.name for module in pkgutil.iter_modules(xplinear.__path__)]
+    names.remove("__main__")
+    run = subprocess.run(
+        [sys.executable, "-c", script, *names], capture_output=True, text=True, check=False
+    )
+    hidden, on_demand, lacking, nonsense, *_, plot = run.stdout.splitlines()
+    assert (hidden, lacking, nonsense, plot) == ("", "", "False", "False")
+    assert {"bench", "cli", "datasets", "plot"} <= set(on_demand.split())
+    assert "AttributeError: pictures need matplotlib: pip install 'xplinear[plot]'" in run.stderr

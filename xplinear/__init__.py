@@ -35,6 +35,8 @@ preparation, cli
 from __future__ import annotations
 
 import logging
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from xplinear import losses, parity, penalties, solvers
 from xplinear.backends import BackendError, available_backends, get_backend, use_backend
@@ -45,6 +47,34 @@ from xplinear.minimize import minimize
 from xplinear.model_selection import LinearClassifierCV
 from xplinear.objective import Objective, Params
 from xplinear.persist import load
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from xplinear import bench as bench
+    from xplinear import cli as cli
+    from xplinear import convert as convert
+    from xplinear import datasets as datasets
+    from xplinear import onnx_export as onnx_export
+    from xplinear import plot as plot
+    from xplinear import preparation as preparation
+else:
+    _ON_DEMAND = ("bench", "cli", "convert", "datasets", "onnx_export", "plot", "preparation")
+
+    def __getattr__(name: str) -> ModuleType:
+        """Import the modules that `import xplinear` has no time for."""
+        if name not in _ON_DEMAND:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ImportError as error:
+            # help() and completion skip an attribute that is not there, nothing else.
+            raise AttributeError(str(error), name=name) from error
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_ON_DEMAND})
+
 
 __version__ = "0.1.0"
 
