@@ -34,6 +34,7 @@ def test_a_round_trip_changes_nothing(backend, tmp_path, labels):
     assert again.predict(X).dtype == np.asarray(labels).dtype
     assert again.get_params() == clf.get_params()
     assert (again.alpha_, again.objective_) == (clf.alpha_, clf.objective_)
+    assert again.solver_ == again.to("numpy").solver_ == clf.solver_ == "newton"
     assert again.n_iter_ == clf.n_iter_
     np.testing.assert_array_equal(again.history_["loss"], clf.history_["loss"])
     there = xl.load(tmp_path / "model.safetensors", backend=backend.backend)

@@ -65,8 +65,8 @@ def test_drawn_in_given_axes_or_in_a_figure_of_their_own(clf, search):
 
 
 def test_what_cross_validation_chose_is_drawn_too(search):
-    loss = LossCurveDisplay.from_estimator(search).ax_.lines[0].get_ydata()
-    np.testing.assert_array_equal(loss, search.history_["loss"])
+    objective = LossCurveDisplay.from_estimator(search).ax_.lines[0].get_ydata()
+    np.testing.assert_array_equal(objective, search.history_["loss"] + search.history_["penalty"])
     assert len(ClassTemplatesDisplay.from_estimator(search, (2, 3)).ax_.texts) == 3
 
 
@@ -124,6 +124,9 @@ LONG = "a name that is longer than what any picture would have room for in a sin
     "display",
     [
         LossCurveDisplay({"loss": np.ones(1), "validation_score": np.ones(1)}),
+        LossCurveDisplay({"loss": np.ones(9), "penalty": np.full(9, np.nan)}, LONG * 3),
+        ValidationCurveDisplay([1.0, 0.1], np.eye(2), 0.1, title=LONG * 3),
+        ClassTemplatesDisplay(np.full((3, 6), np.nan), (3, 2), [LONG] * 3, LONG * 3),
         ValidationCurveDisplay([0.01], np.asarray([[0.5, 0.6]]), 0.01, "balanced_accuracy"),
         CoefficientPathDisplay([0.01], np.ones((1, 3)), 0.01, [LONG] * 3, LONG),
         ClassTemplatesDisplay(np.ones((1, 6)), (1, 6), [LONG]),
@@ -169,6 +172,31 @@ class TestLossCurve:
         assert right.lines[0].get_ydata().tolist() == [0.5, 0.8, 0.9]
         assert ax.lines[0].get_linestyle() != right.lines[0].get_linestyle()
         assert ax.get_yscale() == "log"
+
+    def test_the_objective_falls_where_the_loss_rises(self):
+        history = {"loss": np.asarray([1.0, 1.1, 1.2]), "penalty": np.asarray([0.9, 0.5, 0.3])}
+        ax = LossCurveDisplay(history).plot().ax_
+        objective, loss = ax.lines
+        np.testing.assert_allclose(objective.get_ydata(), [1.9, 1.6, 1.5])
+        assert loss.get_ydata().tolist() == [1.0, 1.1, 1.2]
+        assert objective.get_linestyle() != loss.get_linestyle()
+        names = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert names == ["objective: loss + penalty", "loss"]
+
+    def test_title_and_unit_of_a_fit(self, clf, search):
+        fits = {
+            "softmax + 0.1 · l2, newton": clf,
+            "d.csv: softmax, no penalty, sgd": xl.LinearClassifier(penalty=None, solver="sgd"),
+            "SoftmaxLoss + 0.5 · L1Penalty, proximal_lbfgs": xl.LinearClassifier(
+                xl.losses.SoftmaxLoss(), penalty=xl.penalties.L1Penalty(), alpha=0.5
+            ),
+        }
+        for title, fit in fits.items():
+            data, epochs = title.split(": ")[0] * (":" in title), title.endswith("sgd")
+            ax = LossCurveDisplay.from_estimator(fit.fit(X, Y), data=data).ax_
+            assert (ax.get_title(), ax.get_xlabel()) == (title, "epoch" if epochs else "iteration")
+        ax = ValidationCurveDisplay.from_estimator(search, data="d.csv").ax_
+        assert ax.get_title() == "d.csv: softmax + α · l1, proximal_lbfgs"
 
     def test_without_validation(self):
         history = {"loss": np.asarray([0.0, -1.0]), "validation_score": np.full(2, np.nan)}

@@ -255,7 +255,8 @@ def at_the_floor(objective: Objective, precision: str, measured: str, tol: float
     elif floor == "float32":
         remedy = "use dtype='float64' or "
     return (
-        f"stopped at the {floor} floor: relative {measured}, above tol={tol:g}; {remedy}raise tol"
+        f"stopped at the {floor} floor: relative {measured}, above tol={tol:g}, and rounding hides "
+        f"what would improve the weights; {remedy}raise tol"
     )
 
 
@@ -492,7 +493,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     classes_ : Array of shape (k,)
     alpha_ : float
         The strength of the penalty, as given or from ``C``.
+    solver_ : str
+        The solver that ended the fit: what "auto" chose.
     n_iter_ : int
+        Iterations; epochs of ``sgd``.
     objective_ : float
         F at the solution; with ``standardize``, its penalty is that of the standardized features.
     certificate_ : Certificate
@@ -652,8 +656,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if result.reason == "max_iter" and not result.converged.all():
             made = result.n_iter + (0 if before is None else len(before["seconds"]))
             warnings.warn(
-                f"stopped after max_iter={made} iterations before tol={self.tol} was "
-                "reached; raise max_iter or tol",
+                f"stopped after max_iter={made} iterations before tol={self.tol} was reached: more "
+                "would improve the weights; raise max_iter, or tol if they are good enough",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -665,7 +669,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             certificate = certificate_of(objective, solver, result)
         except KeyboardInterrupt as error:
             interrupt = interrupt or error
-        self._keep(problem, result, certificate, before)
+        self._keep(problem, solver, result, certificate, before)
         if interrupt is not None:
             raise interrupt
         _warn_of_no_optimum(objective, self.objective_)
@@ -710,7 +714,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             state = solver.init(objective, start, previous)
         result, interrupt = self._minimized(objective, solver, state=state)
         before = getattr(self, "history_", None) if previous is not None else None
-        self._keep(problem, result, before=before, sgd_state=result.state)
+        self._keep(problem, solver, result, before=before, sgd_state=result.state)
         if interrupt is not None:
             raise interrupt
         return self
@@ -766,7 +770,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         moved = self.from_params(params, self._host_classes, **settings)
         if self._shifted is not None:
             shift_features(moved, *self._shifted.to(target, self.backend_.to_host))
-        for name in ("n_iter_", "objective_", "certificate_", "history_", "feature_names_in_"):
+        fitted = "solver_", "n_iter_", "objective_", "certificate_", "history_", "feature_names_in_"
+        for name in fitted:
             if hasattr(self, name):
                 setattr(moved, name, getattr(self, name))
         if hasattr(self, "alpha_"):
@@ -1221,6 +1226,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def _keep(
         self,
         problem: Problem,
+        solver: Any,
         result: Result,
         certificate: Certificate | None = None,
         before: Mapping[str, np.ndarray[Any, Any]] | None = None,
@@ -1244,6 +1250,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         # Last what computes nothing more: Ctrl-C finds the old model, or all of the new one.
         self._set_params(objective.data.backend, params, shifted)
         self.alpha_, self._weight_unit = problem.alpha, problem.weight_unit
+        kind = type(solver)
+        self.solver_ = next((name for name in SOLVERS if SOLVERS[name] is kind), kind.__name__)
         self.history_, self.n_iter_, self.objective_ = history, len(history["seconds"]), value
         self.classes_, self._host_input, self._sgd_state = classes, problem.host_input, sgd_state
         self.n_features_in_ = problem.features.n_features

@@ -480,7 +480,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             own = replace(objective, alpha=alpha)
             chosen = replace(problem, objective=own, alpha=template.alpha)
             result = problem.rounded(run.refits[int(done[a]), r])
-            template._keep(chosen, result, certificate_of(chosen.objective, solver, result))
+            template._keep(chosen, solver, result, certificate_of(chosen.objective, solver, result))
             parts = [run.refits[int(i), r].params for i in done]
             stacked = Params(
                 xp.concat([part.W for part in parts], axis=1),

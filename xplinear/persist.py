@@ -124,6 +124,7 @@ def save(
         "classes": None if numeric else classes.tolist(),
         "object_labels": classes.dtype.kind == "O",
         "alpha": getattr(clf, "alpha_", None),
+        "solver": getattr(clf, "solver_", None),
         "objective": getattr(clf, "objective_", None),
         "reasons": None if certificate is None else certificate.reasons,
         "feature_names": None if names is None else names.tolist(),
@@ -191,6 +192,8 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
                 for kind in (Params, Standard)
             )
             shift_features(clf, cast(Params, near), cast(Standard, standard))
+        if content.get("solver") is not None:  # early files do not say
+            clf.solver_ = content["solver"]
         if content["objective"] is not None:
             clf.objective_ = content["objective"]
             clf.history_ = {

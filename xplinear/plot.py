@@ -48,8 +48,8 @@ __all__ = [
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 
-_BLUE, _VERMILION = "#0072B2", "#D55E00"
-_COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#E69F00")  # of Okabe and Ito
+_BLUE, _VERMILION, _GREEN = "#0072B2", "#D55E00", "#009E73"
+_COLOURS = (_BLUE, _VERMILION, _GREEN, "#CC79A7", "#E69F00")  # of Okabe and Ito
 _MARKERS = "osD^vPX"  # more than colours: the pairs repeat late
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _GREY = "#D0D0D0"
@@ -57,6 +57,7 @@ _SIZE = (6.4, 4.0)  # inches
 _DECADES = 1.0  # a loss that spans more than this is drawn on a logarithmic axis
 _ALPHA = "α (strength of the penalty)"
 _ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False}
+_OVER_LEGEND = 24.0  # points
 _BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
 _SMALLEST_ERROR = 1e-18  # where an error of 0 is drawn on a logarithmic axis
 
@@ -98,6 +99,27 @@ def _check_names(name: str, names: Sequence[str], count: int, what: str) -> None
         raise ValueError(msg)
 
 
+def _problem_of(clf: LinearClassifier | LinearClassifierCV, data: str) -> str:
+    """Return what was minimized, on what and how, as a title."""
+    one = isinstance(clf, LinearClassifier) and hasattr(clf, "alpha_")  # not a path of many
+    alpha = f"{clf.alpha_:.3g}" if one else "α"
+    loss, penalty = (
+        part if isinstance(part, str) else type(part).__name__
+        for part in (clf.loss, "none" if clf.penalty is None else clf.penalty)
+    )
+    problem = f"{loss}, no penalty" if penalty == "none" else f"{loss} + {alpha} · {penalty}"
+    # Weights that were given have no solver, and early files do not say.
+    solver = getattr(clf, "solver_", "")
+    return f"{data}{': ' * bool(data)}{problem}{', ' * bool(solver)}{solver}"
+
+
+def _set_title(ax: Axes, title: str, pad: float | None = None) -> None:
+    """Write a title, which may have _ or $, ``pad`` points over the axes."""
+    inches = ax.bbox.width / ax.figure.dpi
+    text = textwrap.fill(title, max(16, int(13 * inches)))
+    ax.set_title(text, fontsize="medium", parse_math=False, pad=pad)
+
+
 def _host(x: Any) -> HostArray:
     """Return an array of any library as one of NumPy."""
     return backend_of(x).to_host(x)
@@ -105,12 +127,17 @@ def _host(x: Any) -> HostArray:
 
 @dataclass
 class LossCurveDisplay:
-    """The loss, and the validation accuracy where there is one, per iteration.
+    """The objective and the loss, and the validation accuracy where there is one, per iteration.
+
+    What a fit minimizes is the objective, loss + penalty: the loss alone may rise.
 
     Parameters
     ----------
     history : mapping
-        ``clf.history_``.
+        ``clf.history_``. Without a ``penalty``, or where it is 0, the loss is the objective.
+    title : str, optional
+    unit : str, default "iteration"
+        What the numbers of the history count.
 
     Attributes
     ----------
@@ -123,23 +150,31 @@ class LossCurveDisplay:
     >>> import numpy as np
     >>> display = LossCurveDisplay({"loss": np.asarray([2.3, 0.6, 0.4])}).plot()
     >>> display.ax_.get_ylabel()
-    'training loss'
+    'training loss (mean per row)'
     """
 
     history: Mapping[str, HostArray]
+    title: str = ""
+    unit: str = "iteration"
     ax_: Axes = field(init=False, repr=False)
     figure_: Figure = field(init=False, repr=False)
 
     @classmethod
     def from_estimator(
-        cls, clf: LinearClassifier | LinearClassifierCV, *, ax: Axes | None = None
+        cls,
+        clf: LinearClassifier | LinearClassifierCV,
+        *,
+        data: str = "",
+        ax: Axes | None = None,
     ) -> Self:
-        """Draw the history of a fitted classifier."""
-        history = getattr(_fitted(clf), "history_", None)
+        """Draw the history of a fitted classifier; the title names the ``data``."""
+        best = _fitted(clf)
+        history = getattr(best, "history_", None)
         if history is None:
             msg = "clf has no history_ to draw: its weights were given, not fitted"
             raise ValueError(msg)
-        return cls(history).plot(ax)
+        unit = "epoch" if getattr(best, "solver_", "") == "sgd" else "iteration"
+        return cls(history, _problem_of(best, data), unit).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw, in ``ax`` or in a new figure.
@@ -150,6 +185,7 @@ class LossCurveDisplay:
             If the history has no iterations.
         """
         loss = np.asarray(self.history["loss"])
+        penalty = np.asarray(self.history.get("penalty", 0.0))
         score = np.asarray(self.history.get("validation_score", ()))
         if not loss.size:
             msg = "history has no iterations to draw"
@@ -157,14 +193,21 @@ class LossCurveDisplay:
         self.figure_, self.ax_ = _, ax = _axes(ax)
         iteration = np.arange(1, loss.size + 1)
         few = loss.size <= 30
-        lines = ax.plot(
-            iteration, loss, color=_BLUE, marker="o" if few else "", ms=4, label="training loss"
-        )
-        ax.set(xlabel="iteration (epoch of SGD)", ylabel="training loss")
-        pad = max(0.5, 0.03 * loss.size)
-        ax.set_xlim(1 - pad, loss.size + pad)
+        penalized = bool((penalty != 0.0).any())
+        objective = loss + penalty
+        name = "objective: loss + penalty" if penalized else "training loss"
+        style: dict[str, Any] = {"marker": "o" if few else "", "ms": 4, "label": name}
+        lines = ax.plot(iteration, objective, color=_BLUE, **style)
+        if penalized:
+            style |= {"marker": "^" if few else "", "label": "loss", "linestyle": ":"}
+            lines += ax.plot(iteration, loss, color=_GREEN, **style)
+        what = "objective" if penalized else "loss"
+        ax.set(xlabel=self.unit, ylabel=f"training {what} (mean per row)")
+        ax.set_xlim(0.5, loss.size + max(0.5, 0.03 * loss.size))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if loss.min() > 0 and np.log10(loss.max() / loss.min()) > _DECADES:
+        drawn = np.concatenate([objective, loss])
+        drawn = drawn[np.isfinite(drawn)]
+        if drawn.size and drawn.min() > 0 and np.log10(drawn.max() / drawn.min()) > _DECADES:
             ax.set_yscale("log")
         ax.grid(alpha=0.3)
         if np.isfinite(score).any():
@@ -181,7 +224,9 @@ class LossCurveDisplay:
             right.set_ylabel("validation accuracy", color=_VERMILION)
             right.spines["top"].set_visible(False)
             ax.yaxis.label.set_color(_BLUE)
-            ax.legend(handles=lines, ncols=2, **_ABOVE)
+        if len(lines) > 1:
+            ax.legend(handles=lines, ncols=3, **_ABOVE)
+        _set_title(ax, self.title, None if len(lines) == 1 else _OVER_LEGEND)
         return self
 
 
@@ -199,6 +244,7 @@ class ValidationCurveDisplay:
         ``clf.alpha_``.
     scoring : str
         The name of the score.
+    title : str, optional
 
     Attributes
     ----------
@@ -217,15 +263,19 @@ class ValidationCurveDisplay:
     cv_scores: HostArray
     chosen: float | None = None
     scoring: str = "accuracy"
+    title: str = ""
     ax_: Axes = field(init=False, repr=False)
     figure_: Figure = field(init=False, repr=False)
 
     @classmethod
-    def from_estimator(cls, clf: LinearClassifierCV, *, ax: Axes | None = None) -> Self:
-        """Draw the scores of a fitted `LinearClassifierCV`."""
+    def from_estimator(
+        cls, clf: LinearClassifierCV, *, data: str = "", ax: Axes | None = None
+    ) -> Self:
+        """Draw the scores of a fitted `LinearClassifierCV`; the title names the ``data``."""
         _check_fitted(clf, LinearClassifierCV)
         scoring = clf.scoring if isinstance(clf.scoring, str) else "score"
-        return cls(clf.alphas_, clf.cv_scores_, clf.alpha_, scoring).plot(ax)
+        title = _problem_of(clf, data)
+        return cls(clf.alphas_, clf.cv_scores_, clf.alpha_, scoring, title).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw, in ``ax`` or in a new figure."""
@@ -251,6 +301,7 @@ class ValidationCurveDisplay:
         name = "negative log loss" if logarithm else self.scoring.replace("_", " ")
         ax.set_ylabel(f"{name} of {folds} folds")
         ax.legend(handles=[mean, *chosen], ncols=2, **_ABOVE)
+        _set_title(ax, self.title, _OVER_LEGEND)
         return self
 
 
@@ -397,6 +448,7 @@ class ClassTemplatesDisplay:
         (height, width), or (height, width, 3) for colours; p is their product.
     display_labels : sequence of k strings
         What to write over each template.
+    title : str, optional
 
     Attributes
     ----------
@@ -416,6 +468,7 @@ class ClassTemplatesDisplay:
     coef: HostArray
     image_shape: tuple[int, ...]
     display_labels: Sequence[str]
+    title: str = ""
     ax_: Axes = field(init=False, repr=False)
     figure_: Figure = field(init=False, repr=False)
 
@@ -426,6 +479,7 @@ class ClassTemplatesDisplay:
         image_shape: tuple[int, ...],
         *,
         display_labels: Sequence[str] | None = None,
+        data: str = "",
         ax: Axes | None = None,
     ) -> Self:
         """Draw the templates of a fitted classifier; of two classes, the one of the second.
@@ -436,6 +490,8 @@ class ClassTemplatesDisplay:
         image_shape : tuple
         display_labels : sequence of strings, optional
             ``clf.classes_`` by default.
+        data : str, optional
+            Its name, for the title.
         ax : matplotlib Axes, optional
         """
         best = _fitted(clf)
@@ -443,7 +499,7 @@ class ClassTemplatesDisplay:
         classes = _host(best.classes_)
         names = [str(name) for name in (classes if display_labels is None else display_labels)]
         names = names[-len(coef) :] if len(names) == len(classes) else names
-        return cls(coef, image_shape, names).plot(ax)
+        return cls(coef, image_shape, names, _problem_of(best, data)).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw, in ``ax`` or in a new figure.
@@ -478,9 +534,10 @@ class ClassTemplatesDisplay:
         lines = 1 + max(name.count("\n") for name in names)
         title = math.ceil((0.06 + 0.15 * lines) * per_inch)
         down, across = height + title, width + gap
-        size = (max(4.0, 0.4 + inches), 0.9 + rows * down / per_inch)
+        over = 0.3 if self.title else 0.0
+        size = (max(4.0, 0.4 + inches), 0.9 + over + rows * down / per_inch)
         self.figure_, self.ax_ = figure, ax = _axes(ax, size)
-        limit = float(np.abs(coef).max()) or 1.0
+        limit = float(np.max(np.abs(coef), initial=0.0, where=np.isfinite(coef))) or 1.0
         wall = np.full((rows * down, pixels, *channels), np.nan)
         style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": "small"}
         for j, (template, name) in enumerate(zip(coef, names, strict=True)):
@@ -489,6 +546,7 @@ class ClassTemplatesDisplay:
             x, y = left + (width - 1) / 2, top - 0.5 - 0.04 * per_inch
             ax.text(x, y, name, parse_math=False, **style)
         ax.axis("off")
+        _set_title(ax, self.title)
         unit = "score per unit of brightness"
         if channels:
             ax.imshow(np.nan_to_num(0.5 + 0.5 * wall / limit, nan=1.0))
@@ -577,6 +635,7 @@ class GradientCheckDisplay:
         ax.set_ylim(len(checks) - 0.4, -0.6)
         ax.grid(alpha=0.3)
         ax.legend(ncols=3, **_ABOVE)
+        _set_title(ax, "gradients against numerical differences", _OVER_LEGEND)
         return self
 
 
@@ -654,6 +713,7 @@ class ThroughputDisplay:
             ax.xaxis.minorticks_off()
             ax.spines[["top", "right"]].set_visible(False)
             ax.grid(alpha=0.3)
+        figure.suptitle("SGD and full batches, softmax with L2 penalty, float32", fontsize="medium")
         figure.supxlabel("models in the stack", fontsize="medium")
         figure.supylabel("examples × models per second", fontsize="medium")
         handles = axes.flat[0].get_legend_handles_labels()

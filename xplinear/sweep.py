@@ -574,7 +574,8 @@ class Run:
         if count["max_iter"]:
             warnings.warn(
                 f"{count['max_iter']} of {len(self.reasons)} models stopped at max_iter before "
-                f"tol={tol:g} was reached; raise max_iter or tol",
+                f"tol={tol:g} was reached: more would improve their weights; raise max_iter, or "
+                "tol if they are good enough",
                 ConvergenceWarning,
                 stacklevel=3,
             )
