@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -72,15 +73,15 @@ class TestTrainAndPredict:
     def test_digits(self, tmp_path):
         model, picture = tmp_path / "m.safetensors", tmp_path / "m.png"
         rows = rows_of(run("train", "digits", "--out", model, "--plot", picture))
-        assert rows["data"] == "digits: n = 1,347, p = 64, k = 10"
+        assert rows["data"] == "digits: 1,347 rows, 64 features, 10 classes"
         assert rows["dtype"] == "float64, computed in float64"
         assert rows["backend, device"] == "numpy, cpu"
-        assert rows["test accuracy"].endswith("(450 rows)")
+        assert rows["test accuracy"].endswith("(450 rows it was not trained on)")
         assert float(rows["test accuracy"].split()[0]) >= 0.95
+        assert 0.05 < float(rows["baseline"].split()[0]) < 0.15
         assert float(rows["train accuracy"]) > 0.98
         assert float(rows["objective"].split()[0]) < 0.1
-        assert float(rows["training time"].split()[0]) >= 0.0
-        assert int(rows["examples per second"].replace(",", "")) > 0
+        assert re.fullmatch(r"\d+ iterations \(lbfgs\), \d+\.\d\d s", rows["training"])
         assert rows["model"] == str(model)
         assert picture.read_bytes().startswith(PNG)
 
@@ -95,7 +96,7 @@ class TestTrainAndPredict:
     def test_every_format(self, file, tmp_path, blobs):
         model, out = tmp_path / "m.safetensors", tmp_path / "out.csv"
         rows = rows_of(run("train", file, "--dtype", "float32", "--out", model))
-        assert rows["data"] == f"{file.name}: n = 150, p = 3, k = 3"
+        assert rows["data"] == f"{file.name}: 150 rows, 3 features, 3 classes"
         assert rows["dtype"].endswith("computed in float32")
         assert float(rows["test accuracy"].split()[0]) > 0.95
         if file.suffix in (".npz", ".npy", ".parquet"):
@@ -110,9 +111,14 @@ class TestTrainAndPredict:
         np.savez(tmp_path / "a.npz", X=X[:100], y=y[:100], X_test=X[100:], y_test=y[100:])
         rows = rows_of(run("train", tmp_path / "a.npz", "--loss", "squared_hinge", "--seed", 3))
         clf = LinearClassifier("squared_hinge", random_state=3).fit(X[:100], y[:100])
-        assert rows["test accuracy"] == f"{clf.score(X[100:], y[100:]):.4f}  (100 rows)"
+        untrained = "(100 rows it was not trained on)"
+        assert rows["test accuracy"] == f"{clf.score(X[100:], y[100:]):.4f}  {untrained}"
         assert rows["objective"] == f"{clf.objective_:.6g}  (squared_hinge + 0.01 · l2)"
-        assert rows["iterations"] == f"{clf.n_iter_:,}"
+        assert rows["training"].startswith(f"{clf.n_iter_:,} iterations ({clf.solver_}), ")
+        always = np.bincount(y[:100]).argmax()
+        share = np.mean(y[100:] == always)
+        expected = f"{share:.4f}  (always answering {always}, the most frequent class)"
+        assert rows["baseline"] == expected
 
     def test_strength_as_scikit_learn_has_it(self, tmp_path, blobs):
         X, y = blobs
@@ -132,11 +138,51 @@ class TestTrainAndPredict:
         X, y = blobs
         np.savez(tmp_path / "a.npz", X=X, y=y)
         arguments = ("train", tmp_path / "a.npz", "--test-fraction=0", "--alpha=0.01")
-        rows = rows_of(run(*arguments, "--solver=lbfgs"))
-        clf = LinearClassifier(solver="lbfgs", alpha=0.01).fit(X, y)
-        assert rows["certificate"] == str(clf.certificate_)
-        assert rows["certificate"].startswith("converged: within ")
-        assert "certificate" not in rows_of(run(*arguments, "--solver=sgd"))
+        trained = rows_of(run(*arguments, "--solver=lbfgs", "--tol=0.1"))["trained"]
+        best = LinearClassifier(solver="lbfgs", alpha=0.01, tol=1e-10).fit(X, y).objective_
+        certificate = LinearClassifier(solver="lbfgs", alpha=0.01, tol=0.1).fit(X, y).certificate_
+        words = re.fullmatch(
+            r"to the end; at most (.*) % of what training can gain is left, proven", trained
+        )
+        left = (certificate.objective[0] - best) / (np.log(3) - best)  # of F at zero weights
+        assert left <= float(words[1]) / 100 < 0.1
+        for options, expected in (
+            (["--solver=sgd"], "by sgd, which does not measure what is left to gain"),
+            (["--solver=lbfgs", "--max-iter=1"], "not to the end: --max-iter stopped it; at most "),
+            (["--solver=lbfgs", "--tol=1e-12"], "; less than a millionth of what training can "),
+            (["--penalty=none"], "to the end by the solver's own estimate; nothing is proven"),
+        ):
+            assert expected in rows_of(run(*arguments, *options))["trained"]
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_what_training_can_gain_starts_at_zero_weights(self, loss, tmp_path, blobs):
+        X, y = blobs
+        for labels in (y, y % 2):
+            np.savez(tmp_path / "a.npz", X=X, y=labels)
+            clf = LinearClassifier(loss, alpha=0.01).fit(X, labels)
+            F = clf._problem(X, labels, None).objective
+            bound = clf.certificate_.lower_bound[0]
+            share = clf.certificate_.gap[0] / (F.loss_at_zero()[0] - bound)
+            expected = f"; at most {100 * share:.2g} % of"
+            options = ("--alpha=0.01", "--test-fraction=0", f"--loss={loss}")
+            trained = rows_of(run("train", tmp_path / "a.npz", *options))["trained"]
+            assert (expected if share >= 1e-6 else "less than a millionth") in trained
+
+    def test_what_to_do_next(self, tmp_path, blobs):
+        X, y = blobs
+        kinds = np.asarray(["a b", "c"])[(y > 0).astype(int)]
+        table, model = tmp_path / "two words.csv", tmp_path / "m.safetensors"
+        rows = (f"{a},{b},{kind}\n" for (a, b, _), kind in zip(X, kinds, strict=True))
+        table.write_text("a,b,my kind\n" + "".join(rows))
+        arguments = ("train", table, "--target=my kind", "--loss=squared_hinge")
+        lines = run(*arguments).partition("next: ")[2].splitlines()
+        sweep, save = (shlex.split(line, comments=True)[1:] for line in lines)
+        assert sweep == ["sweep", str(table), "--loss=squared_hinge", "--target=my kind"]
+        assert save == ["train", str(table), *sweep[2:], "--out", "model.safetensors"]
+        run(*sweep, "--alphas=1,0.1", "--cv=2")
+        predict = run(*arguments, "--out", model).splitlines()[-1].split()
+        assert predict[:3] == ["xplinear", "predict", str(model)]
+        assert "sweep" not in run(*arguments, "--penalty=none")
 
     def test_options_reach_the_classifier(self, tmp_path, blobs):
         X, y = blobs
@@ -167,7 +213,7 @@ class TestTrainAndPredict:
         expected |= {"early_stopping": True, "standardize": True}
         del expected["backend"]  # a model file lives anywhere
         assert {name: getattr(clf, name) for name in expected} == expected
-        assert rows["data"] == "a.npz: n = 200, p = 3, k = 3"
+        assert rows["data"] == "a.npz: 200 rows, 3 features, 3 classes"
 
     def test_defaults_are_those_of_the_classifier(self):
         own = inspect.signature(LinearClassifier).parameters
@@ -264,7 +310,14 @@ class TestTrainAndPredict:
 
     def test_picture_of_a_fit(self, tmp_path):
         run("train", "digits", "--early-stopping", "--plot", tmp_path / "a.svg")
-        assert "validation accuracy" in (tmp_path / "a.svg").read_text()
+        picture = (tmp_path / "a.svg").read_text()
+        for text in (
+            "validation accuracy",
+            "objective: loss + penalty",
+            "epoch",
+            "digits: softmax",
+        ):
+            assert text in picture
 
     def test_no_bar_without_a_terminal(self, monkeypatch):
         monkeypatch.setattr(cli, "_LINE_SECONDS", np.inf)
@@ -293,12 +346,12 @@ class TestSweep:
         output = run("sweep", "digits", "--alphas=1,0.05,1e-4", "--cv=3", "--out", model,
                      "--plot", picture)  # fmt: skip
         rows = rows_of(output)
-        assert rows["data"] == "digits: n = 1,347, p = 64, k = 10"
+        assert rows["data"] == "digits: 1,347 rows, 64 features, 10 classes"
         assert rows["chosen"] == "alpha = 0.05  (softmax + alpha · l2)"
         assert re.search(r"^│ 5\.000e-02 │ .* │ chosen", output, re.MULTILINE)
         assert float(rows["test accuracy"].split()[0]) > 0.97
-        assert rows["training time"].endswith("(12 models)")
-        assert rows["certificate"].startswith("converged")
+        assert rows["training"].startswith("12 models, ")
+        assert rows["trained"].startswith("to the end; ")
         assert picture.read_bytes().startswith(PNG)
         clf = xplinear.load(model)
         assert (clf.alpha, clf.coef_.shape) == (0.05, (10, 64))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import groupby
@@ -43,6 +44,7 @@ from xplinear.sweep import SweepProgress
 
 __all__ = ["app", "main"]
 
+_NO_LABEL = np.zeros(1, dtype=int)
 _PIPE_WIDTH = 160  # of tables that no terminal limits
 _DPI = 150
 _LINE_SECONDS = 5.0  # between lines of progress where stderr is no terminal
@@ -302,19 +304,34 @@ def train(
     seconds = _fitted(clf, dataset)
     examples = dataset.X.shape[0] * clf.n_iter_
     if as_json:
-        record = {"iterations": clf.n_iter_, "examples_per_second": examples / seconds}
+        record = {
+            "solver": clf.solver_,
+            "iterations": clf.n_iter_,
+            "examples_per_second": examples / seconds,
+        }
         _print_json({**_record(clf, dataset, seconds), **record, "model": out, "picture": plot})
-        _save_fit(clf, preparation, out, plot)
+        _save_fit(clf, preparation, dataset.name, out, plot)
         return
     table = _described(clf, dataset)
-    table.add_row("objective", f"{clf.objective_:.6g}  ({_problem_of(clf)})")
-    table.add_row("iterations", f"{clf.n_iter_:,}")
     _add_results(table, clf, dataset)
-    table.add_row("training time", f"{seconds:.2f} s")
-    table.add_row("examples per second", f"{examples / seconds:,.0f}")
+    table.add_row("objective", f"{clf.objective_:.6g}  ({_problem_of(clf)})")
+    table.add_row("training", f"{_made(clf)}, {seconds:.2f} s")
     _add_files(table, model=out, picture=plot)
-    _console().print(table)
-    _save_fit(clf, preparation, out, plot)
+    console = _console()
+    console.print(table)
+    _save_fit(clf, preparation, dataset.name, out, plot)
+    chosen = {"--loss": (loss, "softmax"), "--penalty": (penalty, "l2"), "--target": (target, None)}
+    given = (f"{name}={value}" for name, (value, default) in chosen.items() if value != default)
+    again = shlex.join([data, *given])
+    steps: dict[str, str] = {}
+    if penalty != "none":
+        steps[f"xplinear sweep {again}"] = "look for a better strength of the penalty"
+    if out is None:
+        steps[f"xplinear train {again} --out model.safetensors"] = "keep the model"
+    else:
+        model = shlex.quote(str(out))
+        steps[f"xplinear predict {model} NEW.csv --out labels.csv"] = "label new rows"
+    _print_next(console, steps)
 
 
 @contextmanager
@@ -335,6 +352,7 @@ def _written(*paths: Path | None) -> Generator[list[Any]]:
 def _save_fit(
     clf: LinearClassifier | LinearClassifierCV,
     preparation: dict[str, Any] | None,
+    data: str,
     out: Path | None,
     plot: Path | None,
 ) -> None:
@@ -347,14 +365,16 @@ def _save_fit(
             from xplinear.plot import LossCurveDisplay, ValidationCurveDisplay
 
             if isinstance(clf, LinearClassifierCV):
-                display = ValidationCurveDisplay.from_estimator(clf)
+                display = ValidationCurveDisplay.from_estimator(clf, data=data)
             else:
-                display = LossCurveDisplay.from_estimator(clf)
+                display = LossCurveDisplay.from_estimator(clf, data=data)
             display.figure_.savefig(picture, dpi=_DPI)
 
 
 def _problem_of(clf: LinearClassifier) -> str:
     """Return loss, strength and penalty as the formula has them."""
+    if clf.penalty == "none":
+        return f"{clf.loss}, no penalty"
     # Weights that were given, not fitted, know no number of rows.
     alpha = getattr(clf, "alpha_", None)
     strength = f"{alpha:g}" if alpha is not None else f"1 / ({clf.C or 1.0:g} n)"
@@ -424,6 +444,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
     if dataset.X_test is not None:
         record["test_accuracy"] = clf.score(dataset.X_test, dataset.y_test)
         record["test_rows"] = dataset.X_test.shape[0]
+        record["baseline_accuracy"] = _baseline(dataset)
     return record
 
 
@@ -450,7 +471,9 @@ def _described(clf: LinearClassifier, dataset: Dataset) -> Table:
     """Return a table that begins with what was computed, and where."""
     n, p = dataset.X.shape
     table = Table(show_header=False)
-    table.add_row("data", f"{dataset.name}: n = {n:,}, p = {p:,}, k = {len(clf.classes_):,}")
+    table.add_row(
+        "data", f"{dataset.name}: {n:,} rows, {p:,} features, {len(clf.classes_):,} classes"
+    )
     if dataset.target is not None:
         table.add_row("labels", f"column {dataset.target}")
     if clf.standardize:
@@ -461,12 +484,60 @@ def _described(clf: LinearClassifier, dataset: Dataset) -> Table:
 
 
 def _add_results(table: Table, clf: LinearClassifier, dataset: Dataset) -> None:
-    if hasattr(clf, "certificate_"):
-        table.add_row("certificate", str(clf.certificate_))
-    table.add_row("train accuracy", f"{clf.score(dataset.X, dataset.y):.4f}")
     if dataset.X_test is not None:
         score = clf.score(dataset.X_test, dataset.y_test)
-        table.add_row("test accuracy", f"{score:.4f}  ({dataset.X_test.shape[0]:,} rows)")
+        rows = f"{dataset.X_test.shape[0]:,} rows it was not trained on"
+        table.add_row("test accuracy", f"{score:.4f}  ({rows})")
+        always = f"always answering {_most_frequent(dataset)}, the most frequent class"
+        table.add_row("baseline", f"{_baseline(dataset):.4f}  ({always})")
+    table.add_row("train accuracy", f"{clf.score(dataset.X, dataset.y):.4f}")
+    table.add_row("trained", _how_far(clf))
+
+
+def _most_frequent(dataset: Dataset) -> Any:
+    labels, counts = np.unique(np.asarray(dataset.y), return_counts=True)
+    return labels[counts.argmax()].item()
+
+
+def _baseline(dataset: Dataset) -> float:
+    """Return the test accuracy of who always says the label that is most frequent in training."""
+    return float(np.mean(np.asarray(dataset.y_test) == _most_frequent(dataset)))
+
+
+def _made(clf: LinearClassifier) -> str:
+    unit = "epoch" if clf.solver_ == "sgd" else "iteration"
+    return f"{clf.n_iter_:,} {unit}{'s' * (clf.n_iter_ != 1)} ({clf.solver_})"
+
+
+_ENDS = {
+    "converged": "to the end",
+    "rounding": "as far as rounding allows",
+    "max_iter": "not to the end: --max-iter stopped it",
+    "early_stopping": "until held-out rows gained no more",
+}
+
+
+def _how_far(clf: LinearClassifier) -> str:
+    """Return in plain words whether training is done: its certificate."""
+    certificate: Certificate | None = getattr(clf, "certificate_", None)
+    if certificate is None:
+        return f"by {clf.solver_}, which does not measure what is left to gain"
+    end = _ENDS.get(certificate.reasons[0], certificate.reasons[0])
+    if not np.isfinite(certificate.gap[0]):
+        return f"{end} by the solver's own estimate; nothing is proven"
+    # All scores 0, before training: the same loss whatever the label.
+    start, _ = LOSSES[str(clf.loss)]().value_and_grad(np.zeros((1, len(clf.classes_))), _NO_LABEL)
+    gain = float(start[0] - certificate.lower_bound[0])
+    share = float(certificate.gap[0]) / max(gain, np.finfo(float).tiny)
+    left = "less than a millionth" if share < 1e-6 else f"at most {100 * min(share, 1.0):.2g} %"
+    return f"{end}; {left} of what training can gain is left, proven"
+
+
+def _print_next(console: Console, steps: Mapping[str, str]) -> None:
+    """Say which commands to try next, and what for."""
+    width = max(map(len, steps))
+    for word, (command, purpose) in zip(("next:", ""), steps.items(), strict=False):
+        console.print(f"{word:6}{command:{width}}  # {purpose}", soft_wrap=True, highlight=False)
 
 
 def _add_files(table: Table, **paths: Path | None) -> None:
@@ -550,18 +621,18 @@ def sweep(
         grid = {"alphas": clf.alphas_, "learning_rates": learning_rates and clf.learning_rates}
         grid |= {"scoring": _said(scoring), "scores": clf.cv_scores_, "models": _models(clf)}
         _print_json({**_record(best, dataset, seconds), **grid, "model": out, "picture": plot})
-        _save_fit(clf, preparation, out, plot)
+        _save_fit(clf, preparation, dataset.name, out, plot)
         return
     console = _console()
     console.print(_scores_table(clf, scoring))
     table = _described(best, dataset)
     table.add_row("chosen", f"alpha = {clf.alpha_:.4g}  ({loss} + alpha · {penalty})")
-    table.add_row("objective", f"{best.objective_:.6g}")
     _add_results(table, best, dataset)
-    table.add_row("training time", f"{seconds:.2f} s  ({_models(clf):,} models)")
+    table.add_row("objective", f"{best.objective_:.6g}")
+    table.add_row("training", f"{_models(clf):,} models, {seconds:.2f} s")
     _add_files(table, model=out, picture=plot)
     console.print(table)
-    _save_fit(clf, preparation, out, plot)
+    _save_fit(clf, preparation, dataset.name, out, plot)
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:
