@@ -33,10 +33,10 @@ largest = np.float32(np.max(data.X))
 X, y, X_test = data.X[:10_000] / largest, data.y[:10_000], data.X_test / largest
 
 clf = xl.LinearClassifier(solver="sgd", early_stopping=True, random_state=0).fit(X, y)
-save(plot.LossCurveDisplay.from_estimator(clf), "loss_curve")
+save(plot.LossCurveDisplay.from_estimator(clf, data=data.name), "loss_curve")
 templates = plot.ClassTemplatesDisplay.from_estimator
 clf = xl.LinearClassifier(alpha=0.01, random_state=0).fit(X, y)
-save(templates(clf, data.image_shape, display_labels=names), "class_templates")
+save(templates(clf, data.image_shape, display_labels=names, data=data.name), "class_templates")
 style = {"display_labels": names, "cmap": "cividis", "xticks_rotation": 45, "text_kw": {"size": 7}}
 display = ConfusionMatrixDisplay.from_estimator(clf, X_test, data.y_test, **style)
 display.im_.colorbar.set_label("test images")
@@ -46,7 +46,7 @@ cancer = load_breast_cancer()
 X = (cancer.data - np.mean(cancer.data, axis=0)) / np.std(cancer.data, axis=0)
 y, features = cancer.target_names[cancer.target], cancer.feature_names
 search = xl.LinearClassifierCV(penalty="l1", one_standard_error=True).fit(X, y)
-save(plot.ValidationCurveDisplay.from_estimator(search), "validation_curve")
+save(plot.ValidationCurveDisplay.from_estimator(search, data="breast cancer"), "validation_curve")
 save(plot.CoefficientPathDisplay.from_estimator(search, feature_names=features), "coefficient_path")
 
 numpy, checks = xl.get_backend("numpy"), {}

@@ -29,7 +29,7 @@ class Certificate:
         What F cannot go below, whatever the parameters; −∞ where nothing is proven: the loss or
         the penalty has no conjugate, or α is 0.
     residual : ndarray
-        What the solver compared with ``tol``: √(e / 10 (F(0) − F)), e its estimate of F − F*; NaN
+        What the solver compared with ``tol``: $√(e / 10 (F(0) − F))$, e its estimate of F − F*; NaN
         where it measures none.
     reasons : tuple of m strings
         Why each model stopped: ``"converged"``, ``"rounding"`` (no further decrease in this

@@ -304,11 +304,7 @@ def train(
     seconds = _fitted(clf, dataset)
     examples = dataset.X.shape[0] * clf.n_iter_
     if as_json:
-        record = {
-            "solver": clf.solver_,
-            "iterations": clf.n_iter_,
-            "examples_per_second": examples / seconds,
-        }
+        record = {"iterations": clf.n_iter_, "examples_per_second": examples / seconds}
         _print_json({**_record(clf, dataset, seconds), **record, "model": out, "picture": plot})
         _save_fit(clf, preparation, dataset.name, out, plot)
         return
@@ -436,6 +432,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
         "alpha": clf.alpha_,
         "C": clf.C,
         "standardize": clf.standardize,
+        "solver": clf.solver_,
         "objective": clf.objective_,
         "certificate": _certificate_record(clf),
         "train_accuracy": clf.score(dataset.X, dataset.y),

@@ -48,7 +48,7 @@ def value_and_lower_bound(
     ahead : Params, optional
         Where the gradient of the loss is the dual point, by default at ``params``. The nearer to
         the optimum, the better the bound: its distance from F* is of second order, but with a
-        large constant, ‖∇F‖² / 2α, so that one step further makes much of the bound.
+        large constant, $‖∇F‖² / 2α$, so that one step further makes much of the bound.
     dual : Loss, optional
         Another loss whose gradient is the dual point; it must lie in the domain of the
         conjugate of the objective's loss, as that of a smoothed hinge does.

@@ -411,7 +411,7 @@ def _takes_rows_in_turn(estimator: Any) -> bool:
 class LinearClassifier(ClassifierMixin, BaseEstimator):
     """Linear classifier: scores XW + b, trained on any array library and device.
 
-    Minimizes (1 / Σ s_i) Σ s_i ℓ(x_i W + b, y_i) + α Ω(W); the intercept is not penalized.
+    Minimizes $(1 / Σ s_i) Σ s_i ℓ(x_i W + b, y_i) + α Ω(W)$; the intercept is not penalized.
     α is ``alpha``, or 1 / (C Σ s_i) for scikit-learn's ``C``. By default C is 1:
     ``LinearClassifier()`` minimizes what ``sklearn.linear_model.LogisticRegression()`` minimizes.
 
@@ -422,7 +422,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         ``squared_error``, ``absolute_error``, or an object with the methods of
         `xplinear.losses.Loss`.
     penalty : str, Penalty or None, default "l2"
-        ``none``, ``l2`` (½‖W‖²), ``l1``, ``elastic_net``, or an object.
+        ``none``, ``l2`` ($½‖W‖²$), ``l1``, ``elastic_net``, or an object.
     alpha : float, optional
         Strength of the penalty, at least 0, beside the mean loss: it means the same for any number
         of rows. None leaves it to ``C``; in `partial_fit`, which does not know how many rows are
@@ -446,7 +446,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         weights) and ``smoothing`` for kinked losses with ``l2``. Others: ``gd``, ``sgd``, or an
         object such as ``xplinear.solvers.SGD(schedule="cosine")``, whose own settings then stand
         for the six parameters below. ``auto`` goes to the optimum where a thousand passes
-        take seconds (n·p·k ≤ 2·10⁷) and nothing asks for SGD (``early_stopping``, a number as
+        take seconds ($n·p·k ≤ 2·10⁷$) and nothing asks for SGD (``early_stopping``, a number as
         ``learning_rate``); else it is ``sgd``.
     batch_size : int, default 64
     learning_rate : "auto" or float, default "auto"

@@ -72,8 +72,8 @@ def numerical_gradient(
 ) -> Array:
     """Return the gradient of f at w by differences, in the shape and dtype of w.
 
-    ``"central"``: (f(w + h) − f(w − h)) / 2h, error O(h²). ``"five_point"``:
-    (8 [f(w + h) − f(w − h)] − [f(w + 2h) − f(w − 2h)]) / 12h, error O(h⁴). One coordinate is
+    ``"central"``: $(f(w + h) − f(w − h)) / 2h$, error O(h²). ``"five_point"``:
+    $(8 [f(w + h) − f(w − h)] − [f(w + 2h) − f(w − 2h)]) / 12h$, error O(h⁴). One coordinate is
     moved at a time: 2 or 4 calls of f for each.
 
     Parameters

@@ -86,7 +86,7 @@ class Result:
     converged : ndarray of bool, shape (m,)
         Whether each model met the solver's own test.
     residual : ndarray of shape (m,)
-        What the solver compared with its ``tol``: √(e / 10 (F(0) − F)), e an estimate of F − F*;
+        What the solver compared with its ``tol``: $√(e / 10 (F(0) − F))$, e an estimate of F − F*;
         NaN where it measures none, the relative gap where it proves a lower bound.
     lower_bound : ndarray of shape (m,)
         What the solver proved F cannot go below; −inf where it proves nothing.

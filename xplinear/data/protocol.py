@@ -24,7 +24,7 @@ class Block(NamedTuple):
 
 
 class Standard(NamedTuple):
-    """Centre μ and scale d of the features, both ``(p,)``: blocks hold (X − μ)·d instead of X.
+    """Centre μ and scale d of the features, both ``(p,)``: blocks hold $(X − μ)·d$ instead of X.
 
     Their dtype is that in which this is computed, before conversion to that of the blocks.
     """

@@ -32,10 +32,10 @@ __all__ = [
 class Loss(Protocol):
     """What a loss must offer; a frozen dataclass is the natural form.
 
-    A loss may also offer ``conjugate(A, y, *, xp)``: ℓ*(a) = sup_z a·z − ℓ(z) ``(...)`` for
+    A loss may also offer ``conjugate(A, y, *, xp)``: $ℓ*(a) = sup_z a·z − ℓ(z)$ ``(...)`` for
     ``A (..., k)`` in its domain, from which `xplinear.duality` bounds the optimum. It takes a
     loss that is never negative, and a domain that keeps a point whose a_j, j ≠ y, shrink
-    (a_y = −Σ a_j following where the loss is shift-invariant, else shrinking as well).
+    ($a_y = −Σ a_j$ following where the loss is shift-invariant, else shrinking as well).
 
     A smooth loss may offer ``hessian(Z, y, *, xp)``: its second derivative in the scores
     ``(..., k, k)``, positive semidefinite (where the gradient has a kink, one of its elements),

@@ -15,7 +15,7 @@ __all__ = ["AbsoluteErrorLoss"]
 class AbsoluteErrorLoss:
     """Absolute error to the one-hot target: a median fit, robust and hard to learn from.
 
-    L_i = ‖z − e_y‖₁. Subgradient: sign(z − e_y), 0 at the kink.
+    $L_i = ‖z − e_y‖₁$. Subgradient: $sign(z − e_y)$, 0 at the kink.
 
     References
     ----------
@@ -48,7 +48,7 @@ class AbsoluteErrorLoss:
 
     @property
     def polytope(self) -> Polytope:
-        """|z_j − t_j| = max a (z_j − t_j) over |a| ≤ 1."""
+        """$|z_j − t_j| = max a (z_j − t_j)$ over |a| ≤ 1."""
         return Polytope(Side(-1.0, 1.0, -1.0), Side(-1.0, 1.0, 0.0))
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:

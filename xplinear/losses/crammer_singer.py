@@ -15,7 +15,7 @@ __all__ = ["CrammerSingerLoss"]
 class CrammerSingerLoss:
     """Crammer–Singer multiclass hinge: only the worst violation counts.
 
-    L_i = max_j (z_j + Δ·1[j ≠ y]) − z_y. Subgradient: the mean of e_j over the maximizers,
+    $L_i = max_j (z_j + Δ·1[j ≠ y]) − z_y$. Subgradient: the mean of e_j over the maximizers,
     minus e_y; symmetric in tied classes, so equal scores move no class first.
 
     Parameters
@@ -47,7 +47,7 @@ class CrammerSingerLoss:
         del k
 
     def lipschitz(self, k: int) -> float:
-        """Return √2, the norm of e_j − e_y."""
+        """Return √2, the norm of $e_j − e_y$."""
         del k
         return 2.0**0.5
 
@@ -68,7 +68,7 @@ class CrammerSingerLoss:
         return Polytope(*sides, pairwise=True, simplex=True)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
-        """Return −Δ Σ_{j≠y} a_j, for a_j ≥ 0 (j ≠ y) with sum at most 1."""
+        """Return $−Δ Σ_{j≠y} a_j$, for a_j ≥ 0 (j ≠ y) with sum at most 1."""
         xp = array_namespace(A, xp=xp)
         return self.margin * true_score(A, true_class(A, y, xp=xp), xp=xp)[..., 0]
 

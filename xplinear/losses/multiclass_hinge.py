@@ -22,8 +22,8 @@ def violations(Z: Array, y: Array, margin: float, *, xp: Namespace) -> tuple[Arr
 class MulticlassHingeLoss:
     """Multiclass SVM loss (Weston–Watkins hinge).
 
-    L_i = Σ_{j≠y} max(0, z_j − z_y + Δ), Δ the margin; k − 1 times Δ when all scores are equal.
-    Gradient: 1[z_j − z_y + Δ > 0] for j ≠ y, minus their number at y (0 at the kink itself).
+    $L_i = Σ_{j≠y} max(0, z_j − z_y + Δ)$, Δ the margin; k − 1 times Δ when all scores are equal.
+    Gradient: $1[z_j − z_y + Δ > 0]$ for j ≠ y, minus their number at y (0 at the kink itself).
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class MulticlassHingeLoss:
         return Polytope(Side(0.0, 0.0, 0.0), Side(0.0, 1.0, self.margin), pairwise=True)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
-        """Return −Δ Σ_{j≠y} a_j, for 0 ≤ a_j ≤ 1 (j ≠ y)."""
+        """Return $−Δ Σ_{j≠y} a_j$, for 0 ≤ a_j ≤ 1 (j ≠ y)."""
         xp = array_namespace(A, xp=xp)
         return self.margin * true_score(A, true_class(A, y, xp=xp), xp=xp)[..., 0]
 

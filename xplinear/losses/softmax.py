@@ -11,7 +11,7 @@ __all__ = ["SoftmaxLoss", "softmax"]
 
 
 def softmax(Z: Array, *, xp: Namespace = None) -> Array:
-    """Return class probabilities P_j = exp(z_j) / Σ_i exp(z_i), shape ``(..., k)`` as Z.
+    """Return class probabilities $P_j = exp(z_j) / Σ_i exp(z_i)$, shape ``(..., k)`` as Z.
 
     Examples
     --------
@@ -28,7 +28,7 @@ def softmax(Z: Array, *, xp: Namespace = None) -> Array:
 class SoftmaxLoss:
     """Softmax loss (cross-entropy, multinomial logistic loss).
 
-    L_i = −log P_y = log Σ_j exp(z_j) − z_y, in nats; always positive, log k when all scores
+    $L_i = −log P_y = log Σ_j exp(z_j) − z_y$, in nats; always positive, log k when all scores
     are equal. Gradient in the scores: P − e_y.
 
     References
@@ -48,12 +48,12 @@ class SoftmaxLoss:
     probabilistic = True
 
     def curvature(self, k: int) -> float:
-        """Return ½, the bound of the eigenvalues of diag(P) − P Pᵀ."""
+        """Return ½, the bound of the eigenvalues of $diag(P) − P Pᵀ$."""
         del k
         return 0.5
 
     def lipschitz(self, k: int) -> float:
-        """Return √2, the bound of ‖P − e_y‖."""
+        """Return √2, the bound of $‖P − e_y‖$."""
         del k
         return 2.0**0.5
 
@@ -83,7 +83,7 @@ class SoftmaxLoss:
         return diagonal(P, xp=xp) - P[..., :, None] * P[..., None, :]
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
-        """Return Σ_j p_j log p_j of the probabilities p = a + e_y."""
+        """Return $Σ_j p_j log p_j$ of the probabilities p = a + e_y."""
         xp = array_namespace(A, xp=xp)
         true = true_class(A, y, xp=xp)
         P = xp.where(true, 1.0 + A, A)

@@ -14,7 +14,7 @@ __all__ = ["SquaredErrorLoss"]
 class SquaredErrorLoss:
     """Squared error to the one-hot target (ridge classification).
 
-    L_i = ½‖z − e_y‖². Gradient: z − e_y.
+    $L_i = ½‖z − e_y‖²$. Gradient: z − e_y.
 
     References
     ----------
@@ -53,7 +53,7 @@ class SquaredErrorLoss:
         return diagonal(xp.ones_like(Z), xp=xp)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
-        """Return ½‖a‖² + a_y."""
+        """Return $½‖a‖² + a_y$."""
         xp = array_namespace(A, xp=xp)
         true = true_class(A, y, xp=xp)
         return 0.5 * xp.sum(A * A, axis=-1) + true_score(A, true, xp=xp)[..., 0]

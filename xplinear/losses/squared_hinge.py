@@ -15,7 +15,7 @@ __all__ = ["SquaredHingeLoss"]
 class SquaredHingeLoss:
     """Squared multiclass hinge, the smooth relative of the multiclass SVM loss.
 
-    L_i = Σ_{j≠y} max(0, z_j − z_y + Δ)². Gradient: twice the violation for j ≠ y, minus
+    $L_i = Σ_{j≠y} max(0, z_j − z_y + Δ)²$. Gradient: twice the violation for j ≠ y, minus
     their sum at y.
 
     Parameters
@@ -42,7 +42,7 @@ class SquaredHingeLoss:
     probabilistic = False
 
     def curvature(self, k: int) -> float:
-        """Return 2k, the largest eigenvalue of 2 Σ_{j≠y} (e_j − e_y)(e_j − e_y)ᵀ."""
+        """Return 2k, the largest eigenvalue of $2 Σ_{j≠y} (e_j − e_y)(e_j − e_y)ᵀ$."""
         return 2.0 * k
 
     def lipschitz(self, k: int) -> None:
@@ -57,14 +57,14 @@ class SquaredHingeLoss:
         return xp.sum(violation * violation, axis=-1), 2.0 * xp.where(true, -total, violation)
 
     def hessian(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
-        """Return 2 Σ (e_j − e_y)(e_j − e_y)ᵀ ``(..., k, k)`` over the violations j ≠ y."""
+        """Return $2 Σ (e_j − e_y)(e_j − e_y)ᵀ$ ``(..., k, k)`` over the violations j ≠ y."""
         xp = array_namespace(Z, xp=xp)
         violation, true = violations(Z, y, self.margin, xp=xp)
         h = 2.0 * xp.astype(violation > 0, Z.dtype)
         return pairwise_curvature(h, xp.astype(true, Z.dtype), xp=xp)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
-        """Return Σ_{j≠y} (a_j²/4 − Δ a_j), for a_j ≥ 0 (j ≠ y)."""
+        """Return $Σ_{j≠y} (a_j²/4 − Δ a_j)$, for a_j ≥ 0 (j ≠ y)."""
         xp = array_namespace(A, xp=xp)
         others = xp.where(true_class(A, y, xp=xp), 0.0, A)
         return xp.sum(others * (0.25 * others - self.margin), axis=-1)

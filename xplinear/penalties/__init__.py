@@ -23,7 +23,7 @@ class Penalty(Protocol):
     """What a penalty must offer; a frozen dataclass is the natural form.
 
     A penalty that grows at most with the square of W may also offer ``conjugate(V, *, xp)``:
-    Ω*(tV) = sup_W tV·W − Ω(W) and t, both ``(m,)``, for the largest t in (0, 1] at which it is
+    $Ω*(tV) = sup_W tV·W − Ω(W)$ and t, both ``(m,)``, for the largest t in (0, 1] at which it is
     finite; `xplinear.duality` bounds the optimum with it.
     A penalty that is a sum over the weights, the prox of each its own, may say so with
     ``separable = True``: where most weights are zero, `ProximalLBFGS` then looks at some only.
@@ -46,7 +46,7 @@ class Penalty(Protocol):
         ...
 
     def prox(self, W: Array, step: Array | float, *, xp: Namespace = None) -> Array:
-        """Return argmin_V ½‖V − W‖² + step·Ω(V), in the shape of W."""
+        """Return $argmin_V ½‖V − W‖² + step·Ω(V)$, in the shape of W."""
         ...
 
 

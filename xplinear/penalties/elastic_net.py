@@ -15,9 +15,9 @@ _L1, _L2 = L1Penalty(), L2Penalty()
 
 @dataclass(frozen=True)
 class ElasticNetPenalty:
-    """Ω = r‖W‖₁ + (1 − r)·½‖W‖², r the share of L1.
+    """$Ω = r‖W‖₁ + (1 − r)·½‖W‖²$, r the share of L1.
 
-    Prox: soft thresholding at step·r, then division by 1 + step·(1 − r).
+    Prox: soft thresholding at step·r, then division by $1 + step·(1 − r)$.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ class ElasticNetPenalty:
             raise ValueError(msg)
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
-        """Return r‖W‖₁ + (1 − r)·½‖W‖² ``(m,)``."""
+        """Return $r‖W‖₁ + (1 − r)·½‖W‖²$ ``(m,)``."""
         r = self.l1_ratio
         return r * _L1.value(W, xp=xp) + (1.0 - r) * _L2.value(W, xp=xp)
 
     def grad(self, W: Array, *, xp: Namespace = None) -> Array:
-        """Return r·sign(W) + (1 − r)·W."""
+        """Return $r·sign(W) + (1 − r)·W$."""
         r = self.l1_ratio
         return r * _L1.grad(W, xp=xp) + (1.0 - r) * _L2.grad(W, xp=xp)
 
@@ -66,7 +66,7 @@ class ElasticNetPenalty:
         return _L2.prox(_L1.prox(W, r * step, xp=xp), (1.0 - r) * step, xp=xp)
 
     def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
-        """Return Ω*(V) = ½‖soft(V, r)‖² / (1 − r) and 1; where r is 1, that of L1."""
+        """Return $Ω*(V) = ½‖soft(V, r)‖² / (1 − r)$ and 1; where r is 1, that of L1."""
         r = self.l1_ratio
         if r == 1.0:
             return _L1.conjugate(V, xp=xp)

@@ -17,7 +17,7 @@ def soft_threshold(W: Array, threshold: Array | float, *, xp: Namespace) -> Arra
 
 @dataclass(frozen=True)
 class L1Penalty:
-    """Ω = ‖W‖₁, drives weights to exact zeros.
+    """$Ω = ‖W‖₁$, drives weights to exact zeros.
 
     Subgradient: sign(W), 0 at the kink. Prox: soft thresholding.
 
@@ -37,7 +37,7 @@ class L1Penalty:
     separable = True
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
-        """Return ‖W‖₁ ``(m,)``."""
+        """Return $‖W‖₁$ ``(m,)``."""
         xp = array_namespace(W, xp=xp)
         return xp.sum(xp.abs(W), axis=(0, -1), dtype=accumulator(W, xp=xp))
 
@@ -50,7 +50,7 @@ class L1Penalty:
         return soft_threshold(W, step, xp=array_namespace(W, xp=xp))
 
     def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
-        """Return Ω*(tV) = 0 and t = min(1, 1 / ‖V‖_∞): Ω* is infinite where |v| > 1."""
+        """Return Ω*(tV) = 0 and $t = min(1, 1 / ‖V‖_∞)$: Ω* is infinite where |v| > 1."""
         xp = array_namespace(V, xp=xp)
         largest = xp.max(xp.abs(V), axis=(0, -1))
         return xp.zeros_like(largest), 1.0 / xp.where(largest > 1.0, largest, 1.0)

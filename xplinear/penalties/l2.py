@@ -11,7 +11,7 @@ __all__ = ["L2Penalty"]
 
 @dataclass(frozen=True)
 class L2Penalty:
-    """Ω = ½‖W‖², spreads the weight over all features.
+    """$Ω = ½‖W‖²$, spreads the weight over all features.
 
     Gradient: W. Prox: W / (1 + step).
 
@@ -31,7 +31,7 @@ class L2Penalty:
     separable = True
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
-        """Return ½‖W‖² ``(m,)``."""
+        """Return $½‖W‖²$ ``(m,)``."""
         xp = array_namespace(W, xp=xp)
         return 0.5 * xp.sum(W * W, axis=(0, -1), dtype=accumulator(W, xp=xp))
 
@@ -46,6 +46,6 @@ class L2Penalty:
         return W / (1.0 + step)
 
     def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
-        """Return Ω*(V) = ½‖V‖² and 1: any V will do."""
+        """Return $Ω*(V) = ½‖V‖²$ and 1: any V will do."""
         value = self.value(V, xp=xp)
         return value, array_namespace(V, xp=xp).ones_like(value)

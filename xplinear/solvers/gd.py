@@ -46,7 +46,7 @@ class GDState(NamedTuple):
 class GD:
     """Batch gradient descent, proximal in the penalty.
 
-    W ← prox_{ηαΩ}(W − η ∇L(W, b)), b ← b − η ∂L/∂b, with η per model and, unless η is fixed,
+    $W ← prox_{ηαΩ}(W − η ∇L(W, b)), b ← b − η ∂L/∂b$, with η per model and, unless η is fixed,
     in the metric of the features (`xplinear.solvers.metric`). One step is one pass over the
     data, also when its trial point is rejected.
 
@@ -54,7 +54,7 @@ class GD:
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-4
-        Stop a model when √(‖step‖² / 20 η (F(0) − F)) is at most ``tol``, the step η long and
+        Stop a model when $√(‖step‖² / 20 η (F(0) − F))$ is at most ``tol``, the step η long and
         measured in the metric of the features.
     step_size : "backtracking", "curvature" or float, default "backtracking"
         ``"backtracking"`` halves η when the loss is above its quadratic upper model and lets

@@ -99,12 +99,12 @@ class InteriorPoint:
     A loss that is a maximum over a polytope, ℓ(z) = max a·v, makes a quadratic program of F.
     Its slacks are eliminated row by row, and a step of Mehrotra's method solves
 
-    (αI + Σ_i s_i x_i x_iᵀ ⊗ M_i) ΔW = −(αW + Σ_i s_i x_i g_iᵀ) + …,
+    $(αI + Σ_i s_i x_i x_iᵀ ⊗ M_i) ΔW = −(αW + Σ_i s_i x_i g_iᵀ) + …$,
 
     c (p + 1) equations, M_i (c × c) the curvature that the barriers give the loss of row i. The
     a are a dual point, and so
 
-    F ≥ Σ_i s_i a_i·c_i − ‖G‖² / (2α),  G = Σ_i s_i x_i g_iᵀ,  Σ_i s_i g_i = 0
+    $F ≥ Σ_i s_i a_i·c_i − ‖G‖² / (2α),  G = Σ_i s_i x_i g_iᵀ,  Σ_i s_i g_i = 0$
 
     (weights s of sum 1; the last with a free intercept), c the constants in v and g the gradient
     of a·v in the scores. 10 to 25 iterations do, whatever the data and their units, but each

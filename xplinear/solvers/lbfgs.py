@@ -106,7 +106,7 @@ class LBFGS:
     """L-BFGS for smooth losses and penalties, preconditioned by the features' Gram matrix.
 
     H approximates the inverse Hessian from the last ``memory`` steps, starting from
-    γ (c·(XᵀX/n + δI) + αI)⁻¹, c the loss's curvature bound (Böhning), X centred. One
+    $γ (c·(XᵀX/n + δI) + αI)⁻¹$, c the loss's curvature bound (Böhning), X centred. One
     eigendecomposition, of a sample of the rows, serves every α of a stack. Each iteration is
     one pass over the data for all models: a model whose trial point does not decrease F enough
     shortens its step. The first step is the best of a few lengths on a sample of the rows.
@@ -115,7 +115,7 @@ class LBFGS:
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-4
-        Stop a model when √(½ gᵀHg / 10 (F(0) − F)) is at most ``tol``: ½ gᵀHg estimates what F
+        Stop a model when $√(½ gᵀHg / 10 (F(0) − F))$ is at most ``tol``: ½ gᵀHg estimates what F
         exceeds its minimum by. It depends neither on the units of the features nor on the start.
     memory : int, default 10
         Pairs of steps and gradient changes kept.

@@ -64,7 +64,7 @@ class NewtonState(NamedTuple):
 class Newton:
     """Newton's method for smooth losses and penalties, where there are few weights.
 
-    W ← W − η H⁻¹ ∇F with the exact Hessian of all c (p + 1) weights of a model, which is made in
+    $W ← W − η H⁻¹ ∇F$ with the exact Hessian of all c (p + 1) weights of a model, which is made in
     the same pass as the gradient; a trial point that does not decrease F enough shortens η. It
     does not depend on the units of the features.
 
@@ -72,7 +72,7 @@ class Newton:
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-4
-        Stop a model when √(½ gᵀH⁻¹g / 10 (F(0) − F)) is at most ``tol``: half the squared Newton
+        Stop a model when $√(½ gᵀH⁻¹g / 10 (F(0) − F))$ is at most ``tol``: half the squared Newton
         decrement is what F still exceeds its minimum by, up to terms of third order.
 
     Raises

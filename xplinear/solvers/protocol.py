@@ -26,7 +26,7 @@ class State(Protocol):
     diverged : Array of bool
         The last iteration was undone and the step size reduced.
     residual : Array
-        √(e / 10 (F(0) − F)), e an estimate of F − F*; NaN where the solver measures none, the
+        $√(e / 10 (F(0) − F))$, e an estimate of F − F*; NaN where the solver measures none, the
         relative gap where it has a lower bound.
     stalled : Array of bool
         Converged, though not to ``tol``: rounding hides any further decrease.

@@ -97,10 +97,10 @@ class Proposal(NamedTuple):
 class ProximalLBFGS:
     """Proximal Newton for smooth losses and penalties with a prox, such as L1.
 
-    Each iteration minimizes gᵀv + vᵀBv / 2η + α Ω(W + v) in steps of greedy FISTA that do not
+    Each iteration minimizes $gᵀv + vᵀBv / 2η + α Ω(W + v)$ in steps of greedy FISTA that do not
     touch X. Where a model has few weights, B is the Hessian, and the inner steps end at the
     bottom of the face that they find. Otherwise B comes from the last ``memory`` steps, on top
-    of γ c·(XᵀX/n + δI), c the loss's curvature bound (Böhning), X centred; where p² is large,
+    of $γ c·(XᵀX/n + δI)$, c the loss's curvature bound (Böhning), X centred; where p² is large,
     on top of the variances. Under L1 and elastic net, of many features only those look worth
     it are moved: the nonzero ones, and as many of those whose gradient exceeds α most; whether
     the optimum is reached is judged by all. Weights that Ω drives to zero are exact zeros. Each
@@ -111,7 +111,7 @@ class ProximalLBFGS:
     ----------
     max_iter : int, default 1000
     tol : float, default 1e-4
-        Stop a model when √((F − F*) / 10 (F(0) − F)) ≤ ``tol``, F − F* as estimated by what the
+        Stop a model when $√((F − F*) / 10 (F(0) − F))$ ≤ ``tol``, F − F* as estimated by what the
         model of F still promises. That does not depend on units, nor on the start.
     memory : int, default 10
         Pairs of steps and gradient changes kept.

@@ -122,7 +122,7 @@ def _update(
 class SGD:
     """Mini-batch SGD: rows shuffled without replacement, momentum, penalty by its prox.
 
-    V ← βV − η g(batch), W ← prox_{ηαΩ/(1−β)}(W + V); an epoch visits every row once, the
+    $V ← βV − η g(batch), W ← prox_{ηαΩ/(1−β)}(W + V)$; an epoch visits every row once, the
     incomplete last batch included. A kinked penalty gets one proximal step on all rows at the
     end of a schedule, so that L1 gives the exact zeros that noise would blur. After an
     epoch whose loss explodes the run goes on from its best point with a tenth of the step.
@@ -137,7 +137,7 @@ class SGD:
     patience : int, default 5
     batch_size : int, default 64
     learning_rate : "auto", float or tuple of m floats, default "auto"
-        ``"auto"`` measures feature j and moves it by η / (var_j + α / c) in centred features,
+        ``"auto"`` measures feature j and moves it by $η / (var_j + α / c)$ in centred features,
         c the loss's curvature, η from the largest eigenvalue, the row norms, the batch size
         and c. A number is the plain η, the same for all features; a tuple has one for each
         model of the stack.

@@ -93,7 +93,7 @@ class Smoothing:
     kinks, where p (p + 1024) ≤ 200 n: as much work as it saves. Each pass gives
     a dual point A, the gradients of the rounded losses, and so the bound
 
-    F ≥ −(1/S) Σ_i s_i ℓ*_i(a_i) − ‖G‖² / (2α),  G = (1/S) Σ_i s_i x_i a_iᵀ,  Σ_i s_i a_i = 0
+    $F ≥ −(1/S) Σ_i s_i ℓ*_i(a_i) − ‖G‖² / (2α),  G = (1/S) Σ_i s_i x_i a_iᵀ,  Σ_i s_i a_i = 0$
 
     (the last with a free intercept). Alone it is poor; the best mixture of the last 80 points,
     a small quadratic program, is within a fraction of a percent. The points themselves are not
