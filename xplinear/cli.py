@@ -321,7 +321,9 @@ def train(
     again = shlex.join([data, *given])
     steps: dict[str, str] = {}
     if penalty != "none":
-        steps[f"xplinear sweep {again}"] = "look for a better strength of the penalty"
+        # To the optimum of every strength would take long where one fit did not go there.
+        quick = " --solver=sgd" if clf.solver_ == "sgd" else ""
+        steps[f"xplinear sweep {again}{quick}"] = "find a better strength"
     if out is None:
         steps[f"xplinear train {again} --out model.safetensors"] = "keep the model"
     else:
