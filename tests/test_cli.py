@@ -178,8 +178,10 @@ class TestTrainAndPredict:
         lines = run(*arguments).partition("next: ")[2].splitlines()
         sweep, save = (shlex.split(line, comments=True)[1:] for line in lines)
         assert sweep == ["sweep", str(table), "--loss=squared_hinge", "--target=my kind"]
-        assert save == ["train", str(table), *sweep[2:], "--out", "model.safetensors"]
-        run(*sweep, "--alphas=1,0.1", "--cv=2")
+        assert save == ["train", *sweep[1:], "--out", "model.safetensors"]
+        sweep = [*sweep, "--alphas=1,0.1"]
+        (keep,) = run(*sweep, "--cv=2").partition("next: ")[2].splitlines()
+        assert shlex.split(keep, comments=True) == ["xplinear", *sweep, *save[-2:]]
         predict = run(*arguments, "--out", model).splitlines()[-1].split()
         assert predict[:3] == ["xplinear", "predict", str(model)]
         assert "sweep" not in run(*arguments, "--penalty=none")

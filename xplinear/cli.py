@@ -316,20 +316,8 @@ def train(
     console = _console()
     console.print(table)
     _save_fit(clf, preparation, dataset.name, out, plot)
-    chosen = {"--loss": (loss, "softmax"), "--penalty": (penalty, "l2"), "--target": (target, None)}
-    given = (f"{name}={value}" for name, (value, default) in chosen.items() if value != default)
-    again = shlex.join([data, *given])
-    steps: dict[str, str] = {}
-    if penalty != "none":
-        # To the optimum of every strength would take long where one fit did not go there.
-        quick = " --solver=sgd" if clf.solver_ == "sgd" else ""
-        steps[f"xplinear sweep {again}{quick}"] = "find a better strength"
-    if out is None:
-        steps[f"xplinear train {again} --out model.safetensors"] = "keep the model"
-    else:
-        model = shlex.quote(str(out))
-        steps[f"xplinear predict {model} NEW.csv --out labels.csv"] = "label new rows"
-    _print_next(console, steps)
+    options = {"loss": loss, "penalty": penalty, "target": target}
+    _print_next(console, "train", data, clf.solver_, out, options)
 
 
 @contextmanager
@@ -532,11 +520,31 @@ def _how_far(clf: LinearClassifier) -> str:
     return f"{end}; {left} of what training can gain is left, proven"
 
 
-def _print_next(console: Console, steps: Mapping[str, str]) -> None:
+def _print_next(
+    console: Console,
+    command: str,
+    data: str,
+    solver: str,
+    out: Path | None,
+    options: Mapping[str, str | None],
+) -> None:
     """Say which commands to try next, and what for."""
+    usual = None, "softmax", "l2"
+    given = (f"--{name}={value}" for name, value in options.items() if value not in usual)
+    again = shlex.join([data, *given])
+    steps: dict[str, str] = {}
+    if command == "train" and options["penalty"] != "none":
+        # To the optimum of every strength would take long where one fit did not go there.
+        quick = " --solver=sgd" if solver == "sgd" else ""
+        steps[f"xplinear sweep {again}{quick}"] = "find a better strength"
+    if out is None:
+        steps[f"xplinear {command} {again} --out model.safetensors"] = "keep the model"
+    else:
+        model = shlex.quote(str(out))
+        steps[f"xplinear predict {model} NEW.csv --out labels.csv"] = "label new rows"
     width = max(map(len, steps))
-    for word, (command, purpose) in zip(("next:", ""), steps.items(), strict=False):
-        console.print(f"{word:6}{command:{width}}  # {purpose}", soft_wrap=True, highlight=False)
+    for word, (step, purpose) in zip(("next:", ""), steps.items(), strict=False):
+        console.print(f"{word:6}{step:{width}}  # {purpose}", soft_wrap=True, highlight=False)
 
 
 def _add_files(table: Table, **paths: Path | None) -> None:
@@ -632,6 +640,8 @@ def sweep(
     _add_files(table, model=out, picture=plot)
     console.print(table)
     _save_fit(clf, preparation, dataset.name, out, plot)
+    options = {"loss": loss, "penalty": penalty, "target": target, "alphas": alphas}
+    _print_next(console, "sweep", data, best.solver_, out, options)
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:

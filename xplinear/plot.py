@@ -115,6 +115,8 @@ def _problem_of(clf: LinearClassifier | LinearClassifierCV, data: str) -> str:
 
 def _set_title(ax: Axes, title: str, pad: float | None = None) -> None:
     """Write a title, which may have _ or $, ``pad`` points over the axes."""
+    if not title:
+        return
     inches = ax.bbox.width / ax.figure.dpi
     text = textwrap.fill(title, max(16, int(13 * inches)))
     ax.set_title(text, fontsize="medium", parse_math=False, pad=pad)
