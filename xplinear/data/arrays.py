@@ -107,7 +107,7 @@ class ArrayData:
             ends = xp.stack([xp.min(self.y), xp.max(self.y)])
             try:
                 low, high = self.backend.to_host(ends).tolist()
-            except TypeError:  # it is being traced: there are no values yet
+            except (TypeError, NotImplementedError):  # traced, or meta: there are no values
                 return
             if low < 0:
                 msg = f"y must hold class codes from 0 on; it goes from {low} to {high}"
