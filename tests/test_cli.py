@@ -131,7 +131,8 @@ class TestTrainAndPredict:
             record = json.loads(run(*command, "--json"))
             assert (record["alpha"], record["C"]) == (0.01, 0.5)
         refused("alpha=0.1 and C=0.5 are two ways to say", *arguments, "--alpha=0.1")
-        LinearClassifier.from_params(xplinear.Params(X[:3, None, :], X[:1]), range(3)).save(model)
+        params = xplinear.Params(X[:3, None, :] / 1.0, X[:1] / 1.0)
+        LinearClassifier.from_params(params, range(3)).save(model)
         assert rows_of(run("info", model))["problem"] == "softmax + 1 / (1 n) · l2"
 
     def test_certificate_of_a_fit_to_the_optimum(self, tmp_path, blobs):
@@ -408,11 +409,11 @@ class TestSweep:
             ("--alphas=1,much", "--alphas: numbers with commas between are needed"),
             (
                 "--alphas=0",
-                "alphas must be a sequence of strengths, such as [1.0], or their number",
+                "an integer of at least 2 or None, got 0",
             ),
             ("--alphas=-1.0", "alphas must be a sequence of positive"),
             ("--scoring=auc", "unknown scoring 'auc'; choose from accuracy"),
-            ("--cv=1", "n_splits=1"),
+            ("--cv=1", "cv must be an integer of at least 2"),
             ("--learning-rates=0.1", "learning_rates are for solver='sgd'"),
             ("--penalty=none", "penalty='none' has no strength"),
             ("--plot=/absent/m.png", "--plot: no directory '/absent'"),
@@ -442,9 +443,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("option", "message"),
         [
-            ("--loss=hinge", "unknown loss 'hinge'; choose from softmax"),
-            ("--penalty=l3", "unknown penalty 'l3'"),
-            ("--solver=adam", "unknown solver 'adam'"),
+            ("--loss=hinge", "loss must be one of softmax, multiclass_hinge"),
+            ("--penalty=l3", "penalty must be one of none, l2"),
+            ("--solver=adam", "solver must be 'auto', one of gd"),
             ("--backend=matlab", "unknown backend 'matlab'"),
             ("--backend=numpy:7", "NumPy has no device '7'"),
             ("--dtype=float8", "float8"),

@@ -509,7 +509,7 @@ def test_what_is_not_finite_stops_it(numpy_backend):
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="max_iter must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_iter must be an integer of at least 1, got 0"):
         InteriorPoint(max_iter=0)
     assert SOLVERS["interior_point"] is InteriorPoint
 

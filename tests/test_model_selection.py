@@ -414,10 +414,19 @@ BAD = {
     "alpha 0": ({"alphas": [0.1, 0.0]}, "alphas must be a sequence of positive"),
     "alpha NaN": ({"alphas": [0.1, np.nan]}, "alphas must be a sequence of positive"),
     "words": ({"alphas": "strong"}, "alphas must be a sequence of positive"),
-    "no number of alphas": ({"alphas": 0}, "such as [1.0], or their number, at least 2; got 0"),
-    "one alpha": ({"alphas": 1}, "such as [1.0], or their number, at least 2; got 1"),
-    "a number as alpha": ({"alphas": 1.0}, "alphas must be a sequence of strengths, such as"),
-    "truth as alpha": ({"alphas": True}, "alphas must be a sequence of strengths, such as"),
+    "no number of alphas": (
+        {"alphas": 0},
+        "such as [1.0], an integer of at least 2 or None, got 0",
+    ),
+    "one alpha": ({"alphas": 1}, "such as [1.0], an integer of at least 2 or None, got 1"),
+    "a number as alpha": (
+        {"alphas": 1.0},
+        "alphas must be a sequence of positive, finite numbers, such as",
+    ),
+    "truth as alpha": (
+        {"alphas": True},
+        "alphas must be a sequence of positive, finite numbers, such as",
+    ),
     "scoring": ({"scoring": "auc"}, "unknown scoring 'auc'; choose from accuracy, log_loss, "),
     "scoring of scores": (
         {"scoring": "neg_log_loss", "loss": "squared_hinge"},
@@ -439,7 +448,7 @@ BAD = {
         "cv: fold 1 trains on one class only, 1, and a classifier needs two",
     ),
     "fold": ({"cv": [(np.arange(150), [])]}, "fold 0 has no rows of positive weight"),
-    "loss": ({"loss": "hinge"}, "unknown loss 'hinge'"),
+    "loss": ({"loss": "hinge"}, "loss must be one of softmax, multiclass_hinge"),
     "tol": ({"tol": -1.0}, "tol must be a finite number"),
     "NaN": (
         {"alphas": [0.1], "scoring": lambda y, Z: float("nan")},

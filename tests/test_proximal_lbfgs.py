@@ -393,7 +393,7 @@ def test_it_needs_a_smooth_loss(numpy_backend):
 
 @pytest.mark.parametrize("setting", ["max_iter", "memory"])
 def test_bad_settings_are_named(setting):
-    with pytest.raises(ValueError, match=f"{setting} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{setting} must be an integer of at least 1, got 0"):
         ProximalLBFGS(**{setting: 0})
 
 

@@ -239,7 +239,7 @@ def test_it_says_what_it_cannot_do(numpy_backend, loss, penalty, message):
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="max_iter must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_iter must be an integer of at least 1, got 0"):
         Smoothing(max_iter=0)
     clf = xl.LinearClassifier(loss="multiclass_hinge", solver="smoothing", alpha=0.0)
     with pytest.raises(ValueError, match="alpha must be more than 0 for solver='smoothing', got 0"):

@@ -423,18 +423,22 @@ def test_no_intercept_keeps_b_at_zero(backend):
 @pytest.mark.parametrize(
     ("solver", "settings", "message"),
     [
-        ("sgd", {"learning_rate": -1.0}, "learning_rate must be 'auto', a positive number or a"),
+        (
+            "sgd",
+            {"learning_rate": -1.0},
+            "learning_rate must be 'auto', a finite number of more than 0 or a",
+        ),
         ("sgd", {"learning_rate": "fast"}, "learning_rate must be"),
         ("sgd", {"learning_rate": (0.1, 0.0)}, r"learning_rate must be .* got \(0.1, 0.0\)"),
         ("sgd", {"learning_rate": ()}, "learning_rate must be"),
-        ("sgd", {"learning_rate": [0.1, 0.2]}, "learning_rate must be"),
+        ("sgd", {"learning_rate": [0.1, "x"]}, "learning_rate must be"),
         ("sgd", {"schedule": "cubic"}, "schedule must be one of constant, inverse_scaling"),
-        ("sgd", {"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
-        ("sgd", {"batch_size": 0}, "batch_size must be at least 1"),
-        ("lbfgs", {"memory": 0}, "memory must be at least 1"),
-        ("lbfgs", {"max_iter": 0}, "max_iter must be at least 1"),
+        ("sgd", {"momentum": 1.0}, r"momentum must be a number in \[0, 1\)"),
+        ("sgd", {"batch_size": 0}, "batch_size must be an integer of at least 1"),
+        ("lbfgs", {"memory": 0}, "memory must be an integer of at least 1"),
+        ("lbfgs", {"max_iter": 0}, "max_iter must be an integer of at least 1"),
         ("lbfgs", {"gram": "yes"}, "gram must be 'auto', True or False"),
-        ("gd", {"step_size": 0.0}, "step_size must be 'backtracking', 'curvature' or a positive"),
+        ("gd", {"step_size": 0.0}, "step_size must be 'backtracking', 'curvature' or a finite"),
     ],
 )
 def test_bad_settings_are_named(solver, settings, message):

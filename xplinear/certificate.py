@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from xplinear.arguments import NONE, instance
 from xplinear.duality import value_and_lower_bound
 from xplinear.minimize import Result
-from xplinear.objective import Objective
-from xplinear.solvers.protocol import Solver
+from xplinear.objective import OBJECTIVE, Objective
+from xplinear.solvers.protocol import SOLVER, Solver
 
 __all__ = ["Certificate", "certify"]
 
@@ -103,6 +104,9 @@ def certify(objective: Objective, result: Result, solver: Solver | None = None) 
     >>> certificate.objective.round(4), bool(certificate.gap[0] < 1e-12)
     (array([0.5939]), True)
     """
+    OBJECTIVE("objective", objective)
+    instance(Result, "a Result of minimize")("result", result)
+    (SOLVER | NONE)("solver", solver)
     backend, xp = objective.data.backend, objective.xp
     look = getattr(solver, "ahead", None)
     whole = result.state.params.b.shape[0] == objective.m  # no model has left the stack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, SGDCl
 from sklearn.svm import LinearSVC
 from sklearn.utils.validation import check_is_fitted
 
+from xplinear.arguments import NONE, number
 from xplinear.backends import backend_of
 from xplinear.estimator import LinearClassifier, host_parameters, linear_coefficients
 from xplinear.losses import LOSSES
@@ -21,6 +23,8 @@ __all__ = ["SklearnClassifier", "from_sklearn", "settings_of", "to_sklearn"]
 
 SklearnClassifier: TypeAlias = LogisticRegression | SGDClassifier | LinearSVC
 
+_ROWS = "the number of rows, or the sum of their weights, because alpha = 1 / (C n)"
+_N_SAMPLES = replace(number("(0, inf)"), wants=(_ROWS,)) | NONE
 _SGD_LOSSES = {"log_loss": "softmax", "hinge": "multiclass_hinge", "squared_hinge": "squared_hinge"}
 _PENALTIES = {"l1": "l1", "l2": "l2", "elasticnet": "elastic_net", None: "none"}
 _COUNTERPARTS: dict[str, tuple[type[Any], dict[str, Any]]] = {
@@ -90,14 +94,9 @@ def settings_of(model: SklearnClassifier, n_samples: float | None = None) -> dic
     0.0002
     """
     settings = _settings(model)
+    n_samples = _N_SAMPLES("n_samples", n_samples)
     if n_samples is None or isinstance(model, SGDClassifier):
         return settings
-    if not n_samples > 0:
-        msg = (
-            "n_samples must be the number of rows, or the sum of their weights, because "
-            f"alpha = 1 / (C n); got {n_samples!r}"
-        )
-        raise ValueError(msg)
     if "C" in settings:
         settings["alpha"] = 1.0 / (settings.pop("C") * n_samples)
     return settings
@@ -121,7 +120,7 @@ def _settings(model: SklearnClassifier) -> dict[str, Any]:
         return {"loss": loss, "penalty": penalty, "C": model.C, **settings}
     if not isinstance(model, SGDClassifier):
         msg = (
-            "only LogisticRegression, SGDClassifier and LinearSVC of scikit-learn can be "
+            "model: only LogisticRegression, SGDClassifier and LinearSVC of scikit-learn can be "
             f"converted, got {type(model).__name__}"
         )
         raise TypeError(msg)

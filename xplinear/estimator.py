@@ -18,7 +18,26 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from xplinear.arguments import (
+    CALLABLES,
+    DTYPE,
+    FLAG,
+    NONE,
+    PATH,
+    TEXT,
+    ArgumentError,
+    Check,
+    check_array,
+    check_finite,
+    check_same_library,
+    instance,
+    integer,
+    named,
+    number,
+    one_of,
+)
 from xplinear.backends import (
+    PRECISIONS,
     Backend,
     backend_of,
     chosen_backend,
@@ -27,12 +46,12 @@ from xplinear.backends import (
 )
 from xplinear.certificate import Certificate, certify
 from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_of
-from xplinear.losses import LOSSES, Loss
+from xplinear.losses import LOSS, LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Interrupted, Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace, is_array
-from xplinear.objective import Objective, Params, class_scores, scores
-from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty, NoPenalty, Penalty
+from xplinear.objective import Objective, Params, class_scores, columns, scores
+from xplinear.penalties import PENALTIES, PENALTY, ElasticNetPenalty, L2Penalty, NoPenalty, Penalty
 from xplinear.solvers import (
     GD,
     LBFGS,
@@ -46,6 +65,7 @@ from xplinear.solvers import (
 )
 from xplinear.solvers.interior_point import interior_point_pays
 from xplinear.solvers.newton import newton_pays
+from xplinear.solvers.protocol import SOLVER
 from xplinear.standardize import (
     column_bounds,
     composed,
@@ -55,10 +75,12 @@ from xplinear.standardize import (
 )
 from xplinear.validation import (
     Features,
+    check_classes,
     check_features,
     check_labels,
     check_lengths,
     check_precision,
+    check_two_classes,
     check_weights,
     computation_dtype,
     encode_labels,
@@ -78,6 +100,33 @@ __all__ = [
     "linear_coefficients",
     "shift_features",
 ]
+
+ARGUMENTS: dict[str, Check] = {
+    "loss": named(LOSSES, LOSS),
+    "penalty": named(PENALTIES, PENALTY) | NONE,
+    "alpha": number("[0, inf)") | NONE,
+    "C": number("(0, inf]") | NONE,
+    "l1_ratio": number("[0, 1]"),
+    "fit_intercept": FLAG,
+    "standardize": FLAG,
+    "solver": one_of("auto") | named(SOLVERS, SOLVER),
+    "batch_size": integer(1),
+    "learning_rate": one_of("auto") | number("(0, inf)"),
+    "momentum": number("[0, 1)"),
+    "max_iter": integer(1) | NONE,
+    "tol": number("[0, inf)"),
+    "early_stopping": FLAG,
+    "validation_fraction": number("(0, 1)"),
+    "n_iter_no_change": integer(1),
+    "class_weight": instance(Mapping, "a dict") | one_of("balanced") | NONE,
+    "warm_start": FLAG,
+    "random_state": integer(0) | instance(np.random.RandomState, "a RandomState") | NONE,
+    "backend": TEXT | instance(Backend, "a Backend") | NONE,
+    "dtype": DTYPE | NONE,
+    "precision": one_of(*PRECISIONS),
+    "accelerate": FLAG,
+    "verbose": integer(0) | FLAG,
+}
 
 _NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
 _TO_THE_OPTIMUM = InteriorPoint, LBFGS, Newton, ProximalLBFGS, Smoothing
@@ -187,23 +236,6 @@ def shift_features(clf: LinearClassifier, params: Params, standard: Standard) ->
     ``params_`` are the same for X, rounded: where features lie far from 0 their scores cancel.
     """
     clf._shifted = _Shifted(params, standard)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-
-
-def _resolve(value: Any, registry: Mapping[str, type[Any]], argument: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    if value not in registry:
-        msg = f"unknown {argument} {value!r}; choose from {', '.join(registry)}, or pass an object"
-        raise ValueError(msg)
-    return registry[value]()
-
-
-def _real(value: Any) -> float:
-    """Return a number, or an array that is one, as a float; NaN for anything else."""
-    if is_array(value) and not cast(Array, value).shape:
-        value = backend_of(value).to_host(value)[()]
-    number = isinstance(value, (int, float, np.integer, np.floating))
-    return float(value) if number and not isinstance(value, bool) else math.nan
 
 
 def _print_progress(progress: Progress) -> None:
@@ -389,9 +421,25 @@ def _check_reach(
         raise ValueError(msg)
 
 
+def _check_given(params: Params, k: int, loss: Loss) -> None:
+    """Raise ArgumentError if parameters are not those of one model of k classes."""
+    instance(Params, "Params(W, b)")("params", params)
+    for name, a in params._asdict().items():
+        check_array(f"params: {name}", a)
+        check_finite(f"params: {name}", a)
+    check_same_library("params: b", params.b, "W", params.W)
+    c, shapes = columns(loss, k), (tuple(params.W.shape), tuple(params.b.shape))
+    if shapes != ((*shapes[0][:1], 1, c), (1, c)):
+        msg = (
+            f"params must have W of shape (p, 1, {c}) and b of shape (1, {c}) for {k} classes "
+            f"under {loss!r}, got {shapes[0]} and {shapes[1]}"
+        )
+        raise ArgumentError(msg)
+
+
 def is_probabilistic(estimator: Any) -> bool:
     """Return True if the loss of an estimator gives probabilities, else raise AttributeError."""
-    if _resolve(estimator.loss, LOSSES, "loss").probabilistic:
+    if ARGUMENTS["loss"]("loss", estimator.loss).probabilistic:
         return True
     msg = f"predict_proba needs loss='softmax'; {estimator.loss!r} gives scores, not probabilities"
     raise AttributeError(msg)
@@ -473,8 +521,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         ``numpy``, ``cupy``, ``torch``, ``jax``, ``cupy:1``, ``torch:cuda:0``, ``auto``, ...;
         None follows `xplinear.use_backend`, ``XPLINEAR_BACKEND``, or the library and device of X.
     dtype : "float32", "float64" or None
-        Of the computation; None follows X, and computes small problems in float64 before it
-        rounds the result. X itself is never converted as a whole.
+        Of the computation, by name or as a library has it, such as ``torch.float32``; None follows
+        X, and computes small problems in float64 before it rounds the result. X itself is never
+        converted as a whole.
     precision : {"float32", "tf32"}, default "float32"
         Of the products of float32 matrices during training. "tf32" makes them on the tensor cores
         of a GPU, inputs rounded to 10 bits: for SGD, and not for a small ``tol``. ``objective_``,
@@ -521,6 +570,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
+    Every parameter is checked in every fit, used or not. A number may be one of NumPy, or an array
+    of no axes of any library; True and False are no numbers, and 0 and 1 no flags.
+
     Only the ratios of weights matter, and rows of weight 0 do not: they are left out. Features far
     from 0, such as 20000 ± 1, are centred on the way to the solver and in predictions, where an
     intercept makes up for it. Features that the dtype cannot square (about 1e-15 to 1e15 in
@@ -628,6 +680,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             before the first iteration is complete, or any other exception of a callback, leaves
             what was fitted before.
         """
+        callbacks = CALLABLES("callbacks", callbacks)
         problem = self._problem(X, y, sample_weight)
         objective = problem.objective
         solver = self._solver(objective, problem.seed)
@@ -690,15 +743,29 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if not fitted and classes is None:
             msg = "classes must be passed on the first call to partial_fit."
             raise ValueError(msg)
-        known = encode_labels(check_labels(self, classes if not fitted else self._host_classes))[0]
-        if fitted and classes is not None and list(np.unique(classes)) != list(known):
-            msg = f"classes={list(classes)} differ from those of the first call, {list(known)}"
-            raise ValueError(msg)
-        if self.class_weight == "balanced":
+        known = np.unique(self._host_classes) if fitted else None
+        if classes is not None:
+            given = check_labels(self, classes, name="classes")
+            given, _ = encode_labels(given, name="classes")
+            if known is not None and given.tolist() != known.tolist():
+                msg = (
+                    f"classes={given.tolist()} differ from those of the first call, "
+                    f"{known.tolist()}"
+                )
+                raise ValueError(msg)
+            known = given
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
             msg = "class_weight='balanced' needs all rows at once; give partial_fit a dict"
             raise ValueError(msg)
         problem = self._problem(X, y, sample_weight, classes=known)
         objective = problem.objective
+        own = objective.data.backend.name
+        if fitted and own != self.backend_.name:
+            msg = (
+                f"partial_fit goes on where the model is, on {self.backend_.name}, but these rows "
+                f"are on {own}: move X, or go on with a copy of the model, clf.to({own!r})"
+            )
+            raise ValueError(msg)
         solver = self._solver(objective, problem.seed, partial=True)
         start = self._warm_params(problem) if fitted else objective.zeros()
         previous = getattr(self, "_sgd_state", None)
@@ -747,6 +814,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given."""
         labels = check_labels(self, y)
         check_lengths(X, labels)
+        if (labels.dtype.kind in _NUMERIC) != (self._host_classes.dtype.kind in _NUMERIC):
+            msg = (
+                f"y holds labels of dtype {labels.dtype}, but the classes that were fitted are "
+                f"{self._host_classes[:10].tolist()}; give y as numbers, or as text, as they are"
+            )
+            raise ValueError(msg)
         predicted = self.predict(X)
         if is_array(predicted):
             predicted = backend_of(predicted).to_host(predicted)
@@ -801,7 +874,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         array(['no', 'yes'], dtype='<U3')
         """
         clf = cls(**settings)
-        clf.classes_ = np.asarray(classes)
+        clf.classes_ = check_classes(classes)
+        _check_given(params, len(clf.classes_), clf._plain("loss"))
         clf.n_features_in_ = params.W.shape[0]
         clf._host_input = True
         clf._set_params(backend_of(params.W), params)
@@ -901,12 +975,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """
         from xplinear.onnx_export import to_onnx
 
+        PATH("path", path)
         to_onnx(self, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a safetensors file; see `xplinear.load`."""
         from xplinear.persist import save
 
+        PATH("path", path)
         save(self, path)
 
     def __sklearn_tags__(self) -> Any:
@@ -919,29 +995,19 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     _shifted: _Shifted | None = None
 
-    def _check_parameters(self) -> None:
-        def at_least(name: str, least: float) -> None:
-            value = getattr(self, name)
-            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if not (number and np.isfinite(value) and value >= least):
-                msg = f"{name} must be a finite number of at least {least:g}, got {value!r}"
-                raise ValueError(msg)
+    def _plain(self, name: str) -> Any:
+        """Return a parameter, checked, as plain Python has it; a loss by name as an object."""
+        return ARGUMENTS[name](name, getattr(self, name))
 
+    def _check_parameters(self) -> None:
+        for name in ARGUMENTS:
+            self._plain(name)
         self._check_strength()
-        at_least("tol", 0.0)
-        at_least("batch_size", 1)
-        at_least("n_iter_no_change", 1)
-        if self.max_iter is not None:
-            at_least("max_iter", 1)
-        fraction = self.validation_fraction
-        if self.early_stopping and not 0.0 < fraction < 1.0:
-            msg = f"validation_fraction must lie strictly between 0 and 1, got {fraction!r}"
-            raise ValueError(msg)
 
     @property
     def _stochastic(self) -> bool:
         """Whether something asks for SGD."""
-        return self.early_stopping or self.learning_rate != "auto"
+        return bool(self.early_stopping) or not isinstance(self.learning_rate, str)
 
     def _check_strength(self) -> None:
         if self.alpha is not None and self.C is not None:
@@ -949,12 +1015,6 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 f"alpha={self.alpha!r} and C={self.C!r} are two ways to say how strong the penalty "
                 "is, alpha = 1 / (C n): give one of them, the other is None"
             )
-            raise ValueError(msg)
-        if self.alpha is not None and not 0.0 <= _real(self.alpha) < math.inf:
-            msg = f"alpha must be a finite number of at least 0, got {self.alpha!r}"
-            raise ValueError(msg)
-        if self.C is not None and not _real(self.C) > 0.0:
-            msg = f"C must be a number of more than 0 (np.inf is no penalty), got {self.C!r}"
             raise ValueError(msg)
         if self._unpenalized and self.solver in ("interior_point", "smoothing"):
             name, value = ("C", "inf") if self.alpha is None else ("alpha", "0")
@@ -967,15 +1027,15 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     @property
     def _unpenalized(self) -> bool:
         """Whether α is 0, whatever the data."""
-        return _real(self.alpha) == 0.0 or _real(self.C) == math.inf
+        return self._plain("alpha") == 0.0 or self._plain("C") == math.inf
 
     def _strength(self, total: float, *, partial: bool) -> float:
         """Return α, given or from C and the sum of the weights."""
         if self.alpha is not None:
-            return _real(self.alpha)
+            return self._plain("alpha")
         if not partial:
             with np.errstate(all="ignore"):  # C = inf
-                C = 1.0 if self.C is None else _real(self.C)
+                C = 1.0 if self.C is None else self._plain("C")
                 return float(1.0 / (C * np.float64(total)))
         if self.C is not None:
             msg = (
@@ -988,7 +1048,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def _penalty(self) -> Penalty:
         if self.penalty == "elastic_net":
             return ElasticNetPenalty(self.l1_ratio)
-        return _resolve("none" if self.penalty is None else self.penalty, PENALTIES, "penalty")
+        return NoPenalty() if self.penalty is None else self._plain("penalty")
 
     def _solver(self, objective: Objective, seed: int, *, partial: bool = False) -> Any:
         name, data = self.solver, objective.data
@@ -997,9 +1057,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             cheap = _is_cheap(data.n, data.p, objective.k)
             lost = optimum in ("interior_point", "smoothing") and self._unpenalized
             name = "sgd" if partial or self._stochastic or not cheap or lost else optimum
-        limit = 1000 if self.max_iter is None else self.max_iter
+        limit = 1000 if self.max_iter is None else self._plain("max_iter")
+        rate = self._plain("learning_rate")
         if name == "gd" and not partial:
-            rate = cast(Any, self.learning_rate)
             return GD(limit, self.tol, "backtracking" if rate == "auto" else rate)
         for kind in _TO_THE_OPTIMUM:
             if isinstance(name, str) and SOLVERS.get(name) is kind and not partial:
@@ -1010,12 +1070,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 self.tol,
                 self.n_iter_no_change,
                 self.batch_size,
-                cast(Any, self.learning_rate),
+                rate,
                 momentum=self.momentum,
                 seed=seed,
             )
         else:
-            solver = _resolve(name, SOLVERS, "solver")
+            solver = ARGUMENTS["solver"]("solver", name)
         if partial:
             if not isinstance(solver, SGD):
                 msg = f"partial_fit needs solver='sgd' (or 'auto'), got {self.solver!r}"
@@ -1051,7 +1111,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         self._check_parameters()
         partial = classes is not None
         reset = not (partial and hasattr(self, "params_"))
-        loss, penalty = _resolve(self.loss, LOSSES, "loss"), self._penalty()
+        loss, penalty = self._plain("loss"), self._penalty()
         backend = chosen_backend(self.backend)
         labels = check_labels(self, y)
         X, features = check_features(self, X, reset=reset)
@@ -1062,6 +1122,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             backend = backend.reference()
         classes, codes = encode_labels(labels, classes)
         weights, unit = weights_and_unit(sample_weight, self.class_weight, codes, classes)
+        if not partial:
+            check_two_classes(weights, codes, classes)
         seed = self._seed()
         rows = X if isinstance(X, np.ndarray) else backend.asarray(X)
         dtype, result_dtype = self._dtypes(rows, len(classes), backend, partial=partial)
@@ -1075,7 +1137,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             """Return some rows; of weights only the ratios count, and equal ones need none."""
             own = None if weights is None else weights if index is None else weights[index]
             own = None if own is None or own.min() == own.max() else own / own.max()
-            return data_of(
+            data = data_of(
                 rows,
                 backend.asarray(codes if index is None else codes[index]),
                 None if own is None else backend.asarray(own[:, None], dtype),
@@ -1083,6 +1145,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 index,
                 backend=backend,
             )
+            return replace(data, classes=len(classes))
 
         scaled = visible if self.standardize else counted
         if partial and self._shifted is not None:  # it goes on in the same coordinates
@@ -1132,10 +1195,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _seed(self) -> int:
-        given = self.random_state
-        if isinstance(given, (int, np.integer)):
-            return int(given)
-        return int(check_random_state(given).randint(2**31 - 1))
+        given = self._plain("random_state")
+        return given if isinstance(given, int) else check_random_state(given).randint(2**31 - 1)
 
     def _dtypes(self, rows: Array, k: int, backend: Backend, *, partial: bool) -> tuple[Any, Any]:
         """Return the dtype to compute in and that of the results."""
@@ -1156,8 +1217,16 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         self, rows: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], seed: int
     ) -> np.ndarray[Any, Any]:
         """Return the rows that `early_stopping` holds out, of every class its share."""
-        size, state = self.validation_fraction, seed % 2**32
-        parts = train_test_split(rows, test_size=size, stratify=codes, random_state=state)
+        size, state = self._plain("validation_fraction"), seed % 2**32
+        try:
+            parts = train_test_split(rows, test_size=size, stratify=codes, random_state=state)
+        except ValueError as error:
+            msg = (
+                f"early_stopping cannot hold out validation_fraction={size} of {len(rows)} rows "
+                f"({error}): both parts need rows of every class; set another validation_fraction, "
+                "or early_stopping=False"
+            )
+            raise ValueError(msg) from error
         return np.asarray(parts[1])
 
     def _nearby(
@@ -1197,7 +1266,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         ):
             msg = (
                 f"warm_start needs the features and classes of the last fit: {self.n_features_in_} "
-                f"features, classes {list(self._host_classes)[:10]}; set warm_start=False"
+                f"features, classes {self._host_classes[:10].tolist()}; set warm_start=False"
             )
             raise ValueError(msg)
         backend, dtype = problem.objective.data.backend, problem.objective.data.dtype

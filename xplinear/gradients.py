@@ -13,6 +13,17 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
+from xplinear.arguments import (
+    CALLABLE,
+    NONE,
+    check_array,
+    check_finite,
+    integer,
+    number,
+    one_of,
+    satisfying,
+    scores_namespace,
+)
 from xplinear.backends import Backend, backend_of
 from xplinear.data import Block
 from xplinear.losses import Loss
@@ -59,6 +70,13 @@ def _five_point(
     return (4.0 * near - far) / 3.0
 
 
+# Of a loss: all that is needed here.
+_WITH_GRADIENT = satisfying(
+    lambda subject: (
+        not isinstance(subject, type) and callable(getattr(subject, "value_and_grad", 0))
+    ),
+    "an Objective, a loss (an object with value_and_grad) where y is given, or a callable",
+)
 _METHODS = {"central": (_central, 1 / 3), "five_point": (_five_point, 1 / 5)}
 
 
@@ -106,24 +124,14 @@ def numerical_gradient(
     >>> numerical_gradient(lambda w: np.sum(w**3), w).round(6)
     array([ 3., 12.])
     """
+    CALLABLE("f", f)
+    check_array("w", w)
+    step = (number("(0, inf)") | NONE)("step", step)
     xp = array_namespace(w, xp=xp)
-    _require_floating(w, xp=xp)
-    if method not in _METHODS:
-        msg = f"method must be one of {', '.join(_METHODS)}, got {method!r}"
-        raise ValueError(msg)
-    difference, exponent = _METHODS[method]
+    difference, exponent = _METHODS[one_of(*_METHODS)("method", method)]
     h = float(xp.finfo(w.dtype).eps) ** exponent if step is None else step
-    if not h > 0.0:
-        msg = f"step must be positive, got {step!r}"
-        raise ValueError(msg)
     slopes = [difference(xp, f, w, i, h) for i in range(math.prod(w.shape))]
     return xp.reshape(xp.astype(xp.stack(slopes), w.dtype), w.shape) if slopes else w
-
-
-def _require_floating(w: Array, *, xp: Namespace) -> None:
-    if not xp.isdtype(w.dtype, "real floating"):
-        msg = f"differences need a real floating array, got dtype {w.dtype}"
-        raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -277,12 +285,14 @@ def check_gradient(
     >>> check_gradient(lambda w: np.sum(w**2), w, grad=lambda w: 2.02 * w).passed
     False
     """
+    coordinates, seed = integer(1)("coordinates", coordinates), integer(0)("seed", seed)
+    tolerance = (number("[0, inf)") | NONE)("tolerance", tolerance)
     names, points, grads, value = _subject(subject, point, y, grad, xp)
     xp = array_namespace(*points, xp=xp)
     for name, w, g in zip(names, points, grads, strict=True):
-        _require_floating(w, xp=xp)
         if tuple(g.shape) != tuple(w.shape):
-            msg = f"the gradient in {name} has shape {tuple(g.shape)}, not {tuple(w.shape)}"
+            of = "subject" if grad is None else "grad"
+            msg = f"{of}: the gradient in {name} has shape {tuple(g.shape)}, not {tuple(w.shape)}"
             raise ValueError(msg)
     default = float(xp.finfo(grads[0].dtype).eps) ** (1 / 3)
     limit = default if tolerance is None else tolerance
@@ -342,18 +352,26 @@ class _Subject(NamedTuple):
 
 def _subject(subject: Any, point: Any, y: Array | None, grad: Any, xp: Namespace) -> _Subject:
     if isinstance(subject, Objective):
+        subject.check_params(point, "point")
+        check_finite("point: W", point.W)
         _, (dW, db) = subject.value_and_grad(point)
         value = partial(_objective_value, subject)
         if subject.fit_intercept:
             return _Subject(("W", "b"), (point.W, point.b), (dW, db), value)
         return _Subject(("W",), (point.W,), (dW,), partial(value, b=point.b))
     if y is not None:
-        _, G = subject.value_and_grad(point, y, xp=xp)
+        _WITH_GRADIENT("subject", subject)
+        check_array("point", point)
+        _, G = subject.value_and_grad(point, y, xp=scores_namespace(point, y, xp=None))
         return _Subject(("Z",), (point,), (G,), partial(_loss_value, subject, y, xp))
+    CALLABLE("subject", subject)
     if grad is None:
         msg = "a loss is checked at scores and y, a function with its gradient: grad=..."
         raise TypeError(msg)
-    return _Subject(("w",), (point,), (grad(point) if callable(grad) else grad,), subject)
+    check_array("point", point)
+    gradient = grad(point) if callable(grad) else grad
+    check_array("grad" if gradient is grad else "what grad returns", gradient)
+    return _Subject(("w",), (point,), (gradient,), subject)
 
 
 def _loss_value(loss: Loss, y: Array, xp: Namespace, Z: Array) -> Array:

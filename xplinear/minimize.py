@@ -17,9 +17,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xplinear.arguments import (
+    CALLABLE,
+    CALLABLES,
+    FLAG,
+    NONE,
+    check_finite,
+    integer,
+    number,
+)
 from xplinear.namespace import Array
-from xplinear.objective import Objective, Params
-from xplinear.solvers.protocol import Solver, State, select, take_models
+from xplinear.objective import OBJECTIVE, Objective, Params
+from xplinear.solvers.protocol import (
+    SOLVER,
+    SOLVER_OF_STACKS,
+    STATE,
+    Solver,
+    State,
+    select,
+    take_models,
+)
 
 __all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
@@ -218,6 +235,12 @@ def minimize(
     >>> result.reason, result.params.W.shape
     ('converged', (3, 2, 3))
     """
+    _check_start(objective, solver, params, state)
+    (CALLABLE | NONE)("validation_score", validation_score)
+    patience = integer(1)("patience", patience)
+    min_improvement = number("[0, inf)")("min_improvement", min_improvement)
+    release = FLAG("release", release)
+    callbacks = CALLABLES("callbacks", callbacks)
     backend = objective.data.backend
     start = time.perf_counter()
     callbacks = _logged(objective, solver, callbacks)
@@ -266,6 +289,20 @@ def minimize(
     if interrupt is not None:
         raise Interrupted(result) from interrupt
     return result
+
+
+def _check_start(
+    objective: Objective, solver: Solver, params: Params | None, state: State | None
+) -> None:
+    """Raise ArgumentError where what is to be minimized, how, and from where, do not agree."""
+    OBJECTIVE("objective", objective)
+    (SOLVER if objective.m == 1 else SOLVER_OF_STACKS)("solver", solver)
+    if state is not None:
+        objective.check_params(STATE("state", state).params, "the params of state")
+    elif params is not None:
+        objective.check_params(params)
+        check_finite("params: W", params.W)
+        check_finite("params: b", params.b)
 
 
 def _result(

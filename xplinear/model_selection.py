@@ -14,6 +14,17 @@ from sklearn.model_selection import check_cv
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from xplinear.arguments import (
+    CALLABLES,
+    FLAG,
+    NONE,
+    Check,
+    integer,
+    number,
+    satisfying,
+    sequence,
+    shown,
+)
 from xplinear.backends import Backend, backend_of
 from xplinear.data import ArrayData, Standard, StreamedData
 from xplinear.estimator import (
@@ -33,7 +44,7 @@ from xplinear.penalties import NoPenalty, Penalty
 from xplinear.scoring import OTHER_NAMES, SCORINGS, HostScoring
 from xplinear.solvers import SGD, Solver
 from xplinear.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
-from xplinear.validation import check_weights, host_weights
+from xplinear.validation import check_groups, check_weights, host_weights
 
 __all__ = ["LinearClassifierCV"]
 
@@ -42,6 +53,24 @@ __all__ = ["LinearClassifierCV"]
 # pyright: reportPrivateUsage=false
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
+
+_STRENGTHS = sequence(number("(0, inf)"), "a sequence of positive, finite numbers, such as [1.0]")
+_SPLITTER = satisfying(
+    lambda cv: callable(getattr(cv, "split", None)) and not isinstance(cv, (str, bytes, type)),
+    "a splitter",
+)
+_PAIRS = satisfying(
+    lambda cv: isinstance(cv, Iterable) and not isinstance(cv, (str, bytes, Mapping)),
+    "pairs of training and test rows",
+)
+# Beside those of `LinearClassifier`.
+ARGUMENTS: dict[str, Check] = {
+    "alphas": _STRENGTHS | integer(2) | NONE,
+    "cv": integer(2) | _SPLITTER | _PAIRS | NONE,
+    "one_standard_error": FLAG,
+    "learning_rates": _STRENGTHS | NONE,
+    "refit": FLAG,
+}
 
 
 class LinearClassifierCV(ClassifierMixin, BaseEstimator):
@@ -223,6 +252,9 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             After Ctrl-C, once the choice among the strengths done in all folds is kept; where
             there is none yet, what was fitted before stays as it was.
         """
+        callbacks = CALLABLES("callbacks", callbacks)
+        for name in ARGUMENTS:
+            self._plain(name)
         settings = self.get_params(deep=False)
         template = LinearClassifier(
             **{name: settings[name] for name in LinearClassifier().get_params() if name in settings}
@@ -236,7 +268,6 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             template.solver = automatic_solver(objective)
         solver = template._solver(objective, problem.seed)
         rates = self._rates(solver)
-        _check_alphas(self.alphas)
         scoring = self._scoring(objective.loss)
         alphas = self._alphas(objective)
         grid = self._grid(problem, X, sample_weight, groups, alphas, rates)
@@ -331,13 +362,17 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             raise AttributeError(msg)
         return self.best_estimator_
 
+    def _plain(self, name: str) -> Any:
+        """Return a parameter, checked, as plain Python has it."""
+        return ARGUMENTS[name](name, getattr(self, name))
+
     def _scoring(self, loss: Loss) -> str | Callable[..., float]:
         """Return the name of a scoring of `SCORINGS`, or the callable."""
         if self.scoring is None:
             return "accuracy"
         if not isinstance(self.scoring, str):
-            if not callable(self.scoring):
-                msg = f"scoring must be a name, a callable or None, got {self.scoring!r}"
+            if not callable(self.scoring) or isinstance(self.scoring, type):
+                msg = f"scoring must be a name, a callable or None, got {shown(self.scoring)}"
                 raise TypeError(msg)
             return self.scoring
         scoring = OTHER_NAMES.get(self.scoring, self.scoring)
@@ -384,14 +419,15 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         if not isinstance(solver, SGD):
             msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
             raise ValueError(msg)  # noqa: TRY004 - it is the value
-        return [float(rate) for rate in _positive("learning_rates", self.learning_rates)]
+        return list(self._plain("learning_rates"))
 
     def _alphas(self, objective: Objective) -> HostArray:
-        if self.alphas is None:
+        alphas = self._plain("alphas")
+        if alphas is None:
             return automatic_alphas(objective)
-        if isinstance(self.alphas, (int, np.integer)):
-            return automatic_alphas(objective, int(self.alphas))
-        return np.unique(_positive("alphas", self.alphas))[::-1]
+        if isinstance(alphas, int):
+            return automatic_alphas(objective, alphas)
+        return np.unique(alphas)[::-1]
 
     def _grid(
         self,
@@ -455,14 +491,18 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
 
     def _splits(self, X: Any, labels: HostArray, groups: Any) -> list[tuple[Any, Any]]:
         """Return the training and test rows of each fold."""
-        groups = backend_of(groups).to_host(groups) if is_array(groups) else groups
-        splitter = cast(Any, check_cv(self.cv, labels, classifier=True))
+        if groups is not None:
+            groups = check_groups(groups, len(labels))
+        cv = self._plain("cv")
+        splitter = cast(Any, check_cv(cv, labels, classifier=True))
         try:
             return list(splitter.split(X, labels, groups))
         except (TypeError, ValueError) as error:
-            if hasattr(self.cv, "split") or not isinstance(self.cv, Iterable):
+            if hasattr(cv, "split"):
                 raise
             msg = f"cv, if it is no splitter, must give pairs of training and test rows: {error}"
+            if cv is None or isinstance(cv, int):
+                msg = f"cv={cv} does not suit these rows: {error}"
             raise ValueError(msg) from error
 
     def _choose(
@@ -510,27 +550,3 @@ def _rows(part: Any, n: int, fold: int) -> HostArray:
     except IndexError as error:
         msg = f"cv: fold {fold} names rows that X, of {n} rows, does not have: {error}"
         raise ValueError(msg) from error
-
-
-def _check_alphas(alphas: Any) -> None:
-    """Raise ValueError where a number is neither a sequence nor how many strengths there are."""
-    number = isinstance(alphas, (bool, float, np.bool_, np.floating))
-    few = isinstance(alphas, (int, np.integer)) and alphas < 2
-    if number or few:
-        msg = (
-            f"alphas must be a sequence of strengths, such as [1.0], or their number, at least 2; "
-            f"got {alphas!r}"
-        )
-        raise ValueError(msg)
-
-
-def _positive(name: str, values: Any) -> HostArray:
-    """Return values as a vector of positive numbers."""
-    try:
-        vector = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        vector = np.zeros(0)
-    if vector.ndim != 1 or not vector.size or not (np.isfinite(vector) & (vector > 0)).all():
-        msg = f"{name} must be a sequence of positive, finite numbers, got {values!r}"
-        raise ValueError(msg)
-    return vector

@@ -12,10 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from xplinear.arguments import (
+    FLAG,
+    ArgumentError,
+    check_array,
+    check_finite,
+    instance,
+    integer,
+    offering,
+    settle,
+    shown,
+)
 from xplinear.data import Block, Data
-from xplinear.losses import Loss
+from xplinear.losses import LOSS, Loss
 from xplinear.namespace import Array, Namespace, accumulator
-from xplinear.penalties import Penalty
+from xplinear.penalties import PENALTY, Penalty
 
 __all__ = [
     "Objective",
@@ -95,6 +106,9 @@ def weighted_penalty(penalty: Penalty, xp: Namespace, W: Array, alpha: Array) ->
     return xp.astype(alpha, value.dtype) * value
 
 
+_DATA = offering(Data, "a source of rows, such as xplinear.data.ArrayData")
+
+
 @dataclass(frozen=True, eq=False)
 class Objective:
     """Weighted mean loss plus α times penalty, for m models that share one pass over X.
@@ -111,6 +125,11 @@ class Objective:
         Number of classes, at least 2.
     fit_intercept : bool, default True
         False keeps b at its start value.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a part is not what it must be, or k is less than the number of classes in the data.
 
     Examples
     --------
@@ -131,6 +150,15 @@ class Objective:
     data: Data
     k: int
     fit_intercept: bool = True
+
+    def __post_init__(self) -> None:
+        settle(self, loss=LOSS, penalty=PENALTY, data=_DATA, k=integer(2), fit_intercept=FLAG)
+        check_array("alpha", self.alpha)
+        if len(self.alpha.shape) != 1 or self.alpha.shape[0] < 1:
+            msg = f"alpha must have the shape (m,), one per model, got {tuple(self.alpha.shape)}"
+            raise ArgumentError(msg)
+        check_finite("alpha", self.alpha, least=0.0)
+        self.data.check_classes(self.k)
 
     @property
     def xp(self) -> Namespace:
@@ -174,8 +202,19 @@ class Objective:
             return params
         return Params(W, b - self.xp.mean(b, axis=1, keepdims=True))
 
+    def check_params(self, params: Params, name: str = "params") -> None:
+        """Raise ArgumentError unless parameters have the shapes of this problem's."""
+        b = self.m, columns(self.loss, self.k)
+        shapes = (self.data.p, *b), b
+        found = isinstance(params, Params) and tuple(getattr(a, "shape", None) for a in params)
+        if found != shapes:
+            got = f"W {found[0]}, b {found[1]}" if isinstance(found, tuple) else shown(params)
+            msg = f"{name} must be Params of W {shapes[0]}, (p, m, c), and b {shapes[1]}, got {got}"
+            raise ArgumentError(msg)
+
     def data_loss(self, params: Params) -> Array:
         """Return the weighted mean loss ``(m,)``, accumulated in float64 where there is one."""
+        self.check_params(params)
         (total,) = self.data.reduce(
             _block_loss, (self.loss, self.xp), params, scores=self.m * self.k
         )
@@ -183,6 +222,7 @@ class Objective:
 
     def data_loss_and_grad(self, params: Params) -> tuple[Array, Params]:
         """Return the weighted mean loss ``(m,)`` and its gradient in W and b."""
+        self.check_params(params)
         total, dW, db = self.data.reduce(
             _block_loss_and_grad, (self.loss, self.xp), params, scores=self.m * self.k
         )
@@ -204,3 +244,6 @@ class Objective:
         value, (dW, db) = self.data_loss_and_grad(params)
         dW = dW + self.alpha[:, None] * self.penalty.grad(params.W, xp=self.xp)
         return value + self.penalty_value(params), Params(dW, db)
+
+
+OBJECTIVE = instance(Objective, "an xplinear.Objective")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xplinear.arguments import NONE, TEXT, instance, one_of, sequence
 from xplinear.backends import Backend, available_backends, get_backend
 from xplinear.data import ArrayData
 from xplinear.losses import LOSSES
@@ -80,6 +81,13 @@ def compare(
     >>> all(row.passed for row in compare(["numpy"], losses=["softmax"]))
     True
     """
+    backend = TEXT | instance(Backend, "a Backend")
+    backends = (sequence(backend, "a sequence of backends") | NONE)("backends", backends)
+    dtypes = sequence(one_of(*TOLERANCES), "a sequence of 'float64', 'float32'")("dtypes", dtypes)
+    of_losses = sequence(one_of(*LOSSES), f"a sequence of {', '.join(LOSSES)}")
+    losses = (of_losses | NONE)("losses", losses)
+    of_penalties = sequence(one_of(*PENALTIES), f"a sequence of {', '.join(PENALTIES)}")
+    penalties = (of_penalties | NONE)("penalties", penalties)
     if backends is None:
         backends = [status.name for status in available_backends() if status.available]
     rows: list[Comparison] = []

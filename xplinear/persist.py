@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from sklearn.utils.validation import check_is_fitted
 
 import xplinear
+from xplinear.arguments import DTYPE, NONE, PATH, plain
 from xplinear.backends import backend_of, get_backend
 from xplinear.certificate import Certificate
 from xplinear.data import Standard
@@ -42,13 +43,15 @@ def _describe(name: str, value: Any) -> Any:
     """Return a parameter as JSON can hold it."""
     if type(value).__name__ in _OBJECTS and is_dataclass(value):
         return {"type": type(value).__name__, "fields": asdict(value)}  # pyright: ignore[reportArgumentType]
+    if name == "dtype":
+        return (DTYPE | NONE)(name, value)
+    value = plain(value)
     if name == "random_state" and not isinstance(value, int):
         return None
     if name == "backend":
         return None
     if isinstance(value, dict):
-        return {"type": "dict", "items": [[_plain(k), _plain(v)] for k, v in value.items()]}
-    value = _plain(value)
+        return {"type": "dict", "items": [[plain(k), plain(v)] for k, v in value.items()]}
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     msg = (
@@ -56,11 +59,6 @@ def _describe(name: str, value: Any) -> Any:
         "cannot hold it; use pickle, or set the parameter by name"
     )
     raise TypeError(msg)
-
-
-def _plain(value: Any) -> Any:
-    scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
-    return value.item() if scalar else value
 
 
 def _restore(value: Any) -> Any:
@@ -171,6 +169,7 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
     ValueError
         If the file is damaged, was not written by xplinear, or by a newer version.
     """
+    PATH("path", path)
     content, tensors = _read(path)
     try:
         labels = content["classes"]

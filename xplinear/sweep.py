@@ -13,12 +13,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from xplinear.arguments import integer
 from xplinear.backends import matmul_precision
 from xplinear.data import ArrayData, StreamedData
 from xplinear.estimator import at_the_floor
 from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
 from xplinear.namespace import Array
-from xplinear.objective import Objective, Params, columns
+from xplinear.objective import OBJECTIVE, Objective, Params, columns
 from xplinear.penalties import ElasticNetPenalty, NoPenalty
 from xplinear.scoring import SCORINGS, HostScoring, class_counts, without_classes
 from xplinear.solvers import GD, LBFGS, SGD, Solver
@@ -104,6 +105,8 @@ def automatic_alphas(objective: Objective, count: int = _GRID) -> HostArray:
     >>> automatic_alphas(F, 3).round(6).tolist()
     [0.222222, 0.002222, 2.2e-05]
     """
+    OBJECTIVE("objective", objective)
+    count = integer(1)("count", count)
     xp, data, penalty = objective.xp, objective.data, objective.penalty
     share = penalty.l1_ratio if isinstance(penalty, ElasticNetPenalty) else 1.0
     deviation, telling = _features(objective)
@@ -169,6 +172,7 @@ def _best_intercept(objective: Objective) -> Array:
         xp.astype(true, data.dtype).T,
         data.dtype,
         backend=data.backend,
+        classes=k,
     )
     few = replace(objective, data=rows, penalty=NoPenalty())
     return minimize(few, GD(tol=1e-6)).params.b

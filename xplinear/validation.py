@@ -15,16 +15,27 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from xplinear.arguments import (
+    DTYPE,
+    NONE,
+    naming,
+    number,
+    one_of,
+    shown,
+)
 from xplinear.backends import PRECISIONS, Backend, backend_of
 from xplinear.namespace import Array, accumulator, is_array
 from xplinear.tables import matrix_of, series_of, table_of
 
 __all__ = [
     "Features",
+    "check_classes",
     "check_features",
+    "check_groups",
     "check_labels",
     "check_lengths",
     "check_precision",
+    "check_two_classes",
     "check_weights",
     "computation_dtype",
     "encode_labels",
@@ -34,7 +45,7 @@ __all__ = [
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 _CHECK_BYTES = 2**26
-_MISSING_LABELS = "Input y contains NaN or infinity; every row needs a label: drop the others"
+_MISSING_LABELS = "Input {} contains NaN or infinity; every row needs a label: drop the others"
 
 
 class Features(NamedTuple):
@@ -67,15 +78,27 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
     if is_array(X) and (not isinstance(X, np.ndarray) or _is_bfloat16(X)):
         X = _check_device_array(estimator, X, reset=reset)
         return X, Features(X.shape[1], None)
-    table = table_of(X)
-    if table is None:
-        checked: Any = validate_data(probe, cast(Any, X), reset=reset, dtype="numeric")
-    else:
-        # Names first: a wrong column is a better answer than what is wrong inside of it.
-        validate_data(probe, cast(Any, X), reset=reset, skip_check_array=True)
-        checked = check_array(matrix_of(table), estimator=estimator, input_name="X")
+    _refuse_masked("X", X)
+    with naming("X"):
+        table = table_of(X)
+        if table is None:
+            checked: Any = validate_data(probe, cast(Any, X), reset=reset, dtype="numeric")
+        else:
+            # Names first: a wrong column is a better answer than what is wrong inside of it.
+            validate_data(probe, cast(Any, X), reset=reset, skip_check_array=True)
+            checked = check_array(matrix_of(table), estimator=estimator, input_name="X")
     X = checked
+    if X.dtype.kind not in "biuf":
+        msg = f"X is of dtype {X.dtype}, but features must be numbers: X.astype(float) converts"
+        raise ValueError(msg)
     return X, Features(X.shape[1], getattr(probe, "feature_names_in_", None))
+
+
+def _refuse_masked(name: str, values: Any) -> None:
+    """Raise ValueError if some values of a masked array of NumPy are missing."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        msg = f"{name} has masked values; fill them, {name}.filled(...), or leave these rows out"
+        raise ValueError(msg)
 
 
 def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
@@ -107,7 +130,9 @@ def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
 
 def check_lengths(X: Any, y: Any) -> int:
     """Return n, the number of rows of X; raise ValueError if y has another."""
-    n, labels = int(_num_samples(X)), int(_num_samples(y))
+    with naming("X"):
+        n = int(_num_samples(X))
+    labels = int(_num_samples(y))
     if n != labels:
         msg = (
             f"Found input variables with inconsistent numbers of samples: [{n}, {labels}]: "
@@ -117,15 +142,46 @@ def check_lengths(X: Any, y: Any) -> int:
     return n
 
 
-def check_labels(estimator: Any, y: Any) -> HostArray:
-    """Return y as labels ``(n,)`` on the host, of any type that can be sorted."""
+def check_classes(classes: Any) -> HostArray:
+    """Return the classes ``(k,)`` of a model that is made, not fitted, on the host."""
+    _refuse_masked("classes", classes)
+    with naming("classes"):
+        labels = _host_labels(classes, "classes")
+        distinct = labels.ndim == 1 and len(set(labels.tolist())) == len(labels) >= 2
+        if not distinct or any(label is None or label != label for label in labels.tolist()):  # noqa: PLR0124 - only NaN differs from itself
+            msg = f"classes must be two or more different labels, got {shown(classes)}"
+            raise ValueError(msg)
+    return labels
+
+
+def check_groups(groups: Any, n: int) -> HostArray:
+    """Return groups ``(n,)`` on the host."""
+    _refuse_masked("groups", groups)
+    with naming("groups"):
+        groups = backend_of(groups).to_host(groups) if is_array(groups) else np.asarray(groups)
+    if groups.shape != (n,):
+        msg = f"groups must have one entry per row of X, shape ({n},), got shape {groups.shape}"
+        raise ValueError(msg)
+    return groups
+
+
+def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
+    """Return y as labels ``(n,)`` on the host, of any type that can be sorted.
+
+    ``name`` is that of the argument, for messages.
+    """
     if y is None:
         msg = (
-            f"{type(estimator).__name__} requires y to be passed, but the target y is None: "
-            "pass one label per row of X"
+            f"{type(estimator).__name__} requires {name} to be passed, but the target {name} is "
+            "None: pass one label per row of X"
         )
         raise ValueError(msg)
-    labels = _host_labels(y)
+    _refuse_masked(name, y)
+    with naming(name):
+        labels = _host_labels(y, name)
+    if labels.dtype.kind == "V":
+        msg = f"{name} has records of dtype {labels.dtype}; give one number or text per row"
+        raise ValueError(msg)
     if labels.ndim == 2 and labels.shape[1] == 1:
         warnings.warn(
             "A column-vector y was passed when a 1d array was expected. "
@@ -135,38 +191,50 @@ def check_labels(estimator: Any, y: Any) -> HostArray:
         )
         labels = labels[:, 0]
     if labels.ndim != 1:
-        msg = f"y should be a 1d array of labels, got an array of shape {labels.shape} instead."
+        msg = f"{name} should be a 1d array of labels, got an array of shape {labels.shape}"
         raise ValueError(msg)
     missing = labels.dtype.kind == "f" and not np.isfinite(labels).all()
     if missing or (labels.dtype.kind == "O" and any(label != label for label in labels)):  # noqa: PLR0124 - only NaN differs from itself
-        raise ValueError(_MISSING_LABELS)
+        raise ValueError(_MISSING_LABELS.format(name))
     kinds = set(map(type, labels.tolist())) if labels.dtype.kind in "OS" else set[type]()
     if bytes in kinds:
-        msg = "y holds labels of type bytes; make them strings: [label.decode() for label in y]"
+        strings = f"[label.decode() for label in {name}]"
+        msg = f"{name} holds labels of type bytes; make them strings: {strings}"
         raise ValueError(msg)
     if kinds and all(issubclass(kind, (int, float, np.number, np.bool_)) for kind in kinds):
         labels = np.asarray(labels.tolist())  # numbers in a column of objects
     try:
-        check_classification_targets(labels)
+        with naming(name):
+            check_classification_targets(labels)
     except TypeError as error:
-        msg = f"y mixes labels that cannot be sorted ({error}); use one type for all"
+        msg = f"{name} mixes labels that cannot be sorted ({error}); use one type for all"
         raise ValueError(msg) from error
     return labels
 
 
-def _host_labels(y: Any) -> HostArray:
+def _host_labels(y: Any, name: str) -> HostArray:
     if is_array(y):
         return backend_of(y).to_host(y)
     series = series_of(y)
     if series is None:
-        return np.asarray(y)
+        labels = np.asarray(y)
+        if labels.dtype.kind in "US" and labels.ndim == 1 and not isinstance(y, np.ndarray):
+            kinds = {type(label).__name__ for label in y if not isinstance(label, (str, bytes))}
+            if kinds:  # NumPy would make texts of numbers
+                msg = f"{name} mixes text with labels of type {', '.join(kinds)}; use one type"
+                raise ValueError(msg)
+        return labels
     if series.null_count() > 0:
-        raise ValueError(_MISSING_LABELS)
+        raise ValueError(_MISSING_LABELS.format(name))
     return series.to_numpy()
 
 
-def encode_labels(y: HostArray, classes: HostArray | None = None) -> tuple[HostArray, HostArray]:
+def encode_labels(
+    y: HostArray, classes: HostArray | None = None, *, name: str = "y"
+) -> tuple[HostArray, HostArray]:
     """Return the sorted classes and the code 0 … k−1 of each label.
+
+    ``name`` is that of the argument, for messages.
 
     Raises
     ------
@@ -176,8 +244,8 @@ def encode_labels(y: HostArray, classes: HostArray | None = None) -> tuple[HostA
     if classes is None:
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            only = classes.tolist()[0]
-            msg = f"y has one class only, {only!r}; a classifier needs at least two classes"
+            only = ", ".join(map(repr, classes.tolist())) or "none at all"
+            msg = f"{name} has one class only, {only}; a classifier needs at least two classes"
             raise ValueError(msg)
         return classes, codes.astype(np.int32)
     codes = np.clip(np.searchsorted(classes, y), 0, len(classes) - 1)
@@ -230,6 +298,19 @@ def weights_and_unit(
     return weights, unit
 
 
+def check_two_classes(weights: HostArray | None, codes: HostArray, classes: HostArray) -> None:
+    """Raise ValueError if all rows of positive weight are of one class."""
+    if weights is None:
+        return
+    there = classes[np.unique(codes[weights > 0])].tolist()
+    if len(there) < 2:
+        msg = (
+            f"y has one class only, {there[0]!r}, among the rows of positive weight (sample_weight "
+            "times class_weight); a classifier needs at least two classes"
+        )
+        raise ValueError(msg)
+
+
 def _of_largest_1(weights: HostArray) -> tuple[HostArray, float]:
     """Return weights over the largest, and its log2; weights of 0 as they are."""
     largest = float(weights.max())
@@ -238,13 +319,19 @@ def _of_largest_1(weights: HostArray) -> tuple[HostArray, float]:
 
 def host_weights(sample_weight: Any, n: int) -> HostArray:
     """Return the weights ``(n,)`` as they are given, in float64."""
-    if is_array(sample_weight):
-        sample_weight = backend_of(sample_weight).to_host(sample_weight)
-    weights = np.asarray(sample_weight, dtype=np.float64)
+    _refuse_masked("sample_weight", sample_weight)
+    with naming("sample_weight"):
+        if is_array(sample_weight):
+            sample_weight = backend_of(sample_weight).to_host(sample_weight)
+        weights = np.asarray(sample_weight)
+        if weights.dtype.kind in "cmMSU":
+            msg = f"sample_weight is of dtype {weights.dtype}; weights must be real numbers"
+            raise ValueError(msg)
+        weights = weights.astype(np.float64)
     weights = np.full(n, weights) if weights.ndim == 0 else weights
     problem = None
     if weights.ndim != 1:
-        problem = f"Sample weights must be 1D array or scalar, got shape {weights.shape}"
+        problem = f"sample_weight must be 1d, one weight per row, got shape {weights.shape}"
     elif weights.shape != (n,):
         problem = f"sample_weight.shape == {weights.shape}, expected {(n,)}: one weight per row"
     elif not np.isfinite(weights).all():
@@ -263,9 +350,6 @@ def _class_factors(
     weights: HostArray | None,
 ) -> HostArray:
     if isinstance(class_weight, str):
-        if class_weight != "balanced":
-            msg = f"class_weight must be a dict, 'balanced' or None, got {class_weight!r}"
-            raise ValueError(msg)
         counts = np.bincount(codes, weights=weights, minlength=len(classes))
         return counts.sum() / (len(classes) * np.where(counts > 0, counts, 1.0))
     known = classes.tolist()
@@ -273,11 +357,8 @@ def _class_factors(
     if unknown:
         msg = f"class_weight names {unknown}, which are not in y; its classes are {known[:10]}"
         raise ValueError(msg)
-    factors = np.asarray([class_weight.get(label, 1.0) for label in known], dtype=np.float64)
-    if not (np.isfinite(factors).all() and (factors >= 0).all()):
-        msg = f"class_weight must hold finite weights of at least 0, got {dict(class_weight)}"
-        raise ValueError(msg)
-    return factors
+    weight = number("[0, inf)")
+    return np.asarray([weight("each class_weight", class_weight.get(a, 1.0)) for a in known])
 
 
 def computation_dtype(X: Array, dtype: str | None, backend: Backend) -> Any:
@@ -294,10 +375,7 @@ def computation_dtype(X: Array, dtype: str | None, backend: Backend) -> Any:
     xp = backend.xp
     widest = accumulator(xp.empty((0,), **backend.kind(xp.float32)), xp=xp)
     if dtype is not None:
-        name = str(dtype).rpartition(".")[2]
-        if name not in ("float32", "float64"):
-            msg = f"dtype must be 'float32', 'float64' or None, got {dtype!r}"
-            raise ValueError(msg)
+        name = (DTYPE | NONE)("dtype", dtype)
         if name == "float64" and widest != xp.float64:
             msg = f"dtype='float64' is not available on {backend.name}" + (
                 ": call jax.config.update('jax_enable_x64', True) first" * ("jax" in backend.name)
@@ -313,9 +391,7 @@ def computation_dtype(X: Array, dtype: str | None, backend: Backend) -> Any:
 
 def check_precision(precision: str, dtype: Any, backend: Backend) -> None:
     """Raise ValueError if ``precision`` is unknown, or no choice for this dtype and backend."""
-    if precision not in PRECISIONS:
-        msg = f"precision must be 'float32' or 'tf32', got {precision!r}"
-        raise ValueError(msg)
+    one_of(*PRECISIONS)("precision", precision)
     if precision == "float32":
         return
     if backend.xp.finfo(dtype).bits != 32:

@@ -142,7 +142,7 @@ def test_elastic_net_ends_in_l2_and_l1(ratio: float, twin: Any, backend: Any) ->
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
 def test_elastic_net_refuses_a_share_outside_the_unit_interval(ratio: float) -> None:
-    with pytest.raises(ValueError, match=r"l1_ratio must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"l1_ratio must be a number in \[0, 1\]"):
         ElasticNetPenalty(l1_ratio=ratio)
 
 

@@ -12,6 +12,7 @@ import os
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from xplinear.arguments import TEXT, instance
 from xplinear.backends.base import (
     PRECISIONS,
     Backend,
@@ -62,9 +63,12 @@ class BackendStatus(NamedTuple):
     reason: str
 
 
+_BACKEND = TEXT | instance(Backend, "a Backend")
+
+
 def _module(name: str) -> Any:
     library = name.partition(":")[0]
-    if library not in BACKENDS:
+    if library not in BACKENDS or name.endswith(":"):
         msg = f"unknown backend {name!r}; choose from auto, {', '.join(BACKENDS)}"
         raise ValueError(msg)
     try:
@@ -95,6 +99,7 @@ def get_backend(name: str | Backend = "auto") -> Backend:
     >>> get_backend("numpy").name
     'numpy'
     """
+    _BACKEND("backend", name)
     if isinstance(name, Backend):
         return name
     if name == "auto":
@@ -138,8 +143,10 @@ class use_backend:  # noqa: N801 - called like a function, with or without `with
 
 def chosen_backend(explicit: str | Backend | None) -> Backend | None:
     """Return the backend somebody chose, by argument, `use_backend` or environment, else None."""
-    name = explicit or _current.get() or os.environ.get("XPLINEAR_BACKEND")
-    return None if not name else get_backend(name)
+    if explicit is not None:
+        return get_backend(explicit)
+    name = _current.get() or os.environ.get("XPLINEAR_BACKEND")
+    return get_backend(name) if name else None
 
 
 def backend_of(x: Any) -> Backend:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from xplinear.arguments import one_of
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
 
@@ -73,7 +74,7 @@ def matmul_precision(name: str) -> Generator[None]:
     Whatever a backend compiles or folds within is concerned, whatever the settings of the library
     it wraps.
     """
-    token = _tf32.set(name == "tf32")
+    token = _tf32.set(one_of(*PRECISIONS)("precision", name) == "tf32")
     try:
         yield
     finally:
@@ -266,6 +267,9 @@ class AcceleratedLoss:
 
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         return self.kernel(self.loss, Z, y, xp=xp)
+
+    def __repr__(self) -> str:
+        return repr(self.loss)
 
     def __getattr__(self, name: str) -> Any:
         """Return what only some losses have, such as ``conjugate`` and ``smoothed``."""

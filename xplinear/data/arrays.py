@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from xplinear.arguments import NONE, ArgumentError, check_rows, instance, integer
 from xplinear.backends.base import Backend
 from xplinear.data.blocks import (
     Budget,
@@ -27,6 +28,9 @@ from xplinear.data.protocol import Block, Standard
 from xplinear.namespace import Array
 
 __all__ = ["ArrayData"]
+
+_BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
+_CLASSES = NONE | integer(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,8 @@ class ArrayData:
     backend : Backend
     standard : Standard, optional
         Blocks and mini-batches hold standardized features; X stays as it is.
+    classes : int, optional
+        The number of classes that ``y`` was checked for; None leaves it to `check_classes`.
     budget : Budget
         Shared by all stacks made of the same rows: what one learnt of the memory, all know.
 
@@ -68,9 +74,14 @@ class ArrayData:
     models: Array | None = None
     backend: Backend = field(kw_only=True)
     standard: Standard | None = field(default=None, kw_only=True)
+    classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
+        _BACKEND("backend", self.backend)
+        _CLASSES("classes", self.classes)
+        if self.y is not None:  # else they are rows to predict, which are checked
+            check_rows(self.X, self.y, self.s)
         if self.dtype is None:
             object.__setattr__(self, "dtype", self.X.dtype)
 
@@ -88,6 +99,26 @@ class ArrayData:
     def weight_sum(self) -> Array:
         """Σ_i s_ij, ``(1,)`` or ``(m,)``."""
         return weight_sum(self)
+
+    def check_classes(self, k: int) -> None:
+        """Raise ArgumentError if y holds other codes than 0 … k − 1; the labels are read once."""
+        if self.classes is None:
+            xp = self.backend.xp
+            ends = xp.stack([xp.min(self.y), xp.max(self.y)])
+            try:
+                low, high = self.backend.to_host(ends).tolist()
+            except (TypeError, NotImplementedError):  # traced, or meta: there are no values
+                return
+            if low < 0:
+                msg = f"y must hold class codes from 0 on; it goes from {low} to {high}"
+                raise ArgumentError(msg)
+            object.__setattr__(self, "classes", high + 1)
+        if self.classes is not None and self.classes > k:
+            msg = (
+                f"k must be the number of classes, at least {self.classes} for class codes y up to "
+                f"{self.classes - 1}, got {k}"
+            )
+            raise ArgumentError(msg)
 
     def take(self, models: Array) -> ArrayData:
         """Return the same rows for a stack of these models only; nothing is copied."""

@@ -55,6 +55,10 @@ class Data(Protocol):
         """Σ_i s_ij, shape ``(1,)`` or ``(m,)``."""
         ...
 
+    def check_classes(self, k: int) -> None:
+        """Raise ValueError if y holds other class codes than 0 … k − 1."""
+        ...
+
     def map(
         self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
     ) -> Iterator[Array]:

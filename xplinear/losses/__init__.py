@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from xplinear.arguments import offering
 from xplinear.losses.absolute_error import AbsoluteErrorLoss
 from xplinear.losses.crammer_singer import CrammerSingerLoss
 from xplinear.losses.multiclass_hinge import MulticlassHingeLoss
@@ -72,7 +73,10 @@ class Loss(Protocol):
         ...
 
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
-        """Return the per-sample losses ``(...)`` and their gradient in the scores ``(..., k)``."""
+        """Return the per-sample losses ``(...)`` and their gradient in the scores ``(..., k)``.
+
+        Who passes ``xp`` has checked the arrays: without it, those of this package check them.
+        """
         ...
 
 
@@ -84,3 +88,5 @@ LOSSES: dict[str, type[Loss]] = {
     "squared_error": SquaredErrorLoss,
     "absolute_error": AbsoluteErrorLoss,
 }
+
+LOSS = offering(Loss, "an object with the methods of xplinear.losses.Loss")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xplinear.arguments import scores_namespace
 from xplinear.losses.polytope import Polytope, Side
 from xplinear.losses.true_class import true_class, true_score
-from xplinear.namespace import Array, Namespace, array_namespace
+from xplinear.namespace import Array, Namespace
 
 __all__ = ["AbsoluteErrorLoss"]
 
@@ -42,7 +43,7 @@ class AbsoluteErrorLoss:
 
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         """Return losses ``(...)`` and a subgradient ``(..., k)``: ``Z (..., k)``, ``y (...)``."""
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         error = Z - xp.astype(true_class(Z, y, xp=xp), Z.dtype)
         return xp.sum(xp.abs(error), axis=-1), xp.sign(error)
 
@@ -53,5 +54,5 @@ class AbsoluteErrorLoss:
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return a_y, for |a_j| ≤ 1."""
-        xp = array_namespace(A, xp=xp)
+        xp = scores_namespace(A, y, xp=xp)
         return true_score(A, true_class(A, y, xp=xp), xp=xp)[..., 0]

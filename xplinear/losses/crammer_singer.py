@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xplinear.arguments import number, scores_namespace, settle
 from xplinear.losses.polytope import Polytope, Side
 from xplinear.losses.true_class import true_class, true_score
-from xplinear.namespace import Array, Namespace, array_namespace
+from xplinear.namespace import Array, Namespace
 
 __all__ = ["CrammerSingerLoss"]
 
@@ -42,6 +43,9 @@ class CrammerSingerLoss:
     shift_invariant = True
     probabilistic = False
 
+    def __post_init__(self) -> None:
+        settle(self, margin=number("(0, inf)"))
+
     def curvature(self, k: int) -> None:
         """Return None: the loss is kinked."""
         del k
@@ -53,7 +57,7 @@ class CrammerSingerLoss:
 
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         """Return losses ``(...)`` and a subgradient ``(..., k)``: ``Z (..., k)``, ``y (...)``."""
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         true = true_class(Z, y, xp=xp)
         gap = Z - true_score(Z, true, xp=xp) + xp.where(true, 0.0, xp.full_like(Z, self.margin))
         worst = xp.max(gap, axis=-1, keepdims=True)
@@ -69,7 +73,7 @@ class CrammerSingerLoss:
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return $−Δ Σ_{j≠y} a_j$, for a_j ≥ 0 (j ≠ y) with sum at most 1."""
-        xp = array_namespace(A, xp=xp)
+        xp = scores_namespace(A, y, xp=xp)
         return self.margin * true_score(A, true_class(A, y, xp=xp), xp=xp)[..., 0]
 
     def smoothed(
@@ -81,7 +85,7 @@ class CrammerSingerLoss:
         max a·v − width·Σ a log(k a) over a ≥ 0 with sum 1; at most width·log k below the loss.
         −Δ times the gradient at y is the dual value of these a.
         """
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         true = true_class(Z, y, xp=xp)
         gap = Z - true_score(Z, true, xp=xp) + xp.where(true, 0.0, xp.full_like(Z, self.margin))
         worst = xp.max(gap, axis=-1, keepdims=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xplinear.arguments import number, scores_namespace, settle
 from xplinear.losses.polytope import Polytope, Side
 from xplinear.losses.true_class import true_class, true_score
-from xplinear.namespace import Array, Namespace, array_namespace
+from xplinear.namespace import Array, Namespace
 
 __all__ = ["MulticlassHingeLoss", "violations"]
 
@@ -48,6 +49,9 @@ class MulticlassHingeLoss:
     shift_invariant = True
     probabilistic = False
 
+    def __post_init__(self) -> None:
+        settle(self, margin=number("(0, inf)"))
+
     def curvature(self, k: int) -> None:
         """Return None: the loss is kinked."""
         del k
@@ -58,7 +62,7 @@ class MulticlassHingeLoss:
 
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         """Return losses ``(...)`` and a subgradient ``(..., k)``: ``Z (..., k)``, ``y (...)``."""
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         violation, true = violations(Z, y, self.margin, xp=xp)
         active = xp.astype(violation > 0, Z.dtype)
         count = xp.sum(active, axis=-1, keepdims=True)
@@ -71,7 +75,7 @@ class MulticlassHingeLoss:
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return $−Δ Σ_{j≠y} a_j$, for 0 ≤ a_j ≤ 1 (j ≠ y)."""
-        xp = array_namespace(A, xp=xp)
+        xp = scores_namespace(A, y, xp=xp)
         return self.margin * true_score(A, true_class(A, y, xp=xp), xp=xp)[..., 0]
 
     def smoothed(
@@ -83,7 +87,7 @@ class MulticlassHingeLoss:
         max a·v − width·a²/2 over a in [0, 1], v the violation; at most (k − 1) width/2 below
         the loss. −Δ times the gradient at y is the dual value of these a.
         """
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         violation, true = violations(Z, y, self.margin, xp=xp)
         width = width[..., None]
         active = xp.minimum(violation / width, xp.ones_like(violation))

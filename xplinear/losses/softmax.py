@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xplinear.arguments import check_array, scores_namespace
 from xplinear.losses.true_class import diagonal, true_class, true_score
-from xplinear.namespace import Array, Namespace, array_namespace
+from xplinear.namespace import Array, Namespace
 
 __all__ = ["SoftmaxLoss", "softmax"]
 
@@ -19,7 +20,7 @@ def softmax(Z: Array, *, xp: Namespace = None) -> Array:
     >>> softmax(np.asarray([3.2, 5.1, -1.7])).round(4)
     array([0.13 , 0.869, 0.001])
     """
-    xp = array_namespace(Z, xp=xp)
+    xp = check_array("Z", Z, ndim=1) if xp is None else xp
     E = xp.exp(Z - xp.max(Z, axis=-1, keepdims=True))
     return E / xp.sum(E, axis=-1, keepdims=True)
 
@@ -67,7 +68,7 @@ class SoftmaxLoss:
         y : Array of shape (...)
             Class codes 0 … k−1, integer.
         """
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         true = true_class(Z, y, xp=xp)
         Z = Z - xp.max(Z, axis=-1, keepdims=True)
         E = xp.exp(Z)
@@ -77,14 +78,13 @@ class SoftmaxLoss:
 
     def hessian(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return diag(P) − P Pᵀ ``(..., k, k)``."""
-        del y
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         P = softmax(Z, xp=xp)
         return diagonal(P, xp=xp) - P[..., :, None] * P[..., None, :]
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return $Σ_j p_j log p_j$ of the probabilities p = a + e_y."""
-        xp = array_namespace(A, xp=xp)
+        xp = scores_namespace(A, y, xp=xp)
         true = true_class(A, y, xp=xp)
         P = xp.where(true, 1.0 + A, A)
         # log1p, because p_y is 1 up to rounding where a sample is learned.

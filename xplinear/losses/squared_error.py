@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xplinear.arguments import scores_namespace
 from xplinear.losses.true_class import diagonal, true_class, true_score
-from xplinear.namespace import Array, Namespace, array_namespace
+from xplinear.namespace import Array, Namespace
 
 __all__ = ["SquaredErrorLoss"]
 
@@ -42,18 +43,17 @@ class SquaredErrorLoss:
 
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         """Return losses ``(...)`` and gradient ``(..., k)`` for ``Z (..., k)``, ``y (...)``."""
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         error = Z - xp.astype(true_class(Z, y, xp=xp), Z.dtype)
         return 0.5 * xp.sum(error * error, axis=-1), error
 
     def hessian(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return the identity ``(..., k, k)``."""
-        del y
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         return diagonal(xp.ones_like(Z), xp=xp)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return $½‖a‖² + a_y$."""
-        xp = array_namespace(A, xp=xp)
+        xp = scores_namespace(A, y, xp=xp)
         true = true_class(A, y, xp=xp)
         return 0.5 * xp.sum(A * A, axis=-1) + true_score(A, true, xp=xp)[..., 0]

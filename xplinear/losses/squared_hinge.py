@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xplinear.arguments import number, scores_namespace, settle
 from xplinear.losses.multiclass_hinge import violations
 from xplinear.losses.true_class import pairwise_curvature, true_class
-from xplinear.namespace import Array, Namespace, array_namespace
+from xplinear.namespace import Array, Namespace
 
 __all__ = ["SquaredHingeLoss"]
 
@@ -41,6 +42,9 @@ class SquaredHingeLoss:
     shift_invariant = True
     probabilistic = False
 
+    def __post_init__(self) -> None:
+        settle(self, margin=number("(0, inf)"))
+
     def curvature(self, k: int) -> float:
         """Return 2k, the largest eigenvalue of $2 Σ_{j≠y} (e_j − e_y)(e_j − e_y)ᵀ$."""
         return 2.0 * k
@@ -51,20 +55,20 @@ class SquaredHingeLoss:
 
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         """Return losses ``(...)`` and gradient ``(..., k)`` for ``Z (..., k)``, ``y (...)``."""
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         violation, true = violations(Z, y, self.margin, xp=xp)
         total = xp.sum(violation, axis=-1, keepdims=True)
         return xp.sum(violation * violation, axis=-1), 2.0 * xp.where(true, -total, violation)
 
     def hessian(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return $2 Σ (e_j − e_y)(e_j − e_y)ᵀ$ ``(..., k, k)`` over the violations j ≠ y."""
-        xp = array_namespace(Z, xp=xp)
+        xp = scores_namespace(Z, y, xp=xp)
         violation, true = violations(Z, y, self.margin, xp=xp)
         h = 2.0 * xp.astype(violation > 0, Z.dtype)
         return pairwise_curvature(h, xp.astype(true, Z.dtype), xp=xp)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return $Σ_{j≠y} (a_j²/4 − Δ a_j)$, for a_j ≥ 0 (j ≠ y)."""
-        xp = array_namespace(A, xp=xp)
+        xp = scores_namespace(A, y, xp=xp)
         others = xp.where(true_class(A, y, xp=xp), 0.0, A)
         return xp.sum(others * (0.25 * others - self.margin), axis=-1)

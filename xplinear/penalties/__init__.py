@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from xplinear.arguments import offering
 from xplinear.namespace import Array, Namespace
 from xplinear.penalties.elastic_net import ElasticNetPenalty
 from xplinear.penalties.l1 import L1Penalty
@@ -21,6 +22,8 @@ __all__ = ["PENALTIES", "ElasticNetPenalty", "L1Penalty", "L2Penalty", "NoPenalt
 
 class Penalty(Protocol):
     """What a penalty must offer; a frozen dataclass is the natural form.
+
+    Who passes ``xp`` has checked the arrays: without it, those of this package check them.
 
     A penalty that grows at most with the square of W may also offer ``conjugate(V, *, xp)``:
     $Ω*(tV) = sup_W tV·W − Ω(W)$ and t, both ``(m,)``, for the largest t in (0, 1] at which it is
@@ -56,3 +59,5 @@ PENALTIES: dict[str, type[Penalty]] = {
     "l1": L1Penalty,
     "elastic_net": ElasticNetPenalty,
 }
+
+PENALTY = offering(Penalty, "an object with the methods of xplinear.penalties.Penalty")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xplinear.namespace import Array, Namespace, array_namespace
+from xplinear.arguments import number, settle, weights_namespace
+from xplinear.namespace import Array, Namespace
 from xplinear.penalties.l1 import L1Penalty, soft_threshold
 from xplinear.penalties.l2 import L2Penalty
 
@@ -46,9 +47,7 @@ class ElasticNetPenalty:
     separable = True
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.l1_ratio <= 1.0:
-            msg = f"l1_ratio must lie in [0, 1], got {self.l1_ratio!r}"
-            raise ValueError(msg)
+        settle(self, l1_ratio=number("[0, 1]"))
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return $r‖W‖₁ + (1 − r)·½‖W‖²$ ``(m,)``."""
@@ -62,7 +61,7 @@ class ElasticNetPenalty:
 
     def prox(self, W: Array, step: Array | float, *, xp: Namespace = None) -> Array:
         """Return the prox of L1, then of L2, each with its share of the step."""
-        r = self.l1_ratio
+        r, xp = self.l1_ratio, weights_namespace(W, step, xp=xp)
         return _L2.prox(_L1.prox(W, r * step, xp=xp), (1.0 - r) * step, xp=xp)
 
     def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
@@ -70,6 +69,6 @@ class ElasticNetPenalty:
         r = self.l1_ratio
         if r == 1.0:
             return _L1.conjugate(V, xp=xp)
-        xp = array_namespace(V, xp=xp)
+        xp = weights_namespace(V, xp=xp, name="V")
         value, scale = _L2.conjugate(soft_threshold(V, r, xp=xp), xp=xp)
         return value / (1.0 - r), scale

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace
+from xplinear.arguments import weights_namespace
+from xplinear.namespace import Array, Namespace, accumulator
 
 __all__ = ["L1Penalty", "soft_threshold"]
 
@@ -38,19 +39,19 @@ class L1Penalty:
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return $‖W‖₁$ ``(m,)``."""
-        xp = array_namespace(W, xp=xp)
+        xp = weights_namespace(W, xp=xp)
         return xp.sum(xp.abs(W), axis=(0, -1), dtype=accumulator(W, xp=xp))
 
     def grad(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return sign(W)."""
-        return array_namespace(W, xp=xp).sign(W)
+        return weights_namespace(W, xp=xp).sign(W)
 
     def prox(self, W: Array, step: Array | float, *, xp: Namespace = None) -> Array:
         """Return W soft-thresholded at ``step``."""
-        return soft_threshold(W, step, xp=array_namespace(W, xp=xp))
+        return soft_threshold(W, step, xp=weights_namespace(W, step, xp=xp))
 
     def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         """Return Ω*(tV) = 0 and $t = min(1, 1 / ‖V‖_∞)$: Ω* is infinite where |v| > 1."""
-        xp = array_namespace(V, xp=xp)
+        xp = weights_namespace(V, xp=xp, name="V")
         largest = xp.max(xp.abs(V), axis=(0, -1))
         return xp.zeros_like(largest), 1.0 / xp.where(largest > 1.0, largest, 1.0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace
+from xplinear.arguments import weights_namespace
+from xplinear.namespace import Array, Namespace, accumulator
 
 __all__ = ["L2Penalty"]
 
@@ -32,20 +33,20 @@ class L2Penalty:
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return $½‖W‖²$ ``(m,)``."""
-        xp = array_namespace(W, xp=xp)
+        xp = weights_namespace(W, xp=xp)
         return 0.5 * xp.sum(W * W, axis=(0, -1), dtype=accumulator(W, xp=xp))
 
     def grad(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return W."""
-        del xp
+        weights_namespace(W, xp=xp)
         return W
 
     def prox(self, W: Array, step: Array | float, *, xp: Namespace = None) -> Array:
         """Return W / (1 + step)."""
-        del xp
+        weights_namespace(W, step, xp=xp)
         return W / (1.0 + step)
 
     def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         """Return $Ω*(V) = ½‖V‖²$ and 1: any V will do."""
         value = self.value(V, xp=xp)
-        return value, array_namespace(V, xp=xp).ones_like(value)
+        return value, weights_namespace(V, xp=xp, name="V").ones_like(value)

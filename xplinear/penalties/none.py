@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace
+from xplinear.arguments import weights_namespace
+from xplinear.namespace import Array, Namespace, accumulator
 
 __all__ = ["NoPenalty"]
 
@@ -25,14 +26,14 @@ class NoPenalty:
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return zeros ``(m,)``."""
-        xp = array_namespace(W, xp=xp)
+        xp = weights_namespace(W, xp=xp)
         return xp.sum(xp.zeros_like(W), axis=(0, -1), dtype=accumulator(W, xp=xp))
 
     def grad(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return zeros in the shape of W."""
-        return array_namespace(W, xp=xp).zeros_like(W)
+        return weights_namespace(W, xp=xp).zeros_like(W)
 
     def prox(self, W: Array, step: Array | float, *, xp: Namespace = None) -> Array:
         """Return W."""
-        del step, xp
+        weights_namespace(W, step, xp=xp)
         return W

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from xplinear.arguments import integer, number, one_of, settle
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
@@ -89,13 +90,8 @@ class GD:
     step_size: Literal["backtracking", "curvature"] | float = "backtracking"
 
     def __post_init__(self) -> None:
-        named = self.step_size in ("backtracking", "curvature")
-        if not named and not (isinstance(self.step_size, (int, float)) and self.step_size > 0):
-            msg = (
-                "step_size must be 'backtracking', 'curvature' or a positive number, "
-                f"got {self.step_size!r}"
-            )
-            raise ValueError(msg)
+        step_size = one_of("backtracking", "curvature") | number("(0, inf)")
+        settle(self, max_iter=integer(1), tol=number("[0, inf)"), step_size=step_size)
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+from xplinear.arguments import integer, number, settle
 from xplinear.data import Block
 from xplinear.losses import Loss
 from xplinear.losses.polytope import Polytope
@@ -21,7 +22,7 @@ from xplinear.solvers.hessian import (
 )
 from xplinear.solvers.metric import centred_scores, safe_divisor
 from xplinear.solvers.protocol import select, take_models
-from xplinear.solvers.stopping import check_counts, relative_gap
+from xplinear.solvers.stopping import relative_gap
 
 __all__ = ["InteriorPoint", "InteriorPointState", "interior_point_pays"]
 
@@ -144,7 +145,7 @@ class InteriorPoint:
     tol: float = 1e-4
 
     def __post_init__(self) -> None:
-        check_counts(self, "max_iter")
+        settle(self, max_iter=integer(1), tol=number("[0, inf)"))
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -157,11 +158,10 @@ class InteriorPoint:
             msg = f"solver 'interior_point' needs penalty='l2', got {objective.penalty!r}"
             raise ValueError(msg)
         if _polytope(objective.loss) is None:
-            loss = getattr(objective.loss, "loss", objective.loss)  # not a backend's own kernel
             msg = (
                 "solver 'interior_point' needs a loss that is a maximum over a polytope, such as "
                 "'multiclass_hinge', 'crammer_singer' or 'absolute_error', got "
-                f"{loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
+                f"{objective.loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
             )
             raise ValueError(msg)
         data, backend = objective.data, objective.data.backend

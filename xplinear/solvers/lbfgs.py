@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from xplinear.arguments import FLAG, integer, number, one_of, settle
 from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns, weighted_penalty
@@ -34,7 +35,6 @@ from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.stopping import (
     SUFFICIENT,
     backtracked,
-    check_counts,
     relative_excess,
     rounding_of,
     stopping,
@@ -149,10 +149,8 @@ class LBFGS:
     gram: Literal["auto"] | bool = "auto"
 
     def __post_init__(self) -> None:
-        check_counts(self, "max_iter", "memory")
-        if self.gram not in ("auto", True, False):
-            msg = f"gram must be 'auto', True or False, got {self.gram!r}"
-            raise ValueError(msg)
+        gram = one_of("auto") | FLAG
+        settle(self, max_iter=integer(1), tol=number("[0, inf)"), memory=integer(1), gram=gram)
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""

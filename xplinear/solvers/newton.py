@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from xplinear.arguments import integer, number, settle
 from xplinear.namespace import Array, Namespace, device
 from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
@@ -26,7 +27,6 @@ from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.stopping import (
     SUFFICIENT,
     backtracked,
-    check_counts,
     relative_excess,
     rounding_of,
     stopping,
@@ -99,7 +99,7 @@ class Newton:
     tol: float = 1e-4
 
     def __post_init__(self) -> None:
-        check_counts(self, "max_iter")
+        settle(self, max_iter=integer(1), tol=number("[0, inf)"))
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, cast
 
+from xplinear.arguments import offering
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 
@@ -74,6 +75,12 @@ class Solver(Protocol):
     def take(self, state: Any, models: Array, *, xp: Namespace) -> State:
         """Return the state of a stack of these models only: ``models`` holds their indices."""
         ...
+
+
+_WANTED = "an object with the methods of xplinear.solvers.Solver"
+SOLVER = offering(Solver, _WANTED, without="take")  # which a single model does not need
+SOLVER_OF_STACKS = offering(Solver, _WANTED)
+STATE = offering(State, "a state of this solver")
 
 
 def select(which: Array, a: Params, b: Params, *, xp: Namespace) -> Params:

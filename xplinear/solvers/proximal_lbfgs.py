@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from xplinear.arguments import integer, number, settle
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
@@ -28,7 +29,6 @@ from xplinear.solvers.quadratic import (
 from xplinear.solvers.stopping import (
     SUFFICIENT,
     backtracked,
-    check_counts,
     relative_excess,
     rounding_of,
     stopping,
@@ -144,7 +144,7 @@ class ProximalLBFGS:
     memory: int = 10
 
     def __post_init__(self) -> None:
-        check_counts(self, "max_iter", "memory")
+        settle(self, max_iter=integer(1), tol=number("[0, inf)"), memory=integer(1))
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
+from xplinear.arguments import FLAG, NONE, integer, number, one_of, sequence, settle
 from xplinear.data import Block
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
@@ -184,23 +185,20 @@ class SGD:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        rate = self.learning_rate
-        rates = rate if isinstance(rate, tuple) else (rate,)
-        problem = None
-        positive = [isinstance(r, (int, float)) and r > 0 for r in rates]
-        if rate != "auto" and not (positive and all(positive)):
-            problem = (
-                "learning_rate must be 'auto', a positive number or a tuple of them, one per "
-                f"model; got {rate!r}"
-            )
-        if self.schedule not in SCHEDULES:
-            problem = f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
-        if not 0.0 <= self.momentum < 1.0:
-            problem = f"momentum must lie in [0, 1), got {self.momentum!r}"
-        if self.batch_size < 1:
-            problem = f"batch_size must be at least 1, got {self.batch_size!r}"
-        if problem:
-            raise ValueError(problem)
+        rate = number("(0, inf)")
+        settle(
+            self,
+            max_iter=integer(1) | NONE,
+            tol=number("[0, inf)"),
+            patience=integer(1),
+            batch_size=integer(1),
+            learning_rate=one_of("auto") | rate | sequence(rate, "a tuple of them, one per model"),
+            schedule=one_of(*SCHEDULES),
+            momentum=number("[0, 1)"),
+            nesterov=FLAG,
+            average=FLAG,
+            seed=integer(0),
+        )
 
     @property
     def ends(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+from xplinear.arguments import integer, number, settle
 from xplinear.data import Block
 from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
@@ -14,7 +15,7 @@ from xplinear.solvers.balance import evened
 from xplinear.solvers.lbfgs import LBFGS, LBFGSState
 from xplinear.solvers.metric import safe_divisor, spread
 from xplinear.solvers.protocol import select, take_models
-from xplinear.solvers.stopping import check_counts, relative_gap
+from xplinear.solvers.stopping import relative_gap
 
 __all__ = ["Smoothing", "SmoothingState"]
 
@@ -132,7 +133,7 @@ class Smoothing:
     tol: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_counts(self, "max_iter")
+        settle(self, max_iter=integer(1), tol=number("[0, inf)"))
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""

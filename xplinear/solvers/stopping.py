@@ -9,7 +9,6 @@ from xplinear.namespace import Array, Namespace
 __all__ = [
     "SUFFICIENT",
     "backtracked",
-    "check_counts",
     "relative_excess",
     "relative_gap",
     "rounding_of",
@@ -19,15 +18,6 @@ __all__ = [
 SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
 _EASE = 10.0  # tol = 1e-4 then asks for 1e-7, where 1e-3 is promised: estimates can be low
 _PATIENCE = 10  # steps in a row that decrease F by no more than rounding
-
-
-def check_counts(solver: Any, *names: str) -> None:
-    """Raise ValueError unless these settings of a solver are at least 1."""
-    for name in names:
-        value = getattr(solver, name)
-        if value < 1:
-            msg = f"{name} must be at least 1, got {value!r}"
-            raise ValueError(msg)
 
 
 def rounding_of(state: Any, *, xp: Namespace) -> Array:
