@@ -429,3 +429,37 @@ def test_text_files_of_one_table(content, tmp_path):
     data = datasets.load(tmp_path / "a.csv")
     assert np.array_equal(data.X, X)
     assert data.y.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "svm"])
+def test_packed_files(ending, tmp_path):
+    path = write(tmp_path / f"a.{ending}", TABLE)
+    packed = tmp_path / f"b.{ending}.GZ"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    for one, same in zip(datasets.load(path)[:2], datasets.load(packed)[:2], strict=True):
+        np.testing.assert_array_equal(one, same)
+    packed.write_bytes(packed.read_bytes()[:-30])
+    assert f"b.{ending}.GZ' cannot be read as" in run("train", packed, expect=2)
+
+
+def test_commas_where_tabs_are_expected(tmp_path):
+    (tmp_path / "a.tsv").write_text(TABLE.to_csv(index=False))
+    error = run("train", tmp_path / "a.tsv", expect=2)
+    assert "has commas between its columns, tabs are expected; save it with tabs" in error
+
+
+def test_by_place_only_where_the_number_of_columns_suits(tmp_path):
+    NUMBERS.to_csv(tmp_path / "a.csv", index=False, header=False)
+    more = write(tmp_path / "b.csv", NUMBERS.assign(more=1.0))
+    assert "lacks columns the model was trained on: 0, 1, 2, 3; its columns are a, b" in run(
+        "predict", model_of(tmp_path / "a.csv"), more, expect=2
+    )
+
+
+def test_empty_labels_of_arrays(tmp_path):
+    words = np.where(np.arange(N) % 2, WORDS["kind"].to_numpy(str), "")
+    np.savez(tmp_path / "a.npz", X=X, y=words)
+    assert "labels are missing (empty) in 45 rows" in run("train", tmp_path / "a.npz", expect=2)
+    np.savez(tmp_path / "b.npz", X=X, y=WORDS["kind"].to_numpy(str))
+    found = run("predict", model_of(tmp_path / "b.npz"), tmp_path / "a.npz", "--json")
+    assert (found["labelled"], found["rows"]) == (45, N)

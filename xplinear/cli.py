@@ -70,6 +70,8 @@ class _Commands(TyperGroup):
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
+            except BrokenPipeError:  # of ``| head``, no bad input
+                raise
             except _BAD_INPUT as error:
                 typer.echo(f"error: {self._with_options(str(error), ctx)}", err=True)
                 raise typer.Exit(2) from error
@@ -82,7 +84,7 @@ class _Commands(TyperGroup):
         for option in self.commands[ctx.invoked_subcommand].params:
             # A word such as loss is an argument only where a value or a rule follows.
             follows = "" if "_" in str(option.name) else "(?==|`? must )"
-            pattern = rf"(?<![-\w'\"]){option.name}\b{follows}"
+            pattern = rf"^{option.name}(?=: )|(?<![-\w'\"]){option.name}\b{follows}"
             message = re.sub(pattern, option.opts[0], message)
         return message
 
@@ -239,7 +241,11 @@ def _split(names: str | None, known: Sequence[str], option: str) -> list[str]:
 def _chosen_backends(names: str | None) -> list[Backend]:
     if names is None:
         return [get_backend(status.name) for status in available_backends() if status.available]
-    return [get_backend(name.strip()) for name in names.split(",")]
+    try:
+        return [get_backend(name.strip()) for name in names.split(",")]
+    except (ValueError, xplinear.BackendError) as error:
+        msg = f"--backends: {error}"
+        raise ValueError(msg) from error
 
 
 def _check_writable(option: str, path: Path | None, *endings: str) -> None:
@@ -444,8 +450,10 @@ def _loaded(
 
 def _ending(format_: str | None) -> str | None:
     """Return the ending that is asked for, of those that are known."""
-    ending = format_ and f".{format_.lower().removeprefix('.')}"
-    if ending and ending not in FORMATS:
+    if format_ is None:
+        return None
+    ending = f".{format_.lower().removeprefix('.')}"
+    if ending not in FORMATS:
         known = ", ".join(one[1:] for one in FORMATS)
         msg = f"--format: unknown {format_!r}; choose from {known}"
         raise ValueError(msg)
@@ -554,11 +562,11 @@ def _add_files(table: Table, **paths: Path | None) -> None:
 def _rate(text: str) -> Literal["auto"] | float:
     if text == "auto":
         return "auto"
-    try:
-        return float(text)
-    except ValueError as error:
-        msg = f"--learning-rate: 'auto' or a number is needed, got {text!r}"
-        raise ValueError(msg) from error
+    with suppress(ValueError):
+        if 0.0 < float(text) < float("inf"):
+            return float(text)
+    msg = f"--learning-rate: 'auto' or a number is needed, got {text!r}; it must be positive"
+    raise ValueError(msg)
 
 
 @app.command()

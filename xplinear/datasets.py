@@ -289,9 +289,8 @@ def holdout(dataset: Dataset, fraction: float = 0.25, seed: int = 0) -> Dataset:
     rare = labels[counts < 2].tolist()
     if rare:
         some = ", ".join(map(repr, rare[:5])) + ", …" * (len(rare) > 5)
-        column = f"; is column {dataset.target!r} that of the labels?" * (
-            2 * len(rare) > len(labels)
-        )
+        doubtful = dataset.target is not None and 2 * len(rare) > len(labels)
+        column = f"; is column {dataset.target!r} that of the labels?" * doubtful
         msg = (
             f"cannot hold out {rows}: {len(rare)} of the {len(labels)} classes have one row, "
             f"{some}; drop them, or train on all rows (--test-fraction 0){column}"
@@ -488,8 +487,9 @@ def _read_npz(file: _File, request: _Request) -> _Parts:
         | ({f"{label}_test"} if "X_test" in arrays else set())
     )
     if needed - set(arrays):
+        asked = "target: " * (target is not None)
         msg = (
-            f"{str(file)!r} has no array {', '.join(sorted(needed - set(arrays)))}; "
+            f"{asked}{str(file)!r} has no array {', '.join(sorted(needed - set(arrays)))}; "
             f"it has {', '.join(there) or 'none'}"
         )
         raise ValueError(msg)
@@ -582,11 +582,10 @@ def _as_trained(
     names: Sequence[str], columns: Columns | None, *, header: bool = True
 ) -> Sequence[str]:
     """Return the columns' names; those of the model where it is their order that counts."""
-    if columns is None or (header and not columns.by_place):
+    p, count = 0 if columns is None else len(columns.text), len(names)
+    if columns is None or (header and not (columns.by_place and count in {p, p + 1})):
         return names
-    if len(names) == len(columns.text):
-        return list(columns.text)
-    return [str(j) for j in range(len(names))]
+    return list(columns.text) if count == p else [str(j) for j in range(count)]
 
 
 def _parse_cells(
@@ -719,9 +718,8 @@ def _target_column(file: _File, names: Sequence[str], request: _Request) -> int 
     if target is None:
         return len(names) - 1
     if names.count(target) != 1:
-        msg = (
-            f"{str(file)!r} has {names.count(target) or 'no'} columns {target!r}: {_listed(names)}"
-        )
+        count = names.count(target) or "no"
+        msg = f"target: {str(file)!r} has {count} columns {target!r}: {_listed(names)}"
         raise ValueError(msg)
     return names.index(target)
 

@@ -30,7 +30,7 @@ from xplinear.writing import check_writable, written
 if TYPE_CHECKING:
     from xplinear.backends import Backend
 
-__all__ = ["ENDING", "content_of", "load", "save"]
+__all__ = ["content_of", "load", "save"]
 
 ENDING = ".safetensors"
 _FORMAT = "xplinear"
@@ -108,7 +108,7 @@ def save(
     check_is_fitted(clf)
     check_writable(path, [ENDING], bare=True)
     classes = backend_of(clf.classes_).to_host(clf.classes_)
-    numeric = classes.dtype.kind in "biuf"
+    numeric = classes.dtype.kind in "biuf" and classes.dtype.itemsize <= 8
     if not numeric and not all(isinstance(label, str) for label in classes.tolist()):
         msg = f"labels of type {classes.dtype} cannot be saved; use numbers or strings, or pickle"
         raise TypeError(msg)
