@@ -250,7 +250,7 @@ class TestColumns:
         NUMBERS.set_index(pd.Index(rng.permutation(N), name="id")).to_parquet(path)
         model = tmp_path / "m.safetensors"
         said = warned("train", path, "--out", model)
-        assert "a.parquet': id is left out, the row index of pandas; reset_index() makes" in said
+        assert "a.parquet': the row index of pandas, id, is left out; reset_index()" in said
         assert list(xplinear.load(model).feature_names_in_) == ["a", "b", "c", "new"]
         assert warned("predict", model, path) == ""
         NUMBERS.set_index("kind").to_parquet(path)
@@ -258,6 +258,54 @@ class TestColumns:
         assert (record["target"], record["p"], record["k"]) == ("kind", 4, 3)
         NUMBERS.set_index("b").to_parquet(path)  # a feature of the model
         assert run("predict", model, path, "--json")["labelled"] == N
+
+    def test_a_row_index_among_the_features(self, tmp_path):
+        indexed = NUMBERS.sample(frac=1.0, random_state=0).reset_index(drop=True).reset_index()
+        said = warned("train", write(tmp_path / "a.csv", indexed))
+        assert "a.csv: column 'index' counts the rows; if it is a row index" in said
+        assert said.count("warning") == 1
+
+    def test_dates_are_the_same_texts(self, tmp_path):
+        days = pd.to_datetime(
+            ["2020-01-01", "2020-01-02 10:30", "2021-12-31 23:59:59"] * 30,
+            format="ISO8601",
+        )
+        for cells in (days, days.normalize()):
+            table = pd.DataFrame({"day": cells, "a": X[:, 0], "kind": np.where(NEW, "y", "n")})
+            model = model_of(write(tmp_path / "a.csv", table))
+            given = write(tmp_path / "a.parquet", table)
+            assert run("predict", model, given, "--json")["labelled"] == N
+        assert "column 'day' is of type timestamp" in run("train", given, expect=2)
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            ({}, "is empty: it has no columns"),
+            ({"a": [{"x": 1}] * 4, "kind": [0, 1] * 2}, "column 'a' is of type struct"),
+            ({"a": [1.0] * 4, "kind": pa.array([0, 1] * 2, pa.duration("s"))}, "type duration"),
+            ({"a": [1.0] * 4, "kind": [b"u", b"v"] * 2}, "'kind' is of type binary"),
+            ({"a": pa.nulls(4), "kind": [0, 1] * 2}, "missing values: a"),
+        ],
+    )
+    def test_what_parquet_may_hold_besides(self, columns, message, tmp_path):
+        pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+        assert message in run("train", tmp_path / "a.parquet", expect=2)
+
+    def test_names_that_come_twice_in_parquet(self, tmp_path):
+        table = pa.table([X[:, 0], X[:, 1], Y], names=["a", "a", "kind"])
+        pq.write_table(table, tmp_path / "a.parquet")
+        assert "has 2 columns 'a'; rename one of them" in run(
+            "train", tmp_path / "a.parquet", expect=2
+        )
+
+    def test_columns_of_a_matrix_that_are_not_finite(self, tmp_path):
+        for value, what in ((np.nan, "missing values (NaN)"), (np.inf, "infinity")):
+            some = NUMBERS.assign(b=np.where(np.arange(N) == 7, value, X[:, 1]))
+            error = run("train", write(tmp_path / "a.npz", some), expect=2)
+            assert f"a.npz: {what} in columns 1; drop" in error
+            (tmp_path / "a.svm").write_text(f"0 1:1 2:{value}\n1 1:2 2:3\n")
+            error = run("train", tmp_path / "a.svm", expect=2)
+            assert f"a.svm: {what} in columns 1; drop" in error
 
     @pytest.mark.parametrize("base", [0, 1])
     def test_numbers_of_features_in_svm(self, base, tmp_path):
@@ -283,6 +331,14 @@ class TestColumns:
             found = run("predict", matrix, files["whole", first], "--json")
             assert found["labels"] == clf.predict(positive).tolist()
         assert "are taken as counted from 1" in warned("predict", matrix, files["sparse", base])
+
+    @pytest.mark.parametrize(
+        "line", ["1:0.5 2:3", "a 1:1", "1 x:1", "1 -1:1", "1,2 1:3", "1 2:1 1:1", "1 5000000000:1"]
+    )
+    def test_lines_that_are_not_svmlight(self, line, tmp_path):
+        (tmp_path / "a.svm").write_text(f"0 1:1\n{line}\n")
+        error = run("train", tmp_path / "a.svm", expect=2)
+        assert "a.svm' cannot be read as svmlight, whose lines are a label and index:value" in error
 
     def test_labels_that_svm_rounds(self, tmp_path):
         (tmp_path / "a.svm").write_text("9007199254740993 1:1\n9007199254740999 1:2\n")
@@ -369,6 +425,9 @@ class TestStreams:
         hinge = model_of(data, "--loss=squared_hinge")
         assert "--proba: a model of loss 'squared_hinge' gives no probabilities" in run(
             "predict", hinge, data, "--proba", "--json", expect=2
+        )
+        assert "--out: 'a.csv' is DATA itself".replace("a.csv", str(data)) in run(
+            "predict", model, data, "--out", data, expect=2
         )
         assert "--out: - and --json both" in run(
             "predict", model, data, "--out=-", "--json", expect=2

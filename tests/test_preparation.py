@@ -179,7 +179,7 @@ def test_a_stray_text_among_numbers_is_told(tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(["a,b,y", "1.000.5,7,b", *lines]))
     error = run("train", tmp_path / "a.csv")
     assert "column 'a' is taken as text, since 1 of its 41 different values are no" in error
-    assert "such as '1.000.5'\n" in error
+    assert "such as '1.000.5'; correct them, or leave them empty and train with --impute\n" in error
     assert error.startswith("warning: ")
     assert run("train", write(tmp_path / "b.csv", COLUMNS)) == ""
 

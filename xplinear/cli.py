@@ -437,6 +437,7 @@ def _loaded(
         msg = f"--test-fraction must lie between 0 and 1, got {test_fraction}; 0 holds out no rows"
         raise ValueError(msg)
     dataset = load(data, ending=_ending(format_), target=target, mixed=True, missing=impute)
+    _warn_of_row_numbers(dataset)
     dataset = dataset if test_fraction == 0.0 else holdout(dataset, test_fraction, seed)
     if dataset.names is None:
         if impute:
@@ -446,6 +447,22 @@ def _loaded(
             return dataset, None
     preparation = Preparation.learned(dataset, impute=impute)
     return preparation.apply(dataset), preparation.record()
+
+
+def _warn_of_row_numbers(dataset: Dataset) -> None:
+    """Say so where a column counts the rows, as a row index does that was written with them."""
+    n = dataset.X.shape[0]
+    for name, values in zip(dataset.names or (), dataset.X.T, strict=False):
+        if (
+            name not in dataset.texts
+            and n >= 20
+            and np.array_equal(values - values[0], np.arange(n))
+        ):
+            message = (
+                f"{dataset.name}: column {name!r} counts the rows; if it is a row index, and no "
+                "feature, drop it (pandas: index=False)"
+            )
+            warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def _ending(format_: str | None) -> str | None:
@@ -718,6 +735,19 @@ def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> tuple[i
     return len(pairs), float(np.mean([label == true for label, true in pairs]))
 
 
+def _check_table(out: Path, data: str, *, as_json: bool) -> None:
+    """Fail where predictions cannot be written, or where they should not."""
+    if str(out) == "-":
+        if as_json:
+            msg = "--out: - and --json both write to standard output; give one of them"
+            raise ValueError(msg)
+        return
+    _check_writable("--out", out, *_TABLES)
+    if out.exists() and Path(data).exists() and out.samefile(data):
+        msg = f"--out: {str(out)!r} is DATA itself; name another file"
+        raise ValueError(msg)
+
+
 def _check_probabilities(clf: LinearClassifier, *, told: bool) -> None:
     """Fail where there are none, or none were told where to go."""
     if not hasattr(clf, "predict_proba"):
@@ -748,11 +778,8 @@ def predict(
     The test part of DATA is taken where it has one. A table is prepared as in training; it may
     have further columns, and may lack that of the labels, or labels in some rows.
     """
-    if str(out) == "-" and as_json:
-        msg = "--out: - and --json both write to standard output; give one of them"
-        raise ValueError(msg)
-    if str(out) != "-":
-        _check_writable("--out", out, *_TABLES)
+    if out is not None:
+        _check_table(out, data, as_json=as_json)
     clf = xplinear.load(model)
     if proba:
         _check_probabilities(clf, told=out is not None or as_json)

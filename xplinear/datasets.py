@@ -242,11 +242,7 @@ def load(
         raise ValueError(msg)
     image_shape = (8, 8) if name == "digits" else parts.X.shape[1:] if parts.X.ndim > 2 else None
     X, y = _checked(parts.X, parts.y, name, classes)
-    infinity = zip(parts.names or (), _columns_with(np.isinf, X), strict=False)
-    infinite = [column for column, one in infinity if one]
-    if infinite:
-        msg = f"{name}: infinity in columns {', '.join(infinite[:20])}; drop those rows or columns"
-        raise ValueError(msg)
+    _check_finite(X, parts.names, name)
     X_test, y_test = parts.X_test, parts.y_test
     if X_test is not None:
         X_test, y_test = _checked(X_test, y_test, f"the test part of {name}", classes)
@@ -377,6 +373,18 @@ def _checked(
         msg = f"{name}: labels must be classes, y has real numbers such as {real}"
         raise ValueError(msg)
     return X, y
+
+
+def _check_finite(X: HostArray, names: Sequence[str] | None, name: str) -> None:
+    """Raise if there is infinity, or NaN in what is no table, whose reader has looked for it."""
+    if X.dtype.kind != "f" or np.isfinite(X).all():
+        return
+    for what, test in (("infinity", np.isinf), ("missing values (NaN)", np.isnan)):
+        found = [str(j) for j, one in enumerate(_columns_with(test, X)) if one]
+        if found and (names is None or test is np.isinf):
+            columns = found if names is None else [names[int(j)] for j in found]
+            msg = f"{name}: {what} in columns {', '.join(columns[:20])}; drop those rows or columns"
+            raise ValueError(msg)
 
 
 def _in_terms_of(classes: HostArray, y: HostArray) -> HostArray:
@@ -826,7 +834,7 @@ def _parquet_table(file: _File, request: _Request) -> tuple[Any, Any]:
         msg = "reading .parquet needs pyarrow: pip install 'xplinear[parquet]'"
         raise ImportError(msg) from error
     try:
-        table = parquet.read_table(file.path)
+        table = parquet.ParquetFile(file.path).read()  # read_table refuses names that come twice
     except _DAMAGED as error:
         msg = f"{str(file)!r} cannot be read as .parquet: {error}"
         raise ValueError(msg) from error
@@ -840,11 +848,15 @@ def _parquet_table(file: _File, request: _Request) -> tuple[Any, Any]:
     nameless = {name for name in table.column_names if name.startswith("__index_level_")}
     if index - nameless and request.n_features is None:
         message = (
-            f"{str(file)!r}: {', '.join(sorted(index - nameless))} is left out, the row index of "
-            "pandas; reset_index() makes a column of it"
+            f"{str(file)!r}: the row index of pandas, {', '.join(sorted(index - nameless))}, is "
+            "left out; reset_index() makes it a feature"
         )
         warnings.warn(message, UserWarning, stacklevel=2)
-    return table.drop_columns(sorted(index | nameless)), types
+    kept = [j for j, name in enumerate(table.column_names) if name not in index | nameless]
+    if not kept:
+        msg = f"{str(file)!r} is empty: it has no columns"
+        raise ValueError(msg)
+    return table.select(kept), types
 
 
 def _read_parquet(file: _File, request: _Request) -> _Parts:
@@ -868,7 +880,7 @@ def _read_parquet(file: _File, request: _Request) -> _Parts:
         if not request.missing:
             _no_missing(file, [name], [column.null_count > 0], request.remedy)
         if text:
-            encoded = column.cast("string").combine_chunks().dictionary_encode()
+            encoded = _arrow_texts(column, types).combine_chunks().dictionary_encode()
             columns.append(encoded.indices.to_numpy(zero_copy_only=False).astype(np.float64))
             cells = encoded.dictionary.to_pylist()
             truth = types.is_boolean(column.type)  # arrow writes true, Python True
@@ -903,6 +915,14 @@ def _arrow_kind(kind: Any, types: Any) -> str:
     return "other"
 
 
+def _arrow_texts(column: Any, types: Any) -> Any:
+    if types.is_timestamp(column.type):  # as pandas writes them to a text file
+        for shorter in ("timestamp[s]", "date32"):
+            cut = column.cast(shorter, safe=False)
+            column = cut if cut.cast(column.type).equals(column) else column
+    return column.cast("string")
+
+
 def _arrow_numbers(column: Any, types: Any) -> HostArray:
     if types.is_boolean(column.type):  # with nulls NumPy would make objects of them
         column = column.cast("uint8")
@@ -925,7 +945,7 @@ def _arrow_labels(file: _File, name: str, column: Any, types: Any, request: _Req
         raise ValueError(msg)
     decimal = types.is_decimal(column.type)
     if kind == "date" or decimal:
-        column = column.cast("string")
+        column = _arrow_texts(column, types)
     if request.classes is not None:
         return np.asarray([*column.to_pylist(), None], dtype=object)[:-1]
     if decimal:
@@ -941,7 +961,7 @@ def _read_svmlight(file: _File, request: _Request) -> _Parts:
     try:
         with file.open() as lines:
             X, y = read(lines, zero_based=True)
-    except _DAMAGED as error:
+    except (*_DAMAGED, OverflowError) as error:
         msg = (
             f"{str(file)!r} cannot be read as svmlight, whose lines are a label and index:value "
             f"pairs: {error}"

@@ -219,7 +219,7 @@ def _warn_of_no_categories(dataset: Dataset, column: str, texts: Sequence[str]) 
     if not message and strays and 2 * len(strays) < count:
         message = (
             f"{about}, since {len(strays)} of its {count:,} different values are no numbers, such "
-            f"as {strays[0]!r}"
+            f"as {strays[0]!r}; correct them, or leave them empty and train with --impute"
         )
     if not message and (count > _MANY or (count > _FEW and n < _FEW_ROWS * count)):
         message = (
