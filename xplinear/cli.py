@@ -900,7 +900,7 @@ def info(
         filled = "" if column.fill is None else f"; where missing {column.fill}"
         table.add_row(f"column {column.name}", kind + filled)
     if preparation is not None and preparation.get("index_base") is not None:
-        table.add_row("features", f"counted from {preparation['index_base']}, in .svm files")
+        table.add_row("feature numbers", f"counted from {preparation['index_base']}, in .svm files")
     if preparation is not None and preparation["target"] is not None:
         table.add_row("labels", f"column {preparation['target']}")
     versions = (f"{name} {version}" for name, version in libraries.items())
