@@ -219,7 +219,7 @@ class TestCommand:
         [
             ("--backends=matlab", "unknown backend 'matlab'"),
             ("--out=/absent/b.csv", "--out: no directory '/absent'"),
-            ("--out=b.json", "--out: a name that ends in .csv is needed, got 'b.json'"),
+            ("--out=b.json", "--out: 'b.json' must end in .csv: the ending tells the format"),
             ("--plot=/", "--plot: '/' is a directory"),
         ],
     )

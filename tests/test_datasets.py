@@ -80,7 +80,7 @@ class TestNames:
     def test_unknown(self, tmp_path):
         rejected("mnist", "unknown data set 'mnist': give digits, fashion-mnist, a directory")
         (tmp_path / "data.xlsx").write_bytes(b"")
-        rejected(tmp_path / "data.xlsx", "a file ending in .npz, .npy, .csv, .parquet, .svm")
+        rejected(tmp_path / "data.xlsx", "a file ending in .npz, .npy, .csv, .csv.gz, .tsv")
 
     def test_target_does_not_apply(self):
         rejected("digits", "target does not apply to digits", target="label")
@@ -359,7 +359,7 @@ class TestSvmlight:
         assert data.y.dtype == np.int64
 
     def test_rows_are_padded_at_prediction(self, svm):
-        assert load(svm, n_features=5).X.shape == (4, 5)
+        assert load(svm, n_features=5, index_base=1).X.shape == (4, 5)
 
     def test_too_large(self, svm, monkeypatch):
         monkeypatch.setattr(datasets, "_DENSE_BYTES", 95)

@@ -266,7 +266,7 @@ class TestSweep:
         if known:
             clf.fit(X, Y)
         before = dict(vars(clf))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="nothing new is kept"):
             clf.fit(X[:, :2], NAMES[Y], callbacks=[press_ctrl_c(2)])
         assert vars(clf) == before
 
@@ -356,7 +356,7 @@ class TestCommandLine:
         before = labels.read_text()
         assert before.startswith("label\n")
 
-        def pressed(file):
+        def pressed(file, **_):
             file.write("half")
             raise KeyboardInterrupt
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import re
 import shlex
+import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -12,7 +15,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import rich.progress
@@ -22,7 +25,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 import xplinear
-from xplinear.backends import Backend, available_backends, get_backend
+from xplinear.backends import BACKENDS, Backend, available_backends, get_backend
 from xplinear.bench import CELLS, Measurement, measure, usable_backends
 from xplinear.certificate import Certificate
 from xplinear.data import ArrayData
@@ -36,11 +39,12 @@ from xplinear.model_selection import LinearClassifierCV
 from xplinear.objective import Objective, Params
 from xplinear.parity import TOLERANCES, WEIGHT_TOLERANCES, Comparison, compare
 from xplinear.penalties import PENALTIES
-from xplinear.persist import content_of, save
+from xplinear.persist import ENDING, content_of, save
 from xplinear.preparation import Column, Preparation
 from xplinear.scoring import SCORINGS
 from xplinear.solvers import SOLVERS
 from xplinear.sweep import SweepProgress
+from xplinear.writing import check_writable, written
 
 __all__ = ["app", "main"]
 
@@ -49,6 +53,8 @@ _PIPE_WIDTH = 160  # of tables that no terminal limits
 _DPI = 150
 _LINE_SECONDS = 5.0  # between lines of progress where stderr is no terminal
 _INTERRUPTED = 128 + 2  # as a shell reports SIGINT
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_PICTURES = (".png", ".svg", ".pdf", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _BAD_INPUT = (ValueError, OSError, ImportError, MemoryError, xplinear.BackendError)
 
 
@@ -66,13 +72,49 @@ class _Commands(TyperGroup):
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
+            except BrokenPipeError:  # of ``| head``, no bad input
+                raise
             except _BAD_INPUT as error:
-                typer.echo(f"error: {error}", err=True)
+                typer.echo(f"error: {self._with_options(str(error), ctx)}", err=True)
                 raise typer.Exit(2) from error
             except KeyboardInterrupt as interrupt:
                 typer.echo("interrupted: nothing is saved", err=True)
                 raise typer.Exit(_INTERRUPTED) from interrupt
 
+    def _with_options(self, message: str, ctx: Any) -> str:
+        """Return the message with arguments named as the options that give them."""
+        for option in self.commands[ctx.invoked_subcommand].params:
+            # A word such as loss is an argument only where a value or a rule follows.
+            follows = "" if "_" in str(option.name) else "(?==|`? must )"
+            pattern = rf"^{option.name}(?=: )|(?<![-\w'\"]){option.name}\b{follows}"
+            message = re.sub(pattern, option.opts[0], message)
+        return message
+
+
+def _words(*words: str) -> Callable[[str], list[str]]:
+    """Return a completion: those of the words that begin so, after the last comma."""
+
+    def complete(incomplete: str) -> list[str]:
+        done, comma, last = incomplete.rpartition(",")
+        return [done + comma + word for word in words if word.startswith(last)]
+
+    return complete
+
+
+def _data(incomplete: str) -> list[str]:
+    """Complete the name of a data set, or of a file that can be read."""
+    folder, slash, _ = incomplete.rpartition("/")
+    names = list(NAMES)
+    with suppress(OSError):
+        names += [
+            folder + slash + path.name + "/" * path.is_dir()
+            for path in sorted(Path(folder + slash or ".").iterdir())
+            if path.is_dir() or path.name.lower().endswith(tuple(FORMATS))
+        ]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+_BACKEND_NAMES = ("auto", *BACKENDS, "torch:cuda", "jax:cuda")
 
 app = typer.Typer(
     cls=_Commands,
@@ -81,18 +123,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_DATA_HELP = f"{', '.join(NAMES)}, or a file: {', '.join(FORMATS)}."
-_Data = Annotated[str, typer.Argument(metavar="DATA", help=_DATA_HELP, show_default=False)]
+_DATA_HELP = f"{', '.join(NAMES)}, or a file: {', '.join(FORMATS)}; - for standard input."
+_Data = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help=_DATA_HELP, show_default=False, autocompletion=_data),
+]
+_Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Of DATA, such as csv, whatever its name ends in; that of standard input is csv.",
+        autocompletion=_words(*(ending[1:] for ending in FORMATS)),
+    ),
+]
 _Target = Annotated[
     str | None,
     typer.Option(help="Column (or array, or file) of the labels; the last column by default."),
 ]
 # Of `train` and `sweep`.
-_Loss = Annotated[
-    str, typer.Option(help=f"{', '.join(LOSSES)}.", autocompletion=lambda: list(LOSSES))
-]
+_Loss = Annotated[str, typer.Option(help=f"{', '.join(LOSSES)}.", autocompletion=_words(*LOSSES))]
 _Penalty = Annotated[
-    str, typer.Option(help=f"{', '.join(PENALTIES)}.", autocompletion=lambda: list(PENALTIES))
+    str, typer.Option(help=f"{', '.join(PENALTIES)}.", autocompletion=_words(*PENALTIES))
 ]
 _L1Ratio = Annotated[float, typer.Option(help="Share of L1 in elastic_net.")]
 _Standardize = Annotated[
@@ -105,19 +156,28 @@ _Standardize = Annotated[
 ]
 _Solver = Annotated[
     str,
-    typer.Option(help=f"auto, {', '.join(SOLVERS)}.", autocompletion=lambda: ["auto", *SOLVERS]),
+    typer.Option(help=f"auto, {', '.join(SOLVERS)}.", autocompletion=_words("auto", *SOLVERS)),
 ]
 _MaxIter = Annotated[
     int | None, typer.Option(help="Iterations, epochs of sgd; the solver's own by default.")
 ]
 _Tol = Annotated[float, typer.Option(help="Tolerance of the stopping test.")]
-_Backend = Annotated[str | None, typer.Option(help="numpy, cupy, torch:cuda:0, auto …")]
-_Dtype = Annotated[str | None, typer.Option(help="float32 or float64; that of the data.")]
+_Backend = Annotated[
+    str | None,
+    typer.Option(help="numpy, cupy, torch:cuda:0, auto …", autocompletion=_words(*_BACKEND_NAMES)),
+]
+_Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 or float64; that of the data.",
+        autocompletion=_words("float32", "float64"),
+    ),
+]
 _Precision = Annotated[
     Literal["float32", "tf32"],
     typer.Option(help="Of matrix products in training: tf32 is faster on GPUs, and rougher."),
 ]
-_Seed = Annotated[int, typer.Option(help="Of the split and the shuffles.")]
+_Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the split and the shuffles.")]
 _TestFraction = Annotated[
     float, typer.Option(help="Rows held out where DATA has no test part; 0 for none.")
 ]
@@ -131,9 +191,16 @@ _Impute = Annotated[
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 # Of the checks.
-_Losses = Annotated[str | None, typer.Option(help=f"Of {','.join(LOSSES)}; all by default.")]
+_Losses = Annotated[
+    str | None,
+    typer.Option(help=f"Of {','.join(LOSSES)}; all by default.", autocompletion=_words(*LOSSES)),
+]
 _Backends = Annotated[
-    str | None, typer.Option(help="Such as numpy,torch,jax; all that work here by default.")
+    str | None,
+    typer.Option(
+        help="Such as numpy,torch,jax; all that work here by default.",
+        autocompletion=_words(*_BACKEND_NAMES),
+    ),
 ]
 
 
@@ -176,21 +243,25 @@ def _split(names: str | None, known: Sequence[str], option: str) -> list[str]:
 def _chosen_backends(names: str | None) -> list[Backend]:
     if names is None:
         return [get_backend(status.name) for status in available_backends() if status.available]
-    return [get_backend(name.strip()) for name in names.split(",")]
+    try:
+        return [get_backend(name.strip()) for name in names.split(",")]
+    except (ValueError, xplinear.BackendError) as error:
+        msg = f"--backends: {error}"
+        raise ValueError(msg) from error
 
 
-def _check_writable(option: str, path: Path | None) -> None:
+def _check_writable(option: str, path: Path | None, *endings: str) -> None:
     """Fail before the work is done, not after it."""
-    if path is not None and not path.parent.is_dir():
-        msg = f"{option}: no directory {str(path.parent)!r}"
-        raise ValueError(msg)
-    if path is not None and path.is_dir():
-        msg = f"{option}: {str(path)!r} is a directory; name a file"
-        raise ValueError(msg)
+    if path is not None:
+        try:
+            check_writable(path, endings)
+        except (OSError, ValueError) as error:
+            msg = f"{option}: {error}"
+            raise ValueError(msg) from error
 
 
 def _check_picture(path: Path | None) -> None:
-    _check_writable("--plot", path)
+    _check_writable("--plot", path, *_PICTURES)
     if path is not None:
         import_module("xplinear.plot")  # an error where matplotlib is not installed
 
@@ -244,6 +315,7 @@ def _progress_lines() -> Callable[[Progress | SweepProgress], None]:
 @app.command()
 def train(
     data: _Data,
+    format_: _Format = None,
     loss: _Loss = "softmax",
     penalty: _Penalty = "l2",
     alpha: Annotated[
@@ -280,8 +352,8 @@ def train(
 ) -> None:
     """Train a classifier and report how well it does."""
     _check_picture(plot)
-    _check_writable("--out", out)
-    dataset, preparation = _loaded(data, target, test_fraction, seed, impute=impute)
+    _check_writable("--out", out, ENDING)
+    dataset, preparation = _loaded(data, format_, target, test_fraction, seed, impute=impute)
     clf = LinearClassifier(
         loss,
         penalty=penalty,
@@ -320,21 +392,6 @@ def train(
     _print_next(console, "train", data, clf.solver_, out, options)
 
 
-@contextmanager
-def _written(*paths: Path | None) -> Generator[list[Any]]:
-    """Give files to write, which take the names asked for together, once all are complete."""
-    # A pipe or a device is written as it is.
-    final = [path for path in paths if path is not None and (path.is_file() or not path.exists())]
-    unfinished = {path: path.with_name(f".{path.stem}.unfinished{path.suffix}") for path in final}
-    try:
-        yield [path and unfinished.get(path, path) for path in paths]
-        for path, complete in unfinished.items():
-            complete.replace(path)
-    finally:
-        for path in unfinished.values():
-            path.unlink(missing_ok=True)
-
-
 def _save_fit(
     clf: LinearClassifier | LinearClassifierCV,
     preparation: dict[str, Any] | None,
@@ -343,7 +400,7 @@ def _save_fit(
     plot: Path | None,
 ) -> None:
     """Write the model and the picture, last of all: Ctrl-C before that leaves nothing behind."""
-    with _written(out, plot) as (model, picture):
+    with written(out, plot) as (model, picture):
         if model is not None:
             best = clf.best_estimator_ if isinstance(clf, LinearClassifierCV) else clf
             save(best, model, preparation)
@@ -354,7 +411,12 @@ def _save_fit(
                 display = ValidationCurveDisplay.from_estimator(clf, data=data)
             else:
                 display = LossCurveDisplay.from_estimator(clf, data=data)
-            display.figure_.savefig(picture, dpi=_DPI)
+            display.figure_.savefig(picture, format=_picture_format(picture), dpi=_DPI)
+
+
+def _picture_format(path: Path) -> str:
+    """Return the format of a picture; a device has no ending, and gets PNG."""
+    return path.suffix[1:] or "png"
 
 
 def _problem_of(clf: LinearClassifier) -> str:
@@ -368,18 +430,57 @@ def _problem_of(clf: LinearClassifier) -> str:
 
 
 def _loaded(
-    data: str, target: str | None, test_fraction: float, seed: int, *, impute: bool
+    data: str,
+    format_: str | None,
+    target: str | None,
+    test_fraction: float,
+    seed: int,
+    *,
+    impute: bool,
 ) -> tuple[Dataset, dict[str, Any] | None]:
-    """Return data to train on, and what a model file keeps of how a table became numbers."""
-    dataset = load(data, target=target, mixed=True, missing=impute)
+    """Return data to train on, and what a model file keeps of how a file became numbers."""
+    if not 0.0 <= test_fraction < 1.0:
+        msg = f"--test-fraction must lie between 0 and 1, got {test_fraction}; 0 holds out no rows"
+        raise ValueError(msg)
+    dataset = load(data, ending=_ending(format_), target=target, mixed=True, missing=impute)
+    _warn_of_row_numbers(dataset)
     dataset = dataset if test_fraction == 0.0 else holdout(dataset, test_fraction, seed)
     if dataset.names is None:
         if impute:
             msg = f"--impute is for tables, .csv and .parquet; {dataset.name} is none"
             raise ValueError(msg)
-        return dataset, None
+        if dataset.index_base is None:
+            return dataset, None
     preparation = Preparation.learned(dataset, impute=impute)
     return preparation.apply(dataset), preparation.record()
+
+
+def _warn_of_row_numbers(dataset: Dataset) -> None:
+    """Say so where a column counts the rows, as a row index does that was written with them."""
+    n = dataset.X.shape[0]
+    for name, values in zip(dataset.names or (), dataset.X.T, strict=False):
+        if (
+            name not in dataset.texts
+            and n >= 20
+            and np.array_equal(values - values[0], np.arange(n))
+        ):
+            message = (
+                f"{dataset.name}: column {name!r} counts the rows; if it is a row index, and no "
+                "feature, drop it (pandas: index=False)"
+            )
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _ending(format_: str | None) -> str | None:
+    """Return the ending that is asked for, of those that are known."""
+    if format_ is None:
+        return None
+    ending = f".{format_.lower().removeprefix('.')}"
+    if ending not in FORMATS:
+        known = ", ".join(one[1:] for one in FORMATS)
+        msg = f"--format: unknown {format_!r}; choose from {known}"
+        raise ValueError(msg)
+    return ending
 
 
 def _standardizes(wanted: bool | None, dataset: Dataset) -> bool:
@@ -556,22 +657,25 @@ def _add_files(table: Table, **paths: Path | None) -> None:
 def _rate(text: str) -> Literal["auto"] | float:
     if text == "auto":
         return "auto"
-    try:
-        return float(text)
-    except ValueError as error:
-        msg = f"--learning-rate: 'auto' or a number is needed, got {text!r}"
-        raise ValueError(msg) from error
+    with suppress(ValueError):
+        if 0.0 < float(text) < float("inf"):
+            return float(text)
+    msg = f"--learning-rate: 'auto' or a number is needed, got {text!r}; it must be positive"
+    raise ValueError(msg)
 
 
 @app.command()
 def sweep(
     data: _Data,
+    format_: _Format = None,
     alphas: Annotated[
         str | None,
         typer.Option(help="Strengths, 1e-5,1e-4,…; or how many, chosen for the data; 20."),
     ] = None,
-    cv: Annotated[int, typer.Option(help="Folds.")] = 5,
-    scoring: Annotated[str, typer.Option(help=f"{', '.join(SCORINGS)}.")] = "accuracy",
+    cv: Annotated[int, typer.Option(min=2, help="Folds.")] = 5,
+    scoring: Annotated[
+        str, typer.Option(help=f"{', '.join(SCORINGS)}.", autocompletion=_words(*SCORINGS))
+    ] = "accuracy",
     one_se: Annotated[
         bool, typer.Option("--one-se", help="The strongest within one standard error.")
     ] = False,
@@ -599,8 +703,8 @@ def sweep(
 ) -> None:
     """Choose the strength of the penalty by cross-validation."""
     _check_picture(plot)
-    _check_writable("--out", out)
-    dataset, preparation = _loaded(data, target, test_fraction, seed, impute=impute)
+    _check_writable("--out", out, ENDING)
+    dataset, preparation = _loaded(data, format_, target, test_fraction, seed, impute=impute)
     chosen = int(alphas) if alphas is not None and alphas.isdigit() else None
     clf = LinearClassifierCV(
         _numbers("--alphas", alphas) if chosen is None else chosen,
@@ -687,38 +791,108 @@ def _dtype_name(x: Any) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
-def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> float:
-    """Return the share of equal labels; as words, where either side has words."""
-    classes = np.asarray(clf.classes_)
-    # Labels that all look like numbers were read as such, the model's may be words too; and 01 was
-    # read as a word.
-    if classes.dtype.kind in "iuf" and y.dtype.kind == "U":
-        with suppress(ValueError):
-            y = y.astype(np.float64)
-    if "U" in labels.dtype.kind + y.dtype.kind or labels.dtype.kind == "O":
-        labels, y, classes = (a.astype(str) for a in (labels, y, classes))
-    if not np.isin(y, classes).any():
-        known = ", ".join(map(str, classes[:5]))
-        msg = f"no label of {name} is one of the model's ({known} ...); check --target"
+def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> tuple[int, float | None]:
+    """Return how many rows have a label, and the share of them where it is the one predicted."""
+    if y is None:
+        return 0, None
+    both = zip(labels.tolist(), y.tolist(), strict=True)
+    pairs = [(label, true) for label, true in both if true is not None]
+    classes = clf.classes_.tolist()
+    known = set(classes)
+    unknown = [true for _, true in pairs if true not in known]
+    if not pairs:
+        return 0, None
+    if len(unknown) == len(pairs):
+        some = ", ".join(map(str, classes[:5]))
+        msg = f"no label of {name} is one of the model's ({some} ...); check --target"
         raise ValueError(msg)
-    return float(np.mean(labels == y))
+    if unknown:
+        message = (
+            f"{name}: {len(unknown):,} rows have labels the model does not know, such as "
+            f"{unknown[0]!r}; they count as errors"
+        )
+        warnings.warn(message, UserWarning, stacklevel=2)
+    return len(pairs), float(np.mean([label == true for label, true in pairs]))
+
+
+def _check_table(out: Path, data: str, *, as_json: bool) -> None:
+    """Fail where predictions cannot be written, or where they should not."""
+    if str(out) == "-":
+        if as_json:
+            msg = "--out: - and --json both write to standard output; give one of them"
+            raise ValueError(msg)
+        return
+    _check_writable("--out", out, *_TABLES)
+    if out.exists() and Path(data).exists() and out.samefile(data):
+        msg = f"--out: {str(out)!r} is DATA itself; name another file"
+        raise ValueError(msg)
+
+
+def _check_probabilities(clf: LinearClassifier, *, told: bool) -> None:
+    """Fail where there are none, or none were told where to go."""
+    if not hasattr(clf, "predict_proba"):
+        msg = f"--proba: a model of loss {clf.loss!r} gives no probabilities; train with softmax"
+        raise ValueError(msg)
+    if not told:
+        msg = "--proba: --out FILE.csv or --json is needed too, to say where they go"
+        raise ValueError(msg)
 
 
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="A file that train --out wrote.")],
     data: _Data,
-    out: Annotated[Path | None, typer.Option(help="Write the labels: FILE.csv.")] = None,
+    format_: _Format = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"Write the labels: FILE{', '.join(_TABLES)}; - for standard output."),
+    ] = None,
+    proba: Annotated[
+        bool, typer.Option("--proba", help="Give the probability of each class too.")
+    ] = False,
     target: _Target = None,
     as_json: _Json = False,
 ) -> None:
     """Predict labels; report the accuracy where DATA has labels too.
 
     The test part of DATA is taken where it has one. A table is prepared as in training; it may
-    have further columns, and may lack that of the labels.
+    have further columns, and may lack that of the labels, or labels in some rows.
     """
-    _check_writable("--out", out)
+    if out is not None:
+        _check_table(out, data, as_json=as_json)
     clf = xplinear.load(model)
+    if proba:
+        _check_probabilities(clf, told=out is not None or as_json)
+    dataset = _prepared(clf, model, data, format_, target)
+    X, y = dataset.X, dataset.y
+    if dataset.X_test is not None:
+        X, y = dataset.X_test, dataset.y_test
+    labels = clf.predict(X)
+    n, (counted, accuracy) = len(labels), _agreement(clf, labels, y, dataset.name)
+    if accuracy is None and out is None and not as_json:
+        msg = f"{dataset.name} has no labels to compare with; --out FILE.csv writes the predictions"
+        raise ValueError(msg)
+    probabilities = clf.predict_proba(X) if proba else None
+    if out is not None:
+        _write_predictions(out, clf, labels, probabilities)
+    if as_json:
+        found = {"data": dataset.name, "rows": n, "labelled": counted, "accuracy": accuracy}
+        given = {"labels": labels} | ({"probabilities": probabilities} if proba else {})
+        _print_json({**found, "file": out} | (given if out is None else {}))
+    elif str(out) != "-":
+        table = Table(show_header=False)
+        table.add_row("data", f"{dataset.name}: {n:,} rows")
+        if accuracy is not None:
+            some = f"  ({counted:,} of {n:,} rows have a label)" * (counted < n)
+            table.add_row("accuracy", f"{accuracy:.4f}{some}")
+        _add_files(table, labels=out)
+        _console().print(table)
+
+
+def _prepared(
+    clf: LinearClassifier, model: Path, data: str, format_: str | None, target: str | None
+) -> Dataset:
+    """Return data to predict, read and prepared as those that the model was trained on."""
     record = content_of(model)["preparation"]
     preparation = None if record is None else Preparation.from_record(record)
     names = vars(clf).pop("feature_names_in_", None)  # the rows come as a matrix, in their order
@@ -726,39 +900,39 @@ def predict(
         preparation = Preparation(tuple(Column(name) for name in names), None)
     dataset = load(
         data,
+        ending=_ending(format_),
         target=target,
         n_features=clf.n_features_in_,
         columns=preparation and preparation.expected,
+        classes=clf.classes_,
+        index_base=preparation and preparation.index_base,
         missing=preparation is not None and preparation.imputes,
     )
-    if preparation is not None and dataset.names is not None:
-        dataset = preparation.apply(dataset)
-    elif preparation is not None and preparation.has_text:
+    if preparation is None or preparation.expected is None:
+        return dataset
+    if dataset.names is not None:
+        return preparation.apply(dataset)
+    if preparation.has_text:
         names = ", ".join(column.name for column in preparation.columns)
         msg = f"{dataset.name} is no table; the model needs one with the columns {names}"
         raise ValueError(msg)
-    X, y = dataset.X, dataset.y
-    if dataset.X_test is not None:
-        X, y = dataset.X_test, dataset.y_test
-    if y is None and out is None and not as_json:
-        msg = f"{dataset.name} has no labels to compare with; --out FILE.csv writes the predictions"
-        raise ValueError(msg)
-    labels = clf.predict(X)
-    accuracy = None if y is None else _agreement(clf, labels, y, dataset.name)
-    if out is not None:
-        with _written(out) as (path,), path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["label"], *([label] for label in labels.tolist())])
-    if as_json:
-        found = {"data": dataset.name, "rows": X.shape[0], "accuracy": accuracy, "file": out}
-        _print_json(found if out is not None else {**found, "labels": labels})
+    return dataset
+
+
+def _write_predictions(out: Path, clf: LinearClassifier, labels: Any, probabilities: Any) -> None:
+    """Write a table: labels, and a column of probabilities for each class if they are given."""
+    header, columns = ["label"], [labels.tolist()]
+    if probabilities is not None:
+        header, columns = header + clf.classes_.tolist(), columns + probabilities.T.tolist()
+    rows = [header, *zip(*columns, strict=True)]
+    if str(out) == "-":
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         return
-    table = Table(show_header=False)
-    table.add_row("data", f"{dataset.name}: {X.shape[0]:,} rows")
-    if accuracy is not None:
-        table.add_row("accuracy", f"{accuracy:.4f}")
-    if out is not None:
-        table.add_row("labels", str(out))
-    _console().print(table)
+    packed, separator = out.suffix.lower() == ".gz", "\t" if ".tsv" in out.name.lower() else ","
+    with written(out) as (path,):
+        opened = cast(Callable[..., Any], gzip.open if packed else open)
+        with opened(path, "wt", newline="", encoding="utf-8") as file:
+            csv.writer(file, delimiter=separator).writerows(rows)
 
 
 @app.command()
@@ -805,6 +979,8 @@ def info(
         kind = "a number" if column.categories is None else _some(column.categories)
         filled = "" if column.fill is None else f"; where missing {column.fill}"
         table.add_row(f"column {column.name}", kind + filled)
+    if preparation is not None and preparation.get("index_base") is not None:
+        table.add_row("feature numbers", f"counted from {preparation['index_base']}, in .svm files")
     if preparation is not None and preparation["target"] is not None:
         table.add_row("labels", f"column {preparation['target']}")
     versions = (f"{name} {version}" for name, version in libraries.items())
@@ -839,7 +1015,10 @@ def backends(as_json: _Json = False) -> None:
 @app.command()
 def parity(
     backends: _Backends = None,
-    dtypes: Annotated[str | None, typer.Option(help=f"Of {','.join(TOLERANCES)}.")] = None,
+    dtypes: Annotated[
+        str | None,
+        typer.Option(help=f"Of {','.join(TOLERANCES)}.", autocompletion=_words(*TOLERANCES)),
+    ] = None,
     losses: _Losses = None,
     as_json: _Json = False,
 ) -> None:
@@ -893,7 +1072,8 @@ def bench(
         str | None,
         typer.Option(
             help="Such as numpy,torch:cuda; by default all of numpy, cupy, torch, "
-            "torch:cuda, jax that work here."
+            "torch:cuda, jax that work here.",
+            autocompletion=_words(*_BACKEND_NAMES),
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(help="How long it may take, about.")] = 150.0,
@@ -905,9 +1085,9 @@ def bench(
 ) -> None:
     """Measure the throughput of SGD and of full batches on every backend, for stacks of models."""
     _check_picture(plot)
-    _check_writable("--out", out)
-    if out is not None and out.suffix != ".csv":
-        msg = f"--out: a name that ends in .csv is needed, got {out.name!r}"
+    _check_writable("--out", out, ".csv")
+    if not 0.0 < seconds < float("inf"):
+        msg = f"--seconds must be a positive number, got {seconds}"
         raise ValueError(msg)
     usable = usable_backends()
     chosen = usable if backends is None else _chosen_backends(backends)
@@ -921,13 +1101,14 @@ def bench(
     if not rows:
         raise typer.Exit(1)
 
-    with _written(out, out and out.with_suffix(".json"), plot) as (table, about, picture):
+    with written(out, out and out.with_suffix(".json"), plot) as (table, about, picture):
         if out is not None:
             _save_measurements(rows, table, about)
         if plot is not None:
             from xplinear.plot import ThroughputDisplay
 
-            ThroughputDisplay(rows).plot().figure_.savefig(picture, dpi=_DPI)
+            figure = ThroughputDisplay(rows).plot().figure_
+            figure.savefig(picture, format=_picture_format(picture), dpi=_DPI)
     if as_json:
         _print_json({"machine": machine(), "measurements": [row.record() for row in rows]})
         _exit_unless([not row.failed for row in rows])
@@ -1008,9 +1189,12 @@ def check_gradients(
     backends: _Backends = None,
     losses: _Losses = None,
     penalties: Annotated[
-        str | None, typer.Option(help=f"Of {','.join(PENALTIES)}; all by default.")
+        str | None,
+        typer.Option(
+            help=f"Of {','.join(PENALTIES)}; all by default.", autocompletion=_words(*PENALTIES)
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random data.")] = 0,
     as_json: _Json = False,
 ) -> None:
     """Check the gradient of every objective against differences, in float64."""

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import math
 import os
 import pickle
+import re
+import sys
+import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits, load_svmlight_file
@@ -30,9 +35,12 @@ HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian: dataset-fashion-mnist
 _DENSE_BYTES = 4 * 2**30  # a sparse file that takes more than this when dense is refused
-_MISSING = {"", "NA", "NaN", "nan", "null"}  # cells of a CSV file that hold no value
+_MISSING = {"", "NA", "NaN", "nan", "null"}  # cells of a text file that hold no value
+_TRUTHS = {word: word[0] in "Tt" for word in ("True", "true", "TRUE", "False", "false", "FALSE")}
 _UNLABELLED = "every row needs a label: drop the others"
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # that a CSV file may have by mistake
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+(,\d+)?\s*")
+_EXACT = 2**53  # whole numbers beyond are rounded where they are kept as float64
 _DAMAGED = (EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 
@@ -56,6 +64,8 @@ class Dataset(NamedTuple):
         Name of the labels' column, of a table.
     texts : mapping from str to sequence of str
         Columns of text that `load` was told to accept: X holds the index of each cell's text.
+    index_base : int or None
+        Number of the first feature, 0 or 1, of an ``.svm``.
     """
 
     X: HostArray
@@ -67,6 +77,7 @@ class Dataset(NamedTuple):
     names: tuple[str, ...] | None = None
     target: str | None = None
     texts: Mapping[str, Sequence[str]] = MappingProxyType({})
+    index_base: int | None = None
 
 
 class Columns(NamedTuple):
@@ -91,6 +102,7 @@ class _Parts(NamedTuple):
     names: tuple[str, ...] | None = None
     target: str | None = None
     texts: Mapping[str, Sequence[str]] = MappingProxyType({})
+    index_base: int | None = None
 
 
 class _Request(NamedTuple):
@@ -99,6 +111,8 @@ class _Request(NamedTuple):
     target: str | None
     n_features: int | None
     columns: Columns | None
+    classes: HostArray | None
+    index_base: int | None
     mixed: bool
     missing: bool
 
@@ -111,12 +125,47 @@ class _Request(NamedTuple):
         return "fill or drop them" + ", or train with --impute" * trained
 
 
+class _File(NamedTuple):
+    """A file to read: where it is, what messages call it, and the ending that tells its format."""
+
+    path: Path
+    name: str
+    ending: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def separator(self) -> str:
+        return "\t" if self.ending.startswith(".tsv") else ","
+
+    def open(self) -> IO[bytes]:
+        """Open it for reading, unpacked."""
+        packed = self.ending.endswith(".gz")
+        return cast(IO[bytes], gzip.open(self.path)) if packed else self.path.open("rb")
+
+    @contextmanager
+    def text(self) -> Generator[io.TextIOWrapper]:
+        """Open it for reading as text."""
+        with self.open() as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+            yield text
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the cells of each row that is not blank, and the number of its last line."""
+        with self.text() as file:
+            reader = csv.reader(file, delimiter=self.separator)
+            yield from ((reader.line_num, row) for row in reader if row)
+
+
 def load(
     source: str | os.PathLike[str],
     *,
+    ending: str | None = None,
     target: str | None = None,
     n_features: int | None = None,
     columns: Columns | None = None,
+    classes: HostArray | None = None,
+    index_base: int | None = None,
     mixed: bool = False,
     missing: bool = False,
 ) -> Dataset:
@@ -130,9 +179,14 @@ def load(
         - a directory with the four IDX files of MNIST's format, gzipped or not;
         - ``.npz`` with arrays X and y, optionally X_test and y_test; images are flattened;
         - ``.npy``: X, with the labels in ``y.npy`` beside it;
-        - ``.csv`` with numeric features, with or without a header;
+        - ``.csv`` with numeric features, with or without a header; ``.tsv`` has tabs;
         - ``.parquet`` with numeric features (needs pyarrow);
-        - ``.svm``, ``.libsvm``, ``.svmlight``: made dense.
+        - ``.svm``, ``.libsvm``, ``.svmlight``: made dense;
+        - of the last, ``.csv`` and ``.tsv`` packed by gzip: ``.csv.gz``;
+        - ``"-"``: standard input.
+    ending : str, optional
+        The format, such as ``".csv"``, whatever the source's name ends in; that of ``"-"`` is
+        ``".csv"`` by default.
     target : str, optional
         Where the labels are: the column of a table (the last by default), the array of an
         ``.npz``, or the ``.npy`` file of the labels.
@@ -141,6 +195,12 @@ def load(
         so many columns has none. Rows of an ``.svm`` are padded to it.
     columns : Columns, optional
         The columns a model expects of a table, which may have others and may lack the labels.
+    classes : ndarray, optional
+        The classes of a model. Labels are then what these are, texts or numbers, in any format;
+        they come as Python objects, None where a row has no label.
+    index_base : int, optional
+        The number of the first feature of an ``.svm``, 0 or 1. Otherwise 0 where a row has a
+        feature 0.
     mixed : bool, default False
         Accept columns of text in a table; see `Dataset`.
     missing : bool, default False
@@ -157,7 +217,7 @@ def load(
     ValueError
         If the source is unknown, or the file is damaged, empty, or not numeric.
     OSError
-        If Fashion-MNIST is neither installed nor can be downloaded.
+        If Fashion-MNIST is neither installed nor can be downloaded, or a file cannot be read.
     ImportError
         If the file's format needs a library that is not installed.
 
@@ -170,37 +230,22 @@ def load(
     if str(source) in NAMES:
         _no_target(str(source), target)
         parts, name = NAMES[str(source)](), str(source)
+    elif str(source) != "-" and Path(source).is_dir():
+        _no_target(str(source), target)
+        parts, name = _read_idx_directory(Path(source)), Path(source).name
     else:
-        path = Path(source)
-        name = path.name
-        if path.is_dir():
-            _no_target(str(path), target)
-            parts = _read_idx_directory(path)
-        elif path.suffix.lower() not in FORMATS:
-            msg = (
-                f"unknown data set {str(source)!r}: give {', '.join(NAMES)}, a directory of IDX "
-                f"files, or a file ending in {', '.join(FORMATS)}"
-            )
-            raise ValueError(msg)
-        elif not path.is_file():
-            msg = f"no file {str(path)!r}"
-            raise FileNotFoundError(msg)
-        else:
-            request = _Request(target, n_features, columns, mixed, missing)
-            parts = FORMATS[path.suffix.lower()](path, request)
+        request = _Request(target, n_features, columns, classes, index_base, mixed, missing)
+        with _found(source, ending) as file:
+            parts, name = FORMATS[file.ending](file, request), Path(file.name).name
     if parts.y is None and n_features is None:
         msg = f"{name} has no labels"
         raise ValueError(msg)
     image_shape = (8, 8) if name == "digits" else parts.X.shape[1:] if parts.X.ndim > 2 else None
-    X, y = _checked(parts.X, parts.y, name)
-    infinity = zip(parts.names or (), _columns_with(np.isinf, X), strict=False)
-    infinite = [column for column, one in infinity if one]
-    if infinite:
-        msg = f"{name}: infinity in columns {', '.join(infinite[:20])}; drop those rows or columns"
-        raise ValueError(msg)
+    X, y = _checked(parts.X, parts.y, name, classes)
+    _check_finite(X, parts.names, name)
     X_test, y_test = parts.X_test, parts.y_test
     if X_test is not None:
-        X_test, y_test = _checked(X_test, y_test, f"the test part of {name}")
+        X_test, y_test = _checked(X_test, y_test, f"the test part of {name}", classes)
         if X_test.shape[1] != X.shape[1]:
             msg = f"{name}: X has {X.shape[1]} features, X_test has {X_test.shape[1]}"
             raise ValueError(msg)
@@ -235,19 +280,57 @@ def holdout(dataset: Dataset, fraction: float = 0.25, seed: int = 0) -> Dataset:
         msg = f"fraction must lie between 0 and 1, got {fraction!r}"
         raise ValueError(msg)
     n = dataset.X.shape[0]
+    rows = f"{fraction} of the {n} rows of {dataset.name} with every class in both parts"
+    labels, counts = np.unique(cast(HostArray, dataset.y), return_counts=True)
+    rare = labels[counts < 2].tolist()
+    if rare:
+        some = ", ".join(map(repr, rare[:5])) + ", …" * (len(rare) > 5)
+        doubtful = dataset.target is not None and 2 * len(rare) > len(labels)
+        column = f"; is column {dataset.target!r} that of the labels?" * doubtful
+        msg = (
+            f"cannot hold out {rows}: {len(rare)} of the {len(labels)} classes have one row, "
+            f"{some}; drop them, or train on all rows (--test-fraction 0){column}"
+        )
+        raise ValueError(msg)
     try:
         train, test = train_test_split(
             np.arange(n), test_size=fraction, stratify=dataset.y, random_state=seed
         )
     except ValueError as error:
         msg = (
-            f"cannot hold out {fraction} of the {n} rows of {dataset.name} with every class in "
-            f"both parts: {error}"
+            f"cannot hold out {rows}, {len(labels)} in all: choose another fraction, or train on "
+            "all rows (--test-fraction 0)"
         )
         raise ValueError(msg) from error
     X, y = dataset.X, dataset.y
     assert y is not None
     return dataset._replace(X=X[train], y=y[train], X_test=X[test], y_test=y[test])
+
+
+@contextmanager
+def _found(source: str | os.PathLike[str], ending: str | None) -> Generator[_File]:
+    """Give the file to read; what a pipe holds becomes one."""
+    path, name = Path(source), str(source)
+    if ending is None:
+        ends = (one for one in FORMATS if name.lower().endswith(one))
+        ending = max(ends, key=len, default=".csv" if name == "-" else None)
+    if ending not in FORMATS:
+        what = f"unknown ending {ending!r}" if ending else f"unknown data set {name!r}"
+        msg = (
+            f"{what}: give {', '.join(NAMES)}, a directory of IDX files, or a file ending in "
+            f"{', '.join(FORMATS)}"
+        )
+        raise ValueError(msg)
+    if name != "-" and not path.exists():
+        msg = f"no file {name!r}"
+        raise FileNotFoundError(msg)
+    if path.is_file() and name != "-":
+        yield _File(path, name, ending)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        content = Path(folder, f"piped{ending}")
+        content.write_bytes(sys.stdin.buffer.read() if name == "-" else path.read_bytes())
+        yield _File(content, "standard input" if name == "-" else name, ending)
 
 
 def _no_target(source: str, target: str | None) -> None:
@@ -256,7 +339,9 @@ def _no_target(source: str, target: str | None) -> None:
         raise ValueError(msg)
 
 
-def _checked(X: HostArray, y: HostArray | None, name: str) -> tuple[HostArray, HostArray | None]:
+def _checked(
+    X: HostArray, y: HostArray | None, name: str, classes: HostArray | None
+) -> tuple[HostArray, HostArray | None]:
     """Return X as a numeric matrix and y as labels, or say what is wrong with them."""
     if X.ndim < 2:
         msg = f"{name}: X must be a matrix, one row per sample; its shape is {X.shape}"
@@ -273,18 +358,61 @@ def _checked(X: HostArray, y: HostArray | None, name: str) -> tuple[HostArray, H
     if y.shape != X.shape[:1]:
         msg = f"{name}: X has {X.shape[0]} rows, so y must have shape {X.shape[:1]}, not {y.shape}"
         raise ValueError(msg)
+    if classes is not None:
+        return X, _in_terms_of(classes, y)
     if y.dtype.kind not in "biufU":
         msg = f"{name}: labels must be numbers or strings, the dtype of y is {y.dtype}"
         raise ValueError(msg)
-    if y.dtype.kind == "f":
-        if np.isnan(y).any():
-            msg = f"{name}: labels are missing (NaN) in {int(np.isnan(y).sum())} rows"
-            raise ValueError(msg)
-        if (y != np.floor(y)).any():
-            real = y[y != np.floor(y)][0]
-            msg = f"{name}: labels must be classes, y has real numbers such as {real}"
-            raise ValueError(msg)
+    missing = np.isnan(y) if y.dtype.kind == "f" else y == "" if y.dtype.kind == "U" else None
+    if missing is not None and missing.any():
+        what = "NaN" if y.dtype.kind == "f" else "empty"
+        msg = f"{name}: labels are missing ({what}) in {int(missing.sum())} rows; {_UNLABELLED}"
+        raise ValueError(msg)
+    if y.dtype.kind == "f" and (y != np.floor(y)).any():
+        real = y[y != np.floor(y)][0]
+        msg = f"{name}: labels must be classes, y has real numbers such as {real}"
+        raise ValueError(msg)
     return X, y
+
+
+def _check_finite(X: HostArray, names: Sequence[str] | None, name: str) -> None:
+    """Raise if there is infinity, or NaN in what is no table, whose reader has looked for it."""
+    if X.dtype.kind != "f" or np.isfinite(X).all():
+        return
+    for what, test in (("infinity", np.isinf), ("missing values (NaN)", np.isnan)):
+        found = [str(j) for j, one in enumerate(_columns_with(test, X)) if one]
+        if found and (names is None or test is np.isinf):
+            columns = found if names is None else [names[int(j)] for j in found]
+            msg = f"{name}: {what} in columns {', '.join(columns[:20])}; drop those rows or columns"
+            raise ValueError(msg)
+
+
+def _in_terms_of(classes: HostArray, y: HostArray) -> HostArray:
+    """Return labels as a model has them, texts or numbers; None where there is none."""
+    words = classes.dtype.kind not in "biuf"
+    labels = y.tolist()
+    known: dict[Any, Any] = {"": None, None: None}
+    for label in set(labels) - set(known):
+        if label != label:  # noqa: PLR0124 - only NaN differs from itself
+            known[label] = None
+        elif words:
+            whole = isinstance(label, float) and label.is_integer()
+            known[label] = str(int(label) if whole else label)
+        else:
+            known[label] = _value(label) if isinstance(label, str) else label
+    found = np.empty(len(labels), dtype=object)
+    found[:] = [known[label] for label in labels]
+    return found
+
+
+def _value(text: str) -> Any:
+    """Return the number or the truth value that a text stands for; other texts as they are."""
+    if text in _TRUTHS:
+        return _TRUTHS[text]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text.replace("_", "?"))
+    return text
 
 
 def _digits() -> _Parts:
@@ -349,17 +477,17 @@ def _read_idx(path: Path) -> HostArray:
         raise ValueError(msg) from error
 
 
-def _read_npz(path: Path, request: _Request) -> _Parts:
+def _read_npz(file: _File, request: _Request) -> _Parts:
     target, n_features = request[:2]
     label = target or "y"
     names = ("X", label, "X_test", f"{label}_test")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(file.path, allow_pickle=False) as archive:
             there = list(archive)
             arrays = {name: archive[name] for name in names if name in there}
     except (*_DAMAGED, TypeError, AttributeError) as error:
         # A file that is no archive gives an array, which is no context manager.
-        msg = f"{str(path)!r} cannot be read as .npz: {error}"
+        msg = f"{str(file)!r} cannot be read as .npz: {error}"
         raise ValueError(msg) from error
     needed = (
         {"X"}
@@ -367,8 +495,9 @@ def _read_npz(path: Path, request: _Request) -> _Parts:
         | ({f"{label}_test"} if "X_test" in arrays else set())
     )
     if needed - set(arrays):
+        asked = "target: " * (target is not None)
         msg = (
-            f"{str(path)!r} has no array {', '.join(sorted(needed - set(arrays)))}; "
+            f"{asked}{str(file)!r} has no array {', '.join(sorted(needed - set(arrays)))}; "
             f"it has {', '.join(there) or 'none'}"
         )
         raise ValueError(msg)
@@ -376,15 +505,17 @@ def _read_npz(path: Path, request: _Request) -> _Parts:
     return _Parts(*found)
 
 
-def _read_npy(path: Path, request: _Request) -> _Parts:
+def _read_npy(file: _File, request: _Request) -> _Parts:
     target, n_features = request[:2]
-    labels = path.with_name("y.npy") if target is None else Path(target)
+    labels = file.path.with_name("y.npy") if target is None else Path(target)
     if not labels.is_file() and n_features is not None and target is None:
-        return _Parts(_load_npy(path), None)
+        return _Parts(_load_npy(file.path), None)
     if not labels.is_file():
-        msg = f"no file {str(labels)!r} with the labels of {path.name}; target can name another"
+        msg = (
+            f"no file {str(labels)!r} with the labels of {file.path.name}; target can name another"
+        )
         raise FileNotFoundError(msg)
-    return _Parts(_load_npy(path), _load_npy(labels))
+    return _Parts(_load_npy(file.path), _load_npy(labels))
 
 
 def _load_npy(path: Path) -> HostArray:
@@ -395,61 +526,90 @@ def _load_npy(path: Path) -> HostArray:
         raise ValueError(msg) from error
 
 
-def _read_csv(path: Path, request: _Request) -> _Parts:
+def _read_csv(file: _File, request: _Request) -> _Parts:
     try:
-        return _parse_csv(path, request)
+        return _parse_csv(file, request)
     except (UnicodeDecodeError, csv.Error) as error:
-        msg = f"{str(path)!r} is no text file in UTF-8 ({error}); save it as one"
+        msg = f"{str(file)!r} is no text file in UTF-8 ({error}); save it as one"
+        raise ValueError(msg) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        msg = f"{str(file)!r} cannot be read as {file.ending}: {error}"
         raise ValueError(msg) from error
 
 
-def _parse_csv(path: Path, request: _Request) -> _Parts:
+def _parse_csv(file: _File, request: _Request) -> _Parts:
     columns = request.columns
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        first, second = (*islice(csv.reader(file), 2), [], [])[:2]
+    (line, first), (_, second) = (*islice(file.rows(), 2), (0, []), (0, []))[:2]
     header = _is_header(first, second, request)
     if not first or (header and not second):
-        msg = f"{str(path)!r} is empty: it has no rows"
+        msg = f"{str(file)!r} is empty: it has no rows"
         raise ValueError(msg)
-    if len(first) == 1 and (found := set(first[0]) & set(_SEPARATORS)):
-        seen = " or ".join(sorted(_SEPARATORS[separator] for separator in found))
-        msg = (
-            f"{str(path)!r} has {seen} between its columns, commas are expected; save it with "
-            "commas (pandas: to_csv(index=False))"
-        )
-        raise ValueError(msg)
+    _check_separator(file, first, second)
     names = [cell.strip() for cell in first] if header else [str(j) for j in range(len(first))]
-    if columns is not None and not header and len(names) == len(columns.text):
-        names = list(columns.text)  # without a header it is their order that counts
-    label = _target_column(path, names, request)
-    features = _features(path, names, label, request)
-    if columns is not None:
-        text = {j for j in features if columns.text[names[j]]}
-        return _parse_cells(path, names, label, features, text, request, header=header)
+    names = _as_trained(names, columns, header=header)
+    label = _target_column(file, names, request)
+    features = _features(file, names, label, request)
+    text = {j for j in features if columns is not None and columns.text[names[j]]}
+    skip = line if header else 0
     try:
-        return _parse_cells(path, names, label, features, set(), request, header=header)
+        return _parse_cells(file, names, label, features, text, set(), request, skip)
     except UnicodeDecodeError:
         raise
     except ValueError:
-        text = _text_columns(path, features, header=header) if request.mixed else set[int]()
-        if not text:
+        other, truths = _kinds_of_columns(file, set(features) - text, skip)
+        other = other if request.mixed and columns is None else set[int]()
+        if not other | truths:
             raise
-        parts = _parse_cells(path, names, label, features, text, request, header=header)
-        _warn_of_stray_texts(path, parts.texts)
-        return parts
+        text = text | other
+        return _parse_cells(file, names, label, features, text, truths, request, skip)
+
+
+def _check_separator(file: _File, first: Sequence[str], second: Sequence[str]) -> None:
+    """Raise if there is another separator between the columns than the format has."""
+    own, others = file.separator, set(_SEPARATORS) - {file.separator}
+    rows = [own.join(row) for row in (first, second) if row]
+    found = sorted(other for other in others if other in rows[0])
+    if len(first) > 1:  # as decimal commas make it
+        found = [
+            other
+            for other in found
+            if all(_DECIMAL_COMMA.fullmatch(cell) for row in rows for cell in row.split(other))
+        ]
+    if not found:
+        return
+    seen = " or ".join(sorted(_SEPARATORS[other] for other in found))
+    written = "" if own == "," else ", sep=chr(9)"
+    remedy = f"save it with {_SEPARATORS[own]} (pandas: to_csv(index=False{written}))"
+    if found == ["\t"]:
+        remedy = "name it .tsv, or s" + remedy[1:]
+    msg = f"{str(file)!r} has {seen} between its columns, {_SEPARATORS[own]} are expected; {remedy}"
+    raise ValueError(msg)
+
+
+def _as_trained(
+    names: Sequence[str], columns: Columns | None, *, header: bool = True
+) -> Sequence[str]:
+    """Return the columns' names; those of the model where it is their order that counts."""
+    p, count = 0 if columns is None else len(columns.text), len(names)
+    if columns is None or (header and not (columns.by_place and count in {p, p + 1})):
+        return names
+    return list(columns.text) if count == p else [str(j) for j in range(count)]
 
 
 def _parse_cells(
-    path: Path,
+    file: _File,
     names: Sequence[str],
     label: int | None,
     features: Sequence[int],
     text: set[int],
+    truths: set[int],
     request: _Request,
-    *,
-    header: bool,
+    skip: int,
 ) -> _Parts:
-    """Read a table whose columns ``text`` are text; the labels are anything."""
+    """Read a table whose columns ``text`` are text, ``truths`` truth values; labels are anything.
+
+    The first ``skip`` lines are those of the header.
+    """
     codes: dict[int, dict[str, float]] = {j: {} for j in text | {label} if j is not None}
 
     def coded(j: int) -> Callable[[str], float]:
@@ -457,44 +617,48 @@ def _parse_cells(
 
         def code(cell: str) -> float:
             cell = cell.strip()
-            if j != label and cell in _MISSING:
-                return math.nan
-            return known.setdefault(cell, float(len(known)))
+            return math.nan if cell in _MISSING else known.setdefault(cell, float(len(known)))
 
         return code
 
     converters: dict[int | str, Callable[[str], float]] = {j: coded(j) for j in codes}
     if request.missing:
         converters |= {j: _number_or_nan for j in features if j not in text}
+    converters |= {j: lambda cell: float(_TRUTHS.get(cell.strip(), math.nan)) for j in truths}
     converters |= {j: lambda _: 0.0 for j in range(len(names)) if j not in {label, *features}}
     try:
-        table = np.loadtxt(
-            path,
-            delimiter=",",
-            comments=None,
-            quotechar='"',
-            skiprows=int(header),
-            converters=converters,
-            encoding="utf-8-sig",
-            ndmin=2,
-        )
+        with file.text() as lines:
+            table = np.loadtxt(
+                lines,
+                delimiter=file.separator,
+                comments=None,
+                quotechar='"',
+                skiprows=skip,
+                converters=converters,
+                ndmin=2,
+            )
     except UnicodeDecodeError:
         raise
     except ValueError as error:
-        numeric = set(features) - text
-        bad = _first_bad_cell(path, names, numeric, request.remedy, header=header)
-        msg = bad or f"{str(path)!r}: {error}"
+        numeric = set(features) - text - truths
+        bad = _first_bad_cell(file, names, numeric, request.remedy, skip)
+        msg = bad or f"{str(file)!r}: {error}"
         raise ValueError(msg) from error
     X = table if label is None and len(features) == len(names) else table[:, features]
     found = [names[j] for j in features]
     if not request.missing:
-        _no_missing(path, found, _columns_with(np.isnan, X), request.remedy)
+        _no_missing(file, found, _columns_with(np.isnan, X), request.remedy)
     texts = {names[j]: tuple(codes[j]) for j in text}
     if label is None:
         return _Parts(X, None, names=tuple(found), texts=texts)
-    if "" in codes[label]:
-        _no_missing(path, [names[label]], [True], _UNLABELLED)
-    y = _parsed_labels(list(codes[label]))[table[:, label].astype(np.intp)]
+    missing = np.isnan(table[:, label])
+    if request.classes is None:
+        empty = f"{_UNLABELLED} (empty cells, NA, NaN, nan and null are none)"
+        _no_missing(file, [names[label]], [bool(missing.any())], empty)
+        labels = _parsed_labels(file, names[label], list(codes[label]))
+    else:
+        labels = np.asarray([*codes[label], None], dtype=object)
+    y = labels[np.where(missing, -1.0, table[:, label]).astype(np.intp)]
     return _Parts(X, y, names=tuple(found), target=names[label], texts=texts)
 
 
@@ -506,32 +670,21 @@ def _number(cell: str) -> float:
     return float(cell.replace("_", "?"))  # "1_2" is a number in Python alone
 
 
-def _text_columns(path: Path, features: Sequence[int], *, header: bool) -> set[int]:
-    """Return the columns with a cell that is no number."""
-    numeric = set(features)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in islice(csv.reader(file), int(header), None):
-            numeric -= {
-                j
-                for j in numeric
-                if j < len(row) and row[j].strip() not in _MISSING and not _is_number(row[j])
-            }
-    return set(features) - numeric
+def _kinds_of_columns(file: _File, columns: set[int], skip: int) -> tuple[set[int], set[int]]:
+    """Return the columns with a cell that is no number, apart those of truth values alone."""
+    numbers, truths = set(columns), set(columns)
+    for line, row in file.rows():
+        if line <= skip:
+            continue
+        cells = {j: row[j].strip() for j in numbers | truths if j < len(row)}
+        there = {j: cell for j, cell in cells.items() if cell not in _MISSING}
+        numbers -= {j for j, cell in there.items() if j in numbers and not is_number(cell)}
+        truths -= {j for j, cell in there.items() if cell not in _TRUTHS}
+    return columns - numbers - truths, truths - numbers
 
 
-def _warn_of_stray_texts(path: Path, texts: Mapping[str, Sequence[str]]) -> None:
-    """Say so where a few cells, typing errors perhaps, make a column of numbers one of text."""
-    for name, cells in texts.items():
-        strays = [cell for cell in cells if not _is_number(cell)]
-        if 2 * len(strays) < len(cells) and strays:
-            message = (
-                f"{str(path)!r}: column {name!r} is taken as text, since {len(strays)} of its "
-                f"{len(cells)} different values are no numbers, such as {strays[0]!r}"
-            )
-            warnings.warn(message, UserWarning, stacklevel=2)
-
-
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell of a text file holds a number."""
     try:
         _number(cell)
     except ValueError:
@@ -542,16 +695,16 @@ def _is_number(cell: str) -> bool:
 def _is_header(first: Sequence[str], second: Sequence[str], request: _Request) -> bool:
     """Whether the first line names columns: those asked for, no number, or a word above one."""
     cells = {cell.strip() for cell in first}
-    named = request.target in cells and not _is_number(str(request.target))
+    named = request.target in cells and not is_number(str(request.target))
     if request.columns is not None and not request.columns.by_place:
         named = named or cells >= set(request.columns.text)
-    if named or not any(_is_number(cell) for cell in first):
+    if named or not any(is_number(cell) or cell.strip() in _TRUTHS for cell in first):
         return True
-    words = [not _is_number(a) and a.strip() not in _MISSING for a in first]
-    return any(word and _is_number(b) for word, b in zip(words, second, strict=False))
+    words = [not is_number(a) and a.strip() not in _MISSING | set(_TRUTHS) for a in first]
+    return any(word and is_number(b) for word, b in zip(words, second, strict=False))
 
 
-def _target_column(path: Path, names: Sequence[str], request: _Request) -> int | None:
+def _target_column(file: _File, names: Sequence[str], request: _Request) -> int | None:
     """Return the index of the labels' column, or None where there are only features."""
     target, columns = request.target, request.columns
     if target is None and columns is not None and columns.target is not None:
@@ -560,42 +713,42 @@ def _target_column(path: Path, names: Sequence[str], request: _Request) -> int |
         return None
     if "" in names:
         msg = (
-            f"{str(path)!r}: column {names.index('') + 1} has no name; name it, or leave it out "
+            f"{str(file)!r}: column {names.index('') + 1} has no name; name it, or leave it out "
             "if it is a row index (pandas: index=False)"
         )
         raise ValueError(msg)
     if len(names) < 2:
+        between = f", separated by {_SEPARATORS[file.separator]}" * (file.ending != ".parquet")
         msg = (
-            f"{str(path)!r} has one column, {names[0]!r}: features and labels are expected, "
-            "separated by commas"
+            f"{str(file)!r} has one column, {names[0]!r}: features and labels are expected{between}"
         )
         raise ValueError(msg)
     if target is None:
         return len(names) - 1
     if names.count(target) != 1:
-        msg = (
-            f"{str(path)!r} has {names.count(target) or 'no'} columns {target!r}: {_listed(names)}"
-        )
+        count = names.count(target) or "no"
+        msg = f"target: {str(file)!r} has {count} columns {target!r}: {_listed(names)}"
         raise ValueError(msg)
     return names.index(target)
 
 
 def _features(
-    path: Path, names: Sequence[str], label: int | None, request: _Request
+    file: _File, names: Sequence[str], label: int | None, request: _Request
 ) -> Sequence[int]:
     """Return the indices of the features' columns, in the order a model expects if one does."""
     wanted = names if request.columns is None else request.columns.text
     twice = [name for name in wanted if names.count(name) > 1]
     if twice and (request.mixed or request.columns is not None):
-        msg = f"{str(path)!r} has {names.count(twice[0])} columns {twice[0]!r}; rename one of them"
+        msg = f"{str(file)!r} has {names.count(twice[0])} columns {twice[0]!r}; rename one of them"
         raise ValueError(msg)
     if request.columns is None:
         return [j for j in range(len(names)) if j != label]
     absent = [name for name in request.columns.text if name not in names]
     if absent:
+        nameless = ", its first line names none" * all(name.isdigit() for name in names)
         msg = (
-            f"{str(path)!r} lacks {'a column' if len(absent) == 1 else 'columns'} the model was "
-            f"trained on: {', '.join(absent[:20])}; {_listed(names)}"
+            f"{str(file)!r} lacks {'a column' if len(absent) == 1 else 'columns'} the model was "
+            f"trained on: {', '.join(absent[:20])}; {_listed(names)}{nameless}"
         )
         raise ValueError(msg)
     return [names.index(name) for name in request.columns.text]
@@ -608,23 +761,23 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
 
 
 def _first_bad_cell(
-    path: Path, names: Sequence[str], numeric: set[int], remedy: str, *, header: bool
+    file: _File, names: Sequence[str], numeric: set[int], remedy: str, skip: int
 ) -> str:
     """Return what is wrong in the first line that cannot be read, naming its column."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        for row in islice(reader, int(header), None):
-            where = f"{str(path)!r}, line {reader.line_num}"
-            if row and len(row) != len(names):
-                return f"{where}: {len(row)} columns where the first line has {len(names)}"
-            for j, cell in enumerate(row):
-                if j in numeric and cell.strip() in _MISSING - {"nan", "NaN"}:
-                    return f"{where}: column {names[j]!r} has a missing value; {remedy}"
-                if j in numeric and not _is_number(cell):
-                    return (
-                        f"{where}: column {names[j]!r} has {cell!r}, features must be numbers; "
-                        "encode or drop the column, or name it as the target"
-                    )
+    for line, row in file.rows():
+        if line <= skip:
+            continue
+        where = f"{str(file)!r}, line {line}"
+        if len(row) != len(names):
+            return f"{where}: {len(row)} columns where the first line has {len(names)}"
+        for j, cell in enumerate(row):
+            if j in numeric and cell.strip() in _MISSING - {"nan", "NaN"}:
+                return f"{where}: column {names[j]!r} has a missing value; {remedy}"
+            if j in numeric and not is_number(cell):
+                return (
+                    f"{where}: column {names[j]!r} has {cell!r}, features must be numbers; "
+                    "encode or drop the column, or name it as the target"
+                )
     return ""
 
 
@@ -633,31 +786,47 @@ def _columns_with(test: Callable[[HostArray], HostArray], X: HostArray) -> Itera
     return (X.dtype.kind == "f" and bool(test(x).any()) for x in X.T)
 
 
-def _no_missing(path: Path, names: Sequence[str], missing: Iterable[bool], remedy: str) -> None:
+def _no_missing(file: _File, names: Sequence[str], missing: Iterable[bool], remedy: str) -> None:
     columns = [name for name, one in zip(names, missing, strict=True) if one]
     if columns:
         plural = "column has" if len(columns) == 1 else "columns have"
-        msg = f"{str(path)!r}: {plural} missing values: {', '.join(columns[:20])}; {remedy}"
+        msg = f"{str(file)!r}: {plural} missing values: {', '.join(columns[:20])}; {remedy}"
         raise ValueError(msg)
 
 
-def _parsed_labels(texts: Sequence[str]) -> HostArray:
-    """Return labels from their texts: integers if all are, else numbers if all are, else texts.
+def _parsed_labels(file: _File, column: str, texts: Sequence[str]) -> HostArray:
+    """Return labels as truth values or numbers if all their texts are such, else as texts.
 
-    Codes with leading zeros, such as 01, are texts: as integers they would lose them.
+    They stay texts where as numbers they would not be what they were: codes with leading zeros,
+    such as 01, numbers too long, and texts of one number, such as 100 and 1E2.
     """
     labels = np.asarray(texts, dtype=str)
-    if any(text.isdigit() and text[0] == "0" < text for text in texts):
+    if set(texts) <= set(_TRUTHS):
+        return np.asarray([_TRUTHS[text] for text in texts])
+    codes = any(text.isdigit() and text[0] == "0" < text for text in texts)
+    if codes or not all(map(is_number, texts)):
         return labels
-    for dtype in (np.int64, np.float64):
-        try:
-            return labels.astype(dtype)
-        except (ValueError, OverflowError):
-            continue
+    values = [_value(text) for text in texts]
+    if all(isinstance(value, int) for value in values):
+        numbers = np.asarray(values)
+        exact = numbers.dtype.kind in "iu"  # beyond 64 bits they are objects, or float64
+    else:
+        numbers = np.asarray([float(text) for text in texts])
+        if (numbers != np.floor(numbers)).any():  # no classes, as the caller will say
+            return numbers
+        exact = bool((np.abs(numbers) <= _EXACT).all())
+    if exact and len(np.unique(numbers)) == len(texts):
+        return numbers
+    reason = "some are the same number" if exact else "as numbers they would be rounded"
+    message = (
+        f"{str(file)!r}: the labels, column {column!r}, are taken as texts, such as {texts[0]!r}: "
+        f"{reason}"
+    )
+    warnings.warn(message, UserWarning, stacklevel=2)
     return labels
 
 
-def _parquet_table(path: Path) -> tuple[Any, Any]:
+def _parquet_table(file: _File, request: _Request) -> tuple[Any, Any]:
     """Return the table of a file, and pyarrow's functions that tell types."""
     try:
         from pyarrow import parquet, types
@@ -665,78 +834,185 @@ def _parquet_table(path: Path) -> tuple[Any, Any]:
         msg = "reading .parquet needs pyarrow: pip install 'xplinear[parquet]'"
         raise ImportError(msg) from error
     try:
-        table = parquet.read_table(path)
+        table = parquet.ParquetFile(file.path).read()  # read_table refuses names that come twice
     except _DAMAGED as error:
-        msg = f"{str(path)!r} cannot be read as .parquet: {error}"
+        msg = f"{str(file)!r} cannot be read as .parquet: {error}"
         raise ValueError(msg) from error
-    # pandas writes its row index as such columns.
-    index = [name for name in table.column_names if name.startswith("__index_level_")]
-    return table.drop_columns(index), types
+    columns = request.columns
+    wanted = {request.target} | ({*columns.text, columns.target} if columns else set[str | None]())
+    index = {
+        name
+        for name in (table.schema.pandas_metadata or {}).get("index_columns", ())
+        if isinstance(name, str) and name in table.column_names and name not in wanted
+    }
+    nameless = {name for name in table.column_names if name.startswith("__index_level_")}
+    if index - nameless and request.n_features is None:
+        message = (
+            f"{str(file)!r}: the row index of pandas, {', '.join(sorted(index - nameless))}, is "
+            "left out; reset_index() makes it a feature"
+        )
+        warnings.warn(message, UserWarning, stacklevel=2)
+    kept = [j for j, name in enumerate(table.column_names) if name not in index | nameless]
+    if not kept:
+        msg = f"{str(file)!r} is empty: it has no columns"
+        raise ValueError(msg)
+    return table.select(kept), types
 
 
-def _read_parquet(path: Path, request: _Request) -> _Parts:
-    table, types = _parquet_table(path)
-    names = table.column_names
-    label = _target_column(path, names, request)
-    features = _features(path, names, label, request)
+def _read_parquet(file: _File, request: _Request) -> _Parts:
+    table, types = _parquet_table(file, request)
+    names = _as_trained(table.column_names, request.columns)
+    label = _target_column(file, names, request)
+    features = _features(file, names, label, request)
     columns: list[HostArray] = []
     texts: dict[str, Sequence[str]] = {}
-    strings = types.is_string, types.is_large_string, types.is_string_view
-    numbers = types.is_integer, types.is_floating, types.is_boolean
     for j in features:
-        column, name = table.column(j), names[j]
-        kind = column.type.value_type if types.is_dictionary(column.type) else column.type
-        text, numeric = (any(is_(kind) for is_ in kinds) for kinds in (strings, numbers))
-        expected = request.mixed if request.columns is None else request.columns.text[name]
-        if not (numeric or (text and expected)):
+        column, name = _plain(table.column(j), types), names[j]
+        kind = _arrow_kind(column.type, types)
+        trained = request.columns is not None and request.columns.text[name]
+        text = trained or (kind == "text" and request.mixed and request.columns is None)
+        if kind == "other" or (kind in {"date", "text"} and not text):
             msg = (
-                f"{str(path)!r}: column {name!r} is of type {kind}, features must be numbers; "
-                "encode or drop the column, or name it as the target"
+                f"{str(file)!r}: column {name!r} is of type {column.type}, features must be "
+                "numbers; encode or drop the column, or name it as the target"
             )
             raise ValueError(msg)
         if not request.missing:
-            _no_missing(path, [name], [column.null_count > 0], request.remedy)
-        if text or (request.columns is not None and expected):
-            encoded = column.cast("string").combine_chunks().dictionary_encode()
+            _no_missing(file, [name], [column.null_count > 0], request.remedy)
+        if text:
+            encoded = _arrow_texts(column, types).combine_chunks().dictionary_encode()
             columns.append(encoded.indices.to_numpy(zero_copy_only=False).astype(np.float64))
-            texts[name] = tuple(encoded.dictionary.to_pylist())
+            cells = encoded.dictionary.to_pylist()
+            truth = types.is_boolean(column.type)  # arrow writes true, Python True
+            texts[name] = tuple(cell.capitalize() if truth else cell for cell in cells)
         else:
-            truth = types.is_boolean(kind)  # with nulls NumPy would make objects of them
-            columns.append((column.cast("uint8") if truth else column).to_numpy())
+            columns.append(_arrow_numbers(column, types))
     X = np.stack(columns, axis=1)
     found = tuple(names[j] for j in features)
     if not request.missing:
-        _no_missing(path, found, _columns_with(np.isnan, X), request.remedy)
+        _no_missing(file, found, _columns_with(np.isnan, X), request.remedy)
     if label is None:
         return _Parts(X, None, names=found, texts=texts)
-    column = table.column(label)
-    _no_missing(path, [names[label]], [column.null_count > 0], _UNLABELLED)
-    if types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    y = column.to_numpy()
-    # Arrow's strings become Python objects.
-    if y.dtype.kind == "O" and all(isinstance(one, str) for one in y):
-        y = y.astype(str)
+    y = _arrow_labels(file, names[label], table.column(label), types, request)
     return _Parts(X, y, names=found, target=names[label], texts=texts)
 
 
-def _read_svmlight(path: Path, request: _Request) -> _Parts:
-    target, n_features = request[:2]
-    _no_target(str(path), target)
+def _plain(column: Any, types: Any) -> Any:
+    """Return the values of a column of categories, others as they are."""
+    return column.cast(column.type.value_type) if types.is_dictionary(column.type) else column
+
+
+def _arrow_kind(kind: Any, types: Any) -> str:
+    """Return what values of a type of arrow are: text, dates, numbers, or other things."""
+    for name, members in (
+        ("text", (types.is_string, types.is_large_string, types.is_string_view)),
+        ("date", (types.is_date, types.is_timestamp)),
+        ("number", (types.is_integer, types.is_floating, types.is_decimal)),
+        ("number", (types.is_boolean, types.is_null)),
+    ):
+        if any(is_member(kind) for is_member in members):
+            return name
+    return "other"
+
+
+def _arrow_texts(column: Any, types: Any) -> Any:
+    if types.is_timestamp(column.type):  # as pandas writes them to a text file
+        for shorter in ("timestamp[s]", "date32"):
+            cut = column.cast(shorter, safe=False)
+            column = cut if cut.cast(column.type).equals(column) else column
+    return column.cast("string")
+
+
+def _arrow_numbers(column: Any, types: Any) -> HostArray:
+    if types.is_boolean(column.type):  # with nulls NumPy would make objects of them
+        column = column.cast("uint8")
+    elif types.is_decimal(column.type) or types.is_null(column.type):
+        column = column.cast("float64")
+    return column.to_numpy()
+
+
+def _arrow_labels(file: _File, name: str, column: Any, types: Any, request: _Request) -> HostArray:
+    """Return a column of labels: dates as their texts, numbers and texts as they are."""
+    if request.classes is None:
+        _no_missing(file, [name], [column.null_count > 0], _UNLABELLED)
+    column = _plain(column, types)
+    kind = _arrow_kind(column.type, types)
+    if kind == "other":
+        msg = (
+            f"{str(file)!r}: labels must be numbers or strings, column {name!r} is of type "
+            f"{column.type}"
+        )
+        raise ValueError(msg)
+    decimal = types.is_decimal(column.type)
+    if kind == "date" or decimal:
+        column = _arrow_texts(column, types)
+    if request.classes is not None:
+        return np.asarray([*column.to_pylist(), None], dtype=object)[:-1]
+    if decimal:
+        texts = list(dict.fromkeys(column.to_pylist()))
+        codes = {text: code for code, text in enumerate(texts)}
+        return _parsed_labels(file, name, texts)[[codes[text] for text in column.to_pylist()]]
+    return column.to_numpy() if kind == "number" else np.asarray(column.to_pylist(), dtype=str)
+
+
+def _read_svmlight(file: _File, request: _Request) -> _Parts:
+    _no_target(str(file), request.target)
+    read: Any = load_svmlight_file
     try:
-        X, y = load_svmlight_file(path, n_features=n_features)[:2]
-    except _DAMAGED as error:
-        msg = f"{str(path)!r} cannot be read as svmlight: {error}"
+        with file.open() as lines:
+            X, y = read(lines, zero_based=True)
+    except (*_DAMAGED, OverflowError) as error:
+        msg = (
+            f"{str(file)!r} cannot be read as svmlight, whose lines are a label and index:value "
+            f"pairs: {error}"
+        )
         raise ValueError(msg) from error
+    X, index_base = _counted(file, X, request)
     n, p = X.shape
     if X.dtype.itemsize * n * p > _DENSE_BYTES:
         msg = (
-            f"{str(path)!r} is sparse and too large to be made dense: {n} × {p} values take "
+            f"{str(file)!r} is sparse and too large to be made dense: {n} × {p} values take "
             f"{X.dtype.itemsize * n * p / 2**30:.1f} GiB, {X.nnz} are not zero; select features"
         )
         raise ValueError(msg)
-    whole = y.size and (y == np.floor(y)).all() and math.isfinite(y.sum())
-    return _Parts(X.toarray(), y.astype(np.int64) if whole else y)
+    if np.abs(y).max(initial=0.0) > _EXACT:
+        msg = (
+            f"{str(file)!r} has labels beyond 2**53, which this format rounds, such as "
+            f"{y[np.abs(y).argmax()]:.0f}; use .csv or .parquet"
+        )
+        raise ValueError(msg)
+    whole = y.size and (y == np.floor(y)).all()
+    return _Parts(X.toarray(), y.astype(np.int64) if whole else y, index_base=index_base)
+
+
+def _counted(file: _File, X: Any, request: _Request) -> tuple[Any, int]:
+    """Return rows of the features a model expects, and the number of the first one."""
+    p, base = request.n_features, request.index_base
+    lowest, end = int(X.indices.min(initial=1)), X.shape[1]
+    if base is None:
+        base = int(lowest > 0)
+        if p is not None and lowest > 0 and end <= p:
+            message = (
+                f"{str(file)!r} has neither a feature 0 nor a feature {p}: its features are taken "
+                "as counted from 1"
+            )
+            warnings.warn(message, UserWarning, stacklevel=2)
+    elif lowest < base:
+        msg = (
+            f"{str(file)!r} counts features from 0, the file the model was trained on from 1: "
+            "count from 1"
+        )
+        raise ValueError(msg)
+    if p is not None and end > p + base:
+        msg = (
+            f"{str(file)!r} has a feature {end - 1}, the model has {p} features, counted from "
+            f"{base}"
+        )
+        raise ValueError(msg)
+    X = X[:, base:]
+    if p is not None:
+        X.resize((X.shape[0], p))
+    return X, base
 
 
 NAMES: dict[str, Callable[[], _Parts]] = {
@@ -744,12 +1020,16 @@ NAMES: dict[str, Callable[[], _Parts]] = {
     "fashion-mnist": _fashion_mnist,
 }
 
-FORMATS: dict[str, Callable[[Path, _Request], _Parts]] = {
+FORMATS: dict[str, Callable[[_File, _Request], _Parts]] = {
     ".npz": _read_npz,
     ".npy": _read_npy,
     ".csv": _read_csv,
+    ".csv.gz": _read_csv,
+    ".tsv": _read_csv,
+    ".tsv.gz": _read_csv,
     ".parquet": _read_parquet,
     ".svm": _read_svmlight,
+    ".svm.gz": _read_svmlight,
     ".libsvm": _read_svmlight,
     ".svmlight": _read_svmlight,
 }

@@ -279,10 +279,12 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         run = Run(grid, callbacks)
         try:
             self._solve(objective, solver, run, scoring)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             with suppress(Exception):  # nothing to choose from, say: it is Ctrl-C that counts
                 self._choose(template, problem, solver, run)
-            raise
+                raise
+            msg = "interrupted before a strength was done in all folds; nothing new is kept"
+            raise KeyboardInterrupt(msg) from interrupt
         run.warn(objective, self.precision, getattr(solver, "tol", self.tol))
         self._choose(template, problem, solver, run)
         run.warn_of_an_end()

@@ -13,6 +13,7 @@ import xplinear
 from xplinear.backends import backend_of
 from xplinear.data import Standard
 from xplinear.estimator import host_parameters, is_probabilistic
+from xplinear.writing import check_writable, written
 
 if TYPE_CHECKING:
     from xplinear.estimator import LinearClassifier
@@ -40,9 +41,11 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     it come Sub and Mul where features must be brought near first, as in the classifier itself.
     """
     check_is_fitted(clf)
+    check_writable(path, [".onnx"], bare=True)
     classes = backend_of(clf.classes_).to_host(clf.classes_)
-    if classes.dtype.kind in "iu":
-        classes = classes.astype(np.int64)
+    if classes.dtype.kind in "iu":  # which few programs read as anything but int64
+        fits = classes.max() <= np.iinfo(np.int64).max
+        classes = classes.astype(np.int64 if fits else np.uint64)
     elif classes.dtype.kind in "UO":
         classes = classes.astype(object)
     if classes.dtype.kind == "O" and not all(isinstance(label, str) for label in classes):
@@ -98,7 +101,8 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
         opset_imports=[helper.make_opsetid("", _OPSET)],
     )
     checker.check_model(model)
-    save_model(model, os.fspath(path))
+    with written(path) as (file,):
+        save_model(model, file, format="protobuf")
 
 
 def _warn_of_coarse_features(standard: Standard, W: HostArray) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialized
 from sklearn.utils.validation import check_is_fitted
 
 import xplinear
@@ -27,12 +26,14 @@ from xplinear.machine import libraries
 from xplinear.objective import Params
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SOLVERS
+from xplinear.writing import check_writable, written
 
 if TYPE_CHECKING:
     from xplinear.backends import Backend
 
 __all__ = ["content_of", "load", "save"]
 
+ENDING = ".safetensors"
 _FORMAT = "xplinear"
 _VERSION = "1"
 _CERTIFIED = "objective", "lower_bound", "residual"
@@ -80,6 +81,7 @@ def save(
     ----------
     clf : LinearClassifier
     path : path-like
+        Ends in ``.safetensors``, or in nothing.
     preparation : mapping, optional
         How the rows were made from a table, as JSON can hold it; `content_of` gives it back.
 
@@ -87,6 +89,10 @@ def save(
     ------
     TypeError
         If a parameter or the labels cannot be written without code (an own loss, say).
+    OSError
+        If the file cannot be written.
+    ValueError
+        If the name ends as those of another format do.
 
     Examples
     --------
@@ -98,8 +104,9 @@ def save(
     array(['yes'], dtype='<U3')
     """
     check_is_fitted(clf)
+    check_writable(path, [ENDING], bare=True)
     classes = backend_of(clf.classes_).to_host(clf.classes_)
-    numeric = classes.dtype.kind in "biuf"
+    numeric = classes.dtype.kind in "biuf" and classes.dtype.itemsize <= 8
     if not numeric and not all(isinstance(label, str) for label in classes.tolist()):
         msg = f"labels of type {classes.dtype} cannot be saved; use numbers or strings, or pickle"
         raise TypeError(msg)
@@ -139,15 +146,9 @@ def save(
         "content": text,
         "checksum": _checksum(text, tensors),
     }
-    target = Path(path)
-    descriptor, unfinished = tempfile.mkstemp(dir=target.parent, suffix=".unfinished")
-    os.close(descriptor)
-    try:
-        save_file(tensors, unfinished, metadata)
-        Path(unfinished).replace(target)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+    # safetensors would give a file that it writes itself a mode of its own.
+    with written(path) as (file,):
+        file.write_bytes(serialized(tensors, metadata))
 
 
 def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> LinearClassifier:
@@ -210,7 +211,9 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
 
             # A table that was not prepared has other columns, and is refused.
             preparation = Preparation.from_record(content["preparation"])
-            names = None if preparation.expected.by_place else preparation.feature_names
+            expected = preparation.expected
+            nameless = expected is None or expected.by_place
+            names = names if nameless else preparation.feature_names
         if names is not None:
             clf.feature_names_in_ = np.asarray(names, dtype=object)
     except (KeyError, TypeError, AttributeError) as error:

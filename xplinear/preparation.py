@@ -6,6 +6,8 @@ missing values become what was learned in training if that was asked for.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,13 +15,17 @@ from typing import Any
 import numpy as np
 from sklearn.preprocessing import OneHotEncoder
 
-from xplinear.datasets import Columns, Dataset
+from xplinear.datasets import Columns, Dataset, is_number
 
 __all__ = ["Column", "Preparation"]
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _DENSE_BYTES = 4 * 2**30  # categories that take more than this when they are columns are refused
+_MANY, _FEW = 1000, 20  # categories: more are told; fewer are not, however few rows each has
+_FEW_ROWS = 5  # of a category
+_NUMBER = re.compile(r"[-+(]?[$€£¥]?[-+]?\d[\d.,'\s]*[%$€£¥]?\)?")
+_DATE = re.compile(r"(\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{2,4})([T ].*)?")
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,8 @@ class Preparation:
     columns : tuple of Column
     target : str or None
         The column of the labels.
+    index_base : int or None
+        The number of the first feature in an ``.svm``; there are no columns then.
 
     Examples
     --------
@@ -81,6 +89,7 @@ class Preparation:
 
     columns: tuple[Column, ...]
     target: str | None
+    index_base: int | None = None
 
     @classmethod
     def learned(cls, dataset: Dataset, *, impute: bool = False) -> Preparation:
@@ -95,7 +104,7 @@ class Preparation:
             If a column has nothing but missing values, or too many categories.
         """
         columns: list[Column] = []
-        for name, values in zip(dataset.names or (), dataset.X.T, strict=True):
+        for name, values in zip(dataset.names or (), dataset.X.T, strict=dataset.names is not None):
             texts = dataset.texts.get(name)
             there = values[~np.isnan(values)] if impute or texts is not None else values
             if impute and not there.size:
@@ -104,9 +113,10 @@ class Preparation:
             if texts is None:
                 columns.append(Column(name, None, float(np.median(there)) if impute else None))
             else:
+                _warn_of_no_categories(dataset, name, texts)
                 most = texts[int(np.bincount(there.astype(np.intp)).argmax())] if impute else None
                 columns.append(Column(name, tuple(sorted(texts)), most))
-        prepared = cls(tuple(columns), dataset.target)
+        prepared = cls(tuple(columns), dataset.target, dataset.index_base)
         size = 8 * len(prepared.feature_names) * dataset.X.shape[0]
         if size > _DENSE_BYTES:
             worst = max(columns, key=lambda column: len(column.categories or ()))
@@ -118,8 +128,10 @@ class Preparation:
         return prepared
 
     @property
-    def expected(self) -> Columns:
-        """What `xplinear.datasets.load` is to look for in a table."""
+    def expected(self) -> Columns | None:
+        """What `xplinear.datasets.load` is to look for in a table; None where it was none."""
+        if not self.columns:
+            return None
         text = {column.name: column.categories is not None for column in self.columns}
         return Columns(text, self.target)
 
@@ -184,4 +196,36 @@ class Preparation:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Preparation:
         """Return the preparation of a `record`."""
-        return cls(tuple(Column(**column) for column in record["columns"]), record["target"])
+        columns = tuple(Column(**column) for column in record["columns"])
+        return cls(columns, record["target"], record.get("index_base"))
+
+
+def _warn_of_no_categories(dataset: Dataset, column: str, texts: Sequence[str]) -> None:
+    """Say so where the texts of a column are likely to be no categories."""
+    n, count = dataset.X.shape[0], len(texts)
+    strays = [text for text in texts if not is_number(text)]
+    about = f"{dataset.name}: column {column!r} is taken as text"
+    message = ""
+    for pattern, what, remedy in (
+        (_DATE, "dates", "make numbers of them, such as days since a date, or drop the column"),
+        (_NUMBER, "numbers", "write them plainly, as 1000 or 0.12"),
+    ):
+        alike = [text for text in strays if pattern.fullmatch(text)]
+        if 2 * len(alike) > count:
+            message = (
+                f"{about} of {count:,} categories, but they look like {what}, such as "
+                f"{alike[0]!r}; {remedy}"
+            )
+    if not message and strays and 2 * len(strays) < count:
+        message = (
+            f"{about}, since {len(strays)} of its {count:,} different values are no numbers, such "
+            f"as {strays[0]!r}; correct them, or leave them empty and train with --impute"
+        )
+    if not message and (count > _MANY or (count > _FEW and n < _FEW_ROWS * count)):
+        message = (
+            f"{about} of {count:,} categories in {n:,} rows, such as {texts[0]!r}, each of which "
+            "becomes a column: what so few rows teach is of no use for others; drop the column, "
+            "or group its texts"
+        )
+    if message:
+        warnings.warn(message, UserWarning, stacklevel=3)

@@ -45,7 +45,10 @@ __all__ = [
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 _CHECK_BYTES = 2**26
-_MISSING_LABELS = "Input {} contains NaN or infinity; every row needs a label: drop the others"
+_MISSING_LABELS = (
+    "Input {} contains NaN or infinity, or labels are missing (None, NA); every row needs a label: "
+    "drop the others"
+)
 
 
 class Features(NamedTuple):
@@ -194,7 +197,7 @@ def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
         msg = f"{name} should be a 1d array of labels, got an array of shape {labels.shape}"
         raise ValueError(msg)
     missing = labels.dtype.kind == "f" and not np.isfinite(labels).all()
-    if missing or (labels.dtype.kind == "O" and any(label != label for label in labels)):  # noqa: PLR0124 - only NaN differs from itself
+    if missing or (labels.dtype.kind == "O" and any(map(_is_missing, labels))):
         raise ValueError(_MISSING_LABELS.format(name))
     kinds = set(map(type, labels.tolist())) if labels.dtype.kind in "OS" else set[type]()
     if bytes in kinds:
@@ -210,6 +213,11 @@ def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
         msg = f"{name} mixes labels that cannot be sorted ({error}); use one type for all"
         raise ValueError(msg) from error
     return labels
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether it is None, NaN, or pandas's NA, which cannot even be compared."""
+    return label is None or type(label).__name__ == "NAType" or bool(label != label)  # noqa: PLR0124 - only NaN differs from itself
 
 
 def _host_labels(y: Any, name: str) -> HostArray:
