@@ -816,7 +816,7 @@ def bench(
             "torch:cuda, jax that work here."
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="How long it may take, about.")] = 150.0,
+    seconds: Annotated[float, typer.Option(help="How long it may take.")] = 150.0,
     plot: Annotated[Path | None, typer.Option(help="Draw the throughput: FILE.png.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write FILE.csv, and FILE.json: machine and versions.")
@@ -829,11 +829,12 @@ def bench(
     if out is not None and out.suffix != ".csv":
         msg = f"--out: a name that ends in .csv is needed, got {out.name!r}"
         raise ValueError(msg)
+    end = time.perf_counter() + seconds
     usable = usable_backends()
     chosen = usable if backends is None else _chosen_backends(backends)
     rows: list[Measurement] = []
     try:
-        _measure(rows, chosen, seconds)
+        _measure(rows, chosen, end - time.perf_counter())
     except KeyboardInterrupt:
         if rows and not as_json:
             _print_measurements(_console(), rows)
