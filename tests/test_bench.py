@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,8 +74,9 @@ class TestCounting:
 
 
 class TestMeasure:
-    def test_every_backend(self, backend, quick):
-        rows = list(bench.measure([backend.backend], 0.4, SMALL))
+    def test_every_backend(self, backend, quick, monkeypatch):
+        monkeypatch.setattr(bench, "_ENOUGH", 1000)
+        rows = list(bench.measure([backend.backend], 100.0, SMALL))  # JAX compiles for seconds
         assert [row.cell for row in rows] == SMALL
         for row in rows:
             assert (row.reason, row.backend) == ("", backend.backend.name)
@@ -118,6 +120,33 @@ class TestMeasure:
         (row,) = bench.measure([get_backend("numpy")], 0.1, [Cell(1024, 784, 10, 45)])
         assert re.fullmatch(r"needs about .* s, 0.\d+ are left; give more --seconds", row.reason)
 
+    @pytest.mark.parametrize("ready", [0.0, 0.1, 2.5])  # seconds before a cell, as JAX needs them
+    @pytest.mark.parametrize("slower", [0.5, 1.0, 4.0])  # than is guessed
+    def test_it_keeps_to_its_seconds(self, quick, monkeypatch, ready, slower):
+        clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+
+        def run(F, batch=None):
+            rows = batch or F.n
+            return slower * F.n // rows * bench._guess(Cell(batch, *F.shape), CEILINGS, rows)
+
+        def took(backend, seconds, share):
+            clock.now += ready + 2 * seconds
+            return seconds, 1
+
+        for name, fake in {
+            "time": clock,
+            "random_problem": lambda _, n, *shape: SimpleNamespace(n=n, shape=shape),
+            "epoch": run,
+            "evaluation": run,
+            "median_seconds": took,
+        }.items():
+            monkeypatch.setattr(bench, name, fake)
+        rows = list(bench.measure([get_backend("numpy")], 20.0))
+        assert clock.now <= 24.0
+        left_out = [row.reason for row in rows if row.reason]
+        assert len(left_out) < len(rows)
+        assert all(re.search(r"s, .* are left; give more --seconds", why) for why in left_out)
+
     def test_an_error_is_a_row(self, quick, monkeypatch):
         def broken(*_):
             msg = "out of memory\nat some length"
@@ -146,7 +175,7 @@ class TestMeasure:
 class TestCommand:
     def test_table_files_and_picture(self, quick, tmp_path):
         out, picture = tmp_path / "b.csv", tmp_path / "b.svg"
-        result = run("--backends=numpy", "--seconds=0.4", "--out", out, "--plot", picture)
+        result = run("--backends=numpy", "--seconds=20", "--out", out, "--plot", picture)
         assert result.exit_code == 0, result.output
         assert result.stderr == ""
         assert "4 of 4 cells without an error" in result.stdout

@@ -75,7 +75,7 @@ class TestMinimize:
         widths = {len(result.state.step_size) for result in whole}
         assert len(widths) > 1  # models have left
         found = []
-        for line in range(1, 500, 3):
+        for line in range(1, 600, 3):
             with pytest.raises(KeyboardInterrupt) as got, _ctrl_c_at(line):
                 minimize(objective, LBFGS(12, tol=1e-6))
             if isinstance(got.value, Interrupted):

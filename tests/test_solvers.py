@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from xplinear.losses import (
 from xplinear.minimize import minimize
 from xplinear.objective import Params
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty
-from xplinear.solvers import GD, LBFGS, SGD, SOLVERS
+from xplinear.solvers import GD, LBFGS, SGD, SOLVERS, sgd
 from xplinear.solvers.metric import feature_metric, feature_moments, penalty_curvature
 from xplinear.solvers.sgd import SCHEDULES
 
@@ -293,6 +294,35 @@ def test_learning_rates_are_counted(numpy_backend):
     objective = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=ALPHAS)
     with pytest.raises(ValueError, match="learning_rate has 2 numbers for a stack of 3 models"):
         minimize(objective, SGD(learning_rate=(0.1, 0.2)))
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "k", "epochs"),
+    [
+        (80, 20, 4, 1000),  # 2,000 updates
+        (1000, 20, 4, 125),
+        (60_000, 784, 10, 10),
+        (80, 20_000, 4, 489),  # as many as cost 2e10 operations
+        (80, 2_000_000, 4, 100),  # 200 updates in any case
+        (20_000, 20_000, 1000, 10),
+    ],
+)
+def test_sgd_makes_epochs_by_updates_and_by_what_they_cost(numpy_backend, n, p, k, epochs):
+    F = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=[0.1, 1.0])
+    objective = replace(F, data=SimpleNamespace(n=n, p=p), k=k)
+    assert SGD()._affordable(objective) == epochs <= SGD().iterations(n)
+    assert SGD(max_iter=7)._affordable(objective) == 7
+
+
+def test_sgd_on_few_rows_of_many_features_ends_in_time_and_in_place(numpy_backend, monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((50, 3000)), rng.integers(0, 3, 50)
+    F = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, y, alpha=[1e-2])
+    monkeypatch.setattr(sgd, "_OPERATIONS", 1e9)
+    result = minimize(F, SGD())
+    assert (result.n_iter, result.reason) == (556, "finished")
+    optimum = F.value(minimize(F, LBFGS(tol=1e-8)).params)
+    assert F.value(result.params) - optimum < 3e-3 * np.log(3)
 
 
 def test_sgd_finishes(numpy_backend):

@@ -27,7 +27,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from statistics import median
 from typing import Any, NamedTuple, Self
 
@@ -71,7 +71,7 @@ _MOST_ROWS, _FEWEST_ROWS, _MOST_STEPS = 1_000_000, 256, 4096
 _REPEATS = 9
 _EPOCHS_PER_SHARE = 6
 _ENOUGH = 100  # a cell gets one part of the time in so many, at most
-_QUICK = 2.0  # seconds; quicker cells are measured even if no time is left
+_CAUTION = 1.5  # times what a cell is expected to take must be left
 # A guess of the seconds of a step, to choose the rows: calls, and times what is counted.
 _CALL_SECONDS, _MOVES, _PRODUCTS = 3e-4, 5, 3
 _WEIGHT_ARRAYS, _SCORE_ARRAYS = 16, 4  # that an epoch holds at a time
@@ -260,27 +260,48 @@ def measure(
     ----------
     backends : sequence of Backend
     seconds : float
-        For all together, about. A cell gets an equal part of what is left, at most a hundredth
-        of all; where that is little it is measured on fewer rows and steps. What needs more
-        time or memory than there is left is not measured, and says so.
+        For all together, ceilings and JAX's compiler included. A cell gets an equal part of what
+        is left, at most a hundredth of all; where that is little it is measured on fewer rows and
+        steps. What needs more time or memory than there is left is not measured, and says so;
+        how much it needs, earlier cells of the same backend tell.
     cells : sequence of Cell
 
     Examples
     --------
     >>> from xplinear.backends import get_backend
-    >>> (measured,) = measure([get_backend("numpy")], 0.2, [Cell(64, 784, 10, m=1)])
+    >>> (measured,) = measure([get_backend("numpy")], 10.0, [Cell(64, 784, 10, m=1)])
     >>> measured.examples_per_second > 64
     True
     """
     end = time.perf_counter() + seconds
     ceilings = {backend.name: measure_ceilings(backend) for backend in backends}
+    paces = dict.fromkeys(ceilings, _Pace(0.0, 1.0))
     left = len(cells) * len(backends)
     for cell in cells:
         for backend in backends:
-            remaining = max(0.0, end - time.perf_counter())
+            start, name = time.perf_counter(), backend.name
+            remaining = max(0.0, end - start)
             share = min(remaining / left, seconds / _ENOUGH)
             left -= 1
-            yield _measured(backend, cell, ceilings[backend.name], share, remaining)
+            measured = _measured(backend, cell, ceilings[name], share, remaining, paces[name])
+            if not measured.reason:
+                paces[name] = _pace(measured, time.perf_counter() - start)
+            yield measured
+
+
+class _Pace(NamedTuple):
+    """Seconds to make ready: rows, start, compiler; and the time of a step over its guess."""
+
+    ready: float
+    factor: float
+
+
+def _pace(measured: Measurement, seconds: float) -> _Pace:
+    """Return the pace of a cell that took so many seconds."""
+    cell, rows = measured.cell, measured.rows
+    runs = (measured.repeats + 1) * measured.seconds * (measured.n // rows)
+    guess = _guess(cell, measured.ceilings, rows)
+    return _Pace(max(0.0, seconds - runs), measured.seconds / guess)
 
 
 def measure_ceilings(backend: Backend) -> Ceilings:
@@ -292,14 +313,14 @@ def measure_ceilings(backend: Backend) -> Ceilings:
     >>> measure_ceilings(get_backend("numpy")).flops_per_second > 1e6
     True
     """
-    size = _SMALLEST_PRODUCT
+    size, product = _SMALLEST_PRODUCT, backend.compile(_product)
     while True:
         square = _random_rows(backend, size, size)
-        product = backend.compile(_product)
-        seconds = _fastest(backend, lambda: product(square, square))  # noqa: B023 - called at once
-        if seconds > _PRODUCT_SECONDS or size >= _LARGEST_PRODUCT:
+        multiply = partial(product, square, square)
+        if size >= _LARGEST_PRODUCT or _fastest(backend, multiply, 0.0) > _PRODUCT_SECONDS:
             break
         size *= 2
+    seconds = _fastest(backend, multiply)
     rows = min(_COPIED, backend.free_memory() // _SHARE_OF_MEMORY) // (_BYTES * size)
     copy, times = _copier(backend, _random_rows(backend, rows, size))
     copied = times * 2 * _BYTES * rows * size
@@ -335,10 +356,10 @@ def _negated(xp: Namespace, x: Array, batch: tuple[()], factor: Array) -> Array:
     return xp.negative(x)
 
 
-def _fastest(backend: Backend, run: Callable[[], Array]) -> float:
+def _fastest(backend: Backend, run: Callable[[], Array], limit: float | None = None) -> float:
     """Return the seconds of the fastest run."""
     wait(backend, run())
-    end = time.perf_counter() + _CEILING_SECONDS
+    end = time.perf_counter() + (_CEILING_SECONDS if limit is None else limit)
     seconds: list[float] = []
     while len(seconds) < 3 or (time.perf_counter() < end and len(seconds) < 50):
         start = time.perf_counter()
@@ -385,18 +406,24 @@ def random_problem(backend: Backend, n: int, p: int, k: int, m: int) -> Objectiv
 
 
 def _measured(
-    backend: Backend, cell: Cell, ceilings: Ceilings, share: float, remaining: float
+    backend: Backend,
+    cell: Cell,
+    ceilings: Ceilings,
+    share: float,
+    remaining: float,
+    pace: _Pace,
 ) -> Measurement:
     """Measure a cell in about ``share`` seconds, or say why not."""
     nothing = Measurement(backend.name, str(backend.device), cell, ceilings)
     free = backend.free_memory()
     n = _rows(cell, ceilings, share / _EPOCHS_PER_SHARE, free // _SHARE_OF_MEMORY)
     steps = 1 if cell.batch is None else n // cell.batch
-    needed, slow = cell.memory(n), 2 * steps * _guess(cell, ceilings, n // steps)  # a warm-up too
+    needed, run = cell.memory(n), steps * pace.factor * _guess(cell, ceilings, n // steps)
+    slow = pace.ready + 2 * run  # a warm-up too
     if needed > free:
         reason = f"needs about {needed / 1e9:.2g} GB of memory, {free / 1e9:.2g} are free"
         return replace(nothing, reason=reason)
-    if slow > max(_QUICK, remaining):
+    if _CAUTION * slow > remaining:
         reason = f"needs about {slow:.2g} s, {remaining:.2g} are left; give more --seconds"
         return replace(nothing, reason=reason)
 
@@ -442,8 +469,10 @@ def epoch(F: Objective, batch_size: int) -> Callable[[], tuple[Array, ...]]:
     """
     solver = SGD(schedule="constant", batch_size=batch_size, learning_rate=1e-3)
     # The objective at the start does not matter: a few rows give it sooner.
-    few = replace(F, data=ArrayData(*F.data.sample(16), backend=F.data.backend))
-    state = solver.init(few, F.zeros())
+    backend = F.data.backend
+    few = replace(F, data=ArrayData(*F.data.sample(16), backend=backend))
+    with backend.products(0.0):
+        state = solver.init(few, F.zeros())
 
     def run() -> tuple[Array, ...]:
         nonlocal state

@@ -110,8 +110,9 @@ def certify(objective: Objective, result: Result, solver: Solver | None = None) 
     backend, xp = objective.data.backend, objective.xp
     look = getattr(solver, "ahead", None)
     whole = result.state.params.b.shape[0] == objective.m  # no model has left the stack
-    ahead = look(objective, result.state) if look is not None and whole else None
-    with backend.double_precision():
+    with backend.products(0.0):
+        ahead = look(objective, result.state) if look is not None and whole else None
+    with backend.double_precision(), backend.products(0.0):
         both = backend.to_host(xp.stack(value_and_lower_bound(objective, result.params, ahead)))
     value, bound = both.astype(np.float64)
     # The solver's bound is a number of the dtype of the fit: rounding may put it above F.

@@ -1076,7 +1076,7 @@ def bench(
             autocompletion=_words(*_BACKEND_NAMES),
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="How long it may take, about.")] = 150.0,
+    seconds: Annotated[float, typer.Option(help="How long it may take.")] = 150.0,
     plot: Annotated[Path | None, typer.Option(help="Draw the throughput: FILE.png.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write FILE.csv, and FILE.json: machine and versions.")
@@ -1089,11 +1089,12 @@ def bench(
     if not 0.0 < seconds < float("inf"):
         msg = f"--seconds must be a positive number, got {seconds}"
         raise ValueError(msg)
+    end = time.perf_counter() + seconds
     usable = usable_backends()
     chosen = usable if backends is None else _chosen_backends(backends)
     rows: list[Measurement] = []
     try:
-        _measure(rows, chosen, seconds)
+        _measure(rows, chosen, end - time.perf_counter())
     except KeyboardInterrupt:
         if rows and not as_json:
             _print_measurements(_console(), rows)

@@ -244,8 +244,10 @@ def minimize(
     backend = objective.data.backend
     start = time.perf_counter()
     callbacks = _logged(objective, solver, callbacks)
+    small = partial(backend.products, 0.0)  # blocks, and most of what solvers multiply
     if state is None:
-        state = solver.init(objective, objective.zeros() if params is None else params)
+        with small():
+            state = solver.init(objective, objective.zeros() if params is None else params)
     stack = _Stack(objective, solver, np.arange(objective.m))
     nothing = np.full(objective.m, -np.inf), np.zeros(objective.m, dtype=int)
     loop = _Loop(0, stack, state, state.params, *nothing)
@@ -257,8 +259,10 @@ def minimize(
     reason, interrupt = None, None
     try:
         for iteration in range(1, iterations + 1):
-            stack, state = loop.stack, solver.step(loop.stack.objective, loop.state)
-            row = backend.to_host(stack.observed(state, validation_score)).astype(np.float64)
+            stack = loop.stack
+            with small():
+                state = solver.step(stack.objective, loop.state)
+                row = backend.to_host(stack.observed(state, validation_score)).astype(np.float64)
             seconds.append(time.perf_counter() - start)
             rows.append(stack.fill(row, rows[-1] if rows else None))
             loss_, penalty_, score_, step_, converged_, diverged_, *_ = rows[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -316,6 +316,11 @@ class Backend:
         Waits for the device.
     compile : callable
         ``compile(function, *static)`` gives ``function`` with its static arguments bound.
+    each : callable
+        ``each(function, items)`` yields ``function(item)`` of each, in order; computed by more
+        than one thread where that pays.
+    products : callable
+        ``products(flops)`` gives a context for matrix products of so many operations each.
     double_precision : callable
         Gives a context in which float64 works on this backend.
     tensor_cores : bool
@@ -346,6 +351,8 @@ class Backend:
     release_memory: Callable[[], None] = lambda: None
     synchronize: Callable[[], None] = lambda: None
     compile: Callable[..., Callable[..., Any]] = partial
+    each: Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[Any]] = map
+    products: Callable[[float], AbstractContextManager[Any]] = nullcontext
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     tensor_cores: bool = False
     kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(

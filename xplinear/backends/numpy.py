@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import array_api_compat.numpy as xp
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from xplinear.backends.base import Backend, BackendError, read_rows
 from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import Namespace
+from xplinear.threads import each, products
 
 __all__ = ["describe", "follow", "select"]
 
@@ -53,7 +54,7 @@ def _fold(
         ]
 
     factors = iter(schedule)
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, products(2.0 * size * _numbers(carry)):
         piece = gather(0)
         for start in range(0, n, per_piece):
             coming = thread.submit(gather, start + per_piece) if start + per_piece < n else None
@@ -62,6 +63,13 @@ def _fold(
                 carry = step(carry, batch, next(factors), *args)
             piece = coming.result() if coming else piece
     return carry
+
+
+def _numbers(part: Any) -> int:
+    """Return how many the largest array in nested tuples holds: of a carry, its weights."""
+    if isinstance(part, tuple):
+        return max(map(_numbers, cast("tuple[Any, ...]", part)), default=0)
+    return np.size(part)
 
 
 def _softmax(
@@ -92,6 +100,8 @@ _BACKEND = Backend(
     fetch=np.asarray,
     block_bytes=2 * 2**20,  # a block and its scores stay in the second-level cache
     fold=_fold,
+    each=each,
+    products=products,
     kernels=MappingProxyType({(SoftmaxLoss, "value_and_grad"): _softmax}),
 )
 

@@ -128,10 +128,11 @@ class ArrayData:
         """Return the rows ``start:stop:step``, X converted to the computation's dtype."""
         return labelled(self, self.X[start:stop:step, :], slice(start, stop, step))
 
-    def blocks(self, start: int, size: int) -> Generator[Block]:
-        """Yield the rows from ``start`` on, ``size`` at a time."""
+    def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:
+        """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are."""
         for first in range(start, self.n, size):
-            yield self.block(first, min(first + size, self.n))
+            rows = slice(first, min(first + size, self.n))
+            yield self.X[rows, :], rows
 
     def rows_per_block(self, scores: int) -> int:
         """Return how many rows keep X and about four arrays of scores in the byte budget."""

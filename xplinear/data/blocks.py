@@ -66,8 +66,11 @@ class Source(Protocol):
     def standard(self) -> Standard | None: ...
     @property
     def budget(self) -> Budget: ...
-    def blocks(self, start: int, size: int) -> Generator[Block]:
-        """Yield the rows from ``start`` on, ``size`` at a time; a block lasts until the next."""
+    def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:
+        """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are.
+
+        They last until the next ones are asked for.
+        """
         ...
 
 
@@ -228,10 +231,14 @@ def _pass(
     source: Source, apply: Callable[..., Any], args: tuple[Any, ...], start: int, size: int
 ) -> Iterator[tuple[int, Any]]:
     """Yield the result of each block, with the row after its last."""
-    with closing(source.blocks(start, size)) as blocks:
-        for block in blocks:
+
+    def applied(stored: tuple[Array, slice]) -> Any:
+        return apply(labelled(source, *stored), *args)
+
+    with closing(source.stored(start, size)) as blocks:
+        for result in source.backend.each(applied, blocks):
             start = min(start + size, source.n)
-            yield start, apply(block, *args)
+            yield start, result
 
 
 def _warn(failed: int, size: int) -> None:

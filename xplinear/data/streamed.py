@@ -76,12 +76,15 @@ class StreamedData(ArrayData):
         X = self._moved(self.backend.to_host(index))
         return standardized(X, self.dtype, self.standard, xp=self.backend.xp)
 
-    def blocks(self, start: int, size: int) -> Generator[Block]:
-        """Yield the rows from ``start`` on, ``size`` at a time; a block lasts until the next."""
+    def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:
+        """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are.
+
+        They last until the next ones are asked for.
+        """
         pieces = [range(i, min(i + size, self.n)) for i in range(start, self.n, size)]
         with closing(self._uploaded(pieces)) as uploaded:
             for X, piece in zip(uploaded, pieces, strict=True):
-                yield labelled(self, X, slice(piece.start, piece.stop))
+                yield X, slice(piece.start, piece.stop)
 
     def _uploaded(self, pieces: Sequence[Rows]) -> Generator[Array]:
         """Yield pieces of X on the device, each until the next is asked for."""

@@ -176,7 +176,8 @@ class InteriorPoint:
         """Make a predictor and a corrector, and prove a bound at the new point."""
         backend = objective.data.backend
         static = objective.loss, objective.fit_intercept, self.tol, objective.xp
-        with backend.double_precision():
+        hessian = 2.0 * objective.data.n * objective.data.p**2
+        with backend.double_precision(), backend.products(hessian):
             return backend.compile(_advance, *static)(state, objective.alpha)
 
     def take(

@@ -292,7 +292,9 @@ class LBFGS:
         static = gram, curvature, objective.fit_intercept, objective.xp
         decompose = objective.data.backend.compile(_decompose, *static)
         ridge, c = penalty_curvature(objective), columns(objective.loss, objective.k)
-        measured = decompose(sampled_rows(gram, objective), ridge)
+        rows = sampled_rows(gram, objective)
+        with objective.data.backend.products(objective.data.p**3 if gram else 0.0):
+            measured = decompose(rows, ridge)
         centre, basis, spectrum, bound = measured
         bias = 1.0 / curvature
         pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, ridge, bias)

@@ -11,7 +11,7 @@ from xplinear.arguments import FLAG, NONE, integer, number, one_of, sequence, se
 from xplinear.data import Block
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
-from xplinear.objective import Objective, Params, loss_and_grads, weighted_penalty
+from xplinear.objective import Objective, Params, columns, loss_and_grads, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.metric import (
     Metric,
@@ -36,7 +36,9 @@ __all__ = ["SCHEDULES", "SGD", "SGDState"]
 _CAUTIOUS, _BOLD, _BOLDEST = 0.75, 2.0, 10.0
 _ENDLESS = 0.25  # where the schedule does not end at zero: nothing else lowers the noise
 _HALVING = 2000  # updates after which inverse scaling has shrunk the step by √2
-_LEAST_UPDATES = 2000
+_LEAST_UPDATES = 2000  # unless they cost more operations than this, for one model ...
+_OPERATIONS = 2e10  # some seconds
+_FEWEST_UPDATES = 200  # ... but so many in any case
 _SETTLING = 100  # updates per multiple
 _LEAST_EPOCHS = 10
 
@@ -131,7 +133,8 @@ class SGD:
     Parameters
     ----------
     max_iter : int, optional
-        Epochs; by default 10, or as many as make 2,000 updates where that is more.
+        Epochs; by default 10, or as many as make 2,000 updates where that is more. Where features
+        and classes are so many that these would take long, 200 updates or more must do.
     tol : float, default 1e-4
         With a schedule that does not end at zero: stop a model when its objective has
         not improved by ``tol`` relative in ``patience`` epochs.
@@ -206,9 +209,20 @@ class SGD:
         return SCHEDULES[self.schedule](1, 1) == 0.0
 
     def iterations(self, n: int) -> int:
-        """Return the number of epochs."""
-        updates = math.ceil(n / self.batch_size)
-        return self.max_iter or max(_LEAST_EPOCHS, math.ceil(_LEAST_UPDATES / updates))
+        """Return the largest number of epochs: that where updates cost little."""
+        return self._epochs(n, _LEAST_UPDATES)
+
+    def _epochs(self, n: int, updates: float) -> int:
+        per_epoch = math.ceil(n / self.batch_size)
+        return self.max_iter or max(_LEAST_EPOCHS, math.ceil(updates / per_epoch))
+
+    def _affordable(self, objective: Objective) -> int:
+        """Return the number of epochs of these rows, the same for one model and in a stack."""
+        if not self.ends:
+            return self.iterations(objective.data.n)
+        n, weights = objective.data.n, objective.data.p * columns(objective.loss, objective.k)
+        affordable = _OPERATIONS / (4 * min(n, self.batch_size) * weights)
+        return self._epochs(n, min(_LEAST_UPDATES, max(_FEWEST_UPDATES, affordable)))
 
     def init(
         self, objective: Objective, params: Params, previous: SGDState | None = None
@@ -290,7 +304,7 @@ class SGD:
         else:
             # Long steps stir up noise. It averages out where there are many rows per parameter,
             # and dies away where there are many updates.
-            updates = self.iterations(n) * math.ceil(n / self.batch_size)
+            updates = self._affordable(objective) * math.ceil(n / self.batch_size)
             most = min(most, max(0.1, updates / _SETTLING))
             share = xp.clip(n / (row * k), min(_BOLD, most), most)
         # Momentum lets the mean gradient bear steps (1 + β) times as long, and multiplies
@@ -302,7 +316,7 @@ class SGD:
     def step(self, objective: Objective, state: SGDState) -> SGDState:
         """Make one epoch of mini-batch updates."""
         xp, data, penalty = objective.xp, objective.data, objective.penalty
-        epochs, per_epoch = self.iterations(data.n), math.ceil(data.n / self.batch_size)
+        epochs, per_epoch = self._affordable(objective), math.ceil(data.n / self.batch_size)
         factor = SCHEDULES[self.schedule]
         average = self.average and state.epoch >= (epochs // 2 if self.ends else 1)
 

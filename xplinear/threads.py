@@ -1,0 +1,172 @@
+"""Threads on the CPU: blocks of rows on our own, those of the BLAS for large products only.
+
+A product that the BLAS divides among threads is through when the last of them has run; beside
+another busy program that one may not even have begun. Blocks of rows need not wait for each other:
+each is multiplied in one thread, and exp and log run on every core too. Results do not depend on
+how many threads there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import cache
+from itertools import islice
+from threading import Lock
+from time import perf_counter
+from typing import Any, TypeVar
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+__all__ = ["each", "products"]
+
+_LARGE = 1e9  # operations: they take longer than a thread has to wait for its turn
+_ALONE = 0.001  # seconds; what is through by then is not worth waking others
+_AHEAD = 4  # items, beside one per thread, may be ready to begin, or wait for those before them
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
+
+@cache
+def _blas() -> list[Any]:
+    return ThreadpoolController().select(user_api="blas").lib_controllers
+
+
+@cache
+def _helpers(number: int) -> ThreadPoolExecutor:
+    """Return threads that are kept, as the BLAS keeps its own."""
+    # Let glibc keep the memory of finished blocks, which would cost a page fault per 4 KiB anew.
+    # How much it keeps, it learns from the largest array that was freed.
+    np.empty(2**25 - 2**16, dtype=np.uint8)
+    return ThreadPoolExecutor(number, "xplinear")
+
+
+class _Threads:
+    """Who computes at present. The BLAS has one setting for the process: all users share it."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.small, self.large = set[object](), set[object]()  # users, by their products
+        self.before: list[int] = []  # what the BLAS is set to where there are none
+
+    @property
+    def number(self) -> int:
+        """As many as the BLAS would use: it heeds the environment, and whoever limits it."""
+        return min(self.before, default=1)
+
+    @property
+    def _one_each(self) -> bool:
+        return bool(self.small) and not self.large
+
+    def enter(self, user: object, *, large: bool) -> None:
+        with self.lock:
+            if not (self.small or self.large):
+                self.before = [library.get_num_threads() for library in _blas()]
+            one = self._one_each
+            (self.large if large else self.small).add(user)
+            if one != self._one_each:
+                self._set_blas()
+
+    def leave(self, user: object) -> None:
+        """Forget a user; Ctrl-C may have come before there was one."""
+        with self.lock:
+            one = self._one_each
+            self.small.discard(user)
+            self.large.discard(user)
+            if one != self._one_each:
+                self._set_blas()
+
+    def _set_blas(self) -> None:
+        for library, before in zip(_blas(), self.before, strict=True):
+            library.set_num_threads(1 if self._one_each else before)
+
+    def help_with(self, function: Callable[[_Item], _Made], item: _Item) -> Future[_Made]:
+        """Let another thread call a function, in the context of this one."""
+        helpers = _helpers(self.number - 1)
+        return helpers.submit(copy_context().run, self._helped, function, item)
+
+    def _helped(self, function: Callable[[_Item], _Made], item: _Item) -> _Made:
+        with self.lock:
+            self._set_blas()  # on OpenMP it has a setting for each thread
+        return function(item)
+
+    def forked(self) -> None:
+        """Begin anew in a child process, which has none of the threads."""
+        self.lock = Lock()
+        self.small.clear()
+        self.large.clear()
+        _helpers.cache_clear()
+        if self.before:
+            self._set_blas()
+
+
+_threads = _Threads()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_threads.forked)
+
+
+@contextmanager
+def products(flops: float) -> Generator[None]:
+    """Make matrix products of about so many operations each: small ones in one thread.
+
+    Examples
+    --------
+    >>> with products(1e6):
+    ...     np.eye(2) @ np.ones(2)
+    array([1., 1.])
+    """
+    user = object()
+    try:
+        _threads.enter(user, large=flops >= _LARGE)
+        yield
+    finally:
+        _threads.leave(user)
+
+
+def each(function: Callable[[_Item], _Made], items: Iterator[_Item]) -> Generator[_Made]:
+    """Yield ``function(item)`` of each, in order, computed by as many threads as the BLAS has.
+
+    The calling thread takes what no other has begun: it waits for nothing but what is under way.
+
+    Examples
+    --------
+    >>> list(each(abs, iter([-1, 2, -3])))
+    [1, 2, 3]
+    """
+    with products(0.0):
+        end = perf_counter() + _ALONE
+        for item in items:
+            yield function(item)
+            if perf_counter() > end and _threads.number > 1:
+                break
+        ahead = _threads.number + _AHEAD
+        coming: deque[tuple[_Item, Future[_Made]]] = deque()
+        try:
+            while True:
+                for item in islice(items, ahead - len(coming)):
+                    coming.append((item, _threads.help_with(function, item)))
+                if not coming:
+                    return
+                if not coming[0][1].done():
+                    _take_one(function, coming)
+                yield coming.popleft()[1].result()
+        finally:
+            futures = [future for _, future in coming]
+            wait([future for future in futures if not future.cancel()])
+
+
+def _take_one(
+    function: Callable[[_Item], _Made], coming: deque[tuple[_Item, Future[_Made]]]
+) -> None:
+    """Compute the first item that nobody has begun, in this thread."""
+    for i, (item, future) in enumerate(coming):
+        if future.cancel():
+            done: Future[_Made] = Future()
+            done.set_result(function(item))
+            coming[i] = item, done
+            return
