@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xplinear.backends.base import undisturbed
 from xplinear.duality import value_and_lower_bound
 from xplinear.minimize import Result
 from xplinear.objective import Objective
@@ -81,7 +82,8 @@ def _describe(gap: float, residual: float, reason: str) -> str:
     return f"{why}: no bound of the optimum is known{measured}"
 
 
-@np.errstate(over="ignore", invalid="ignore")  # at α of 1e-300 nothing is proven
+@undisturbed(lambda objective, *_, **__: objective.data.backend)
+@np.errstate(over="ignore")  # at α of 1e-300 nothing is proven
 def certify(objective: Objective, result: Result, solver: Solver | None = None) -> Certificate:
     """Return the certificate of what `minimize` found.
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xplinear.backends.base import undisturbed
 from xplinear.namespace import Array
 from xplinear.objective import Objective, Params
 from xplinear.solvers.protocol import Solver, State, select, take_models
@@ -149,8 +150,7 @@ class Interrupted(KeyboardInterrupt):
         return f"interrupted after {n:,} iteration{'s' * (n != 1)}; the best so far is kept"
 
 
-# BLAS kernels raise this flag on finite operands too (numpy#24067); here `diverged` decides.
-@np.errstate(invalid="ignore")
+@undisturbed(lambda objective, *_, **__: objective.data.backend)
 def minimize(
     objective: Objective,
     solver: Solver,
@@ -323,7 +323,7 @@ def _warn_of_divergence(iteration: int, diverged: HostArray, step_size: HostArra
             f"iteration {iteration} diverged for {int(diverged.sum())} of {len(diverged)} models; "
             f"undone, step size now {step_size.min():.3g}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

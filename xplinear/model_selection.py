@@ -15,6 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, backend_of
+from xplinear.backends.base import undisturbed
 from xplinear.data import ArrayData, Standard, StreamedData
 from xplinear.estimator import (
     LinearClassifier,
@@ -23,6 +24,7 @@ from xplinear.estimator import (
     certificate_of,
     is_probabilistic,
     linear_coefficients,
+    place_of,
     shift_features,
 )
 from xplinear.losses import Loss
@@ -194,6 +196,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         self.accelerate = accelerate
         self.verbose = verbose
 
+    @undisturbed(place_of)
     def fit(
         self,
         X: Any,
