@@ -42,27 +42,28 @@ def host(x):
     return backend_of(x).fetch(x)
 
 
-class TestLabels:
-    LABELS = {
-        "int64": np.asarray([-(2**40), 2**53 + 1, 2**62 + 1]),
-        "int8": np.asarray([-100, 0, 100], np.int8),
-        "uint16": np.asarray([0, 1, 2**16 - 1], np.uint16),
-        "uint32": np.asarray([0, 1, 2**32 - 1], np.uint32),
-        "uint64": np.asarray([0, 2**63 + 11, 2**64 - 1], np.uint64),
-        "big-endian": np.asarray([3, 5, 2**40], ">i8"),
-        "float64": np.asarray([0.0, 2.0**40 + 1.0, 2.0**53]),
-        "float16": np.asarray([0, 1, 2], np.float16),
-        "longdouble": np.asarray([0, 1, 2**52 + 1], np.longdouble),
-        "strings": np.asarray(["a", "b", "ü"]),
-        "big-endian strings": np.asarray(["a", "b", "ü"], ">U1"),
-        "strings of any length": np.asarray(["a", "b", "long"], np.dtypes.StringDType()),
-        "dates": np.asarray(["1969-01-01", "2020-01-01", "2021-01-01"], "datetime64[D]"),
-        "objects": np.asarray([0, 2**63, 2**64 - 1], object),
-    }
+LABELS = {
+    "int64": np.asarray([-(2**40), 2**53 + 1, 2**62 + 1]),
+    "int8": np.asarray([-100, 0, 100], np.int8),
+    "uint16": np.asarray([0, 1, 2**16 - 1], np.uint16),
+    "uint32": np.asarray([0, 1, 2**32 - 1], np.uint32),
+    "uint64": np.asarray([0, 2**63 + 11, 2**64 - 1], np.uint64),
+    "big-endian": np.asarray([3, 5, 2**40], ">i8"),
+    "float64": np.asarray([0.0, 2.0**40 + 1.0, 2.0**53]),
+    "float16": np.asarray([0, 1, 2], np.float16),
+    "longdouble": np.asarray([0, 1, 2**52 + 1], np.longdouble),
+    "strings": np.asarray(["a", "b", "ü"]),
+    "big-endian strings": np.asarray(["a", "b", "ü"], ">U1"),
+    "strings of any length": np.asarray(["a", "b", "long"], np.dtypes.StringDType()),
+    "dates": np.asarray(["1969-01-01", "2020-01-01", "2021-01-01"], "datetime64[D]"),
+    "objects": np.asarray([0, 2**63, 2**64 - 1], object),
+}
 
+
+class TestLabels:
     @pytest.mark.parametrize("name", LABELS)
     def test_each_comes_back_with_its_value(self, backend, name):
-        labels = self.LABELS[name]
+        labels = LABELS[name]
         rows = backend.asarray(X)
         clf = xl.LinearClassifier().fit(rows, labels[Y])
         assert type(clf.classes_) is np.ndarray
@@ -76,7 +77,7 @@ class TestLabels:
     @needs_jax
     @pytest.mark.parametrize("name", LABELS)
     def test_without_float64(self, jax, name):
-        labels = self.LABELS[name]
+        labels = LABELS[name]
         with jax.enable_x64(False):
             rows = jax.numpy.asarray(X, np.float32)
             clf = xl.LinearClassifier().fit(rows, labels[Y])
@@ -119,15 +120,15 @@ class TestLabels:
         [
             (
                 [2**70, 0],
-                "y holds labels that no dtype holds together, such as 1180591620717411303424",
+                "no dtype holds together, such as 1180591620717411303424",
             ),
             (
                 [-1, 2**63 + 11],
-                "y holds labels that no dtype holds together, such as 9223372036854775819",
+                "no dtype holds together, such as 9223372036854775819",
             ),
             (
                 [2**53 + 1, 1.0],
-                "y holds labels that no dtype holds together, such as 9007199254740993",
+                "no dtype holds together, such as 9007199254740993",
             ),
             ([Decimal(1), Decimal(2)], "y holds labels of type Decimal; make them strings"),
             ([Fraction(1), Fraction(2)], "y holds labels of type Fraction; make them strings"),
@@ -139,11 +140,11 @@ class TestLabels:
     )
     def test_what_no_array_holds_is_refused(self, labels, message):
         with pytest.raises(ValueError, match=message):
-            xl.LinearClassifier().fit(X, [labels[i > 0] for i in Y])
+            xl.LinearClassifier().fit(X, [labels[int(i > 0)] for i in Y])
 
     def test_large_integers_in_a_list(self):
         labels = [2**63 + 11, 2**64 - 1]
-        y = [labels[i > 0] for i in Y]
+        y = [labels[int(i > 0)] for i in Y]
         assert xl.LinearClassifier().fit(X, y).classes_.tolist() == labels
 
     def test_labels_on_a_backend(self, backend):
@@ -244,7 +245,7 @@ class TestRows:
             for plain, wide in ((X, rows), (torch.from_numpy(X), torch.from_numpy(rows))):
                 clf = xl.LinearClassifier(backend="jax").fit(plain, Y)
                 given = (wide,) if use == "predict" else (wide, Y)
-                with pytest.raises(ValueError, match="float32 cannot hold.*: column 2 goes from"):
+                with pytest.raises(ValueError, match=r"float32 cannot hold.*: column 2 goes from"):
                     getattr(clf, use)(*given)
 
     @pytest.mark.parametrize(
@@ -276,7 +277,7 @@ class TestTensors:
             assert backend_of(clf.coef_).name == backend.backend.name
             found = clf.predict_proba(rows)
             assert isinstance(found, torch.Tensor)
-            values = rows.detach().to(torch.float64).numpy()
+            values = rows.detach().resolve_neg().to(torch.float64).numpy()
             expected = xl.LinearClassifier().fit(values, Y).predict_proba(values)
             np.testing.assert_allclose(host(found), expected, atol=2e-2)
             assert clf.score(rows, Y) > 0.8
@@ -342,9 +343,9 @@ class TestJaxArrays:
             return xl.LinearClassifier().fit(x, y).coef_
 
         rows, y = jax.numpy.asarray(X), jax.numpy.asarray(Y)
-        with pytest.raises(TypeError, match="X is traced by jax.jit"):
+        with pytest.raises(TypeError, match=r"X is traced by jax.jit"):
             jax.jit(lambda x: fit(x, Y))(rows)
-        with pytest.raises(TypeError, match="y is traced by jax.jit"):
+        with pytest.raises(TypeError, match=r"y is traced by jax.jit"):
             jax.jit(lambda y: fit(X, y))(y)
         # Of what is known there it is no part.
         found = jax.jit(lambda: fit(rows, Y))()
@@ -495,9 +496,7 @@ def test_settings_of_a_library_change_nothing(name, context, clf):
             found = [clf.decision_function(rows), clf.predict_proba(rows), clf.predict(rows)]
         return [params, *map(host, found)]
 
-    for found, expected in zip(
-        results(context), results(lambda: warnings.catch_warnings()), strict=True
-    ):
+    for found, expected in zip(results(context), results(warnings.catch_warnings), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
@@ -597,7 +596,7 @@ class TestUseBackend:
 
     def test_an_error_ends_the_block(self):
         with pytest.raises(ZeroDivisionError), xl.use_backend(self.NAMES[0]):
-            1 / 0
+            raise ZeroDivisionError
         assert self.chosen() is None
         with pytest.raises(ValueError, match="unknown backend 'numppy'"):
             xl.use_backend("numppy")

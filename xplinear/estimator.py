@@ -712,8 +712,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         given = None if classes is None else encode_labels(check_labels(self, classes))[0]
         known = cast(np.ndarray[Any, Any], self.classes_ if fitted else given)
-        if fitted and given is not None and list(given) != list(known):
-            msg = f"classes={list(given)} differ from those of the first call, {list(known)}"
+        if fitted and given is not None and given.tolist() != known.tolist():
+            msg = f"classes={given.tolist()} differ from those of the first call, {known.tolist()}"
             raise ValueError(msg)
         if self.class_weight == "balanced":
             msg = "class_weight='balanced' needs all rows at once; give partial_fit a dict"
