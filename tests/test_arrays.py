@@ -103,7 +103,7 @@ class TestLabels:
             xl.load(tmp_path / "model"),
             xl.LinearClassifier.from_params(clf.params_, backend.asarray([0, 1, 2])),
             xl.LinearClassifier(max_iter=1).partial_fit(rows, y, backend.asarray([0, 1, 2])),
-            xl.LinearClassifierCV([1.0, 0.1, 0.01], cv=2).fit(rows, y),
+            xl.LinearClassifierCV([1.0, 0.1, 0.01], cv=2, backend="numpy").fit(rows, y),
         ):
             assert type(model.classes_) is np.ndarray
             np.testing.assert_array_equal(model.classes_, [0, 1, 2])
@@ -272,7 +272,10 @@ class TestTensors:
         yield X32.expand(60, 3)
 
     def test_go_to_every_backend(self, torch, backend):
+        strict = backend.backend.name.startswith("array_api_strict")
         for rows in self.kinds(torch):
+            if strict and rows.dtype == torch.float16:
+                continue  # it has none
             clf = xl.LinearClassifier(backend=backend.backend).fit(rows, Y)
             assert backend_of(clf.coef_).name == backend.backend.name
             found = clf.predict_proba(rows)
@@ -317,7 +320,7 @@ class TestTensors:
 @needs_jax
 class TestJaxArrays:
     def test_go_to_every_backend(self, jax, backend):
-        for kind in ("float32", "float16", "bfloat16", "int8"):
+        for kind in ("bfloat16", "int8"):
             rows = jax.numpy.asarray(10.0 * X, kind)
             if kind == "bfloat16" and backend.backend.name.startswith("array_api_strict"):
                 continue
@@ -454,36 +457,41 @@ def torch_settings():
     )
 
 
-def jax_settings():
+@contextmanager
+def strictest_jax():
     import jax
 
-    yield "nans", lambda: jax.debug_nans(True)
-    yield "infs", lambda: jax.debug_infs(True)
-    yield "transfers", lambda: jax.transfer_guard("disallow")
-    yield "promotion", lambda: jax.numpy_dtype_promotion("strict")
-    yield "ranks", lambda: jax.numpy_rank_promotion("raise")
-    yield "products", lambda: jax.default_matmul_precision("bfloat16")
+    with (
+        jax.debug_nans(True),
+        jax.debug_infs(True),
+        jax.transfer_guard("disallow"),
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.default_matmul_precision("bfloat16"),
+    ):
+        yield
+
+
+FITS = {
+    "newton": xl.LinearClassifier(),
+    "sgd": xl.LinearClassifier(solver="sgd", max_iter=2, random_state=0),
+    "l1": xl.LinearClassifier(penalty="l1", dtype="float32"),
+    "cv": xl.LinearClassifierCV([1.0, 0.1, 0.01], cv=2, dtype="float32"),
+}
 
 
 def settings():
-    yield pytest.param("numpy", lambda: np.errstate(all="raise"), id="numpy-errstate")
+    found = [("numpy", "errstate", lambda: np.errstate(all="raise"), FITS)]
     if find_spec("torch") is not None:
-        yield from (pytest.param("torch", a, id=f"torch-{name}") for name, a in torch_settings())
-    if find_spec("jax") is not None:
-        yield from (pytest.param("jax", a, id=f"jax-{name}") for name, a in jax_settings())
+        found += [("torch", setting, context, FITS) for setting, context in torch_settings()]
+    if find_spec("jax") is not None:  # which takes its time to compile
+        found.append(("jax", "strictest", strictest_jax, ["newton", "sgd"]))
+    for name, setting, context, fits in found:
+        for fit in fits:
+            yield pytest.param(name, context, FITS[fit], id=f"{name}-{setting}-{fit}")
 
 
-@pytest.mark.parametrize(("name", "context"), list(settings()))
-@pytest.mark.parametrize(
-    "clf",
-    [
-        xl.LinearClassifier(),
-        xl.LinearClassifier(solver="sgd", max_iter=2, random_state=0),
-        xl.LinearClassifier(penalty="l1", dtype="float32"),
-        xl.LinearClassifierCV([1.0, 0.1, 0.01], cv=2, dtype="float32"),
-    ],
-    ids=["newton", "sgd", "l1", "cv"],
-)
+@pytest.mark.parametrize(("name", "context", "clf"), list(settings()))
 def test_settings_of_a_library_change_nothing(name, context, clf):
     backend = get_backend(name)
     rows = backend.asarray(X, backend.xp.float32)
