@@ -539,7 +539,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     Predictions take rows where the model is, and from where those of the fit came, and come back
     in the library and on the device of the rows they are for; `to` moves a model. `predict` gives
-    labels in that library where it holds every one exactly, else, as strings, on the host.
+    labels in that library where it holds every one exactly, else on the host, as strings always.
 
     Where rows and model are in one library, scores and probabilities are functions that `jax.jit`,
     `jax.grad` and `jax.vmap` go through, as torch's autograd and ``torch.func`` do. A fit records
