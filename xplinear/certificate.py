@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from xplinear.arguments import NONE, instance
+from xplinear.backends.base import undisturbed
 from xplinear.duality import value_and_lower_bound
 from xplinear.minimize import Result
 from xplinear.objective import OBJECTIVE, Objective
@@ -82,7 +83,8 @@ def _describe(gap: float, residual: float, reason: str) -> str:
     return f"{why}: no bound of the optimum is known{measured}"
 
 
-@np.errstate(over="ignore", invalid="ignore")  # at α of 1e-300 nothing is proven
+@undisturbed(lambda objective, *_, **__: OBJECTIVE("objective", objective).data.backend)
+@np.errstate(over="ignore")  # at α of 1e-300 nothing is proven
 def certify(objective: Objective, result: Result, solver: Solver | None = None) -> Certificate:
     """Return the certificate of what `minimize` found.
 
@@ -104,7 +106,6 @@ def certify(objective: Objective, result: Result, solver: Solver | None = None) 
     >>> certificate.objective.round(4), bool(certificate.gap[0] < 1e-12)
     (array([0.5939]), True)
     """
-    OBJECTIVE("objective", objective)
     instance(Result, "a Result of minimize")("result", result)
     (SOLVER | NONE)("solver", solver)
     backend, xp = objective.data.backend, objective.xp

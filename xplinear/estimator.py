@@ -44,6 +44,7 @@ from xplinear.backends import (
     get_backend,
     matmul_precision,
 )
+from xplinear.backends.base import undisturbed
 from xplinear.certificate import Certificate, certify
 from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_of
 from xplinear.losses import LOSS, LOSSES, Loss
@@ -83,7 +84,9 @@ from xplinear.validation import (
     check_two_classes,
     check_weights,
     computation_dtype,
+    dtype_name,
     encode_labels,
+    labels_on,
     weights_and_unit,
 )
 
@@ -98,6 +101,7 @@ __all__ = [
     "host_parameters",
     "is_probabilistic",
     "linear_coefficients",
+    "place_of",
     "shift_features",
 ]
 
@@ -128,7 +132,6 @@ ARGUMENTS: dict[str, Check] = {
     "verbose": integer(0) | FLAG,
 }
 
-_NUMERIC = "biuf"  # kinds of NumPy dtypes that every array library has
 _TO_THE_OPTIMUM = InteriorPoint, LBFGS, Newton, ProximalLBFGS, Smoothing
 _UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
 _CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
@@ -254,7 +257,7 @@ def _warn_at_the_floor(
         measure = "gap" if np.isfinite(result.lower_bound).any() else "residual"
         measured = f"{measure} {result.residual[floored].max():.0e}"
         message = at_the_floor(objective, precision, measured, solver.tol)
-        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
 
 def _warn_of_no_optimum(objective: Objective, value: float) -> None:
@@ -268,14 +271,14 @@ def _warn_of_no_optimum(objective: Objective, value: float) -> None:
             "a linear function separates the classes, and nothing holds the weights: they grow as "
             "long as the fit goes on; set a penalty",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     if not value <= _WORSE * zero:
         warnings.warn(
             f"the objective is {value:.4g}, above the {zero:.4g} of zero weights: nothing was "
             "learnt; set learning_rate='auto', standardize=True or another solver",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -315,8 +318,7 @@ class Problem:
     objective: Objective
     features: Features
     classes: np.ndarray[Any, Any]
-    label_backend: Backend
-    host_input: bool
+    source: str  # the backend of X as given
     seed: int
     alpha: float
     held_out: Data | None
@@ -378,10 +380,16 @@ def _counted_rows(
     return None if counts.all() else np.flatnonzero(counts)
 
 
+def _rows(X: Array, own: Backend, backend: Backend) -> Array:
+    """Return X on the backend, or on the host where it comes from another library."""
+    return backend.asarray(X) if own.xp is backend.xp and own.name != "numpy" else own.fetch(X)
+
+
 def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
     """Raise ValueError if rows in float64 are beyond a model in float32."""
     most = float(backend.xp.finfo(dtype).max)
-    if most < np.finfo(np.float64).max and str(X.dtype).endswith("float64"):
+    wide = most < np.finfo(np.float64).max and dtype_name(X) == "float64"
+    if wide and not backend.traced(X):
         low, high = column_bounds(X, backend=backend)
         beyond = np.maximum(-low, high) > most
         if beyond.any():
@@ -456,6 +464,11 @@ def _takes_rows_in_turn(estimator: Any) -> bool:
     raise AttributeError(msg)
 
 
+def place_of(estimator: Any, X: Any = None, *_: Any, **__: Any) -> Backend:
+    """Return where `fit` and `partial_fit` compute."""
+    return chosen_backend(estimator.backend) or backend_of(X)
+
+
 class LinearClassifier(ClassifierMixin, BaseEstimator):
     """Linear classifier: scores XW + b, trained on any array library and device.
 
@@ -512,7 +525,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         grows, and keep the best weights.
     validation_fraction : float, default 0.1
     class_weight : dict, "balanced" or None
-        Multiplied into the sample weights.
+        Multiplied into the sample weights. Labels are told by their value, from any library.
     warm_start : bool, default False
         Start from the weights of the last fit.
     random_state : int, RandomState or None
@@ -539,7 +552,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     ----------
     coef_ : Array of shape (k, p), or (1, p) when binary
     intercept_ : Array of shape (k,), or (1,) when binary
-    classes_ : Array of shape (k,)
+    classes_ : ndarray of shape (k,)
+        The labels, sorted; on the host always, wherever they came from and the model lives.
     alpha_ : float
         The strength of the penalty, as given or from ``C``.
     solver_ : str
@@ -579,8 +593,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     float32, 1e-120 to 1e120 in float64) are multiplied by a power of 2, with a warning: the penalty
     acts on the weights of what comes out. ``coef_`` and ``intercept_`` are for X itself always.
 
-    Predictions come back in the library of the rows they are for. Rows on NumPy are moved to
-    a backend chosen by name; rows on any other device must be where the model is: `to` moves it.
+    Predictions take rows where the model is, and from where those of the fit came, and come back
+    in the library and on the device of the rows they are for; `to` moves a model. `predict` gives
+    labels in that library where it holds every one exactly, else on the host, as strings always.
+
+    Where rows and model are in one library, scores and probabilities are functions that `jax.jit`,
+    `jax.grad` and `jax.vmap` go through, as torch's autograd and ``torch.func`` do. A fit records
+    no gradients, and computes the same whatever the user's settings of NumPy, torch (autocast)
+    and JAX.
 
     Rows on NumPy that would take more than half of the device's free memory stay there, or in
     their file if they are a memory map, and pass through the device piece by piece: in `fit` once
@@ -649,6 +669,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         self.accelerate = accelerate
         self.verbose = verbose
 
+    @undisturbed(place_of)
     def fit(
         self,
         X: Any,
@@ -662,13 +683,15 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array or table of shape (n, p)
-            Numbers of any dtype, from any supported library, read-only or strided; not sparse.
+            Truth values, integers, or floats of 16 to 64 bits (longer ones are rounded), of any
+            supported library and byte order, read-only or strided; not sparse.
             Or a table of pandas, polars or pyarrow, whose columns are numbers or truth values.
             float16 and bfloat16 (of torch, JAX, ml_dtypes) take half the memory of float32 and
             stay as they are: blocks of rows are converted on the way.
         y : array or column of shape (n,)
+            Numbers or strings, of any library.
         sample_weight : array of shape (n,), optional
-            At least 0, not all 0.
+            At least 0, not all 0; of any library.
         callbacks : sequence of callables
             Each is given a `xplinear.minimize.Progress` per iteration; a true value stops. Its
             ``params`` are those of the features as they are centred and scaled, if they are.
@@ -712,7 +735,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 f"stopped after max_iter={made} iterations before tol={self.tol} was reached: more "
                 "would improve the weights; raise max_iter, or tol if they are good enough",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         if isinstance(solver, _TO_THE_OPTIMUM):
             _warn_at_the_floor(objective, solver, result, self.precision)
@@ -729,6 +752,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     @available_if(_takes_rows_in_turn)
+    @undisturbed(place_of)
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Make one epoch of SGD over the given rows, going on from the last call.
 
@@ -743,10 +767,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if not fitted and classes is None:
             msg = "classes must be passed on the first call to partial_fit."
             raise ValueError(msg)
-        known = np.unique(self._host_classes) if fitted else None
+        known = self.classes_ if fitted else None
         if classes is not None:
-            given = check_labels(self, classes, name="classes")
-            given, _ = encode_labels(given, name="classes")
+            given, _ = encode_labels(check_labels(self, classes, name="classes"), name="classes")
             if known is not None and given.tolist() != known.tolist():
                 msg = (
                     f"classes={given.tolist()} differ from those of the first call, "
@@ -793,12 +816,19 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> Array:
         """Return the label ``(n,)`` of the largest score of each row."""
         codes = self._predicted(X, "predict", _block_codes)
-        backend, classes = self.backend_, self._host_classes
-        if isinstance(codes, np.ndarray):
-            return classes[codes]
-        if classes.dtype.kind in _NUMERIC:
-            return backend.xp.take(backend.asarray(classes), codes, axis=0)
-        return classes[backend.to_host(codes)]
+        backend = backend_of(codes)
+        if backend.name == "numpy":
+            return self.classes_[codes]
+        labels = labels_on(backend, self.classes_)
+        if labels is not None:
+            return backend.xp.take(labels, codes, axis=0)
+        if backend.traced(codes):
+            msg = (
+                f"predict cannot be traced: classes_ are {self.classes_.dtype}, which "
+                f"{backend.name} does not hold; trace decision_function"
+            )
+            raise TypeError(msg)
+        return self.classes_[backend.to_host(codes)]
 
     @available_if(is_probabilistic)
     def predict_proba(self, X: Any) -> Array:
@@ -814,10 +844,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given."""
         labels = check_labels(self, y)
         check_lengths(X, labels)
-        if (labels.dtype.kind in _NUMERIC) != (self._host_classes.dtype.kind in _NUMERIC):
+        if len({array.dtype.kind in "biuf" for array in (labels, self.classes_)}) == 2:
             msg = (
                 f"y holds labels of dtype {labels.dtype}, but the classes that were fitted are "
-                f"{self._host_classes[:10].tolist()}; give y as numbers, or as text, as they are"
+                f"{self.classes_[:10].tolist()}; give y as numbers, or as text, as they are"
             )
             raise ValueError(msg)
         predicted = self.predict(X)
@@ -840,7 +870,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         target = get_backend(backend)
         params = Params(*(target.asarray(self.backend_.to_host(a)) for a in self.params_))
         settings = {**self.get_params(deep=False), "backend": target.name}
-        moved = self.from_params(params, self._host_classes, **settings)
+        moved = self.from_params(params, self.classes_, **settings)
         if self._shifted is not None:
             shift_features(moved, *self._shifted.to(target, self.backend_.to_host))
         fitted = "solver_", "n_iter_", "objective_", "certificate_", "history_", "feature_names_in_"
@@ -877,7 +907,6 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         clf.classes_ = check_classes(classes)
         _check_given(params, len(clf.classes_), clf._plain("loss"))
         clf.n_features_in_ = params.W.shape[0]
-        clf._host_input = True
         clf._set_params(backend_of(params.W), params)
         return clf
 
@@ -994,6 +1023,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     # What follows prepares and keeps; the maths is elsewhere.
 
     _shifted: _Shifted | None = None
+    _source = "numpy"  # the backend of the rows of the last fit: predictions take such rows too
 
     def _plain(self, name: str) -> Any:
         """Return a parameter, checked, as plain Python has it; a loss by name as an object."""
@@ -1125,7 +1155,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if not partial:
             check_two_classes(weights, codes, classes)
         seed = self._seed()
-        rows = X if isinstance(X, np.ndarray) else backend.asarray(X)
+        rows = _rows(X, own, backend)
         dtype, result_dtype = self._dtypes(rows, len(classes), backend, partial=partial)
         # Class weights are about the loss: neither a score nor a scaler before the classifier
         # sees them.
@@ -1181,8 +1211,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             objective=objective,
             features=features,
             classes=classes,
-            label_backend=backend_of(y) if is_array(y) else get_backend("numpy"),
-            host_input=own.name == "numpy",
+            source=own.name,
             seed=seed,
             alpha=alpha,
             held_out=held_out and replace(held_out, standard=standard),
@@ -1201,9 +1230,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def _dtypes(self, rows: Array, k: int, backend: Backend, *, partial: bool) -> tuple[Any, Any]:
         """Return the dtype to compute in and that of the results."""
         xp = backend.xp
-        # Before rows are moved: not every device holds all that a host does.
-        one = np.zeros_like(rows[:1, :]) if isinstance(rows, np.ndarray) else rows[:1, :]
-        dtype = computation_dtype(backend.asarray(one), self.dtype, backend)
+        dtype = computation_dtype(rows, self.dtype, backend)
         check_precision(self.precision, dtype, backend)
         cheap = _is_cheap(rows.shape[0], rows.shape[1], k)
         first_order = self.solver in ("sgd", "gd") or isinstance(self.solver, _UNCERTIFIED)
@@ -1247,7 +1274,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """
         xp = backend.xp
         low, high = column_bounds(X, rows, backend=backend)
-        bits, wide, stored = xp.finfo(dtype).bits, dtype, str(X.dtype)
+        bits, wide, stored = xp.finfo(dtype).bits, dtype, dtype_name(X)
         if stored.endswith("float64"):
             wide = accumulator(xp.empty((0,), **backend.kind(dtype)), xp=xp)
         found = nearby(low, high, bits, xp.finfo(wide).bits, centre=centre)
@@ -1261,12 +1288,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     def _warm_params(self, problem: Problem) -> Params:
         start = problem.objective.zeros()
-        if tuple(self.params_.W.shape) != tuple(start.W.shape) or list(self._host_classes) != list(
-            problem.classes
-        ):
+        known, shape = list(self.classes_), tuple(self.params_.W.shape)
+        if shape != tuple(start.W.shape) or known != list(problem.classes):
             msg = (
                 f"warm_start needs the features and classes of the last fit: {self.n_features_in_} "
-                f"features, classes {self._host_classes[:10].tolist()}; set warm_start=False"
+                f"features, classes {self.classes_[:10].tolist()}; set warm_start=False"
             )
             raise ValueError(msg)
         backend, dtype = problem.objective.data.backend, problem.objective.data.dtype
@@ -1277,10 +1303,6 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         start = Params(*(backend.asarray(self.backend_.to_host(a), dtype) for a in params))
         start = restandardized(start, standard, problem.standard, xp=backend.xp)
         return start if self.fit_intercept else Params(start.W, backend.xp.zeros_like(start.b))
-
-    @property
-    def _host_classes(self) -> np.ndarray[Any, Any]:
-        return backend_of(self.classes_).to_host(self.classes_)
 
     def _minimized(
         self, objective: Objective, solver: Any, start: Params | None = None, **settings: Any
@@ -1311,8 +1333,6 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if before is not None:
             history["seconds"] = history["seconds"] + before["seconds"][-1]
             history = {key: np.concatenate([before[key], history[key]]) for key in history}
-        numeric = problem.classes.dtype.kind in _NUMERIC
-        classes = problem.label_backend.asarray(problem.classes) if numeric else problem.classes
         params, shifted = problem.unstandardized(result.params), None
         if problem.shifted and problem.standard is not None:
             shifted = _Shifted(problem.held(result.params), problem.standard)
@@ -1322,7 +1342,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         kind = type(solver)
         self.solver_ = next((name for name in SOLVERS if SOLVERS[name] is kind), kind.__name__)
         self.history_, self.n_iter_, self.objective_ = history, len(history["seconds"]), value
-        self.classes_, self._host_input, self._sgd_state = classes, problem.host_input, sgd_state
+        self.classes_, self._source, self._sgd_state = problem.classes, problem.source, sgd_state
         self.n_features_in_ = problem.features.n_features
         self.feature_names_in_, self.certificate_ = problem.features.names, certificate
         for name in ("feature_names_in_", "certificate_"):
@@ -1340,21 +1360,27 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def _predicted(self, X: Any, method: str, function: Callable[..., Array]) -> Array:
         """Return what a function of blocks gives for all rows, in the library of X."""
         check_is_fitted(self)
-        backend = self.backend_
-        own = backend_of(X) if is_array(X) else get_backend("numpy")
-        moved = own.name == "numpy" and backend.name != "numpy"
-        if own.name != backend.name and not (moved and self._host_input):
+        backend, own = self.backend_, backend_of(X)
+        if own.traced(X) and own.xp is backend.xp:
+            own = backend  # wherever it will be computed
+        moved = own.name != backend.name
+        if moved and (own.name != self._source or own.traced(X)):
             msg = (
                 f"{type(self).__name__}.{method}() and fit must use the same namespace and device: "
                 f"X is on {own.name}, the model on {backend.name}; "
                 f"clf.to({own.name!r}) gives a copy of the model there"
             )
             raise ValueError(msg)
-        X, _ = check_features(self, X, reset=False)
-        params, standard = self._shifted or (self.params_, None)
-        _check_conversion(X, (params.b if standard is None else standard.centre).dtype, backend)
-        data = replace(data_of(X, None, None, params.W.dtype, backend=backend), standard=standard)
-        parts = data.map(function, (backend.xp,), params, scores=self.classes_.shape[0])
-        if moved:
-            return np.concatenate([backend.to_host(part) for part in parts])
-        return backend.xp.concat(list(parts), axis=0)
+        with backend.undisturbed(gradients=True):
+            X, _ = check_features(self, X, reset=False)
+            params, standard = self._shifted or (self.params_, None)
+            rows = _rows(X, own, backend)
+            wide = (params.b if standard is None else standard.centre).dtype
+            _check_conversion(rows, wide, backend)
+            data = data_of(rows, None, None, params.W.dtype, backend=backend)
+            parts = replace(data, standard=standard).map(
+                function, (backend.xp,), params, scores=len(self.classes_)
+            )
+            if moved:
+                return own.asarray(np.concatenate([backend.to_host(part) for part in parts]))
+            return backend.xp.concat(list(parts), axis=0)

@@ -26,6 +26,7 @@ from xplinear.arguments import (
     integer,
     number,
 )
+from xplinear.backends.base import undisturbed
 from xplinear.namespace import Array
 from xplinear.objective import OBJECTIVE, Objective, Params
 from xplinear.solvers.protocol import (
@@ -166,8 +167,7 @@ class Interrupted(KeyboardInterrupt):
         return f"interrupted after {n:,} iteration{'s' * (n != 1)}; the best so far is kept"
 
 
-# BLAS kernels raise this flag on finite operands too (numpy#24067); here `diverged` decides.
-@np.errstate(invalid="ignore")
+@undisturbed(lambda objective, *_, **__: OBJECTIVE("objective", objective).data.backend)
 def minimize(
     objective: Objective,
     solver: Solver,
@@ -235,8 +235,7 @@ def minimize(
     >>> result.reason, result.params.W.shape
     ('converged', (3, 2, 3))
     """
-    _check_start(objective, solver, params, state)
-    (CALLABLE | NONE)("validation_score", validation_score)
+    _check_start(objective, solver, params, state, validation_score)
     patience = integer(1)("patience", patience)
     min_improvement = number("[0, inf)")("min_improvement", min_improvement)
     release = FLAG("release", release)
@@ -244,9 +243,8 @@ def minimize(
     backend = objective.data.backend
     start = time.perf_counter()
     callbacks = _logged(objective, solver, callbacks)
-    small = partial(backend.products, 0.0)  # blocks, and most of what solvers multiply
     if state is None:
-        with small():
+        with backend.products(0.0):  # blocks, and most of what solvers multiply
             state = solver.init(objective, objective.zeros() if params is None else params)
     stack = _Stack(objective, solver, np.arange(objective.m))
     nothing = np.full(objective.m, -np.inf), np.zeros(objective.m, dtype=int)
@@ -260,7 +258,7 @@ def minimize(
     try:
         for iteration in range(1, iterations + 1):
             stack = loop.stack
-            with small():
+            with backend.products(0.0):
                 state = solver.step(stack.objective, loop.state)
                 row = backend.to_host(stack.observed(state, validation_score)).astype(np.float64)
             seconds.append(time.perf_counter() - start)
@@ -296,10 +294,14 @@ def minimize(
 
 
 def _check_start(
-    objective: Objective, solver: Solver, params: Params | None, state: State | None
+    objective: Objective,
+    solver: Solver,
+    params: Params | None,
+    state: State | None,
+    validation_score: Any,
 ) -> None:
     """Raise ArgumentError where what is to be minimized, how, and from where, do not agree."""
-    OBJECTIVE("objective", objective)
+    (CALLABLE | NONE)("validation_score", validation_score)
     (SOLVER if objective.m == 1 else SOLVER_OF_STACKS)("solver", solver)
     if state is not None:
         objective.check_params(STATE("state", state).params, "the params of state")
@@ -364,7 +366,7 @@ def _warn_of_divergence(iteration: int, diverged: HostArray, step_size: HostArra
             f"iteration {iteration} diverged for {int(diverged.sum())} of {len(diverged)} models; "
             f"undone, step size now {step_size.min():.3g}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

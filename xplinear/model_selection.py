@@ -26,6 +26,7 @@ from xplinear.arguments import (
     shown,
 )
 from xplinear.backends import Backend, backend_of
+from xplinear.backends.base import undisturbed
 from xplinear.data import ArrayData, Standard, StreamedData
 from xplinear.estimator import (
     LinearClassifier,
@@ -34,6 +35,7 @@ from xplinear.estimator import (
     certificate_of,
     is_probabilistic,
     linear_coefficients,
+    place_of,
     shift_features,
 )
 from xplinear.losses import Loss
@@ -223,6 +225,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         self.accelerate = accelerate
         self.verbose = verbose
 
+    @undisturbed(place_of)
     def fit(
         self,
         X: Any,

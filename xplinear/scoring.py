@@ -229,7 +229,7 @@ def _rows_of(X: Any, index: HostArray) -> Any:
     if not is_array(X):
         return _safe_indexing(X, index)
     backend = backend_of(X)
-    return backend.to_host(backend.xp.take(X, backend.asarray(index), axis=0))
+    return backend.to_host(backend.xp.take(backend.asarray(X), backend.asarray(index), axis=0))
 
 
 def _number(value: Any, alpha: float) -> float:

@@ -86,8 +86,12 @@ def column_bounds(
         return xp.stack([xp.min(X, axis=0), xp.max(X, axis=0)])
 
     both = xp.stack([bounds(block(i)) for i in range(0, n, size)])
-    both = (both if host else backend.to_host(both)).astype(np.float64)
-    return both[:, 0].min(axis=0), both[:, 1].max(axis=0)
+    both = both if host else backend.to_host(both)
+    low, high = both[:, 0].min(axis=0), both[:, 1].max(axis=0)
+    rounded, above = low.astype(np.float64), high.astype(np.float64)
+    # Integers may be one in float64; what varies must be seen to.
+    merged = (high > low) & (above == rounded)
+    return rounded, np.where(merged, np.nextafter(above, np.inf), above)
 
 
 class Nearby(NamedTuple):
@@ -120,7 +124,7 @@ class Nearby(NamedTuple):
             f"2**{power}, about {2.0**power:.0e}): the penalty acts on the weights of what came "
             "out. Scale X, or set standardize=True",
             UserWarning,
-            stacklevel=5,  # the caller of `fit`
+            stacklevel=6,  # the caller of `fit`
         )
 
 

@@ -542,7 +542,7 @@ class Run:
                 f"the best mean score is that of the {end} alpha, {alpha:.3g}: better ones may lie "
                 f"beyond the grid; give {end.replace('est', 'er')} alphas too",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def best(self, *, one_standard_error: bool) -> tuple[int, int]:
@@ -581,11 +581,11 @@ class Run:
                 f"tol={tol:g} was reached: more would improve their weights; raise max_iter, or "
                 "tol if they are good enough",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         if count["rounding"]:
             worst, gap = max(self.stalled)
             measured = f"{'gap' if gap else 'residual'} up to {worst:.0e}"
             floor = at_the_floor(objective, precision, measured, tol)
             message = f"{count['rounding']} of {len(self.reasons)} models {floor}"
-            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)

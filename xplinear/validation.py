@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -38,13 +39,18 @@ __all__ = [
     "check_two_classes",
     "check_weights",
     "computation_dtype",
+    "dtype_name",
     "encode_labels",
     "host_weights",
+    "labels_on",
     "weights_and_unit",
 ]
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 _CHECK_BYTES = 2**26
+# Dtypes of rows: those that float32 holds, and wider ones.
+_NARROW = ("bool", "int8", "int16", "uint8", "uint16", "float16", "bfloat16", "float32")
+_WIDE = ("int32", "int64", "uint32", "uint64", "float64")
 _MISSING_LABELS = (
     "Input {} contains NaN or infinity, or labels are missing (None, NA); every row needs a label: "
     "drop the others"
@@ -61,6 +67,43 @@ class Features(NamedTuple):
 def _is_bfloat16(X: Array) -> bool:
     """Return whether X is bfloat16: in NumPy a dtype of ml_dtypes that NumPy cannot classify."""
     return "bfloat16" in str(X.dtype)
+
+
+def dtype_name(x: Array) -> str:
+    """Return the name of an array's dtype, the same in every library and byte order.
+
+    Examples
+    --------
+    >>> dtype_name(np.asarray([1.0], ">f4"))
+    'float32'
+    """
+    return x.dtype.name if isinstance(x, np.ndarray) else str(x.dtype).rpartition(".")[2]
+
+
+def _check_values(name: str, x: Array) -> Backend:
+    """Return the backend of an array; raise TypeError if its values cannot be had."""
+    backend = backend_of(x)
+    problem = backend.refuses(x)
+    if problem is None and backend.name != "numpy" and dtype_name(x) not in (*_NARROW, *_WIDE):
+        if "complex" in dtype_name(x):
+            msg = f"Complex data not supported: {name} is complex; pass its real part"
+            raise ValueError(msg)
+        problem = f"has dtype {dtype_name(x)}; convert it to one of {', '.join(_NARROW + _WIDE)}"
+    if problem is not None:
+        msg = f"{name} {problem}"
+        raise TypeError(msg)
+    return backend
+
+
+def _on_host(name: str, values: Any) -> Any:
+    """Return arrays of any library, also in a list, on the host; anything else as it is."""
+    if is_array(values):
+        return _check_values(name, values).to_host(values)
+    if isinstance(values, (list, tuple)) and values:
+        first: Any = values[0]
+        if is_array(first) and not isinstance(first, (np.ndarray, np.generic)):
+            return [_on_host(name, value) for value in cast(list[Any], values)]
+    return values
 
 
 def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Features]:
@@ -82,7 +125,11 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
         X = _check_device_array(estimator, X, reset=reset)
         return X, Features(X.shape[1], None)
     _refuse_masked("X", X)
+    if isinstance(X, np.ndarray) and X.dtype.kind == "V":
+        msg = f"X has dtype {X.dtype}; convert it to one of {', '.join(_NARROW + _WIDE)}"
+        raise TypeError(msg)
     with naming("X"):
+        X = X if is_array(X) else _on_host("X", X)
         table = table_of(X)
         if table is None:
             checked: Any = validate_data(probe, cast(Any, X), reset=reset, dtype="numeric")
@@ -90,10 +137,12 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
             # Names first: a wrong column is a better answer than what is wrong inside of it.
             validate_data(probe, cast(Any, X), reset=reset, skip_check_array=True)
             checked = check_array(matrix_of(table), estimator=estimator, input_name="X")
-    X = checked
-    if X.dtype.kind not in "biuf":
-        msg = f"X is of dtype {X.dtype}, but features must be numbers: X.astype(float) converts"
+    if checked.dtype.kind not in "biuf":
+        msg = (
+            f"X is of dtype {checked.dtype}, but features must be numbers: X.astype(float) converts"
+        )
         raise ValueError(msg)
+    X = _doubles(checked) if checked.dtype.kind == "f" and checked.itemsize > 8 else checked
     return X, Features(X.shape[1], getattr(probe, "feature_names_in_", None))
 
 
@@ -104,18 +153,35 @@ def _refuse_masked(name: str, values: Any) -> None:
         raise ValueError(msg)
 
 
+def _doubles(X: HostArray) -> HostArray:
+    """Return rows of longer floats in float64, in which no backend computes further."""
+    with np.errstate(over="ignore"):
+        rounded = X.astype(np.float64)
+    beyond = np.flatnonzero(~np.isfinite(rounded).all(axis=0))
+    if beyond.size:
+        column = X[:, beyond[0]]
+        msg = (
+            f"X holds values that float64 cannot hold: column {beyond[0]} goes from "
+            f"{column.min()!s} to {column.max()!s}; scale it"
+        )
+        raise ValueError(msg)
+    return rounded
+
+
 def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
     name, backend = type(estimator).__name__, backend_of(X)
+    if reset or not backend.traced(X):
+        _check_values("X", X)
     xp = backend.xp
     if X.ndim != 2:
-        msg = f"X must have two axes, samples and features; it has shape {tuple(X.shape)}"
+        msg = (
+            f"X must have two axes, samples and features; it has shape {tuple(X.shape)}"
+            + ": one sample is X[None, :]" * (X.ndim == 1)
+        )
         raise ValueError(msg)
     n, p = X.shape
     if n == 0 or p == 0:
         msg = f"X is empty: {n} sample(s) and {p} feature(s) (shape={(n, p)}) while 1 is required"
-        raise ValueError(msg)
-    if not _is_bfloat16(X) and xp.isdtype(X.dtype, "complex floating"):
-        msg = "Complex data not supported: X is complex; pass its real part"
         raise ValueError(msg)
     if not reset and p != estimator.n_features_in_:
         msg = f"X has {p} features, but {name} is expecting {estimator.n_features_in_} features"
@@ -125,7 +191,7 @@ def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
         finite = xp.stack(
             [xp.all(xp.isfinite(X[i : min(i + rows, n), :])) for i in range(0, n, rows)]
         )
-        if not backend.to_host(finite).all():
+        if not backend.traced(finite) and not backend.to_host(finite).all():
             msg = f"Input X contains NaN or infinity; {name} needs finite numbers: impute or drop"
             raise ValueError(msg)
     return X
@@ -196,16 +262,7 @@ def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
     if labels.ndim != 1:
         msg = f"{name} should be a 1d array of labels, got an array of shape {labels.shape}"
         raise ValueError(msg)
-    missing = labels.dtype.kind == "f" and not np.isfinite(labels).all()
-    if missing or (labels.dtype.kind == "O" and any(map(_is_missing, labels))):
-        raise ValueError(_MISSING_LABELS.format(name))
-    kinds = set(map(type, labels.tolist())) if labels.dtype.kind in "OS" else set[type]()
-    if bytes in kinds:
-        strings = f"[label.decode() for label in {name}]"
-        msg = f"{name} holds labels of type bytes; make them strings: {strings}"
-        raise ValueError(msg)
-    if kinds and all(issubclass(kind, (int, float, np.number, np.bool_)) for kind in kinds):
-        labels = np.asarray(labels.tolist())  # numbers in a column of objects
+    labels = _plain_labels(labels, name)
     try:
         with naming(name):
             check_classification_targets(labels)
@@ -220,21 +277,72 @@ def _is_missing(label: Any) -> bool:
     return label is None or type(label).__name__ == "NAType" or bool(label != label)  # noqa: PLR0124 - only NaN differs from itself
 
 
-def _host_labels(y: Any, name: str) -> HostArray:
-    if is_array(y):
-        return backend_of(y).to_host(y)
-    series = series_of(y)
-    if series is None:
-        labels = np.asarray(y)
-        if labels.dtype.kind in "US" and labels.ndim == 1 and not isinstance(y, np.ndarray):
-            kinds = {type(label).__name__ for label in y if not isinstance(label, (str, bytes))}
-            if kinds:  # NumPy would make texts of numbers
-                msg = f"{name} mixes text with labels of type {', '.join(kinds)}; use one type"
-                raise ValueError(msg)
-        return labels
-    if series.null_count() > 0:
+def _plain_labels(labels: HostArray, name: str) -> HostArray:
+    """Return labels in a plain dtype with the values they have; raise ValueError if none is."""
+    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    kind = labels.dtype.kind
+    missing = kind == "f" and not np.isfinite(labels).all()
+    if missing or (kind == "O" and any(map(_is_missing, labels))):
         raise ValueError(_MISSING_LABELS.format(name))
-    return series.to_numpy()
+    if kind == "c" or (kind == "V" and labels.dtype.names is None):
+        msg = f"{name} has dtype {labels.dtype} (Complex data not supported); use numbers or texts"
+        raise ValueError(msg)
+    types = set(map(type, labels.tolist())) if kind in "OS" else set[type]()
+    if bytes in types:
+        strings = f"[label.decode() for label in {name}]"
+        msg = f"{name} holds labels of type bytes; make them strings: {strings}"
+        raise ValueError(msg)
+    numbers = all(issubclass(one, (int, float, np.number, np.bool_)) for one in types)
+    if not numbers and types - {str, np.str_}:
+        names = ", ".join(sorted(one.__name__ for one in types))
+        holds = "mixes" if len(types) > 1 else "holds"
+        strings = f"[str(label) for label in {name}]"
+        msg = f"{name} {holds} labels of type {names}; make them strings: {strings}"
+        raise ValueError(msg)
+    longer = kind == "f" and labels.itemsize > 8
+    return _numbers(labels.tolist(), name) if longer or (types and numbers) else labels
+
+
+def _host_labels(y: Any, name: str) -> HostArray:
+    series = None if is_array(y) else series_of(y)
+    if series is None:
+        y = _on_host(name, y)
+        labels = np.asarray(y)
+        if isinstance(y, (list, tuple)) and labels.ndim == 1:
+            labels = _as_given(cast(list[Any], y), labels, name)
+    elif series.null_count() > 0:
+        raise ValueError(_MISSING_LABELS.format(name))
+    else:
+        labels = series.to_numpy()
+    if labels.dtype.kind == "T":  # NumPy's strings of any length, which scikit-learn does not know
+        return np.asarray(labels.tolist())
+    return labels.astype(np.float32) if _is_bfloat16(labels) else labels
+
+
+def _as_given(y: Sequence[Any], labels: HostArray, name: str) -> HostArray:
+    """Return labels of a list in a dtype that changes none; NumPy makes strings of all kinds."""
+    if labels.dtype.kind == "U" and not all(isinstance(label, str) for label in y):
+        return np.fromiter(y, object, len(y))
+    return _numbers(y, name) if labels.dtype.kind == "f" else labels
+
+
+def _numbers(y: Sequence[Any], name: str) -> HostArray:
+    """Return numbers as NumPy has them; raise ValueError where one of them would be another."""
+    labels = np.asarray(y)
+    if labels.dtype.kind in "fO" and all(isinstance(a, (int, np.integer)) for a in y):
+        with suppress(OverflowError):
+            labels = np.asarray(y, np.uint64)
+    if labels.dtype.kind == "f":
+        labels = labels.astype(np.float64)
+    changed = [a for a, b in zip(y, labels.tolist(), strict=True) if a != b and a == a]  # noqa: PLR0124 - only NaN differs from itself
+    if changed or labels.dtype.kind == "O":
+        label = changed[0] if changed else max(y, key=abs)
+        msg = (
+            f"{name} holds labels that no dtype holds together, such as {label}; make them "
+            f"strings: [str(label) for label in {name}]"
+        )
+        raise ValueError(msg)
+    return labels
 
 
 def encode_labels(
@@ -329,9 +437,7 @@ def host_weights(sample_weight: Any, n: int) -> HostArray:
     """Return the weights ``(n,)`` as they are given, in float64."""
     _refuse_masked("sample_weight", sample_weight)
     with naming("sample_weight"):
-        if is_array(sample_weight):
-            sample_weight = backend_of(sample_weight).to_host(sample_weight)
-        weights = np.asarray(sample_weight)
+        weights = np.asarray(_on_host("sample_weight", sample_weight))
         if weights.dtype.kind in "cmMSU":
             msg = f"sample_weight is of dtype {weights.dtype}; weights must be real numbers"
             raise ValueError(msg)
@@ -361,12 +467,45 @@ def _class_factors(
         counts = np.bincount(codes, weights=weights, minlength=len(classes))
         return counts.sum() / (len(classes) * np.where(counts > 0, counts, 1.0))
     known = classes.tolist()
-    unknown = [label for label in class_weight if label not in known]
+    # By value: a label may come from any library, and its hash says nothing.
+    given = [_plain(label) for label in class_weight]
+    in_y = set(known)
+    unknown = [label for label in given if label not in in_y]
+    if len(set(given)) < len(given):
+        msg = f"class_weight names a class twice: {given}"
+        raise ValueError(msg)
     if unknown:
         msg = f"class_weight names {unknown}, which are not in y; its classes are {known[:10]}"
         raise ValueError(msg)
-    weight = number("[0, inf)")
-    return np.asarray([weight("each class_weight", class_weight.get(a, 1.0)) for a in known])
+    weight, factor_of = number("[0, inf)"), dict(zip(given, class_weight.values(), strict=True))
+    return np.asarray([weight("each class_weight", factor_of.get(a, 1.0)) for a in known])
+
+
+def _plain(label: Any) -> Any:
+    """Return the Python value of a label in an array or of a dtype of NumPy."""
+    label = _on_host("class_weight", label)
+    return label.item() if isinstance(label, (np.ndarray, np.generic)) else label
+
+
+def labels_on(backend: Backend, classes: HostArray) -> Array | None:
+    """Return the classes on a backend, None where it cannot hold every one exactly.
+
+    Examples
+    --------
+    >>> from xplinear.backends import get_backend
+    >>> labels_on(get_backend("numpy"), np.asarray([3, 5]))
+    array([3, 5])
+    >>> labels_on(get_backend("numpy"), np.asarray(["no", "yes"]))
+    """
+    if classes.dtype.kind not in "biuf":
+        return None
+    try:
+        there = backend.asarray(classes)
+    except TypeError:  # array-api-strict has no float16
+        return None
+    moved = classes.astype(dtype_name(there))
+    whole = moved.dtype.kind in "iu" or classes.dtype.kind not in "iu"
+    return there if whole and (moved == classes).all() else None
 
 
 def computation_dtype(X: Array, dtype: str | None, backend: Backend) -> Any:
@@ -390,11 +529,7 @@ def computation_dtype(X: Array, dtype: str | None, backend: Backend) -> Any:
             )
             raise ValueError(msg)
         return getattr(xp, name)
-    if _is_bfloat16(X) or xp.isdtype(X.dtype, "bool"):
-        return xp.float32
-    if xp.isdtype(X.dtype, "integral"):
-        return xp.float32 if xp.iinfo(X.dtype).bits <= 16 else widest
-    return xp.float32 if xp.finfo(X.dtype).bits <= 32 else widest
+    return xp.float32 if dtype_name(X) in _NARROW else widest
 
 
 def check_precision(precision: str, dtype: Any, backend: Backend) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import os
+from contextlib import suppress
 from contextvars import ContextVar
+from threading import current_thread, main_thread
 from typing import Any, NamedTuple
 
 from xplinear.arguments import TEXT, instance
@@ -50,7 +52,8 @@ BACKENDS: dict[str, _Entry] = {
     "array_api_strict": _Entry(("array_api_strict",), "pip install array-api-strict"),
 }
 
-_current: ContextVar[str | None] = ContextVar("xplinear_backend", default=None)
+_current: ContextVar[use_backend | None] = ContextVar("xplinear_backend", default=None)
+_of_main: list[use_backend] = []  # the choices of the main thread, for threads that make none
 
 
 class BackendStatus(NamedTuple):
@@ -116,12 +119,22 @@ def get_backend(name: str | Backend = "auto") -> Backend:
 
 
 class use_backend:  # noqa: N801 - called like a function, with or without `with`
-    """Choose the backend for all that follows, or for a ``with`` block.
+    """Choose the backend for a ``with`` block, or for all that follows.
+
+    Without ``with`` the choice stands until the next one; ``use_backend(None)`` takes it back.
 
     Parameters
     ----------
-    name : str
-        A name `get_backend` knows; checked at once.
+    name : str, Backend or None
+        What `get_backend` knows; checked at once. None leaves the choice to
+        ``XPLINEAR_BACKEND``, else to the library of the data.
+
+    Notes
+    -----
+    A choice holds in its own thread, or task of asyncio. Threads that make none follow the last of
+    the main thread, such as those of a ``ThreadPoolExecutor`` or of joblib within a block. Other
+    processes, such as those of ``cross_val_score(n_jobs=2)``, do not see it: give the estimator
+    its ``backend``, or set ``XPLINEAR_BACKEND``.
 
     Examples
     --------
@@ -130,22 +143,32 @@ class use_backend:  # noqa: N801 - called like a function, with or without `with
     'numpy'
     """
 
-    def __init__(self, name: str) -> None:
-        get_backend(name)
-        self._token = _current.set(name)
+    def __init__(self, name: str | Backend | None) -> None:
+        if name is not None:
+            get_backend(name)
+        self.name = name
+        self._token = _current.set(self)
+        if current_thread() is main_thread():
+            _of_main.append(self)
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, *exc: object) -> None:
-        _current.reset(self._token)
+        if self in _of_main:
+            _of_main.remove(self)
+        with suppress(ValueError, RuntimeError):  # left in another context, or twice
+            _current.reset(self._token)
 
 
 def chosen_backend(explicit: str | Backend | None) -> Backend | None:
     """Return the backend somebody chose, by argument, `use_backend` or environment, else None."""
     if explicit is not None:
         return get_backend(explicit)
-    name = _current.get() or os.environ.get("XPLINEAR_BACKEND")
+    choice = _current.get()
+    if choice is None and current_thread() is not main_thread():
+        choice = next(iter(_of_main[-1:]), None)
+    name = (choice and choice.name) or os.environ.get("XPLINEAR_BACKEND")
     return get_backend(name) if name else None
 
 

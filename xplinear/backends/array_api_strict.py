@@ -8,7 +8,7 @@ from typing import Any
 import array_api_strict as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError, fold_in_python
+from xplinear.backends.base import Backend, BackendError, fold_in_python, native
 
 __all__ = ["describe", "follow", "select"]
 
@@ -19,7 +19,7 @@ def _on(device: Any) -> Backend:
     def move(x: Any) -> Any:
         if isinstance(x, type(xp.empty(0))):
             return x if x.device == device else xp.asarray(_fetch(x), device=device)
-        array = np.asarray(x)
+        array = native(x)
         try:
             return xp.asarray(array, device=device)
         except TypeError as error:

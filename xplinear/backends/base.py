@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -26,16 +26,22 @@ __all__ = [
     "Copier",
     "HostArray",
     "Rows",
+    "fetched",
     "fold_in_python",
     "free_host_memory",
     "host_reads",
     "in_precision",
     "is_memory_error",
     "matmul_precision",
+    "native",
     "read_ahead",
     "read_rows",
+    "undisturbed",
     "upload_ahead",
 ]
+
+_Arguments = ParamSpec("_Arguments")
+_Returned = TypeVar("_Returned")
 
 HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Rows: TypeAlias = "range | HostArray"  # a run of rows, or the indices of some
@@ -53,6 +59,25 @@ def free_host_memory() -> int:
         return 2**32
     (available,) = (line for line in lines if line.startswith("MemAvailable"))
     return 1024 * int(available.split()[1])
+
+
+def fetched(x: Any) -> HostArray:
+    """Return an array of any library, or what NumPy can read, on the host."""
+    from xplinear.backends import backend_of
+
+    return x if isinstance(x, np.ndarray) else backend_of(x).fetch(x)
+
+
+def native(x: Any) -> HostArray:
+    """Return what `fetched` does, in the byte order of this machine: other libraries have no other.
+
+    Examples
+    --------
+    >>> native(np.asarray([1, 2], ">i4")).dtype == np.int32
+    True
+    """
+    array = fetched(x)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 class _HostReads:
@@ -291,10 +316,18 @@ class Backend:
     device : object
         The device new arrays are created on.
     move : callable
-        ``move(x) -> Array``: brings an array of this library, or anything NumPy can read,
+        ``move(x) -> Array``: brings an array of any library, or anything NumPy can read,
         to the device; no copy where none is needed.
     fetch : callable
         ``fetch(x) -> numpy.ndarray``.
+    refuses : callable
+        What is wrong with an array of this library whose values cannot be had, and what to do;
+        None where they can.
+    traced : callable
+        Whether an array stands for values that are not known yet, as inside ``jax.jit``.
+    settings : callable
+        ``settings(gradients)`` gives a context in which the library computes as if nobody had
+        changed its settings, and records nothing for gradients unless asked; see `undisturbed`.
     fold : callable
         Folds an update over mini-batches; see `fold_in_python`.
     plain_fold : callable, optional
@@ -342,6 +375,9 @@ class Backend:
     move: Callable[[Any], Array]
     fetch: Callable[[Array], np.ndarray[Any, Any]]
     fold: Callable[..., Any]
+    refuses: Callable[[Array], str | None] = lambda x: None
+    traced: Callable[[Array], bool] = lambda x: False
+    settings: Callable[[bool], AbstractContextManager[Any]] = nullcontext
     plain_fold: Callable[..., Any] | None = None
     block_bytes: int = 16 * 2**20
     free_columns: int = 1
@@ -379,6 +415,14 @@ class Backend:
         host_reads.count += 1
         return self.fetch(x)
 
+    @contextmanager
+    def undisturbed(self, *, gradients: bool = False) -> Generator[None]:
+        """Compute as if nobody had changed the settings of NumPy and of the library."""
+        # BLAS kernels raise "invalid" on finite operands too (numpy#24067).
+        as_ever = np.errstate(divide="warn", over="warn", under="ignore", invalid="ignore")
+        with as_ever, self.settings(gradients):
+            yield
+
     def accelerated(self, loss: Loss) -> Loss:
         """Return ``loss`` on this backend's own kernel where there is one, else itself."""
         kernel = self.kernels.get((type(loss), "value_and_grad"))
@@ -389,3 +433,22 @@ class Backend:
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""
         return replace(self, kernels=MappingProxyType({}), fold=self.plain_fold or self.fold)
+
+
+def undisturbed(
+    find: Callable[..., Backend],
+) -> Callable[[Callable[_Arguments, _Returned]], Callable[_Arguments, _Returned]]:
+    """Decorate a function that computes as if nobody had changed a library's settings.
+
+    ``find`` gives the backend of a call, from the same arguments; see `Backend.undisturbed`.
+    """
+
+    def decorate(function: Callable[_Arguments, _Returned]) -> Callable[_Arguments, _Returned]:
+        @wraps(function)
+        def call(*args: _Arguments.args, **settings: _Arguments.kwargs) -> _Returned:
+            with find(*args, **settings).undisturbed():
+                return function(*args, **settings)
+
+        return call
+
+    return decorate

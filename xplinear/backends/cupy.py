@@ -23,6 +23,7 @@ from xplinear.backends.base import (
     fold_in_python,
     in_precision,
     is_memory_error,
+    native,
     upload_ahead,
 )
 from xplinear.losses import LOSSES, Loss
@@ -329,7 +330,10 @@ def _on(index: int) -> Backend:
 
     def move(x: Any) -> cupy.ndarray:
         device.use()  # CuPy computes on the current device, wherever the arrays are
-        return cupy.asarray(x)
+        try:
+            return cupy.asarray(x)
+        except (TypeError, RuntimeError):  # a tensor that CuPy cannot read, of bfloat16, say
+            return cupy.asarray(native(x))
 
     def free_memory() -> int:
         with device:

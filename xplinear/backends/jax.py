@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from xplinear.backends.base import (
     GPU_COLUMNS,
@@ -18,6 +19,7 @@ from xplinear.backends.base import (
     free_host_memory,
     in_precision,
     is_memory_error,
+    native,
 )
 
 __all__ = ["describe", "follow", "select"]
@@ -97,9 +99,47 @@ def _out_of_memory(error: BaseException) -> bool:
     return is_memory_error(error) or (exhausted and isinstance(error, jax.errors.JaxRuntimeError))
 
 
+def _narrowed(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return integers that JAX would cut to 32 bits as floats, which are only rounded."""
+    if x.dtype.kind not in "iu" or not x.size:
+        return x
+    bounds = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
+    if bounds.bits == 8 * x.itemsize:
+        return x
+    fits = bounds.min <= x.min() and x.max() <= bounds.max
+    return x if fits else x.astype(np.float32)
+
+
+def _refuses(x: jax.Array) -> str | None:
+    if _traced(x):
+        return "is traced by jax.jit, grad or vmap: it has no values; fit outside of them"
+    return "was deleted, or donated to a function; keep a copy" if x.is_deleted() else None
+
+
+def _traced(x: jax.Array) -> bool:
+    return isinstance(x, Tracer)
+
+
+@contextmanager
+def _settings(gradients: bool) -> Generator[None]:
+    # A fit of known rows within a function that is traced is no part of it.
+    outside = nullcontext() if gradients else jax.ensure_compile_time_eval()
+    with (
+        outside,
+        jax.debug_nans(False),  # NaN is what is not known: a score without validation, say
+        jax.debug_infs(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.transfer_guard("allow"),
+    ):
+        yield
+
+
 def _on(device: Any) -> Backend:
     def move(x: Any) -> jax.Array:
-        return jax.device_put(x if isinstance(x, jax.Array) else np.asarray(x), device)
+        if isinstance(x, Tracer):
+            return x  # it will be where what it is computed with is
+        return jax.device_put(x if isinstance(x, jax.Array) else _narrowed(native(x)), device)
 
     def synchronize() -> None:
         """Wait for all results: a new transfer would overtake what is being computed."""
@@ -112,6 +152,9 @@ def _on(device: Any) -> Backend:
         device=device,
         move=move,
         fetch=np.asarray,
+        refuses=_refuses,
+        traced=_traced,
+        settings=_settings,
         block_bytes=16 * 2**20 if device.platform == "cpu" else 256 * 2**20,
         free_columns=1 if device.platform == "cpu" else GPU_COLUMNS,
         free_memory=partial(_free_memory, device),
@@ -136,8 +179,10 @@ def select(device: str) -> Backend:
 
 
 def follow(x: jax.Array) -> Backend:
-    """Return the backend on the device of ``x``."""
-    return _on(next(iter(x.devices())))
+    """Return the backend on the device of ``x``, on the first of several."""
+    if _traced(x) or x.is_deleted():
+        return select("")
+    return _on(min(x.devices(), key=lambda device: device.id))
 
 
 def describe() -> tuple[str, list[str]]:

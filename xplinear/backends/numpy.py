@@ -11,7 +11,7 @@ from typing import Any, cast
 import array_api_compat.numpy as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError, read_rows
+from xplinear.backends.base import Backend, BackendError, fetched, read_rows
 from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import Namespace
 from xplinear.threads import each, products
@@ -96,7 +96,7 @@ _BACKEND = Backend(
     name="numpy",
     xp=xp,
     device="cpu",
-    move=np.asarray,
+    move=fetched,
     fetch=np.asarray,
     block_bytes=2 * 2**20,  # a block and its scores stay in the second-level cache
     fold=_fold,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from threading import Lock
@@ -21,6 +21,7 @@ from xplinear.backends.base import (
     free_host_memory,
     in_precision,
     is_memory_error,
+    native,
     upload_ahead,
 )
 
@@ -30,6 +31,8 @@ _WARM_UP = 3  # mini-batches before the capture: libraries set themselves up in 
 _WORTH_A_CAPTURE = 64  # mini-batches
 # Of the host, of the device or that can be pinned, for a library.
 _OUT_OF_MEMORY = "DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
+# Dtypes that torch stores, and hardly computes with.
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 _one_capture = Lock()  # at a time in a process, CUDA demands
 
 _Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -128,7 +131,8 @@ def _products(tf32: bool) -> Generator[None]:
     before = getattr(matmul, name)
     setattr(matmul, name, value)
     try:
-        yield
+        with torch.autocast("cuda", enabled=False):
+            yield
     finally:
         setattr(matmul, name, before)
 
@@ -140,25 +144,30 @@ def _synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+@cache
 def _on(device: torch.device) -> Backend:
     def move(x: Any) -> torch.Tensor:
         if isinstance(x, torch.Tensor):
-            return x.detach().to(device)
-        array = np.asarray(x)
+            return _widened(x.to(device))
+        array = native(x)
         if array.dtype.name == "bfloat16":  # of ml_dtypes: torch reads its bits only
             return move(array.view(np.int16)).view(torch.bfloat16)
         # torch shares memory with NumPy but has neither read-only nor negatively strided tensors.
         if not array.flags.writeable or any(stride < 0 for stride in array.strides):
             array = array.copy()
-        return torch.from_numpy(array).to(device)
+        return _widened(torch.from_numpy(array).to(device))
 
-    in_python = partial(fold_in_python, xp=xp)
+    in_python = _without_autocast(device.type, partial(fold_in_python, xp=xp))
     backend = Backend(
         name="torch" if device.type == "cpu" else f"torch:{device}",
         xp=xp,
         device=device,
         move=move,
         fetch=_fetch,
+        refuses=_refuses,
+        traced=_traced,
+        settings=partial(_settings, device.type),
+        compile=partial(_without_autocast, device.type),
         fold=in_python,
         plain_fold=in_python,
         block_bytes=16 * 2**20 if device.type == "cpu" else 256 * 2**20,
@@ -223,8 +232,67 @@ def _free_gpu_memory(device: torch.device) -> int:
 
 
 def _fetch(x: torch.Tensor) -> np.ndarray[Any, Any]:
-    x = x.detach().cpu()
+    x = x.detach().cpu().resolve_conj().resolve_neg()
     return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bfloat16
+
+
+def _widened(x: torch.Tensor) -> torch.Tensor:
+    """Return unsigned integers in a dtype that torch computes with."""
+    if x.dtype not in _WIDER:
+        return x
+    wider = x.to(_WIDER[x.dtype])
+    return x.to(torch.float64) if x.dtype == torch.uint64 and bool((wider < 0).any()) else wider
+
+
+def _refuses(x: torch.Tensor) -> str | None:
+    if _wrapped(x):
+        return "is traced by torch.func: it has no values; fit outside"
+    if x.is_nested:
+        return "is a nested tensor; give one with a row per sample: torch.nested.to_padded_tensor"
+    if x.layout != torch.strided:
+        return "is a sparse tensor; make it dense: to_dense()"
+    if x.is_quantized:
+        return "is quantized; give its values: dequantize()"
+    if x.device.type == "meta":
+        return "is on the device 'meta', which keeps no values; give one that has them"
+    return None
+
+
+_wrapped: Callable[[torch.Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+
+def _traced(x: torch.Tensor) -> bool:
+    return torch.compiler.is_compiling() or (isinstance(x, torch.Tensor) and _wrapped(x))
+
+
+def _autocasts(kind: str) -> bool:
+    return kind != "meta" and torch.is_autocast_enabled(kind)
+
+
+@contextmanager
+def _settings(kind: str, gradients: bool) -> Generator[None]:
+    with ExitStack() as stack:
+        if _autocasts(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if not gradients:
+            # What is made in inference mode can never be part of a gradient, such as that of X.
+            stack.enter_context(torch.inference_mode(mode=False))
+            stack.enter_context(torch.no_grad())
+        yield
+
+
+def _without_autocast(
+    kind: str, function: Callable[..., Any], *static: Hashable
+) -> Callable[..., Any]:
+    """Return ``function`` with its static arguments bound, run in the dtypes it is given."""
+
+    def call(*args: Any, **settings: Any) -> Any:
+        if not _autocasts(kind):
+            return function(*static, *args, **settings)
+        with torch.autocast(kind, enabled=False):
+            return function(*static, *args, **settings)
+
+    return call
 
 
 def select(device: str) -> Backend:
