@@ -27,6 +27,7 @@ from xplinear.backends import (
 )
 from xplinear.certificate import Certificate, certify
 from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_of
+from xplinear.data.blocks import joined
 from xplinear.losses import LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Interrupted, Progress, Result, minimize
@@ -725,9 +726,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         backend, classes = self.backend_, self._host_classes
         if isinstance(codes, np.ndarray):
             return classes[codes]
-        if classes.dtype.kind in _NUMERIC:
-            return backend.xp.take(backend.asarray(classes), codes, axis=0)
-        return classes[backend.to_host(codes)]
+        if classes.dtype.kind not in _NUMERIC:
+            return classes[backend.to_host(codes)]
+        near = backend.near(codes)
+        if isinstance(near, np.ndarray):
+            return backend.asarray(classes[near])
+        return backend.xp.take(backend.asarray(classes), codes, axis=0)
 
     @available_if(is_probabilistic)
     def predict_proba(self, X: Any) -> Array:
@@ -1072,8 +1076,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             own = None if own is None or own.min() == own.max() else own / own.max()
             return data_of(
                 rows,
-                backend.asarray(codes if index is None else codes[index]),
-                None if own is None else backend.asarray(own[:, None], dtype),
+                codes if index is None else codes[index],
+                None if own is None else own[:, None],
                 dtype,
                 index,
                 backend=backend,
@@ -1136,7 +1140,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """Return the dtype to compute in and that of the results."""
         xp = backend.xp
         # Before rows are moved: not every device holds all that a host does.
-        one = np.zeros_like(rows[:1, :]) if isinstance(rows, np.ndarray) else rows[:1, :]
+        one = backend.near(rows)[:1, :]
+        one = np.zeros_like(one) if isinstance(one, np.ndarray) else one
         dtype = computation_dtype(backend.asarray(one), self.dtype, backend)
         check_precision(self.precision, dtype, backend)
         cheap = _is_cheap(rows.shape[0], rows.shape[1], k)
@@ -1280,4 +1285,4 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         parts = data.map(function, (backend.xp,), params, scores=self.classes_.shape[0])
         if moved:
             return np.concatenate([backend.to_host(part) for part in parts])
-        return backend.xp.concat(list(parts), axis=0)
+        return joined(list(parts), backend=backend)

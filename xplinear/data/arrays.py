@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from xplinear.backends.base import Backend
 from xplinear.data.blocks import (
     Budget,
     labelled,
     minibatch,
     of_models,
+    padded,
     results,
     rows_per_block,
     sampled,
@@ -21,6 +24,7 @@ from xplinear.data.blocks import (
     standardized,
     sums,
     take,
+    unpadded,
     weight_sum,
 )
 from xplinear.data.protocol import Block, Standard
@@ -51,6 +55,8 @@ class ArrayData:
         Blocks and mini-batches hold standardized features; X stays as it is.
     budget : Budget
         Shared by all stacks made of the same rows: what one learnt of the memory, all know.
+    padding : int
+        How many rows, the last of X, y and s, are none: they weigh 0. See `Backend.padding`.
 
     Examples
     --------
@@ -69,6 +75,7 @@ class ArrayData:
     backend: Backend = field(kw_only=True)
     standard: Standard | None = field(default=None, kw_only=True)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
+    padding: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.dtype is None:
@@ -77,7 +84,12 @@ class ArrayData:
     @property
     def n(self) -> int:
         """The number of rows."""
-        return self.X.shape[0]
+        return self.X.shape[0] - self.padding
+
+    @property
+    def held(self) -> int:
+        """The number of rows in blocks, those included that weigh nothing."""
+        return self.n + self.padding
 
     @property
     def p(self) -> int:
@@ -88,6 +100,18 @@ class ArrayData:
     def weight_sum(self) -> Array:
         """Σ_i s_ij, ``(1,)`` or ``(m,)``."""
         return weight_sum(self)
+
+    @cached_property
+    def weights(self) -> Array | None:
+        """The weights of the rows held; None is 1 everywhere."""
+        if self.s is not None or not self.padding:
+            return self.s
+        return self.backend.asarray((np.arange(self.held) < self.n)[:, None], self.dtype)
+
+    def as_held(self, weights: Any) -> Array:
+        """Return weights ``(n, …)`` of the rows as ``s`` has them."""
+        more = padded(weights, self.padding, backend=self.backend, weigh=True)
+        return self.backend.asarray(more, self.dtype)
 
     def take(self, models: Array) -> ArrayData:
         """Return the same rows for a stack of these models only; nothing is copied."""
@@ -100,7 +124,7 @@ class ArrayData:
     def blocks(self, start: int, size: int) -> Generator[Block]:
         """Yield the rows from ``start`` on, ``size`` at a time."""
         for first in range(start, self.n, size):
-            yield self.block(first, min(first + size, self.n))
+            yield self.block(first, min(first + size, self.held))
 
     def rows_per_block(self, scores: int) -> int:
         """Return how many rows keep X and about four arrays of scores in the byte budget."""
@@ -110,7 +134,7 @@ class ArrayData:
         self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
     ) -> Iterator[Array]:
         """Yield ``function(*static, block, *args)`` of each block, in order."""
-        return results(self, function, static, args, scores)
+        return unpadded(self, results(self, function, static, args, scores))
 
     def reduce(
         self,
@@ -133,7 +157,7 @@ class ArrayData:
         schedule: Sequence[float],
         fold: Callable[..., Any] | None = None,
     ) -> Any:
-        """Fold ``update(*static, carry, block, factor, *args)`` over shuffled mini-batches."""
+        """Fold ``update(*static, carry, batch, factor, *args)`` over shuffled mini-batches."""
         return (fold or self.backend.fold)(
             minibatch,
             (update, tuple(static), self.backend.xp, self.dtype),
@@ -153,12 +177,21 @@ class ArrayData:
 
     def sample(self, rows: int) -> Block:
         """Return at most ``rows`` rows, evenly spaced in their weights."""
-        if self.s is None or self.n <= rows:
-            return self.block(0, self.n, max(1, -(-self.n // rows)))
-        xp = self.backend.xp
-        index, factor = sampled(*self._shares, rows, xp=xp)
+        if self.n <= rows:
+            return self.block(0, self.held)
+        xp, asarray = self.backend.xp, self.backend.asarray
+        if self.s is not None:
+            index, factor = sampled(*self._shares, rows, xp=xp)
+            s = xp.take(self.s, index, axis=0) * xp.astype(factor, self.s.dtype)[:, None]
+        elif self.padding:
+            where = np.arange(0, self.n, -(-self.n // rows))
+            there = np.ones((len(where), 1))
+            more = self.backend.padding(self.X, len(where))
+            index = padded(where, more, backend=self.backend)
+            s = asarray(padded(there, more, backend=self.backend, weigh=True), self.dtype)
+        else:
+            return self.block(0, self.n, -(-self.n // rows))
         y = None if self.y is None else xp.take(self.y, index, axis=0)
-        s = xp.take(self.s, index, axis=0) * xp.astype(factor, self.s.dtype)[:, None]
         return Block(self._at(index), y, of_models(s, self.models, xp=xp))
 
     def _at(self, index: Array) -> Array:
