@@ -47,6 +47,7 @@ from xplinear.backends import (
 from xplinear.backends.base import undisturbed
 from xplinear.certificate import Certificate, certify
 from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_of
+from xplinear.data.blocks import joined
 from xplinear.losses import LOSS, LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Interrupted, Progress, Result, minimize
@@ -819,8 +820,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         backend = backend_of(codes)
         if backend.name == "numpy":
             return self.classes_[codes]
-        labels = labels_on(backend, self.classes_)
+        labels, near = labels_on(backend, self.classes_), backend.near(codes)
         if labels is not None:
+            if isinstance(near, np.ndarray):
+                return backend.asarray(self.classes_[near])
             return backend.xp.take(labels, codes, axis=0)
         if backend.traced(codes):
             msg = (
@@ -1169,8 +1172,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             own = None if own is None or own.min() == own.max() else own / own.max()
             data = data_of(
                 rows,
-                backend.asarray(codes if index is None else codes[index]),
-                None if own is None else backend.asarray(own[:, None], dtype),
+                codes if index is None else codes[index],
+                None if own is None else own[:, None],
                 dtype,
                 index,
                 backend=backend,
@@ -1383,4 +1386,4 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
             if moved:
                 return own.asarray(np.concatenate([backend.to_host(part) for part in parts]))
-            return backend.xp.concat(list(parts), axis=0)
+            return joined(list(parts), backend=backend)

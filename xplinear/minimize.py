@@ -43,6 +43,8 @@ __all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
 HostArray = np.ndarray[Any, np.dtype[np.float64]]
 
+_QUICK = 1e7  # products in a pass, of rows, features, models and classes
+
 _LOG = logging.getLogger("xplinear")
 
 
@@ -274,7 +276,7 @@ def minimize(
             reason = loop.reason(converged_, limit, stopped=stopped)
             if reason is not None:
                 break
-            if release and limit is None and stack.leaving(converged_):
+            if release and limit is None:
                 loop = loop.released(converged_)
     except KeyboardInterrupt as error:
         if not loop.iteration:
@@ -407,9 +409,20 @@ class _Stack:
         full[:, self.models] = row
         return full
 
-    def leaving(self, converged: HostArray) -> bool:
-        """Whether a quarter of the models are done: each smaller stack may be compiled anew."""
-        return 4.0 * converged[self.models].sum() >= len(self.models)
+    def leaving(self, converged: HostArray) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Return which models are to leave, of those that are done: none, or a quarter at least.
+
+        Where each smaller stack is compiled anew, half of it leaves, down to a power of 2, and
+        only where a pass takes milliseconds.
+        """
+        done = np.nonzero(converged[self.models])[0]
+        m, data = len(self.models), self.objective.data
+        least = m / 4
+        if data.backend.compiles:
+            running = m - len(done)
+            done = done[: m - (1 << (running - 1).bit_length())]
+            least = m / 2 if data.n * data.p * m * self.objective.k > _QUICK else m
+        return done if len(done) >= least else done[:0]
 
     def whole(self, params: Params) -> Params:
         """Return the parameters of all models, those that left included."""
@@ -462,12 +475,15 @@ class _Loop(NamedTuple):
         """Return what goes on without the models that are done."""
         stack, solver = self.stack, self.stack.solver
         asarray, xp = stack.objective.data.backend.asarray, stack.objective.xp
-        done = converged[stack.models] > 0
-        gone, kept = asarray(np.nonzero(done)[0]), asarray(np.nonzero(~done)[0])
-        left = stack.models[done], take_models(self.state.params, gone, xp=xp)
+        leaving = stack.leaving(converged)
+        if not leaving.size:
+            return self
+        staying = np.setdiff1d(np.arange(len(stack.models)), leaving)
+        gone, kept = asarray(leaving), asarray(staying)
+        left = stack.models[leaving], take_models(self.state.params, gone, xp=xp)
         objective = stack.objective.take(kept)
         return self._replace(
-            stack=_Stack(objective, solver, stack.models[~done], (*stack.left, left)),
+            stack=_Stack(objective, solver, stack.models[staying], (*stack.left, left)),
             state=solver.take(self.state, kept, xp=xp),
             best_params=take_models(self.best_params, kept, xp=xp),
         )

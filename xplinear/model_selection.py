@@ -445,7 +445,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     ) -> Grid:
         """Return the grid, with a column of weights for every fold."""
         data, classes = cast(ArrayData | StreamedData, problem.objective.data), problem.classes
-        backend, codes = data.backend, problem.codes
+        codes = problem.codes
         weights = check_weights(sample_weight, None, codes, classes)
         weights = np.ones(len(codes)) if weights is None else weights
         weights[problem.left_out] = 0.0
@@ -488,8 +488,8 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         return Grid(
             alphas,
             rates,
-            backend.asarray(trained, data.dtype),
-            backend.asarray(scored, data.dtype),
+            data.as_held(trained),
+            data.as_held(scored),
             tests,
             np.stack(known),
         )

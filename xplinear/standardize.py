@@ -62,6 +62,7 @@ def column_bounds(
     >>> column_bounds(np.asarray([[1, 5], [3, -5]]), backend=get_backend("numpy"))
     (array([ 1., -5.]), array([3., 5.]))
     """
+    X = backend.near(X)
     host = isinstance(X, np.ndarray)
     xp = np if host else backend.xp
     n, p = X.shape[0] if rows is None else len(rows), X.shape[1]

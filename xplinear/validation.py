@@ -187,11 +187,12 @@ def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
         msg = f"X has {p} features, but {name} is expecting {estimator.n_features_in_} features"
         raise ValueError(msg)
     if _is_bfloat16(X) or xp.isdtype(X.dtype, "real floating"):
-        rows = max(1, _CHECK_BYTES // p)
-        finite = xp.stack(
-            [xp.all(xp.isfinite(X[i : min(i + rows, n), :])) for i in range(0, n, rows)]
+        rows, near = max(1, _CHECK_BYTES // p), backend.near(X)
+        own = backend_of(near)
+        finite = own.xp.stack(
+            [own.xp.all(own.xp.isfinite(near[i : min(i + rows, n), :])) for i in range(0, n, rows)]
         )
-        if not backend.traced(finite) and not backend.to_host(finite).all():
+        if not own.traced(finite) and not own.to_host(finite).all():
             msg = f"Input X contains NaN or infinity; {name} needs finite numbers: impute or drop"
             raise ValueError(msg)
     return X

@@ -116,9 +116,9 @@ def in_precision(
     ``products(tf32)`` gives a context in which float32 matrices are multiplied in TF32, or not.
     """
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **named: Any) -> Any:
         with products(_tf32.get()):
-            return function(*static, *args)
+            return function(*static, *args, **named)
 
     return call
 
@@ -332,6 +332,15 @@ class Backend:
         Folds an update over mini-batches; see `fold_in_python`.
     plain_fold : callable, optional
         The fold of `reference`, where ``fold`` needs updates that can be recorded.
+    compiles : bool
+        Whether code is compiled for the shapes of arrays, which takes seconds, and kept: `minimize`
+        then goes through few sizes of stacks.
+    padding : callable
+        ``padding(X, n)``: how many rows to add to n rows like those of X, to weigh nothing. Where
+        code is compiled anew for every number of rows, few numbers serve all.
+    near : callable
+        ``near(x)``: an array that comes from the user, or goes to them, on the host instead, if
+        operations on it would be compiled for its shape and it is there already, or small.
     block_bytes : int
         Working set of one block of rows in a full pass.
     free_columns : int
@@ -379,6 +388,9 @@ class Backend:
     traced: Callable[[Array], bool] = lambda x: False
     settings: Callable[[bool], AbstractContextManager[Any]] = nullcontext
     plain_fold: Callable[..., Any] | None = None
+    compiles: bool = False
+    padding: Callable[[Array, int], int] = lambda X, n: 0
+    near: Callable[[Array], Array] = lambda x: x
     block_bytes: int = 16 * 2**20
     free_columns: int = 1
     free_memory: Callable[[], int] = free_host_memory

@@ -1,4 +1,8 @@
-"""JAX: the same pure functions, compiled; an epoch is one ``lax.scan``."""
+"""JAX: the same pure functions, compiled; an epoch is one loop of ``lax``.
+
+Everything is compiled for the shapes of its arguments, and kept. So that this ends, rows are held
+in arrays of few lengths: see `Backend.padding`.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,11 @@ from xplinear.backends.base import (
 
 __all__ = ["describe", "follow", "select"]
 
+_SCANNED = 16  # batches between two looks at how many are left, for which a GPU has to wait
+_FEWEST_ROWS = 16
+_LITTLE = 2**16  # entries of X, from which on twice as many would cost more than a call does
+_AT_HAND = 2**22  # bytes that reach the host in less time than a compilation takes
+
 
 def _products(tf32: bool) -> AbstractContextManager[None]:
     """Multiply in TF32, or not: JAX does on recent GPUs unless told otherwise."""
@@ -44,23 +53,31 @@ def _batch_update(
     factor: jax.Array,
     data: Sequence[jax.Array | None],
     *args: Any,
+    count: tuple[int, ...] = (),
 ) -> Any:
     batch = tuple(None if a is None else jnp.take(a, rows, axis=0) for a in data)
-    return update(*static, carry, batch, factor, *args)
+    return update(*static, carry, (*batch, *count), factor, *args)
 
 
-def _scan(
+def _loop(
     update: Callable[..., Any],
     static: tuple[Hashable, ...],
+    whole: Any,
     carry: Any,
     rows: jax.Array,
     factors: jax.Array,
     *args: Any,
 ) -> Any:
-    def step(carry: Any, batch: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-        return _batch_update(update, static, carry, *batch, *args), None
+    """Fold over the first ``whole`` of the batches ``rows (b, size)``."""
 
-    return jax.lax.scan(step, carry, (rows, factors))[0]
+    def step(i: Any, carry: Any) -> Any:
+        return _batch_update(update, static, carry, rows[i], factors[i], *args)
+
+    def steps(i: Any, carry: Any) -> Any:
+        return jax.lax.fori_loop(0, _SCANNED, lambda j, carry: step(i * _SCANNED + j, carry), carry)
+
+    carry = jax.lax.fori_loop(0, whole // _SCANNED, steps, carry)
+    return jax.lax.fori_loop(whole // _SCANNED * _SCANNED, whole, step, carry)
 
 
 def _fold(
@@ -68,22 +85,47 @@ def _fold(
     static: tuple[Hashable, ...],
     carry: Any,
     data: Sequence[jax.Array | None],
-    rows: jax.Array,
+    rows: Any,
     schedule: Sequence[float],
     size: int,
     *args: Any,
 ) -> Any:
-    """Fold as `fold_in_python` does: one scan over the whole batches, then the incomplete one."""
-    whole = rows.shape[0] // size
+    """Fold as `fold_in_python` does: a loop over the whole batches, then the incomplete one.
+
+    What is compiled is for as many batches as the rows that ``data`` hold could make up. The
+    incomplete batch is as long as the others, and says at its end how many of its rows count.
+    """
+    n = rows.shape[0]
+    held = max((a.shape[0] for a in data if a is not None), default=n)
+    size = min(size, held)
+    whole, rest = divmod(n, size)
     # From the host, straight to the device of the rest.
-    factors = np.asarray(schedule, dtype=jax.tree.leaves(carry)[0].dtype)
+    batches = np.zeros((-(-held // size), size), dtype=np.int32 if held < 2**31 else np.int64)
+    batches.reshape(-1)[:n] = np.asarray(rows)
+    factors = np.zeros(len(batches), dtype=jax.tree.leaves(carry)[0].dtype)
+    factors[: len(schedule)] = schedule
     if whole:
-        batches = jnp.reshape(rows[: whole * size], (whole, size))
-        carry = _jit(_scan, update, static)(carry, batches, factors[:whole], data, *args)
-    if rows.shape[0] > whole * size:
-        last = rows[whole * size :]
-        carry = _jit(_batch_update, update, static)(carry, last, factors[whole], data, *args)
+        carry = _jit(_loop, update, static)(whole, carry, batches, factors, data, *args)
+    if rest:
+        last = _jit(_batch_update, update, static)
+        carry = last(carry, batches[whole], factors[whole], data, *args, count=(rest,))
     return carry
+
+
+def _padding(X: Any, n: int) -> int:
+    """Return how many rows to add to n: up to a power of 2, of many at most an eighth.
+
+    Examples
+    --------
+    >>> X = np.zeros((3, 100))
+    >>> [n + _padding(X, n) for n in (3, 100, 600, 1000, 100_000)]
+    [16, 128, 640, 1024, 106496]
+    """
+    if isinstance(X, Tracer):  # compiled for its shape anyway
+        return 0
+    power = max(_FEWEST_ROWS, 1 << (n - 1).bit_length())
+    step = max(4, power // 16) if power * X.shape[1] > _LITTLE else power
+    return -n % step
 
 
 def _free_memory(device: Any) -> int:
@@ -141,6 +183,12 @@ def _on(device: Any) -> Backend:
             return x  # it will be where what it is computed with is
         return jax.device_put(x if isinstance(x, jax.Array) else _narrowed(native(x)), device)
 
+    def near(x: Any) -> Any:
+        held = isinstance(x, Tracer) or (
+            device.platform != "cpu" and x.size * x.dtype.itemsize > _AT_HAND
+        )
+        return x if held else np.asarray(x)
+
     def synchronize() -> None:
         """Wait for all results: a new transfer would overtake what is being computed."""
         arrays = jax.live_arrays(device.platform)
@@ -160,6 +208,9 @@ def _on(device: Any) -> Backend:
         free_memory=partial(_free_memory, device),
         out_of_memory=_out_of_memory,
         synchronize=synchronize,
+        compiles=True,
+        padding=_padding,
+        near=near,
         compile=_jit,
         fold=_fold,
         double_precision=partial(jax.enable_x64, True),

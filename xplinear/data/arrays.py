@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from xplinear.arguments import NONE, ArgumentError, check_rows, instance, integer
 from xplinear.backends.base import Backend
 from xplinear.data.blocks import (
@@ -14,6 +16,7 @@ from xplinear.data.blocks import (
     labelled,
     minibatch,
     of_models,
+    padded,
     results,
     rows_per_block,
     sampled,
@@ -22,6 +25,7 @@ from xplinear.data.blocks import (
     standardized,
     sums,
     take,
+    unpadded,
     weight_sum,
 )
 from xplinear.data.protocol import Block, Standard
@@ -57,6 +61,8 @@ class ArrayData:
         The number of classes that ``y`` was checked for; None leaves it to `check_classes`.
     budget : Budget
         Shared by all stacks made of the same rows: what one learnt of the memory, all know.
+    padding : int
+        How many rows, the last of X, y and s, are none: they weigh 0. See `Backend.padding`.
 
     Examples
     --------
@@ -76,6 +82,7 @@ class ArrayData:
     standard: Standard | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
+    padding: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         _BACKEND("backend", self.backend)
@@ -88,7 +95,12 @@ class ArrayData:
     @property
     def n(self) -> int:
         """The number of rows."""
-        return self.X.shape[0]
+        return self.X.shape[0] - self.padding
+
+    @property
+    def held(self) -> int:
+        """The number of rows in blocks, those included that weigh nothing."""
+        return self.n + self.padding
 
     @property
     def p(self) -> int:
@@ -120,6 +132,18 @@ class ArrayData:
             )
             raise ArgumentError(msg)
 
+    @cached_property
+    def weights(self) -> Array | None:
+        """The weights of the rows held; None is 1 everywhere."""
+        if self.s is not None or not self.padding:
+            return self.s
+        return self.backend.asarray((np.arange(self.held) < self.n)[:, None], self.dtype)
+
+    def as_held(self, weights: Any) -> Array:
+        """Return weights ``(n, …)`` of the rows as ``s`` has them."""
+        more = padded(weights, self.padding, backend=self.backend, weigh=True)
+        return self.backend.asarray(more, self.dtype)
+
     def take(self, models: Array) -> ArrayData:
         """Return the same rows for a stack of these models only; nothing is copied."""
         return take(self, models)
@@ -131,7 +155,7 @@ class ArrayData:
     def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:
         """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are."""
         for first in range(start, self.n, size):
-            rows = slice(first, min(first + size, self.n))
+            rows = slice(first, min(first + size, self.held))
             yield self.X[rows, :], rows
 
     def rows_per_block(self, scores: int) -> int:
@@ -142,7 +166,7 @@ class ArrayData:
         self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
     ) -> Iterator[Array]:
         """Yield ``function(*static, block, *args)`` of each block, in order."""
-        return results(self, function, static, args, scores)
+        return unpadded(self, results(self, function, static, args, scores))
 
     def reduce(
         self,
@@ -165,7 +189,7 @@ class ArrayData:
         schedule: Sequence[float],
         fold: Callable[..., Any] | None = None,
     ) -> Any:
-        """Fold ``update(*static, carry, block, factor, *args)`` over shuffled mini-batches."""
+        """Fold ``update(*static, carry, batch, factor, *args)`` over shuffled mini-batches."""
         return (fold or self.backend.fold)(
             minibatch,
             (update, tuple(static), self.backend.xp, self.dtype),
@@ -185,12 +209,21 @@ class ArrayData:
 
     def sample(self, rows: int) -> Block:
         """Return at most ``rows`` rows, evenly spaced in their weights."""
-        if self.s is None or self.n <= rows:
-            return self.block(0, self.n, max(1, -(-self.n // rows)))
-        xp = self.backend.xp
-        index, factor = sampled(*self._shares, rows, xp=xp)
+        if self.n <= rows:
+            return self.block(0, self.held)
+        xp, asarray = self.backend.xp, self.backend.asarray
+        if self.s is not None:
+            index, factor = sampled(*self._shares, rows, xp=xp)
+            s = xp.take(self.s, index, axis=0) * xp.astype(factor, self.s.dtype)[:, None]
+        elif self.padding:
+            where = np.arange(0, self.n, -(-self.n // rows))
+            there = np.ones((len(where), 1))
+            more = self.backend.padding(self.X, len(where))
+            index = padded(where, more, backend=self.backend)
+            s = asarray(padded(there, more, backend=self.backend, weigh=True), self.dtype)
+        else:
+            return self.block(0, self.n, -(-self.n // rows))
         y = None if self.y is None else xp.take(self.y, index, axis=0)
-        s = xp.take(self.s, index, axis=0) * xp.astype(factor, self.s.dtype)[:, None]
         return Block(self._at(index), y, of_models(s, self.models, xp=xp))
 
     def _at(self, index: Array) -> Array:

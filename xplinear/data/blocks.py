@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 import warnings
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
@@ -14,15 +15,17 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 
 from xplinear.backends.base import Backend
-from xplinear.data.protocol import Block, Standard
-from xplinear.namespace import Array, Namespace, accumulator, device
+from xplinear.data.protocol import Batch, Block, Standard
+from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
 
 __all__ = [
     "Budget",
     "Source",
+    "joined",
     "labelled",
     "minibatch",
     "of_models",
+    "padded",
     "results",
     "rows_per_block",
     "sampled",
@@ -31,6 +34,7 @@ __all__ = [
     "standardized",
     "sums",
     "take",
+    "unpadded",
     "weight_sum",
 ]
 
@@ -55,11 +59,15 @@ class Source(Protocol):
     @property
     def n(self) -> int: ...
     @property
+    def held(self) -> int: ...
+    @property
     def p(self) -> int: ...
     @property
     def y(self) -> Array: ...
     @property
     def s(self) -> Array | None: ...
+    @property
+    def weights(self) -> Array | None: ...
     @property
     def models(self) -> Array | None: ...
     @property
@@ -89,22 +97,80 @@ def shuffled(n: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int32
     return order.permutation(n).astype(np.int32 if n < 2**31 else np.int64)
 
 
+def padded(rows: Array, padding: int, *, backend: Backend, weigh: bool = False) -> Array:
+    """Return rows on the backend, and as many more as `Backend.padding` said.
+
+    These are copies of the first, so that they hold nothing unusual; 0 in weights.
+
+    Examples
+    --------
+    >>> from xplinear.backends import get_backend
+    >>> padded(np.asarray([3, 5]), 2, backend=get_backend("numpy"))
+    array([3, 5, 3, 3])
+    """
+    if not padding:
+        return backend.asarray(rows)
+    rows = backend.near(rows)
+    xp = array_namespace(rows)
+    more = xp.broadcast_to(rows[:1, ...], (padding, *rows.shape[1:]))
+    parts = [rows, xp.zeros_like(more) if weigh else more]
+    if not isinstance(rows, np.ndarray):
+        return xp.concat(parts, axis=0)
+    into = _aligned((rows.shape[0] + padding, *rows.shape[1:]), rows.dtype.newbyteorder("="))
+    return backend.asarray(np.concatenate(parts, out=into))
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """Return memory that JAX shares instead of copying it."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def unpadded(source: Source, parts: Iterator[Array]) -> Iterator[Array]:
+    """Yield what there is of each row, block by block, without the rows that were added."""
+    backend, left = source.backend, source.n
+    for part in parts:
+        if part.shape[0] > left:
+            yield backend.asarray(backend.near(part)[:left, ...])
+        else:
+            yield part
+        left -= part.shape[0]
+
+
+def joined(parts: Sequence[Array], *, backend: Backend) -> Array:
+    """Return what there is of all rows, of the parts that `Data.map` gives."""
+    near = [backend.near(part) for part in parts] if len(parts) > 1 else []
+    if near and all(isinstance(part, np.ndarray) for part in near):
+        return backend.asarray(np.concatenate(near))
+    return backend.xp.concat(parts, axis=0)
+
+
 def minibatch(
     update: Callable[..., Any],
     static: tuple[Hashable, ...],
     xp: Namespace,
     dtype: Any,
     carry: Any,
-    batch: tuple[Array, Array, Array | None],
+    rows: tuple[Any, ...],
     factor: float | Array,
     models: Array | None,
     standard: Standard | None,
     *args: Any,
 ) -> Any:
-    """Return ``update`` of a batch as it is stored; what `Backend.fold` is given."""
-    X, y, s = batch
-    block = Block(standardized(X, dtype, standard, xp=xp), y, of_models(s, models, xp=xp))
-    return update(*static, carry, block, factor, *args)
+    """Return ``update`` of a batch as it is stored; what `Backend.fold` is given.
+
+    ``rows`` are X, y and s, and how many of them count if not all do.
+    """
+    X, y, s, *count = rows
+    X, s = standardized(X, dtype, standard, xp=xp), of_models(s, models, xp=xp)
+    n = X.shape[0]
+    if count:
+        there = xp.arange(n, dtype=xp.int32, device=device(X))[:, None] < count[0]
+        there, n = xp.astype(there, dtype), xp.astype(count[0], dtype)
+        s = there if s is None else there * s
+    return update(*static, carry, Batch(X, y, s, n), factor, *args)
 
 
 def standardized(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -> Array:
@@ -150,7 +216,9 @@ def sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Arr
 def labelled(source: Source, X: Array, rows: slice) -> Block:
     """Return rows in the dtype of the computation, with their labels and weights."""
     xp = source.backend.xp
-    s = None if source.s is None else source.s[rows, :]
+    # Without labels nothing is summed, and rows that were added do not matter.
+    weights = None if source.y is None else source.weights
+    s = None if weights is None else weights[rows, :]
     y = None if source.y is None else source.y[rows]
     X = standardized(X, source.dtype, source.standard, xp=xp)
     return Block(X, y, of_models(s, source.models, xp=xp))
@@ -186,7 +254,7 @@ def rows_per_block(source: Source, scores: int) -> int:
     row = _row_bytes(source, scores)
     few = min(_FEW_ROWS, _FEW_BYTES // row)
     rows = max(few, source.backend.block_bytes // row)
-    return max(1, min(source.n, rows, source.budget.bytes // row))
+    return max(1, min(source.held, rows, source.budget.bytes // row))
 
 
 def results(
@@ -237,7 +305,7 @@ def _pass(
 
     with closing(source.stored(start, size)) as blocks:
         for result in source.backend.each(applied, blocks):
-            start = min(start + size, source.n)
+            start = min(start + size, source.held)
             yield start, result
 
 

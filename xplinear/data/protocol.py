@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from xplinear.backends.base import Backend
 from xplinear.namespace import Array
 
-__all__ = ["Block", "Data", "Standard"]
+__all__ = ["Batch", "Block", "Data", "Standard"]
 
 
 class Block(NamedTuple):
@@ -21,6 +21,15 @@ class Block(NamedTuple):
     X: Array
     y: Array
     s: Array | None
+
+
+class Batch(NamedTuple):
+    """A mini-batch: as `Block`, and how many of its rows there are; the others weigh nothing."""
+
+    X: Array
+    y: Array
+    s: Array | None
+    rows: Any
 
 
 class Standard(NamedTuple):
@@ -46,6 +55,11 @@ class Data(Protocol):
 
     @property
     def n(self) -> int: ...
+
+    @property
+    def held(self) -> int:
+        """n, and the rows that are added so that few numbers of rows are compiled for."""
+        ...
 
     @property
     def p(self) -> int: ...
@@ -89,7 +103,7 @@ class Data(Protocol):
         schedule: Sequence[float],
         fold: Callable[..., Any] | None = None,
     ) -> Any:
-        """Fold ``update(*static, carry, block, factor, *args)`` over one epoch of mini-batches.
+        """Fold ``update(*static, carry, batch, factor, *args)`` over one epoch of mini-batches.
 
         ``shuffle`` (a seed and the epoch's number) decides the order, the same on every
         backend; ``schedule`` gives the factor of each batch; ``fold`` takes the place of

@@ -14,6 +14,7 @@ from xplinear.data.arrays import ArrayData
 from xplinear.data.blocks import (
     labelled,
     minibatch,
+    padded,
     shuffled,
     standardized,
 )
@@ -34,8 +35,8 @@ class StreamedData(ArrayData):
     ----------
     X : ndarray of shape (n, p)
         Or a memory map; any numeric dtype and layout, read-only too.
-    y, s, dtype, models, backend, standard, budget
-        As in `ArrayData`.
+    y, s, dtype, models, backend, standard, budget, padding
+        As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
 
@@ -64,9 +65,17 @@ class StreamedData(ArrayData):
     def block(self, start: int, stop: int, step: int = 1) -> Block:
         """Return the rows ``start:stop:step``, X converted to the computation's dtype."""
         rows = slice(start, stop, step)
-        return labelled(self, self._moved(rows), rows)
+        at = rows if stop <= self.n else self._within(start, stop, step)
+        return labelled(self, self._moved(at), rows)
 
-    def _moved(self, rows: slice | np.ndarray[Any, np.dtype[Any]]) -> Array:
+    def _within(self, start: int, stop: int, step: int = 1) -> Rows:
+        """Return a run of rows; the first stands for those that weigh nothing."""
+        if stop <= self.n:
+            return range(start, stop, step)
+        index = np.arange(start, stop, step)
+        return np.where(index < self.n, index, 0)
+
+    def _moved(self, rows: slice | Rows) -> Array:
         """Return some rows, copied: no backend shares memory with the host's X."""
         at = rows if self.rows is None else self.rows[rows]
         return self.backend.asarray(np.array(self.X[at], self.X.dtype.newbyteorder("=")))
@@ -81,10 +90,10 @@ class StreamedData(ArrayData):
 
         They last until the next ones are asked for.
         """
-        pieces = [range(i, min(i + size, self.n)) for i in range(start, self.n, size)]
-        with closing(self._uploaded(pieces)) as uploaded:
-            for X, piece in zip(uploaded, pieces, strict=True):
-                yield X, slice(piece.start, piece.stop)
+        ends = [(i, min(i + size, self.held)) for i in range(start, self.n, size)]
+        with closing(self._uploaded([self._within(*end) for end in ends])) as uploaded:
+            for X, end in zip(uploaded, ends, strict=True):
+                yield X, slice(*end)
 
     def _uploaded(self, pieces: Sequence[Rows]) -> Generator[Array]:
         """Yield pieces of X on the device, each until the next is asked for."""
@@ -109,7 +118,7 @@ class StreamedData(ArrayData):
         schedule: Sequence[float],
         fold: Callable[..., Any] | None = None,
     ) -> Any:
-        """Fold ``update(*static, carry, block, factor, *args)`` over shuffled mini-batches.
+        """Fold ``update(*static, carry, batch, factor, *args)`` over shuffled mini-batches.
 
         The shuffled rows of many whole mini-batches are gathered on the host and go to the
         device together.
@@ -119,8 +128,12 @@ class StreamedData(ArrayData):
         batches = max(1, self.backend.block_bytes // (batch_size * self.p * self.X.itemsize))
         size = batches * batch_size
         pieces = [order[i : i + size] for i in range(0, self.n, size)]
+        counts = [len(piece) for piece in pieces]
+        if self.padding:
+            more = self.backend.padding(self.X, counts[-1])
+            pieces[-1] = np.append(pieces[-1], np.zeros(more, order.dtype))
         with closing(self._uploaded(pieces)) as uploaded:
-            for i, (X, piece) in enumerate(zip(uploaded, pieces, strict=True)):
+            for i, (X, piece, count) in enumerate(zip(uploaded, pieces, counts, strict=True)):
                 at = asarray(piece)
                 y, s = (None if a is None else xp.take(a, at, axis=0) for a in (self.y, self.s))
                 carry = fold(
@@ -128,7 +141,7 @@ class StreamedData(ArrayData):
                     (update, tuple(static), xp, self.dtype),
                     carry,
                     (X, y, s),
-                    asarray(np.arange(len(piece), dtype=order.dtype)),
+                    asarray(np.arange(count, dtype=order.dtype)),
                     schedule[i * batches : (i + 1) * batches],
                     batch_size,
                     self.models,
@@ -153,7 +166,9 @@ def data_of(
     ----------
     X : ndarray or Array of shape (n, p)
         On the host, or on the backend.
-    y, s, dtype, rows, backend
+    y, s : Array
+        On the host, or on the backend.
+    dtype, rows, backend
         As in `StreamedData`; ``rows`` of X are copied where memory allows.
 
     Examples
@@ -164,11 +179,21 @@ def data_of(
     'ArrayData'
     """
     moves = rows is not None or backend.name != "numpy"
-    if isinstance(X, np.ndarray) and moves:
-        n = X.shape[0] if rows is None else len(rows)
-        if n * X.shape[1] * X.itemsize > backend.free_memory() // 2:
-            return StreamedData(X, y, s, dtype, backend=backend, rows=rows)
-        X = X if rows is None else X[rows]
-    elif rows is not None:
-        X = backend.xp.take(X, backend.asarray(rows), axis=0)
-    return ArrayData(backend.asarray(X), y, s, dtype, backend=backend)
+    n = X.shape[0] if rows is None else len(rows)
+    padding, there = backend.padding(X, n), not isinstance(X, np.ndarray)
+    large = (padding > 0 or (moves and not there)) and (
+        n * X.shape[1] * X.dtype.itemsize > backend.free_memory() // 2
+    )
+    if there and large:  # there is no room for another
+        padding, large = 0, False
+    X = backend.near(X) if padding or rows is not None else X
+    y = None if y is None else padded(y, padding, backend=backend)
+    s = None if s is None else padded(s, padding, backend=backend, weigh=True)
+    s = s if s is None or dtype is None else backend.asarray(s, dtype)
+    held: dict[str, Any] = {"backend": backend, "padding": padding}
+    if large:
+        return StreamedData(X, y, s, dtype, rows=rows, **held)
+    if rows is not None:
+        host = isinstance(X, np.ndarray)
+        X = X[rows] if host else backend.xp.take(X, backend.asarray(rows), axis=0)
+    return ArrayData(padded(X, padding, backend=backend), y, s, dtype, **held)

@@ -141,8 +141,10 @@ class GD:
             state.current, state.grads, state.metric, decay * state.step_size, objective.alpha
         )
         loss, grads = objective.data_loss_and_grad(move.trial)
-        judge = compile_(_judge, self, objective.penalty, smooth, objective.xp)
-        return judge(state, objective.alpha, move, loss, grads)._replace(t=state.t + 1)
+        searches = smooth and self.step_size == "backtracking"
+        judge = compile_(_judge, searches, objective.penalty, smooth, objective.xp)
+        judged = judge(state, objective.alpha, move, loss, grads, self.tol)
+        return judged._replace(t=state.t + 1)
 
     def take(self, state: GDState, models: Array, *, xp: Namespace) -> GDState:
         """Return the state of a stack of these models only."""
@@ -151,7 +153,7 @@ class GD:
 
 
 def _judge(
-    solver: GD,
+    searches: bool,
     penalty: Penalty,
     smooth: bool,
     xp: Namespace,
@@ -160,14 +162,15 @@ def _judge(
     move: Move,
     loss: Array,
     grads: Params,
+    tol: float,
 ) -> GDState:
     before = state.current_loss + weighted_penalty(penalty, xp, state.current.W, alpha)
     residual = relative_excess(state.zero, before, 0.5 * move.length / move.step_size, xp=xp)
     converged = state.converged
     if smooth:
-        converged = converged | (residual <= solver.tol)
+        converged = converged | (residual <= tol)
     accept = loss <= state.limit
-    if smooth and solver.step_size == "backtracking":
+    if searches:
         rise = move.slope + move.length / (2.0 * move.step_size)
         slack = 10.0 * float(xp.finfo(move.length.dtype).eps) * xp.abs(state.current_loss)
         accept = accept & (loss <= state.current_loss + rise + slack)

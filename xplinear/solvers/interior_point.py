@@ -175,10 +175,10 @@ class InteriorPoint:
     def step(self, objective: Objective, state: InteriorPointState) -> InteriorPointState:
         """Make a predictor and a corrector, and prove a bound at the new point."""
         backend = objective.data.backend
-        static = objective.loss, objective.fit_intercept, self.tol, objective.xp
+        static = objective.loss, objective.fit_intercept, objective.xp
         hessian = 2.0 * objective.data.n * objective.data.p**2
         with backend.double_precision(), backend.products(hessian):
-            return backend.compile(_advance, *static)(state, objective.alpha)
+            return backend.compile(_advance, *static)(state, objective.alpha, self.tol)
 
     def take(
         self, state: InteriorPointState, models: Array, *, xp: Namespace
@@ -327,7 +327,7 @@ def _start(
 
 
 def _advance(
-    loss: Any, free: bool, tol: float, xp: Namespace, state: InteriorPointState, alpha: Array
+    loss: Any, free: bool, xp: Namespace, state: InteriorPointState, alpha: Array, tol: float
 ) -> InteriorPointState:
     problem = _problem(loss.polytope, free, state.rows, alpha, xp=xp)
     point, step = _iterated(problem, state.point, ~state.converged, xp=xp)

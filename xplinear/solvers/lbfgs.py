@@ -208,7 +208,7 @@ class LBFGS:
             preconditioner=preconditioner,
         )
         state = state._replace(scale=_first_scale(objective, state))
-        measured = objective.data.backend.compile(_measured, self.tol, xp)(state)
+        measured = objective.data.backend.compile(_measured, xp)(state, self.tol)
         return measured._replace(preconditioner=preconditioner)
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
@@ -231,9 +231,9 @@ class LBFGS:
         grads: Params,
     ) -> LBFGSState:
         """Return the next state from the mean loss and its gradients at the proposal."""
-        static = self, objective.penalty, is_balanced(objective), objective.xp
+        static = objective.penalty, is_balanced(objective), objective.xp
         judge = objective.data.backend.compile(_judge, *static)
-        judged = judge(state, objective.alpha, proposal, loss, grads)
+        judged = judge(state, objective.alpha, proposal, loss, grads, self.tol)
         # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(preconditioner=state.preconditioner)
 
@@ -284,7 +284,7 @@ class LBFGS:
         ridge = penalty_curvature(objective)
         pre = _strengthened(previous.preconditioner, ridge, params.b.shape[1], xp=xp)
         state = state._replace(preconditioner=pre)
-        return compile_(_measured, self.tol, xp)(state)._replace(preconditioner=pre)
+        return compile_(_measured, xp)(state, self.tol)._replace(preconditioner=pre)
 
     def _preconditioner(self, objective: Objective) -> Preconditioner:
         curvature = loss_curvature(objective.loss, objective.k)
@@ -446,7 +446,7 @@ def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
-def _measured(tol: float, xp: Namespace, state: LBFGSState) -> LBFGSState:
+def _measured(xp: Namespace, state: LBFGSState, tol: float) -> LBFGSState:
     """Return a first state with its residual: a start may already be good."""
     free = state._replace(converged=state.diverged, step_size=xp.ones_like(state.step_size))
     residual = _residual(state, _propose(False, xp, free).slope, xp=xp)
@@ -511,7 +511,6 @@ def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
 
 
 def _judge(
-    solver: LBFGS,
     penalty: Penalty,
     even: bool,
     xp: Namespace,
@@ -520,6 +519,7 @@ def _judge(
     proposal: Proposal,
     loss: Array,
     grads: Params,
+    tol: float,
 ) -> LBFGSState:
     """Keep the trial points that are good enough, and learn the curvature on the way there."""
     trial, params, slope = proposal
@@ -550,7 +550,7 @@ def _judge(
     residual = _residual(state, slope / safe_divisor(state.step_size, xp=xp), xp=xp)
     residual = xp.where(state.converged, state.residual, residual)
     return state._replace(
-        **stopping(state, accept, value, residual, _bar(solver.tol, state, xp=xp), xp=xp),
+        **stopping(state, accept, value, residual, _bar(tol, state, xp=xp), xp=xp),
         params=select(accept, params, state.params, xp=xp),
         loss=xp.where(accept, loss, state.loss),
         step_size=xp.where(accept, 1.0, shorter * state.step_size),

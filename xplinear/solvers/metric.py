@@ -128,6 +128,18 @@ def _block_moments(xp: Namespace, block: Block, shift: Array, unit: Array) -> tu
     )
 
 
+def _shift_and_unit(xp: Namespace, sample: Block) -> tuple[Array, Array]:
+    """Return a nearby point and units near the size of deviations from it, powers of two.
+
+    Squares of the raw features would cancel, or leave the range of float32.
+    """
+    shift = _near(sample, xp=xp)
+    size = xp.max(xp.abs(_counted(sample, shift, xp=xp) - shift), axis=0)
+    least = 8.0 * float(xp.finfo(size.dtype).smallest_normal)
+    usual = (size > least) & (size < 0.125 * float(xp.finfo(size.dtype).max))
+    return shift, xp.where(usual, 2.0 ** -xp.floor(xp.log2(xp.where(usual, size, 1.0))), 1.0)
+
+
 def feature_moments(objective: Objective, previous: Moments | None = None) -> Moments:
     """Return the weighted moments of the features, those of ``previous`` rows included.
 
@@ -136,14 +148,7 @@ def feature_moments(objective: Objective, previous: Moments | None = None) -> Mo
     Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983.
     """
     data, xp = objective.data, objective.xp
-    # Deviations from a nearby point, in units near their size, powers of two: squares of the raw
-    # features would cancel, or leave the range of float32.
-    sample = _sample(objective)
-    shift = _near(sample, xp=xp)
-    size = xp.max(xp.abs(_counted(sample, shift, xp=xp) - shift), axis=0)
-    least = 8.0 * float(xp.finfo(size.dtype).smallest_normal)
-    usual = (size > least) & (size < 0.125 * float(xp.finfo(size.dtype).max))
-    unit = xp.where(usual, 2.0 ** -xp.floor(xp.log2(xp.where(usual, size, 1.0))), 1.0)
+    shift, unit = data.backend.compile(_shift_and_unit, xp)(_sample(objective))
     reduced = data.reduce(_block_moments, (xp,), shift, unit, scores=data.p)
     weight, squares, first, second = reduced
     evenness = xp.astype(weight * weight / (data.n * squares), data.dtype)
@@ -214,11 +219,14 @@ def _sample(objective: Objective) -> Block:
 
 def sample_loss(objective: Objective, params: Params) -> Array:
     """Return the mean loss ``(m,)`` of a sample of the rows: the scale of the loss, for little."""
-    xp = objective.xp
-    X, y, s = _sample(objective)
-    value, _ = loss_and_grads(objective.loss, X, y, s, params, xp=xp)
-    total = xp.sum(_row_weights(Block(X, y, s), xp=xp), axis=0)
-    return xp.sum(value, axis=0) / xp.where(total > 0, total, 1.0)
+    mean = objective.data.backend.compile(_mean_loss, objective.loss, objective.xp)
+    return mean(_sample(objective), params)
+
+
+def _mean_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> Array:
+    value, _ = loss_and_grads(loss, *block, params, xp=xp)
+    total = xp.sum(_row_weights(block, xp=xp), axis=0)
+    return xp.sum(value, axis=0) / safe_divisor(total, xp=xp)
 
 
 def _spectrum(objective: Objective, centre: Array, scale: Array) -> tuple[Array, ...]:

@@ -119,9 +119,9 @@ class Newton:
         zero = objective.loss_at_zero()
         compile_ = objective.data.backend.compile
         curvature = penalty_curvature(objective)
-        start = compile_(_start, self, loss.shift_invariant, is_balanced(objective), penalty, xp)
+        start = compile_(_start, loss.shift_invariant, is_balanced(objective), penalty, xp)
         evaluated = loss_grad_and_hessian(objective, params, centre)
-        return start(params, zero, *evaluated, objective.alpha, curvature, centre)
+        return start(params, zero, *evaluated, objective.alpha, curvature, centre, self.tol)
 
     def step(self, objective: Objective, state: NewtonState) -> NewtonState:
         """Try one step for every model; keep it where F decreases enough."""
@@ -129,10 +129,10 @@ class Newton:
         propose = compile_(_propose, objective.fit_intercept, xp)
         trial, params = propose(state)
         value, grads, H = loss_grad_and_hessian(objective, params, state.centre)
-        static = self, loss.shift_invariant, is_balanced(objective), objective.penalty, xp
+        static = loss.shift_invariant, is_balanced(objective), objective.penalty, xp
         judge = compile_(_judge, *static)
         curvature = penalty_curvature(objective)
-        return judge(state, trial, params, value, grads, H, objective.alpha, curvature)
+        return judge(state, trial, params, value, grads, H, objective.alpha, curvature, self.tol)
 
     def follow(
         self, objective: Objective, params: Params, previous: NewtonState, before: Array
@@ -234,7 +234,6 @@ def _params(fit_intercept: bool, xp: Namespace, point: Array, centre: Array) -> 
 
 
 def _start(
-    solver: Newton,
     shift_invariant: bool,
     even: bool,
     penalty: Penalty,
@@ -247,6 +246,7 @@ def _start(
     alpha: Array,
     curvature: Array,
     centre: Array,
+    tol: float,
 ) -> NewtonState:
     W, b = params
     point = augmented(W, b + centred_scores(centre[:, None], W, xp=xp), xp=xp)
@@ -260,7 +260,7 @@ def _start(
         params=params,
         loss=loss,
         step_size=xp.ones_like(decrement),
-        converged=residual <= solver.tol,
+        converged=residual <= tol,
         diverged=flags,
         residual=residual,
         stalled=flags,
@@ -282,7 +282,6 @@ def _propose(fit_intercept: bool, xp: Namespace, state: NewtonState) -> tuple[Ar
 
 
 def _judge(
-    solver: Newton,
     shift_invariant: bool,
     even: bool,
     penalty: Penalty,
@@ -295,6 +294,7 @@ def _judge(
     H: Array,
     alpha: Array,
     curvature: Array,
+    tol: float,
 ) -> NewtonState:
     """Keep the trial points that are good enough, and solve for the next direction."""
     value = loss + weighted_penalty(penalty, xp, params.W, alpha)
@@ -314,7 +314,7 @@ def _judge(
     kept = xp.where(accept, value, state.value)
     residual = relative_excess(state.zero, kept, 0.5 * decrement, xp=xp)
     return state._replace(
-        **stopping(state, accept, value, residual, solver.tol, xp=xp),
+        **stopping(state, accept, value, residual, tol, xp=xp),
         params=select(accept, params, state.params, xp=xp),
         loss=xp.where(accept, loss, state.loss),
         step_size=xp.where(accept | state.converged, 1.0, shorter * state.step_size),

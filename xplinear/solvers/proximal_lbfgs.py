@@ -167,8 +167,8 @@ class ProximalLBFGS:
         xp, penalty = objective.xp, objective.penalty
         state, proposal, exact = self._propose(objective, state)
         loss, grads = objective.data_loss_and_grad(proposal.params)
-        judge = objective.data.backend.compile(_judge, self, penalty, exact, xp)
-        judged = judge(state, objective.alpha, proposal, loss, grads)
+        judge = objective.data.backend.compile(_judge, penalty, exact, xp)
+        judged = judge(state, objective.alpha, proposal, loss, grads, self.tol)
         # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(metric=state.metric)
 
@@ -235,7 +235,7 @@ def _few(objective: Objective, point: Array, columns: Columns | None, most: int 
 
 def _affordable(objective: Objective, point: Array) -> int:
     """Return d up to which a Hessian d × d costs no more than some iterations without."""
-    n, weights = objective.data.n, point.shape[1] * point.shape[2]
+    n, weights = objective.data.held, point.shape[1] * point.shape[2]
     room = math.isqrt(_ENTRIES // objective.m)
     return min(_MOST, room, math.isqrt(_WORTH * weights * (n + _INNER_ROWS) // n))
 
@@ -416,7 +416,6 @@ def _propose(
 
 
 def _judge(
-    solver: ProximalLBFGS,
     penalty: Penalty,
     exact: bool,
     xp: Namespace,
@@ -425,6 +424,7 @@ def _judge(
     proposal: Proposal,
     loss: Array,
     grads: Params,
+    tol: float,
 ) -> ProximalLBFGSState:
     """Keep the trial points that are good enough, and learn the curvature from all of them."""
     trial, params, excess, short, eigenvalue = proposal
@@ -443,12 +443,12 @@ def _judge(
     shorter = xp.astype(shorter * state.step_size, longer.dtype)
     residual = relative_excess(state.zero, state.value, excess, xp=xp)
     # A model that is bent more than the loss promises too little to be believed.
-    doubtful = xp.full_like(residual, 2.0 * solver.tol)
+    doubtful = 2.0 * tol * xp.ones_like(residual)
     residual = xp.where(state.step_size < 1.0, xp.maximum(residual, doubtful), residual)
-    done = stopping(state, accept, value, residual, solver.tol, xp=xp)
+    done = stopping(state, accept, value, residual, tol, xp=xp)
     eps = float(xp.finfo(residual.dtype).eps)
     lost = (excess <= eps * xp.abs(xp.astype(state.value, excess.dtype))) & (
-        residual <= _NEAR * solver.tol
+        residual <= _NEAR * tol
     )
     done = done | {"converged": done["converged"] | lost}
     return state._replace(

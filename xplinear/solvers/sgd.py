@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from xplinear.arguments import FLAG, NONE, integer, number, one_of, sequence, settle
-from xplinear.data import Block
+from xplinear.data.protocol import Batch
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, columns, loss_and_grads, weighted_penalty
@@ -99,15 +99,16 @@ def _update(
     average: bool,
     xp: Namespace,
     carry: _Carry,
-    block: Block,
+    batch: Batch,
     factor: Any,
     steps: _Steps,
 ) -> _Carry:
     """Make one mini-batch update."""
+    X, y, s, rows = batch
     (W, b), velocity, total, seen = carry
     params = Params(W, b - centred_scores(steps.centre, W, xp=xp))
-    value, (gW, gb) = loss_and_grads(loss, *block, params, xp=xp)
-    rate = factor / value.shape[0]
+    value, (gW, gb) = loss_and_grads(loss, X, y, s, params, xp=xp)
+    rate = factor / rows
     gW = gW - spread(steps.centre, gb, xp=xp)
     dW, db = rate * (steps.weights * gW), rate * (steps.intercept * gb)
     velocity = Params(momentum * velocity.W - dW, momentum * velocity.b - db)
@@ -320,7 +321,7 @@ class SGD:
         factor = SCHEDULES[self.schedule]
         average = self.average and state.epoch >= (epochs // 2 if self.ends else 1)
 
-        prepare = data.backend.compile(_prepare, self, objective.fit_intercept, xp)
+        prepare = data.backend.compile(_prepare, self.momentum, objective.fit_intercept, xp)
         carry, steps = prepare(state, objective.alpha, data.weight_sum / data.n)
         carry = data.epoch(
             _update,
@@ -336,10 +337,13 @@ class SGD:
             fold=getattr(objective.loss, "sgd", None),
         )
         averaged = state.averaged + int(average)
-        settle = data.backend.compile(_settle, self, penalty, average, xp)
+        settle = data.backend.compile(_settle, self.ends, penalty, average, xp)
         share = 1.0 / (averaged * per_epoch) if average else 0.0
         last = self.ends and state.epoch + 1 >= epochs
-        settled = settle(state, carry, objective.alpha, data.weight_sum, share, per_epoch, last)
+        settled = settle(
+            *(state, carry, objective.alpha, data.weight_sum),
+            *(share, per_epoch, last, self.tol, self.patience),
+        )
         if last and not penalty.smooth:
             settled = self._clear(objective, settled)
         return settled._replace(
@@ -365,7 +369,7 @@ class SGD:
 
 
 def _prepare(
-    solver: SGD,
+    momentum: float,
     fit_intercept: bool,
     xp: Namespace,
     state: SGDState,
@@ -377,7 +381,7 @@ def _prepare(
     scale = state.metric.scale[:, :, None] * xp.ones_like(W)
     # Weights of mean 1 leave the step as it is.
     eta = (state.step_size / xp.astype(mean_weight, W.dtype))[:, None]
-    lasting = state.step_size / (1.0 - solver.momentum)
+    lasting = state.step_size / (1.0 - momentum)
     steps = _Steps(
         centre=state.metric.centre,
         weights=eta * scale,
@@ -389,7 +393,7 @@ def _prepare(
 
 
 def _settle(
-    solver: SGD,
+    ends: bool,
     penalty: Penalty,
     average: bool,
     xp: Namespace,
@@ -400,6 +404,8 @@ def _settle(
     share: float,
     per_epoch: int,
     last: bool,
+    tol: float,
+    patience: int,
 ) -> SGDState:
     """Judge an epoch: keep it, or go back to the best point where it diverged."""
     current, velocity, total, seen = carry
@@ -426,13 +432,13 @@ def _settle(
 
     now = loss + weighted_penalty(penalty, xp, current.W, alpha)
     lower = now < state.best
-    improved = now + solver.tol * xp.abs(now) < state.best
-    waited = xp.where(improved | diverged | solver.ends, 0.0, state.waited + 1.0)
+    improved = now + tol * xp.abs(now) < state.best
+    waited = xp.where(improved | diverged | ends, 0.0, state.waited + 1.0)
     return state._replace(
         params=params,
         loss=loss,
         step_size=xp.where(diverged, 0.1 * state.step_size, state.step_size),
-        converged=state.converged | (waited >= solver.patience) | last,
+        converged=state.converged | (waited >= patience) | last,
         diverged=diverged,
         current=current,
         velocity=velocity,

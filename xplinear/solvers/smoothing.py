@@ -201,12 +201,13 @@ class Smoothing:
             intercept = inner.point[:, -proposal.params.b.shape[1] :]  # at the centre
             bundle, bound = _prove(objective, bundle, state.classes, intercept, state.value, bound)
         least = _LEAST_WIDTH * float(xp.finfo(objective.data.dtype).eps)
-        advance = compile_(_advance, self, least, xp)
+        advance = compile_(_advance, least, xp)
         light = cast("Any", state)._replace(
             inner=None, bundle=None, classes=None, lower_bound=bound, t=None
         )
         light = advance(
-            light, proposal.params, loss, value, loss - smooth, inner.idle, inner.step_size
+            *(light, proposal.params, loss, value, loss - smooth),
+            *(inner.idle, inner.step_size, self.tol),
         )
         inner = inner._replace(
             step_size=light.step_size,
@@ -231,7 +232,6 @@ class Smoothing:
 
 
 def _advance(
-    solver: Smoothing,
     least: float,
     xp: Namespace,
     state: Any,
@@ -241,17 +241,18 @@ def _advance(
     bias: Array,
     idle: Array,
     step_size: Array,
+    tol: float,
 ) -> Any:
     """Return the state, less its large parts, after the pass at ``params``."""
     better = (value < state.value) & ~state.converged
     best = xp.where(better, value, state.value)
     gap = best - state.lower_bound
     # At the last width: rounding the kinks costs nothing that counts, or nothing that is seen.
-    last = (bias <= _LAST_BIAS * solver.tol * best) | (state.width <= least)
+    last = (bias <= _LAST_BIAS * tol * best) | (state.width <= least)
     done = (bias > _BIAS * gap) | (idle >= _IDLE) | (state.age > _STAGE)
     done = done & ~state.fresh & ~last
     residual = relative_gap(state.zero, best, state.lower_bound, xp=xp)
-    reached = residual <= solver.tol
+    reached = residual <= tol
     stalled = last & (idle >= _PATIENCE) & ~reached & ~state.converged
     stalled = state.stalled | stalled
     again = xp.where(state.fresh, 1.0, step_size)
