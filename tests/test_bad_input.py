@@ -378,6 +378,7 @@ def optimization() -> Iterator[Call]:
         standard=[],
         classes=COUNT,
         budget=[],
+        padding=[*SEED, *NONE, N],
     )
     yield called(
         *("optimization", minimize, {"objective": F, "solver": LBFGS(max_iter=3)}),
@@ -446,7 +447,7 @@ def others() -> Iterator[Call]:
             **about,
         )
     yield called("backends", get_backend, {}, name=[*BACKEND, *NONE])
-    yield called("backends", use_backend, {}, name=[*BACKEND, *NONE])
+    yield called("backends", use_backend, {}, name=BACKEND)
 
     def precisely(name: Any) -> None:
         with matmul_precision(name):

@@ -84,7 +84,7 @@ def test_what_fits_is_not_done_again(numpy_backend):
         if len(done) == 2 and block.X.shape[0] > 60:  # another program takes memory meanwhile
             raise MemoryError
         done.append(block.X[:, 0])
-        return (block.X,)
+        return block.X
 
     own = numpy_backend.with_blocks_of(1).backend
     data = ArrayData(X, Y, backend=own)

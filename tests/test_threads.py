@@ -16,10 +16,10 @@ from sklearn.datasets import load_digits
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import xplinear as xl
-from xplinear import threads
+from xplinear.backends import threads
+from xplinear.backends.threads import each, products
 from xplinear.losses import SoftmaxLoss
 from xplinear.penalties import L2Penalty
-from xplinear.threads import each, products
 
 X, y = load_digits(return_X_y=True)
 X = X / 16.0

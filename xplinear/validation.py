@@ -217,11 +217,10 @@ def check_classes(classes: Any) -> HostArray:
     _refuse_masked("classes", classes)
     with naming("classes"):
         labels = _host_labels(classes, "classes")
-        distinct = labels.ndim == 1 and len(set(labels.tolist())) == len(labels) >= 2
-        if not distinct or any(label is None or label != label for label in labels.tolist()):  # noqa: PLR0124 - only NaN differs from itself
+        if not (labels.ndim == 1 and len(set(labels.tolist())) == len(labels) >= 2):
             msg = f"classes must be two or more different labels, got {shown(classes)}"
             raise ValueError(msg)
-    return labels
+        return _plain_labels(labels, "classes")
 
 
 def check_groups(groups: Any, n: int) -> HostArray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -431,8 +431,9 @@ class Backend:
     def undisturbed(self, *, gradients: bool = False) -> Generator[None]:
         """Compute as if nobody had changed the settings of NumPy and of the library."""
         # BLAS kernels raise "invalid" on finite operands too (numpy#24067).
-        as_ever = np.errstate(divide="warn", over="warn", under="ignore", invalid="ignore")
-        with as_ever, self.settings(gradients):
+        as_ever = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "ignore"}
+        quiet = {kind: "ignore" for kind, how in np.geterr().items() if how == "ignore"}
+        with np.errstate(**cast(Any, as_ever | quiet)), self.settings(gradients):
             yield
 
     def accelerated(self, loss: Loss) -> Loss:

@@ -12,9 +12,9 @@ import array_api_compat.numpy as xp
 import numpy as np
 
 from xplinear.backends.base import Backend, BackendError, fetched, read_rows
+from xplinear.backends.threads import each, products
 from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import Namespace
-from xplinear.threads import each, products
 
 __all__ = ["describe", "follow", "select"]
 

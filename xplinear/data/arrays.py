@@ -34,7 +34,7 @@ from xplinear.namespace import Array
 __all__ = ["ArrayData"]
 
 _BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
-_CLASSES = NONE | integer(1)
+_CLASSES, _ROWS = NONE | integer(1), integer(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +87,12 @@ class ArrayData:
     def __post_init__(self) -> None:
         _BACKEND("backend", self.backend)
         _CLASSES("classes", self.classes)
+        _ROWS("padding", self.padding)
         if self.y is not None:  # else they are rows to predict, which are checked
             check_rows(self.X, self.y, self.s)
+        if self.n < 1:
+            msg = f"padding must be less than the {self.held} rows of X, got {self.padding}"
+            raise ArgumentError(msg)
         if self.dtype is None:
             object.__setattr__(self, "dtype", self.X.dtype)
 
