@@ -144,6 +144,8 @@ def each(function: Callable[[_Item], _Made], items: Iterator[_Item]) -> Generato
             yield function(item)
             if perf_counter() > end and _threads.number > 1:
                 break
+        else:
+            return
         ahead = _threads.number + _AHEAD
         coming: deque[tuple[_Item, Future[_Made]]] = deque()
         try:
