@@ -442,15 +442,15 @@ def _judge(
     longer = xp.minimum(longer, xp.ones_like(longer))
     shorter = xp.astype(shorter * state.step_size, longer.dtype)
     residual = relative_excess(state.zero, state.value, excess, xp=xp)
-    # A model that is bent more than the loss promises too little to be believed.
-    doubtful = 2.0 * tol * xp.ones_like(residual)
-    residual = xp.where(state.step_size < 1.0, xp.maximum(residual, doubtful), residual)
-    done = stopping(state, accept, value, residual, tol, xp=xp)
     eps = float(xp.finfo(residual.dtype).eps)
-    lost = (excess <= eps * xp.abs(xp.astype(state.value, excess.dtype))) & (
-        residual <= _NEAR * tol
-    )
-    done = done | {"converged": done["converged"] | lost}
+    lost = excess <= eps * xp.abs(xp.astype(state.value, excess.dtype))
+    # A model that is bent more than the loss promises too little to be believed; but where it
+    # promises less than rounding, so does the step that bent it.
+    doubtful = 2.0 * tol * xp.ones_like(residual)
+    bent = (state.step_size < 1.0) & ~lost
+    residual = xp.where(bent, xp.maximum(residual, doubtful), residual)
+    done = stopping(state, accept, value, residual, tol, xp=xp)
+    done = done | {"converged": done["converged"] | (lost & (residual <= _NEAR * tol))}
     return state._replace(
         **done,
         **({} if state.steps is None else _learnt(state, step, change, xp=xp)),
