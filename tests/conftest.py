@@ -7,9 +7,11 @@ forgotten ``device=`` or a silent transfer to the host fails without a GPU.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,19 @@ from xplinear.data import ArrayData
 from xplinear.losses import Loss
 from xplinear.objective import Objective, Params
 from xplinear.penalties import Penalty
+
+_MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps() -> Iterator[None]:
+    """Let JAX forget what it compiled before Linux ends a process of more than 65,530 maps.
+
+    A function takes six; most are for shapes that one test has.
+    """
+    yield
+    if "jax" in sys.modules and _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > 30_000:
+        sys.modules["jax"].clear_caches()
 
 
 @dataclass(frozen=True)
