@@ -133,6 +133,7 @@ _Data = Annotated[
     str,
     typer.Argument(metavar="DATA", help=_DATA_HELP, show_default=False, autocompletion=_data),
 ]
+_ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that train --out wrote.")]
 _Format = Annotated[
     str | None,
     typer.Option(
@@ -155,7 +156,7 @@ _Standardize = Annotated[
     bool | None,
     typer.Option(
         "--standardize/--no-standardize",
-        help="Train on features of mean 0 and variance 1; by default for .csv and .parquet only.",
+        help="Train on features of mean 0 and variance 1; by default for tables only.",
         show_default=False,
     ),
 ]
@@ -198,12 +199,12 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other progr
 # Of the checks.
 _Losses = Annotated[
     str | None,
-    typer.Option(help=f"Of {','.join(LOSSES)}; all by default.", autocompletion=_words(*LOSSES)),
+    typer.Option(help=f"Of {', '.join(LOSSES)}; all by default.", autocompletion=_words(*LOSSES)),
 ]
 _Backends = Annotated[
     str | None,
     typer.Option(
-        help="Such as numpy,torch,jax; all that work here by default.",
+        help="Such as numpy,torch,jax, with commas between; all that work here by default.",
         autocompletion=_words(*_BACKEND_NAMES),
     ),
 ]
@@ -856,7 +857,7 @@ def _check_probabilities(clf: LinearClassifier, *, told: bool) -> None:
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A file that train --out wrote.")],
+    model: _ModelFile,
     data: _Data,
     format_: _Format = None,
     out: Annotated[
@@ -955,7 +956,7 @@ def _write_predictions(out: Path, clf: LinearClassifier, labels: Any, probabilit
 
 @app.command()
 def info(
-    model: Annotated[Path, typer.Argument(help="A file that train --out wrote.")],
+    model: _ModelFile,
     as_json: _Json = False,
 ) -> None:
     """Show what a model file holds: the problem, the classes, the features, the versions."""
@@ -1035,7 +1036,7 @@ def parity(
     backends: _Backends = None,
     dtypes: Annotated[
         str | None,
-        typer.Option(help=f"Of {','.join(TOLERANCES)}.", autocompletion=_words(*TOLERANCES)),
+        typer.Option(help=f"Of {', '.join(TOLERANCES)}.", autocompletion=_words(*TOLERANCES)),
     ] = None,
     losses: _Losses = None,
     as_json: _Json = False,
@@ -1210,7 +1211,7 @@ def check_gradients(
     penalties: Annotated[
         str | None,
         typer.Option(
-            help=f"Of {','.join(PENALTIES)}; all by default.", autocompletion=_words(*PENALTIES)
+            help=f"Of {', '.join(PENALTIES)}; all by default.", autocompletion=_words(*PENALTIES)
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random data.")] = 0,
