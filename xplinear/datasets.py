@@ -18,6 +18,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -589,7 +590,7 @@ def _parse_csv(file: _File, request: _Request) -> _Parts:
         raise ValueError(msg)
     _check_separator(file, first, second)
     names = [cell.strip() for cell in first] if header else [str(j) for j in range(len(first))]
-    names = _as_trained(names, columns, header=header)
+    names = _as_trained(file, names, columns, header=header)
     label = _target_column(file, names, request)
     features = _features(file, names, label, request)
     text = {j for j in features if columns is not None and columns.texts[names[j]] is not None}
@@ -633,7 +634,7 @@ def _check_separator(file: _File, first: Sequence[str], second: Sequence[str]) -
 
 
 def _as_trained(
-    names: Sequence[str], columns: Columns | None, *, header: bool = True
+    file: _File, names: Sequence[str], columns: Columns | None, *, header: bool = True
 ) -> Sequence[str]:
     """Return the columns' names; those of the model where it is their order that counts."""
     p, count = 0 if columns is None else len(columns.texts), len(names)
@@ -641,6 +642,12 @@ def _as_trained(
         return names
     if header and set(columns.texts) <= set(names):  # the other one is that of the labels
         return [name if name in columns.texts else columns.target or name for name in names]
+    if header:
+        message = (
+            f"{str(file)!r}: the columns are taken in their order, {', '.join(names[:5])}"
+            f"{', …' * (count > 5)}: the file the model was trained on has no names"
+        )
+        warnings.warn(message, UserWarning, stacklevel=2)
     return list(columns.texts) if count == p else [str(j) for j in range(count)]
 
 
@@ -674,7 +681,7 @@ def _parse_cells(
     if request.missing:
         converters |= {j: _number_or_nan for j in features if j not in text}
     converters |= {j: lambda cell: float(_TRUTHS.get(cell.strip(), math.nan)) for j in truths}
-    converters |= {j: lambda _: 0.0 for j in range(len(names)) if j not in {label, *features}}
+    converters |= {j: lambda _: 0.0 for j in {*range(len(names))} - {label, *features}}
     try:
         with file.text() as lines:
             table = np.loadtxt(
@@ -814,13 +821,14 @@ def _features(
 ) -> Sequence[int]:
     """Return the indices of the features' columns, in the order a model expects if one does."""
     wanted = names if request.columns is None else request.columns.texts
-    twice = [name for name in wanted if names.count(name) > 1]
+    counts, places = Counter(names), {name: j for j, name in enumerate(names)}
+    twice = [name for name in wanted if counts[name] > 1]
     if twice and (request.mixed or request.columns is not None):
-        msg = f"{str(file)!r} has {names.count(twice[0])} columns {twice[0]!r}; rename one of them"
+        msg = f"{str(file)!r} has {counts[twice[0]]} columns {twice[0]!r}; rename one of them"
         raise ValueError(msg)
     if request.columns is None:
         return [j for j in range(len(names)) if j != label]
-    absent = [name for name in request.columns.texts if name not in names]
+    absent = [name for name in wanted if name not in places]
     if absent:
         nameless = ", its first line names none" * all(name.isdigit() for name in names)
         msg = (
@@ -828,7 +836,7 @@ def _features(
             f"trained on: {', '.join(absent[:20])}; {_listed(names)}{nameless}"
         )
         raise ValueError(msg)
-    return [names.index(name) for name in request.columns.texts]
+    return [places[name] for name in wanted]
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:
@@ -936,7 +944,7 @@ def _parquet_table(file: _File, request: _Request) -> tuple[Any, Any]:
 
 def _read_parquet(file: _File, request: _Request) -> _Parts:
     table, types = _parquet_table(file, request)
-    names = _as_trained(table.column_names, request.columns)
+    names = _as_trained(file, table.column_names, request.columns)
     label = _target_column(file, names, request)
     features = _features(file, names, label, request)
     columns: list[HostArray] = []
