@@ -584,6 +584,24 @@ def test_by_place_only_where_the_number_of_columns_suits(tmp_path):
     )
 
 
+def test_labels_of_test_parts(tmp_path):
+    np.savez(tmp_path / "a.npz", X=X, y=Y, X_test=X[:9], y_test=np.where(NEW[:9], 8, Y[:9]))
+    model, count = tmp_path / "m.safetensors", int(NEW[:9].sum())
+    said = warned("train", tmp_path / "a.npz", "--out", model)
+    assert f"a.npz: {count} test rows have labels that no row for training has, such as 8" in said
+    np.savez(tmp_path / "b.npz", X=X, y=Y, X_test=X[:9])
+    assert "has no array y_test" in run("train", tmp_path / "b.npz", expect=2)
+    assert len(run("predict", model, tmp_path / "b.npz", "--json")["labels"]) == 9
+
+
+def test_where_the_labels_of_standard_input_are(tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    error = run("train", "-", "--format=npy", content=(tmp_path / "X.npy").read_bytes(), expect=2)
+    assert "no file 'y.npy' with the labels of standard input; target can" in error.replace(
+        "--", ""
+    )
+
+
 def test_empty_labels_of_arrays(tmp_path):
     words = np.where(np.arange(N) % 2, WORDS["kind"].to_numpy(str), "")
     np.savez(tmp_path / "a.npz", X=X, y=words)

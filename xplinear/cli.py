@@ -451,6 +451,8 @@ def _loaded(
         raise ValueError(msg)
     dataset = load(data, ending=_ending(format_), target=target, mixed=True, missing=impute)
     _warn_of_row_numbers(dataset)
+    if dataset.X_test is not None:
+        _warn_of_new_labels(dataset)
     dataset = dataset if test_fraction == 0.0 else holdout(dataset, test_fraction, seed)
     if dataset.names is None:
         if impute:
@@ -476,6 +478,18 @@ def _warn_of_row_numbers(dataset: Dataset) -> None:
                 "feature, drop it (pandas: index=False)"
             )
             warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _warn_of_new_labels(dataset: Dataset) -> None:
+    """Say so where the test part has labels that no row for training has."""
+    y_test = np.asarray(dataset.y_test)
+    new = y_test[~np.isin(y_test, np.asarray(dataset.y))]
+    if new.size:
+        message = (
+            f"{dataset.name}: {new.size:,} test rows have labels that no row for training has, "
+            f"such as {new[0].item()!r}; they count as errors"
+        )
+        warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def _ending(format_: str | None) -> str | None:

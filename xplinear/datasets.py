@@ -517,11 +517,9 @@ def _read_npz(file: _File, request: _Request) -> _Parts:
         # A file that is no archive gives an array, which is no context manager.
         msg = f"{str(file)!r} cannot be read as .npz: {_reason(error)}"
         raise ValueError(msg) from error
-    needed = (
-        {"X"}
-        | ({label} if n_features is None else set())
-        | ({f"{label}_test"} if "X_test" in arrays else set())
-    )
+    needed = {"X"}
+    if n_features is None:
+        needed |= {label} | ({f"{label}_test"} if "X_test" in arrays else set())
     if needed - set(arrays):
         asked = "target: " * (target is not None)
         msg = (
@@ -539,9 +537,9 @@ def _read_npy(file: _File, request: _Request) -> _Parts:
     if not labels.is_file() and n_features is not None and target is None:
         return _Parts(_load_npy(file.path), None)
     if not labels.is_file():
-        msg = (
-            f"no file {str(labels)!r} with the labels of {file.path.name}; target can name another"
-        )
+        name = Path(file.name)  # the path is another where it was piped
+        there = str(name.with_name("y.npy") if target is None else target)
+        msg = f"no file {there!r} with the labels of {name.name}; target can name another"
         raise FileNotFoundError(msg)
     return _Parts(_load_npy(file.path), _load_npy(labels))
 
