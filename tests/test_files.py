@@ -283,6 +283,10 @@ class TestColumns:
         assert "a.csv': the first line, 0, 1, 2, 3, 4, is taken as names of the columns" in said
         found = run("predict", tmp_path / "m.safetensors", counted, "--json")
         assert (found["rows"], found["labelled"]) == (N, N)
+        NUMBERS.to_csv(tmp_path / "d.csv", index=False, header=False)
+        assert "the first line, 0, 1, 2, 3, 4, is" in warned(
+            "predict", model_of(tmp_path / "d.csv"), counted
+        )
         WORDS[["town", "kind"]].to_csv(tmp_path / "b.csv", index=False, header=False)
         assert "if it is a row, put a line of names before it" in warned(
             "train", tmp_path / "b.csv"

@@ -604,7 +604,7 @@ def _parse_csv(file: _File, request: _Request) -> _Parts:
             raise
         text = text | other
         parts = _parse_cells(file, names, label, features, text, truths, request, skip)
-    if header and parts.y is not None and columns is None:
+    if header and (columns is None or columns.by_place):
         _warn_of_header(file, names, parts)
     return parts
 
@@ -775,9 +775,8 @@ def _counts(first: Sequence[str]) -> bool:
 
 def _warn_of_header(file: _File, names: Sequence[str], parts: _Parts) -> None:
     """Say so where a first line that is taken as names may be a row."""
-    found, target = parts.names or (), cast(str, parts.target)
-    like_rows = all(name in parts.texts.get(name, ()) for name in found)
-    if _counts(names) or (like_rows and target in cast(HostArray, parts.y)):
+    like_rows = all(name in parts.texts.get(name, ()) for name in parts.names or ())
+    if _counts(names) or (like_rows and parts.y is not None and parts.target in parts.y):
         message = (
             f"{str(file)!r}: the first line, {', '.join(names[:5])}{', …' * (len(names) > 5)}, is "
             "taken as names of the columns; if it is a row, put a line of names before it"
@@ -888,8 +887,8 @@ def _parsed_labels(file: _File, column: str, texts: Sequence[str]) -> HostArray:
         return labels
     values = [_value(text) for text in texts]
     if all(isinstance(value, int) for value in values):
-        numbers = np.asarray(values, np.uint64 if 0 <= min(values) <= max(values) < 2**64 else None)
-        numbers = numbers if numbers.max(initial=0) >= 2**63 else np.asarray(values)
+        unsigned = min(values) >= 0 and 2**63 <= max(values) < 2**64
+        numbers = np.asarray(values, np.uint64 if unsigned else None)
         exact = numbers.dtype.kind in "iu"  # beyond 64 bits they are objects, or float64
     else:
         numbers = np.asarray([float(text) for text in texts])
