@@ -175,14 +175,17 @@ class TestTrainAndPredict:
         table, model = tmp_path / "two words.csv", tmp_path / "m.safetensors"
         rows = (f"{a},{b},{kind}\n" for (a, b, _), kind in zip(X, kinds, strict=True))
         table.write_text("a,b,my kind\n" + "".join(rows))
-        arguments = ("train", table, "--target=my kind", "--loss=squared_hinge")
+        arguments = ("train", table, "--target=my kind", "--loss=squared_hinge", "--impute")
+        arguments += ("--C=0.5", "--no-standardize")
         lines = run(*arguments).partition("next: ")[2].splitlines()
         sweep, save = (shlex.split(line, comments=True)[1:] for line in lines)
-        assert sweep == ["sweep", str(table), "--loss=squared_hinge", "--target=my kind"]
-        assert save == ["train", *sweep[1:], "--out", "model.safetensors"]
+        assert sweep[:2] == ["sweep", str(table)]
+        assert {*sweep[2:], "--C=0.5"} == set(map(str, arguments[2:]))
+        assert save[-2:] == ["--out", "model.safetensors"]
+        assert set(save[:-2]) == set(map(str, arguments))
         sweep = [*sweep, "--alphas=1,0.1"]
         (keep,) = run(*sweep, "--cv=2").partition("next: ")[2].splitlines()
-        assert shlex.split(keep, comments=True) == ["xplinear", *sweep, *save[-2:]]
+        assert set(shlex.split(keep, comments=True)) == {"xplinear", *sweep, "--cv=2", *save[-2:]}
         predict = run(*arguments, "--out", model).splitlines()[-1].split()
         assert predict[:3] == ["xplinear", "predict", str(model)]
         assert "sweep" not in run(*arguments, "--penalty=none")
@@ -409,7 +412,7 @@ class TestSweep:
             ("--alphas=1,much", "--alphas: numbers with commas between are needed"),
             (
                 "--alphas=0",
-                "an integer of at least 2 or None, got 0",
+                "an integer of at least 2, got 0",
             ),
             ("--alphas=-1.0", "alphas must be a sequence of positive"),
             ("--scoring=auc", "unknown scoring 'auc'; choose from accuracy"),
@@ -430,7 +433,7 @@ class TestBadInput:
         refused("line 3: column 'b' has a missing value", "train", tmp_path / "a.csv")
         (tmp_path / "b.csv").write_text("a,y\n1,0\n2,0\n3,0\n4,0\n")
         refused("one class", "train", tmp_path / "b.csv")
-        refused("has no columns 'kind'", "train", tmp_path / "b.csv", "--target", "kind")
+        refused("has no column 'kind'", "train", tmp_path / "b.csv", "--target", "kind")
         for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
             (tmp_path / "d.csv").write_text("a,y\n1.5,0\n2.5,1\n".replace(",", separator))
             refused(f"has {name} between its columns, commas are", "train", tmp_path / "d.csv")

@@ -108,7 +108,7 @@ def test_what_does_not_fit_the_model(model, tmp_path, suffix):
 
     refused({"age": AGE, "town": TOWN}, "lacks columns the model was trained on: height, pet")
     refused(COLUMNS | {"pet": np.full(N, "cow")}, "column 'pet' has 'cow', which the model")
-    refused(COLUMNS | {"age": np.full(N, "old")}, "features must be numbers")
+    refused(COLUMNS | {"age": np.full(N, "old")}, "the model was trained on numbers there; write")
     refused(without("town", 3, 7), "missing values: town")
     refused(without("age", 3), "fill or drop them, or train with --impute")
     if suffix == ".csv":
@@ -187,7 +187,7 @@ def test_a_stray_text_among_numbers_is_told(tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_infinity_is_named(tmp_path, suffix):
     path = write(tmp_path / f"a{suffix}", COLUMNS | {"age": np.where(AGE > 70, np.inf, AGE)})
-    assert "infinity in columns age; drop" in run("train", path, expect=2)
+    assert "infinity in column age; drop" in run("train", path, expect=2)
 
 
 def test_two_columns_of_one_name(tmp_path):

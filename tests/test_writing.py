@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import stat
@@ -110,6 +111,19 @@ def test_what_cannot_be_written(write, tmp_path):
     for name in ("m.pkl", "m.csv", "m.joblib"):
         with pytest.raises(ValueError, match=rf"^'{name}' must end in \.(safetensors|onnx): the"):
             write(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "link").symlink_to(tmp_path / "absent" / "m")
+    with pytest.raises(FileNotFoundError, match=r"^no directory '.*absent' for 'link'; make it"):
+        write(tmp_path / "link")
+
+
+def test_a_message_names_the_file_asked_for(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"^'.*/m\.txt' cannot be written: No space left on device$"),
+        written(tmp_path / "m.txt") as (outer,),
+        written(outer),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not list(tmp_path.iterdir())
 
 

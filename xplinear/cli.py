@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import groupby
@@ -55,6 +55,9 @@ _LINE_SECONDS = 5.0  # between lines of progress where stderr is no terminal
 _INTERRUPTED = 128 + 2  # as a shell reports SIGINT
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _PICTURES = (".png", ".svg", ".pdf", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+_IN_PYTHON = re.compile(
+    r"(, or| or|,) (None\b|pass a callable|an object with the methods of [\w.]+)"
+)
 _BAD_INPUT = (ValueError, OSError, ImportError, MemoryError, xplinear.BackendError)
 
 
@@ -83,12 +86,14 @@ class _Commands(TyperGroup):
 
     def _with_options(self, message: str, ctx: Any) -> str:
         """Return the message with arguments named as the options that give them."""
+        message = re.sub(r"^ending\b", "--format", message)
         for option in self.commands[ctx.invoked_subcommand].params:
             # A word such as loss is an argument only where a value or a rule follows.
             follows = "" if "_" in str(option.name) else "(?==|`? must )"
             pattern = rf"^{option.name}(?=: )|(?<![-\w'\"]){option.name}\b{follows}"
             message = re.sub(pattern, option.opts[0], message)
-        return message
+            message = re.sub(rf"^(unknown )?{option.name} '", rf"{option.opts[0]}: \g<0>", message)
+        return _IN_PYTHON.sub("", message) if message.startswith("--") else message
 
 
 def _words(*words: str) -> Callable[[str], list[str]]:
@@ -128,6 +133,7 @@ _Data = Annotated[
     str,
     typer.Argument(metavar="DATA", help=_DATA_HELP, show_default=False, autocompletion=_data),
 ]
+_ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that train --out wrote.")]
 _Format = Annotated[
     str | None,
     typer.Option(
@@ -150,7 +156,7 @@ _Standardize = Annotated[
     bool | None,
     typer.Option(
         "--standardize/--no-standardize",
-        help="Train on features of mean 0 and variance 1; by default for .csv and .parquet only.",
+        help="Train on features of mean 0 and variance 1; by default for tables only.",
         show_default=False,
     ),
 ]
@@ -193,12 +199,12 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other progr
 # Of the checks.
 _Losses = Annotated[
     str | None,
-    typer.Option(help=f"Of {','.join(LOSSES)}; all by default.", autocompletion=_words(*LOSSES)),
+    typer.Option(help=f"Of {', '.join(LOSSES)}; all by default.", autocompletion=_words(*LOSSES)),
 ]
 _Backends = Annotated[
     str | None,
     typer.Option(
-        help="Such as numpy,torch,jax; all that work here by default.",
+        help="Such as numpy,torch,jax, with commas between; all that work here by default.",
         autocompletion=_words(*_BACKEND_NAMES),
     ),
 ]
@@ -218,7 +224,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="And exit.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show it and exit."),
     ] = False,
 ) -> None:
     del version
@@ -314,6 +321,7 @@ def _progress_lines() -> Callable[[Progress | SweepProgress], None]:
 
 @app.command()
 def train(
+    ctx: typer.Context,
     data: _Data,
     format_: _Format = None,
     loss: _Loss = "softmax",
@@ -388,8 +396,7 @@ def train(
     console = _console()
     console.print(table)
     _save_fit(clf, preparation, dataset.name, out, plot)
-    options = {"loss": loss, "penalty": penalty, "target": target}
-    _print_next(console, "train", data, clf.solver_, out, options)
+    _print_next(console, ctx, clf.solver_, out)
 
 
 def _save_fit(
@@ -444,6 +451,8 @@ def _loaded(
         raise ValueError(msg)
     dataset = load(data, ending=_ending(format_), target=target, mixed=True, missing=impute)
     _warn_of_row_numbers(dataset)
+    if dataset.X_test is not None:
+        _warn_of_new_labels(dataset)
     dataset = dataset if test_fraction == 0.0 else holdout(dataset, test_fraction, seed)
     if dataset.names is None:
         if impute:
@@ -469,6 +478,18 @@ def _warn_of_row_numbers(dataset: Dataset) -> None:
                 "feature, drop it (pandas: index=False)"
             )
             warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _warn_of_new_labels(dataset: Dataset) -> None:
+    """Say so where the test part has labels that no row for training has."""
+    y_test = np.asarray(dataset.y_test)
+    new = y_test[~np.isin(y_test, np.asarray(dataset.y))]
+    if new.size:
+        message = (
+            f"{dataset.name}: {new.size:,} test rows have labels that no row for training has, "
+            f"such as {new[0].item()!r}; they count as errors"
+        )
+        warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def _ending(format_: str | None) -> str | None:
@@ -621,31 +642,38 @@ def _how_far(clf: LinearClassifier) -> str:
     return f"{end}; {left} of what training can gain is left, proven"
 
 
-def _print_next(
-    console: Console,
-    command: str,
-    data: str,
-    solver: str,
-    out: Path | None,
-    options: Mapping[str, str | None],
-) -> None:
+def _print_next(console: Console, ctx: Any, solver: str, out: Path | None) -> None:
     """Say which commands to try next, and what for."""
-    usual = None, "softmax", "l2"
-    given = (f"--{name}={value}" for name, value in options.items() if value not in usual)
-    again = shlex.join([data, *given])
+    command, data = ctx.command.name, ctx.params["data"]
     steps: dict[str, str] = {}
-    if command == "train" and options["penalty"] != "none":
+    if command == "train" and ctx.params["penalty"] != "none" and data != "-":
+        given = _given(ctx, ctx.parent.command.commands["sweep"])
         # To the optimum of every strength would take long where one fit did not go there.
-        quick = " --solver=sgd" if solver == "sgd" else ""
-        steps[f"xplinear sweep {again}{quick}"] = "find a better strength"
+        if solver == "sgd" and "--solver=sgd" not in given:
+            given.append("--solver=sgd")
+        steps[shlex.join(["xplinear", "sweep", data, *given])] = "find a better strength"
     if out is None:
-        steps[f"xplinear {command} {again} --out model.safetensors"] = "keep the model"
+        again = shlex.join(["xplinear", command, data, *_given(ctx, ctx.command)])
+        steps[f"{again} --out model.safetensors"] = "keep the model"
     else:
         model = shlex.quote(str(out))
         steps[f"xplinear predict {model} NEW.csv --out labels.csv"] = "label new rows"
     width = max(map(len, steps))
     for word, (step, purpose) in zip(("next:", ""), steps.items(), strict=False):
         console.print(f"{word:6}{step:{width}}  # {purpose}", soft_wrap=True, highlight=False)
+
+
+def _given(ctx: Any, command: Any) -> list[str]:
+    """Return the options that were given, of those that a command has; not what it prints."""
+    given: list[str] = []
+    known = {option.name for option in command.params} - {"data", "plot", "out", "as_json"}
+    for option in ctx.command.params:
+        source = ctx.get_parameter_source(option.name)
+        if option.name in known and source.name == "COMMANDLINE":
+            value = ctx.params[option.name]
+            flag = option.opts[0] if value else (option.secondary_opts or option.opts)[0]
+            given.append(flag if isinstance(value, bool) else f"{option.opts[0]}={value}")
+    return given
 
 
 def _add_files(table: Table, **paths: Path | None) -> None:
@@ -666,6 +694,7 @@ def _rate(text: str) -> Literal["auto"] | float:
 
 @app.command()
 def sweep(
+    ctx: typer.Context,
     data: _Data,
     format_: _Format = None,
     alphas: Annotated[
@@ -744,8 +773,7 @@ def sweep(
     _add_files(table, model=out, picture=plot)
     console.print(table)
     _save_fit(clf, preparation, dataset.name, out, plot)
-    options = {"loss": loss, "penalty": penalty, "target": target, "alphas": alphas}
-    _print_next(console, "sweep", data, best.solver_, out, options)
+    _print_next(console, ctx, best.solver_, out)
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:
@@ -804,7 +832,10 @@ def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> tuple[i
         return 0, None
     if len(unknown) == len(pairs):
         some = ", ".join(map(str, classes[:5]))
-        msg = f"no label of {name} is one of the model's ({some} ...); check --target"
+        msg = (
+            f"no label of {name} is one of the model's ({some} ...): name their column with "
+            "--target, or leave it out if it holds none"
+        )
         raise ValueError(msg)
     if unknown:
         message = (
@@ -840,7 +871,7 @@ def _check_probabilities(clf: LinearClassifier, *, told: bool) -> None:
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A file that train --out wrote.")],
+    model: _ModelFile,
     data: _Data,
     format_: _Format = None,
     out: Annotated[
@@ -908,13 +939,15 @@ def _prepared(
         index_base=preparation and preparation.index_base,
         missing=preparation is not None and preparation.imputes,
     )
-    if preparation is None or preparation.expected is None:
-        return dataset
-    if dataset.names is not None:
+    if preparation is not None and preparation.expected is not None and dataset.names is not None:
         return preparation.apply(dataset)
-    if preparation.has_text:
+    if preparation is not None and preparation.has_text:
         names = ", ".join(column.name for column in preparation.columns)
         msg = f"{dataset.name} is no table; the model needs one with the columns {names}"
+        raise ValueError(msg)
+    p, expected = dataset.X.shape[1], clf.n_features_in_
+    if p != expected:
+        msg = f"{dataset.name} has {p:,} features, the model was trained on {expected:,}"
         raise ValueError(msg)
     return dataset
 
@@ -937,7 +970,7 @@ def _write_predictions(out: Path, clf: LinearClassifier, labels: Any, probabilit
 
 @app.command()
 def info(
-    model: Annotated[Path, typer.Argument(help="A file that train --out wrote.")],
+    model: _ModelFile,
     as_json: _Json = False,
 ) -> None:
     """Show what a model file holds: the problem, the classes, the features, the versions."""
@@ -1017,7 +1050,7 @@ def parity(
     backends: _Backends = None,
     dtypes: Annotated[
         str | None,
-        typer.Option(help=f"Of {','.join(TOLERANCES)}.", autocompletion=_words(*TOLERANCES)),
+        typer.Option(help=f"Of {', '.join(TOLERANCES)}.", autocompletion=_words(*TOLERANCES)),
     ] = None,
     losses: _Losses = None,
     as_json: _Json = False,
@@ -1192,7 +1225,7 @@ def check_gradients(
     penalties: Annotated[
         str | None,
         typer.Option(
-            help=f"Of {','.join(PENALTIES)}; all by default.", autocompletion=_words(*PENALTIES)
+            help=f"Of {', '.join(PENALTIES)}; all by default.", autocompletion=_words(*PENALTIES)
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random data.")] = 0,

@@ -18,6 +18,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -40,6 +41,13 @@ _TRUTHS = {word: word[0] in "Tt" for word in ("True", "true", "TRUE", "False", "
 _UNLABELLED = "every row needs a label: drop the others"
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+(,\d+)?\s*")
+_NO_TEXT = {
+    b"\x1f\x8b": "packed by gzip; its format is csv.gz or tsv.gz, whatever its name",
+    b"PK": "a zip file, as spreadsheets are; export it as .csv",
+    b"PAR1": "a Parquet file; its format is parquet, whatever its name",
+    b"\xff\xfe": "a text file in UTF-16; save it in UTF-8",
+    b"\xfe\xff": "a text file in UTF-16; save it in UTF-8",
+}
 _EXACT = 2**53  # whole numbers beyond are rounded where they are kept as float64
 _DAMAGED = (EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
@@ -81,15 +89,19 @@ class Dataset(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """What a model expects of a table: features, whether each is text, and labels' column."""
+    """What a model expects of a table: features with their texts, and the labels' column.
 
-    text: Mapping[str, bool]
+    A feature that is a number has None for texts.
+    """
+
+    texts: Mapping[str, Sequence[str] | None]
     target: str | None
 
     @property
     def by_place(self) -> bool:
         """Whether columns have no names, but numbers that are their places."""
-        return all(name.isdigit() for name in self.text)
+        names = [*self.texts, *([] if self.target is None else [self.target])]
+        return set(names) == {str(j) for j in range(len(names))}
 
 
 class _Parts(NamedTuple):
@@ -123,6 +135,13 @@ class _Request(NamedTuple):
             return "fill or drop them, or use --impute"
         trained = self.columns is not None
         return "fill or drop them" + ", or train with --impute" * trained
+
+    @property
+    def numbers(self) -> str:
+        """What is wrong with a feature that is no number, and what to do about it."""
+        if self.columns is not None:
+            return "the model was trained on numbers there; write them as in training"
+        return "features must be numbers; encode or drop the column, or name it as the target"
 
 
 class _File(NamedTuple):
@@ -229,6 +248,9 @@ def load(
     """
     if str(source) in NAMES:
         _no_target(str(source), target)
+        if ending is not None:
+            msg = f"ending does not apply to {source}, the name of a data set; a file is ./{source}"
+            raise ValueError(msg)
         parts, name = NAMES[str(source)](), str(source)
     elif str(source) != "-" and Path(source).is_dir():
         _no_target(str(source), target)
@@ -241,11 +263,11 @@ def load(
         msg = f"{name} has no labels"
         raise ValueError(msg)
     image_shape = (8, 8) if name == "digits" else parts.X.shape[1:] if parts.X.ndim > 2 else None
-    X, y = _checked(parts.X, parts.y, name, classes)
+    X, y = _checked(parts.X, parts.y, name, classes, parts.target)
     _check_finite(X, parts.names, name)
     X_test, y_test = parts.X_test, parts.y_test
     if X_test is not None:
-        X_test, y_test = _checked(X_test, y_test, f"the test part of {name}", classes)
+        X_test, y_test = _checked(X_test, y_test, f"the test part of {name}", classes, parts.target)
         if X_test.shape[1] != X.shape[1]:
             msg = f"{name}: X has {X.shape[1]} features, X_test has {X_test.shape[1]}"
             raise ValueError(msg)
@@ -340,7 +362,7 @@ def _no_target(source: str, target: str | None) -> None:
 
 
 def _checked(
-    X: HostArray, y: HostArray | None, name: str, classes: HostArray | None
+    X: HostArray, y: HostArray | None, name: str, classes: HostArray | None, target: str | None
 ) -> tuple[HostArray, HostArray | None]:
     """Return X as a numeric matrix and y as labels, or say what is wrong with them."""
     if X.ndim < 2:
@@ -370,7 +392,11 @@ def _checked(
         raise ValueError(msg)
     if y.dtype.kind == "f" and (y != np.floor(y)).any():
         real = y[y != np.floor(y)][0]
-        msg = f"{name}: labels must be classes, y has real numbers such as {real}"
+        where = "y" if target is None else f"column {target!r}"
+        other = "; if the labels are elsewhere, target must name their column" * (
+            target is not None
+        )
+        msg = f"{name}: labels must be classes, {where} has real numbers such as {real}{other}"
         raise ValueError(msg)
     return X, y
 
@@ -383,7 +409,9 @@ def _check_finite(X: HostArray, names: Sequence[str] | None, name: str) -> None:
         found = [str(j) for j, one in enumerate(_columns_with(test, X)) if one]
         if found and (names is None or test is np.isinf):
             columns = found if names is None else [names[int(j)] for j in found]
-            msg = f"{name}: {what} in columns {', '.join(columns[:20])}; drop those rows or columns"
+            plural = "s" * (len(columns) > 1)
+            listed = ", ".join(columns[:20])
+            msg = f"{name}: {what} in column{plural} {listed}; drop those rows or columns"
             raise ValueError(msg)
 
 
@@ -487,13 +515,11 @@ def _read_npz(file: _File, request: _Request) -> _Parts:
             arrays = {name: archive[name] for name in names if name in there}
     except (*_DAMAGED, TypeError, AttributeError) as error:
         # A file that is no archive gives an array, which is no context manager.
-        msg = f"{str(file)!r} cannot be read as .npz: {error}"
+        msg = f"{str(file)!r} cannot be read as .npz: {_reason(error)}"
         raise ValueError(msg) from error
-    needed = (
-        {"X"}
-        | ({label} if n_features is None else set())
-        | ({f"{label}_test"} if "X_test" in arrays else set())
-    )
+    needed = {"X"}
+    if n_features is None:
+        needed |= {label} | ({f"{label}_test"} if "X_test" in arrays else set())
     if needed - set(arrays):
         asked = "target: " * (target is not None)
         msg = (
@@ -511,9 +537,9 @@ def _read_npy(file: _File, request: _Request) -> _Parts:
     if not labels.is_file() and n_features is not None and target is None:
         return _Parts(_load_npy(file.path), None)
     if not labels.is_file():
-        msg = (
-            f"no file {str(labels)!r} with the labels of {file.path.name}; target can name another"
-        )
+        name = Path(file.name)  # the path is another where it was piped
+        there = str(name.with_name("y.npy") if target is None else target)
+        msg = f"no file {there!r} with the labels of {name.name}; target can name another"
         raise FileNotFoundError(msg)
     return _Parts(_load_npy(file.path), _load_npy(labels))
 
@@ -522,14 +548,30 @@ def _load_npy(path: Path) -> HostArray:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except _DAMAGED as error:
-        msg = f"{str(path)!r} cannot be read as .npy: {error}"
+        msg = f"{str(path)!r} cannot be read as .npy: {_reason(error)}"
         raise ValueError(msg) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why NumPy reads no array; it says to allow pickles, which may run code."""
+    if "pickle" in str(error):
+        return (
+            "it holds no array, or Python objects, which are not read as they may run code; save "
+            "numbers or texts, such as y.astype(str)"
+        )
+    return str(error)
 
 
 def _read_csv(file: _File, request: _Request) -> _Parts:
     try:
         return _parse_csv(file, request)
     except (UnicodeDecodeError, csv.Error) as error:
+        with file.open() as content:
+            head = content.read(4)
+        for start, what in _NO_TEXT.items():
+            if head.startswith(start):
+                msg = f"{str(file)!r} is {what}"
+                raise ValueError(msg) from error
         msg = f"{str(file)!r} is no text file in UTF-8 ({error}); save it as one"
         raise ValueError(msg) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -546,13 +588,13 @@ def _parse_csv(file: _File, request: _Request) -> _Parts:
         raise ValueError(msg)
     _check_separator(file, first, second)
     names = [cell.strip() for cell in first] if header else [str(j) for j in range(len(first))]
-    names = _as_trained(names, columns, header=header)
+    names = _as_trained(file, names, columns, header=header)
     label = _target_column(file, names, request)
     features = _features(file, names, label, request)
-    text = {j for j in features if columns is not None and columns.text[names[j]]}
+    text = {j for j in features if columns is not None and columns.texts[names[j]] is not None}
     skip = line if header else 0
     try:
-        return _parse_cells(file, names, label, features, text, set(), request, skip)
+        parts = _parse_cells(file, names, label, features, text, set(), request, skip)
     except UnicodeDecodeError:
         raise
     except ValueError:
@@ -561,7 +603,10 @@ def _parse_csv(file: _File, request: _Request) -> _Parts:
         if not other | truths:
             raise
         text = text | other
-        return _parse_cells(file, names, label, features, text, truths, request, skip)
+        parts = _parse_cells(file, names, label, features, text, truths, request, skip)
+    if header and (columns is None or columns.by_place):
+        _warn_of_header(file, names, parts)
+    return parts
 
 
 def _check_separator(file: _File, first: Sequence[str], second: Sequence[str]) -> None:
@@ -587,13 +632,21 @@ def _check_separator(file: _File, first: Sequence[str], second: Sequence[str]) -
 
 
 def _as_trained(
-    names: Sequence[str], columns: Columns | None, *, header: bool = True
+    file: _File, names: Sequence[str], columns: Columns | None, *, header: bool = True
 ) -> Sequence[str]:
     """Return the columns' names; those of the model where it is their order that counts."""
-    p, count = 0 if columns is None else len(columns.text), len(names)
+    p, count = 0 if columns is None else len(columns.texts), len(names)
     if columns is None or (header and not (columns.by_place and count in {p, p + 1})):
         return names
-    return list(columns.text) if count == p else [str(j) for j in range(count)]
+    if header and set(columns.texts) <= set(names):  # the other one is that of the labels
+        return [name if name in columns.texts else columns.target or name for name in names]
+    if header:
+        message = (
+            f"{str(file)!r}: the columns are taken in their order, {', '.join(names[:5])}"
+            f"{', …' * (count > 5)}: the file the model was trained on has no names"
+        )
+        warnings.warn(message, UserWarning, stacklevel=2)
+    return list(columns.texts) if count == p else [str(j) for j in range(count)]
 
 
 def _parse_cells(
@@ -614,10 +667,11 @@ def _parse_cells(
 
     def coded(j: int) -> Callable[[str], float]:
         known = codes[j]
+        missing = _MISSING.difference(_texts_of_model(request, None if j == label else names[j]))
 
         def code(cell: str) -> float:
             cell = cell.strip()
-            return math.nan if cell in _MISSING else known.setdefault(cell, float(len(known)))
+            return math.nan if cell in missing else known.setdefault(cell, float(len(known)))
 
         return code
 
@@ -625,7 +679,7 @@ def _parse_cells(
     if request.missing:
         converters |= {j: _number_or_nan for j in features if j not in text}
     converters |= {j: lambda cell: float(_TRUTHS.get(cell.strip(), math.nan)) for j in truths}
-    converters |= {j: lambda _: 0.0 for j in range(len(names)) if j not in {label, *features}}
+    converters |= {j: lambda _: 0.0 for j in {*range(len(names))} - {label, *features}}
     try:
         with file.text() as lines:
             table = np.loadtxt(
@@ -641,10 +695,10 @@ def _parse_cells(
         raise
     except ValueError as error:
         numeric = set(features) - text - truths
-        bad = _first_bad_cell(file, names, numeric, request.remedy, skip)
+        bad = _first_bad_cell(file, names, numeric, request, skip)
         msg = bad or f"{str(file)!r}: {error}"
         raise ValueError(msg) from error
-    X = table if label is None and len(features) == len(names) else table[:, features]
+    X = table if list(features) == list(range(table.shape[1])) else table[:, features]
     found = [names[j] for j in features]
     if not request.missing:
         _no_missing(file, found, _columns_with(np.isnan, X), request.remedy)
@@ -660,6 +714,14 @@ def _parse_cells(
         labels = np.asarray([*codes[label], None], dtype=object)
     y = labels[np.where(missing, -1.0, table[:, label]).astype(np.intp)]
     return _Parts(X, y, names=tuple(found), target=names[label], texts=texts)
+
+
+def _texts_of_model(request: _Request, name: str | None) -> Iterable[str]:
+    """Return the texts of a feature that a model knows, or for None those of its classes."""
+    if name is not None:
+        return (request.columns and request.columns.texts[name]) or ()
+    classes = request.classes
+    return () if classes is None or classes.dtype.kind in "biuf" else map(str, classes)
 
 
 def _number_or_nan(cell: str) -> float:
@@ -697,11 +759,29 @@ def _is_header(first: Sequence[str], second: Sequence[str], request: _Request) -
     cells = {cell.strip() for cell in first}
     named = request.target in cells and not is_number(str(request.target))
     if request.columns is not None and not request.columns.by_place:
-        named = named or cells >= set(request.columns.text)
+        named = named or cells >= set(request.columns.texts)
     if named or not any(is_number(cell) or cell.strip() in _TRUTHS for cell in first):
         return True
     words = [not is_number(a) and a.strip() not in _MISSING | set(_TRUTHS) for a in first]
-    return any(word and is_number(b) for word, b in zip(words, second, strict=False))
+    if any(word and is_number(b) for word, b in zip(words, second, strict=False)):
+        return True
+    return len(first) > 2 and _counts(first)
+
+
+def _counts(first: Sequence[str]) -> bool:
+    """Whether the first line is 0, 1, 2, …, as pandas names columns that have no names."""
+    return [cell.strip() for cell in first] == [str(j) for j in range(len(first))]
+
+
+def _warn_of_header(file: _File, names: Sequence[str], parts: _Parts) -> None:
+    """Say so where a first line that is taken as names may be a row."""
+    like_rows = all(name in parts.texts.get(name, ()) for name in parts.names or ())
+    if _counts(names) or (like_rows and parts.y is not None and parts.target in parts.y):
+        message = (
+            f"{str(file)!r}: the first line, {', '.join(names[:5])}{', …' * (len(names) > 5)}, is "
+            "taken as names of the columns; if it is a row, put a line of names before it"
+        )
+        warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def _target_column(file: _File, names: Sequence[str], request: _Request) -> int | None:
@@ -726,8 +806,9 @@ def _target_column(file: _File, names: Sequence[str], request: _Request) -> int 
     if target is None:
         return len(names) - 1
     if names.count(target) != 1:
-        count = names.count(target) or "no"
-        msg = f"target: {str(file)!r} has {count} columns {target!r}: {_listed(names)}"
+        count = names.count(target)
+        found = f"{count} columns" if count else "no column"
+        msg = f"target: {str(file)!r} has {found} {target!r}: {_listed(names)}"
         raise ValueError(msg)
     return names.index(target)
 
@@ -736,14 +817,15 @@ def _features(
     file: _File, names: Sequence[str], label: int | None, request: _Request
 ) -> Sequence[int]:
     """Return the indices of the features' columns, in the order a model expects if one does."""
-    wanted = names if request.columns is None else request.columns.text
-    twice = [name for name in wanted if names.count(name) > 1]
+    wanted = names if request.columns is None else request.columns.texts
+    counts, places = Counter(names), {name: j for j, name in enumerate(names)}
+    twice = [name for name in wanted if counts[name] > 1]
     if twice and (request.mixed or request.columns is not None):
-        msg = f"{str(file)!r} has {names.count(twice[0])} columns {twice[0]!r}; rename one of them"
+        msg = f"{str(file)!r} has {counts[twice[0]]} columns {twice[0]!r}; rename one of them"
         raise ValueError(msg)
     if request.columns is None:
         return [j for j in range(len(names)) if j != label]
-    absent = [name for name in request.columns.text if name not in names]
+    absent = [name for name in wanted if name not in places]
     if absent:
         nameless = ", its first line names none" * all(name.isdigit() for name in names)
         msg = (
@@ -751,7 +833,7 @@ def _features(
             f"trained on: {', '.join(absent[:20])}; {_listed(names)}{nameless}"
         )
         raise ValueError(msg)
-    return [names.index(name) for name in request.columns.text]
+    return [places[name] for name in wanted]
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:
@@ -761,7 +843,7 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
 
 
 def _first_bad_cell(
-    file: _File, names: Sequence[str], numeric: set[int], remedy: str, skip: int
+    file: _File, names: Sequence[str], numeric: set[int], request: _Request, skip: int
 ) -> str:
     """Return what is wrong in the first line that cannot be read, naming its column."""
     for line, row in file.rows():
@@ -772,12 +854,9 @@ def _first_bad_cell(
             return f"{where}: {len(row)} columns where the first line has {len(names)}"
         for j, cell in enumerate(row):
             if j in numeric and cell.strip() in _MISSING - {"nan", "NaN"}:
-                return f"{where}: column {names[j]!r} has a missing value; {remedy}"
+                return f"{where}: column {names[j]!r} has a missing value; {request.remedy}"
             if j in numeric and not is_number(cell):
-                return (
-                    f"{where}: column {names[j]!r} has {cell!r}, features must be numbers; "
-                    "encode or drop the column, or name it as the target"
-                )
+                return f"{where}: column {names[j]!r} has {cell!r}, {request.numbers}"
     return ""
 
 
@@ -808,13 +887,14 @@ def _parsed_labels(file: _File, column: str, texts: Sequence[str]) -> HostArray:
         return labels
     values = [_value(text) for text in texts]
     if all(isinstance(value, int) for value in values):
-        numbers = np.asarray(values)
+        unsigned = min(values) >= 0 and 2**63 <= max(values) < 2**64
+        numbers = np.asarray(values, np.uint64 if unsigned else None)
         exact = numbers.dtype.kind in "iu"  # beyond 64 bits they are objects, or float64
     else:
         numbers = np.asarray([float(text) for text in texts])
         if (numbers != np.floor(numbers)).any():  # no classes, as the caller will say
             return numbers
-        exact = bool((np.abs(numbers) <= _EXACT).all())
+        exact = bool((np.abs(numbers) < _EXACT).all())
     if exact and len(np.unique(numbers)) == len(texts):
         return numbers
     reason = "some are the same number" if exact else "as numbers they would be rounded"
@@ -839,7 +919,7 @@ def _parquet_table(file: _File, request: _Request) -> tuple[Any, Any]:
         msg = f"{str(file)!r} cannot be read as .parquet: {error}"
         raise ValueError(msg) from error
     columns = request.columns
-    wanted = {request.target} | ({*columns.text, columns.target} if columns else set[str | None]())
+    wanted = {request.target} | ({*columns.texts, columns.target} if columns else set[str | None]())
     index = {
         name
         for name in (table.schema.pandas_metadata or {}).get("index_columns", ())
@@ -861,7 +941,7 @@ def _parquet_table(file: _File, request: _Request) -> tuple[Any, Any]:
 
 def _read_parquet(file: _File, request: _Request) -> _Parts:
     table, types = _parquet_table(file, request)
-    names = _as_trained(table.column_names, request.columns)
+    names = _as_trained(file, table.column_names, request.columns)
     label = _target_column(file, names, request)
     features = _features(file, names, label, request)
     columns: list[HostArray] = []
@@ -869,13 +949,10 @@ def _read_parquet(file: _File, request: _Request) -> _Parts:
     for j in features:
         column, name = _plain(table.column(j), types), names[j]
         kind = _arrow_kind(column.type, types)
-        trained = request.columns is not None and request.columns.text[name]
+        trained = request.columns is not None and request.columns.texts[name] is not None
         text = trained or (kind == "text" and request.mixed and request.columns is None)
         if kind == "other" or (kind in {"date", "text"} and not text):
-            msg = (
-                f"{str(file)!r}: column {name!r} is of type {column.type}, features must be "
-                "numbers; encode or drop the column, or name it as the target"
-            )
+            msg = f"{str(file)!r}: column {name!r} is of type {column.type}, {request.numbers}"
             raise ValueError(msg)
         if not request.missing:
             _no_missing(file, [name], [column.null_count > 0], request.remedy)
@@ -975,9 +1052,9 @@ def _read_svmlight(file: _File, request: _Request) -> _Parts:
             f"{X.dtype.itemsize * n * p / 2**30:.1f} GiB, {X.nnz} are not zero; select features"
         )
         raise ValueError(msg)
-    if np.abs(y).max(initial=0.0) > _EXACT:
+    if np.abs(y).max(initial=0.0) >= _EXACT:
         msg = (
-            f"{str(file)!r} has labels beyond 2**53, which this format rounds, such as "
+            f"{str(file)!r} has labels of 2**53 or more, which this format rounds, such as "
             f"{y[np.abs(y).argmax()]:.0f}; use .csv or .parquet"
         )
         raise ValueError(msg)

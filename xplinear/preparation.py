@@ -24,7 +24,9 @@ HostArray = np.ndarray[Any, np.dtype[Any]]
 _DENSE_BYTES = 4 * 2**30  # categories that take more than this when they are columns are refused
 _MANY, _FEW = 1000, 20  # categories: more are told; fewer are not, however few rows each has
 _FEW_ROWS = 5  # of a category
-_NUMBER = re.compile(r"[-+(]?[$€£¥]?[-+]?\d[\d.,'\s]*[%$€£¥]?\)?")
+_NUMBER = re.compile(
+    r"""["'(+-]?[$€£¥]?[+-]?\d[\d.,'\s]*(e[+-]?\d+)?[%$€£¥]?["')]?""", re.IGNORECASE
+)
 _DATE = re.compile(r"(\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{2,4})([T ].*)?")
 
 
@@ -132,8 +134,7 @@ class Preparation:
         """What `xplinear.datasets.load` is to look for in a table; None where it was none."""
         if not self.columns:
             return None
-        text = {column.name: column.categories is not None for column in self.columns}
-        return Columns(text, self.target)
+        return Columns({column.name: column.categories for column in self.columns}, self.target)
 
     @property
     def imputes(self) -> bool:

@@ -38,7 +38,8 @@ def check_writable(
         msg = f"{str(path)!r} is a directory; name a file"
         raise IsADirectoryError(msg)
     if not folder.is_dir():
-        msg = f"no directory {str(path.parent)!r} for {path.name!r}; make it first"
+        missing = folder if path.is_symlink() else path.parent
+        msg = f"no directory {str(missing)!r} for {path.name!r}; make it first"
         raise FileNotFoundError(msg)
     if _is_special(path):
         return
@@ -82,10 +83,12 @@ def written(*paths: str | os.PathLike[str] | None) -> Generator[list[Any]]:
                 complete.chmod(final[path].stat().st_mode)
             complete.replace(final[path])
     except OSError as error:
-        if error.errno is None:
-            raise
         names = ", ".join(repr(str(path)) for path in asked if path)
         msg = f"{names} cannot be written: {error.strerror}"
+        if error.errno is None:  # it has a message of ours, of a file in our place
+            msg = str(error)
+            for path, start in unfinished.items():
+                msg = msg.replace(str(start), str(path))
         raise type(error)(msg) from error
     finally:
         for start in unfinished.values():
