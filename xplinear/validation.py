@@ -115,6 +115,9 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
         If X is not two-dimensional, sparse, empty, not numeric, not finite, or, unless
         ``reset``, has other columns than the estimator was fitted with.
     """
+    unnamed = reset or not hasattr(estimator, "feature_names_in_")
+    if unnamed and _is_plain(X) and (reset or X.shape[1] == estimator.n_features_in_):
+        return X, Features(X.shape[1], None)
     # The estimator keeps what it knows until a fit succeeds: checks are made on a copy.
     probe = type(estimator)()
     if not reset:
@@ -144,6 +147,14 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
         raise ValueError(msg)
     X = _doubles(checked) if checked.dtype.kind == "f" and checked.itemsize > 8 else checked
     return X, Features(X.shape[1], getattr(probe, "feature_names_in_", None))
+
+
+def _is_plain(X: Any) -> bool:
+    """Whether it is a matrix in which scikit-learn, in the time of a prediction, finds no fault."""
+    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in (np.float32, np.float64):
+        return False
+    with np.errstate(all="ignore"):
+        return X.size > 0 and bool(np.isfinite(X.sum()))
 
 
 def _refuse_masked(name: str, values: Any) -> None:
@@ -263,13 +274,15 @@ def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
         msg = f"{name} should be a 1d array of labels, got an array of shape {labels.shape}"
         raise ValueError(msg)
     labels = _plain_labels(labels, name)
-    try:
-        with naming(name):
-            check_classification_targets(labels)
-    except TypeError as error:
-        msg = f"{name} mixes labels that cannot be sorted ({error}); use one type for all"
-        raise ValueError(msg) from error
+    if labels.dtype.kind == "f":
+        _check_targets(labels, name)
     return labels
+
+
+def _check_targets(labels: HostArray, name: str) -> None:
+    """Raise ValueError if labels are real numbers, and warn if they are likely to be."""
+    with naming(name):
+        check_classification_targets(labels)
 
 
 def _is_missing(label: Any) -> bool:
@@ -358,6 +371,7 @@ def encode_labels(
         If there are fewer than two classes, or a label is not among the ``classes`` given.
     """
     if classes is None:
+        _check_targets(y, name)
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             only = ", ".join(map(repr, classes.tolist())) or "none at all"
