@@ -353,7 +353,7 @@ def naming(argument: str) -> Generator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         text = str(error)
         text = text if re.search(rf"\b{argument}\b", text) else f"{argument}: {text}"
@@ -409,7 +409,7 @@ def _is_of(dtype: Any, kind: str | tuple[str, ...], xp: Namespace) -> bool:
     return "bfloat16" in str(dtype) and "real floating" in kind
 
 
-def _on_host(x: Array) -> bool:
+def _is_on_host(x: Array) -> bool:
     """Whether the values of an array can be read without waiting for a device."""
     library = type(x).__module__.partition(".")[0]
     return library in _HOST_LIBRARIES and "cpu" in str(device(x)).lower()
@@ -420,7 +420,7 @@ def check_codes(y: Any, k: int, *, name: str = "y") -> None:
 
     Arrays on other devices are not looked at: the host would have to wait for them.
     """
-    if not _on_host(y) or 0 in y.shape:
+    if not _is_on_host(y) or 0 in y.shape:
         return
     xp = array_namespace(y)
     try:
@@ -437,7 +437,7 @@ def check_codes(y: Any, k: int, *, name: str = "y") -> None:
 
 def check_finite(name: str, x: Array, *, least: float = -math.inf) -> None:
     """Raise ArgumentError if an array on the host is not finite, or below ``least``."""
-    if not _on_host(x):
+    if not _is_on_host(x):
         return
     xp = array_namespace(x)
     try:

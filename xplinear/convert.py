@@ -164,16 +164,14 @@ def to_sklearn(clf: LinearClassifier) -> SklearnClassifier:
         raise ValueError(msg)
     kind, settings = _COUNTERPARTS[loss]
     model = kind(fit_intercept=clf.fit_intercept, **settings)
-    coef, intercept, classes = (
-        backend_of(a).to_host(a) for a in (clf.coef_, clf.intercept_, clf.classes_)
-    )
+    coef, intercept = (clf.backend_.to_host(a) for a in (clf.coef_, clf.intercept_))
     near, standard = host_parameters(clf)
     if standard is not None:  # in float64 the scores cancel less
         near = Params(*(a.astype(np.float64) for a in near))
         xp = array_namespace(near.W)
         (coef,), (intercept,) = linear_coefficients(restandardized(near, standard, None, xp=xp))
     model.coef_, model.intercept_ = np.array(coef, order="C"), np.array(intercept)
-    model.classes_, model.n_features_in_ = classes, clf.n_features_in_
+    model.classes_, model.n_features_in_ = clf.classes_, clf.n_features_in_
     if hasattr(clf, "feature_names_in_"):
         model.feature_names_in_ = clf.feature_names_in_
     return model

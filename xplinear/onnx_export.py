@@ -10,7 +10,6 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 import xplinear
-from xplinear.backends import backend_of
 from xplinear.data import Standard
 from xplinear.estimator import host_parameters, is_probabilistic
 from xplinear.writing import check_writable, written
@@ -42,15 +41,15 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
     """
     check_is_fitted(clf)
     check_writable(path, [".onnx"], bare=True)
-    classes = backend_of(clf.classes_).to_host(clf.classes_)
+    classes = clf.classes_
     if classes.dtype.kind in "iu":  # which few programs read as anything but int64
         fits = classes.max() <= np.iinfo(np.int64).max
         classes = classes.astype(np.int64 if fits else np.uint64)
-    elif classes.dtype.kind in "UO":
+    elif classes.dtype.kind not in "bf":
         classes = classes.astype(object)
-    if classes.dtype.kind == "O" and not all(isinstance(label, str) for label in classes):
-        msg = "labels must be numbers or strings to be written to ONNX; fit with such labels"
-        raise TypeError(msg)
+        if not all(isinstance(label, str) for label in classes):
+            msg = "labels must be numbers or strings to be written to ONNX; fit with such labels"
+            raise TypeError(msg)
     params, standard = host_parameters(clf)
     W, b = params.W[:, 0, :].astype(np.float64), params.b[0].astype(np.float64)
     first: list[NodeProto] = []

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import xplinear
 from xplinear.arguments import DTYPE, NONE, PATH, plain
-from xplinear.backends import backend_of, get_backend
+from xplinear.backends import get_backend
 from xplinear.certificate import Certificate
 from xplinear.data import Standard
 from xplinear.estimator import LinearClassifier, host_parameters, shift_features
@@ -105,8 +105,8 @@ def save(
     """
     check_is_fitted(clf)
     check_writable(path, [ENDING], bare=True)
-    classes = backend_of(clf.classes_).to_host(clf.classes_)
-    numeric = classes.dtype.kind in "biuf" and classes.dtype.itemsize <= 8
+    classes = clf.classes_
+    numeric = classes.dtype.kind in "biuf"
     if not numeric and not all(isinstance(label, str) for label in classes.tolist()):
         msg = f"labels of type {classes.dtype} cannot be saved; use numbers or strings, or pickle"
         raise TypeError(msg)

@@ -392,7 +392,7 @@ class CoefficientPathDisplay:
         """
         _check_fitted(clf, LinearClassifierCV)
         best = _fitted(clf)
-        classes, coefs = _host(best.classes_).tolist(), _host(clf.coefs_paths_)
+        classes, coefs = best.classes_.tolist(), _host(clf.coefs_paths_)
         classes = classes[1:] if len(classes) == 2 else classes
         label = classes[0] if label is None else label
         if label not in classes:
@@ -498,7 +498,7 @@ class ClassTemplatesDisplay:
         """
         best = _fitted(clf)
         coef = _host(best.coef_)
-        classes = _host(best.classes_)
+        classes = best.classes_
         names = [str(name) for name in (classes if display_labels is None else display_labels)]
         names = names[-len(coef) :] if len(names) == len(classes) else names
         return cls(coef, image_shape, names, _problem_of(best, data)).plot(ax)

@@ -11,7 +11,6 @@ import numpy as np
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
-    _num_samples,  # pyright: ignore[reportPrivateUsage,reportUnknownVariableType]
     check_array,
     validate_data,
 )
@@ -51,6 +50,7 @@ _CHECK_BYTES = 2**26
 # Dtypes of rows: those that float32 holds, and wider ones.
 _NARROW = ("bool", "int8", "int16", "uint8", "uint16", "float16", "bfloat16", "float32")
 _WIDE = ("int32", "int64", "uint32", "uint64", "float64")
+_PLAIN = np.dtype(np.float32).str, np.dtype(np.float64).str  # in the order of this machine
 _MISSING_LABELS = (
     "Input {} contains NaN or infinity, or labels are missing (None, NA); every row needs a label: "
     "drop the others"
@@ -115,6 +115,9 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
         If X is not two-dimensional, sparse, empty, not numeric, not finite, or, unless
         ``reset``, has other columns than the estimator was fitted with.
     """
+    unnamed = reset or not hasattr(estimator, "feature_names_in_")
+    if unnamed and _is_plain(X) and (reset or X.shape[1] == estimator.n_features_in_):
+        return X, Features(X.shape[1], None)
     # The estimator keeps what it knows until a fit succeeds: checks are made on a copy.
     probe = type(estimator)()
     if not reset:
@@ -144,6 +147,14 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
         raise ValueError(msg)
     X = _doubles(checked) if checked.dtype.kind == "f" and checked.itemsize > 8 else checked
     return X, Features(X.shape[1], getattr(probe, "feature_names_in_", None))
+
+
+def _is_plain(X: Any) -> bool:
+    """Whether it is a matrix in which scikit-learn, in the time of a prediction, finds no fault."""
+    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype.str not in _PLAIN:
+        return False
+    with np.errstate(all="ignore"):
+        return X.size > 0 and bool(np.isfinite(X.sum()))
 
 
 def _refuse_masked(name: str, values: Any) -> None:
@@ -198,18 +209,15 @@ def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
     return X
 
 
-def check_lengths(X: Any, y: Any) -> int:
-    """Return n, the number of rows of X; raise ValueError if y has another."""
-    with naming("X"):
-        n = int(_num_samples(X))
-    labels = int(_num_samples(y))
+def check_lengths(X: Array, y: Array) -> None:
+    """Raise ValueError unless there is one label for each row, or prediction of it."""
+    n, labels = X.shape[0], y.shape[0]
     if n != labels:
         msg = (
             f"Found input variables with inconsistent numbers of samples: [{n}, {labels}]: "
             "X needs one row, and y one label, per sample"
         )
         raise ValueError(msg)
-    return n
 
 
 def check_classes(classes: Any) -> HostArray:
@@ -263,13 +271,15 @@ def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
         msg = f"{name} should be a 1d array of labels, got an array of shape {labels.shape}"
         raise ValueError(msg)
     labels = _plain_labels(labels, name)
-    try:
-        with naming(name):
-            check_classification_targets(labels)
-    except TypeError as error:
-        msg = f"{name} mixes labels that cannot be sorted ({error}); use one type for all"
-        raise ValueError(msg) from error
+    if labels.dtype.kind == "f":
+        _check_targets(labels, name)
     return labels
+
+
+def _check_targets(labels: HostArray, name: str) -> None:
+    """Raise ValueError if labels are real numbers, and warn if they are likely to be."""
+    with naming(name):
+        check_classification_targets(labels)
 
 
 def _is_missing(label: Any) -> bool:
@@ -358,6 +368,7 @@ def encode_labels(
         If there are fewer than two classes, or a label is not among the ``classes`` given.
     """
     if classes is None:
+        _check_targets(y, name)
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             only = ", ".join(map(repr, classes.tolist())) or "none at all"
