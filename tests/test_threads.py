@@ -17,13 +17,14 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import xplinear as xl
 from xplinear.backends import threads
-from xplinear.backends.threads import each, products
+from xplinear.backends.threads import blas
 from xplinear.data import data_of
 from xplinear.losses import SoftmaxLoss
 from xplinear.penalties import L2Penalty
 
 X, y = load_digits(return_X_y=True)
 X = X / 16.0
+each, products = blas.each, blas.products
 BLAS = ThreadpoolController().select(user_api="blas").lib_controllers
 needs_blas = pytest.mark.skipif(not BLAS, reason="the number of its threads cannot be set")
 
@@ -85,7 +86,7 @@ class TestEach:
         assert [next(results) for _ in range(5)] == [0, 0, 0, 0, 1]
         with pytest.raises(ZeroDivisionError):
             next(results)
-        assert (threads._threads.small, threads._threads.large) == (set(), set())
+        assert (blas.small, blas.large) == (set(), set())
 
     def test_the_context_comes_along(self, three_threads):
         with np.errstate(divide="ignore"):  # else a warning, and so an error
@@ -152,6 +153,123 @@ class TestBlas:
 def _in_child():
     before = [library.get_num_threads() for library in BLAS]
     return before, sum(each(abs, iter(range(100))))
+
+
+class TestTorch:
+    """Settings are those of a thread: nobody else sees them change."""
+
+    @pytest.fixture(autouse=True)
+    def torch(self):
+        torch = pytest.importorskip("torch")
+        from xplinear.backends import torch as ours
+
+        if not ours._of_a_thread():
+            pytest.skip("the number of torch's threads cannot be set")
+        before = torch.get_num_threads()
+        torch.set_num_threads(3)
+        yield torch
+        torch.set_num_threads(before)
+
+    @pytest.fixture
+    def small(self):
+        return replace(xl.get_backend("torch"), block_bytes=2**17)
+
+    def test_small_products_in_one_thread_large_ones_in_all(self, torch, small):
+        def numbers():
+            """Return what torch and MKL would use here."""
+            lines = torch.__config__.parallel_info().splitlines()
+            said = ("at::get_num_threads", "mkl_get_max_threads")
+            return {int(line.rpartition(":")[2]) for line in lines if any(s in line for s in said)}
+
+        with small.products(1e6), ThreadPoolExecutor(1) as other:
+            assert numbers() == {1}
+            assert other.submit(numbers).result() == {3}
+            with small.products(1e12):
+                assert numbers() == {3}
+            assert numbers() == {1}
+        assert numbers() == {3}
+
+    def test_others_help(self, torch, small):
+        both = threading.Barrier(2, timeout=60)
+
+        def meet(i):
+            if i in {1, 2}:  # the first is computed alone
+                both.wait()
+            return i, torch.is_grad_enabled(), torch.get_num_threads(), threading.current_thread()
+
+        with torch.no_grad():
+            numbers, gradients, threads_, who = zip(*small.each(meet, iter(range(9))), strict=True)
+        assert numbers == tuple(range(9))
+        assert (set(gradients), set(threads_)) == ({False}, {1})
+        assert len(set(who)) > 1
+
+    @pytest.mark.parametrize("context", ["gradients", "vmap"])
+    def test_what_others_follow_is_computed_where_they_do(self, torch, small, context):
+        clf = xl.LinearClassifier(backend=small).fit(X, y)
+        expected = clf.decision_function(X)
+        A = torch.from_numpy(X)
+        if context == "vmap":
+            with torch.no_grad():
+                Z = torch.func.vmap(clf.decision_function)(torch.stack([A, A]))
+            for part in Z:
+                np.testing.assert_allclose(part, expected, rtol=1e-10, atol=1e-12)
+        else:
+            clf.decision_function(A.requires_grad_()).sum().backward()
+            rows = clf.coef_.sum(0).expand(len(X), -1)
+            np.testing.assert_allclose(A.grad, rows, rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.parametrize("settings", [{}, {"solver": "sgd", "max_iter": 2}], ids=str)
+    def test_fits_do_not_depend_on_the_number_of_threads(self, torch, small, settings):
+        found = []
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            clf = xl.LinearClassifier(backend=small, random_state=0, **settings).fit(X, y)
+            found.append(clf.coef_)
+            assert torch.get_num_threads() == number
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
+
+    def test_one_thread_is_one_thread(self, torch, small, monkeypatch):
+        torch.set_num_threads(1)
+        monkeypatch.setattr(threads, "_helpers", None)  # an error, if asked
+        xl.LinearClassifier(backend=small).fit(X, y)
+
+    def test_it_is_left_as_it_was(self, torch, small):
+        for end in (None, RuntimeError, KeyboardInterrupt):
+
+            def stop(progress, end=end):
+                assert torch.get_num_threads() == 3
+                if end is not None:
+                    raise end
+
+            with suppress(RuntimeError, KeyboardInterrupt):
+                xl.LinearClassifier(backend=small).fit(X, y, callbacks=[stop])
+            assert torch.get_num_threads() == 3
+
+    def test_fits_in_threads(self, torch, small):
+        def fit(seed):
+            settings = {"solver": "sgd", "max_iter": 2, "random_state": seed}
+            clf = xl.LinearClassifier(backend=small, **settings).fit(X, y)
+            return clf.coef_, torch.get_num_threads()
+
+        alone = [fit(seed) for seed in range(4)]
+        with ThreadPoolExecutor(4) as several:
+            together = list(several.map(fit, range(4)))
+        for (one, _), (other, number) in zip(alone, together, strict=True):
+            assert torch.equal(one, other)
+            assert number == 3
+
+    @pytest.mark.parametrize(("size", "number"), [(1, 1), (1000, 3)])
+    def test_mini_batches(self, torch, small, size, number):
+        seen = []
+
+        def update(carry, batch, factor):
+            seen.append(torch.get_num_threads())
+            return carry
+
+        W, rows = torch.zeros(1000, 1000), torch.arange(2000)
+        small.fold(update, (), (W,), (rows,), rows, [1.0] * (2000 // size), size)
+        assert set(seen) == {number}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

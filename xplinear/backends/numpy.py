@@ -12,7 +12,7 @@ import array_api_compat.numpy as xp
 import numpy as np
 
 from xplinear.backends.base import Backend, BackendError, fetched, read_rows
-from xplinear.backends.threads import each, products
+from xplinear.backends.threads import blas
 from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import Namespace
 
@@ -54,7 +54,7 @@ def _fold(
         ]
 
     factors = iter(schedule)
-    with ThreadPoolExecutor(1) as thread, products(2.0 * size * _numbers(carry)):
+    with ThreadPoolExecutor(1) as thread, blas.products(2.0 * size * _numbers(carry)):
         piece = gather(0)
         for start in range(0, n, per_piece):
             coming = thread.submit(gather, start + per_piece) if start + per_piece < n else None
@@ -100,8 +100,8 @@ _BACKEND = Backend(
     fetch=np.asarray,
     block_bytes=2 * 2**20,  # a block and its scores stay in the second-level cache
     fold=_fold,
-    each=each,
-    products=products,
+    each=blas.each,
+    products=blas.products,
     kernels=MappingProxyType({(SoftmaxLoss, "value_and_grad"): _softmax}),
 )
 

@@ -1,7 +1,7 @@
-"""Threads on the CPU: blocks of rows on our own, those of the BLAS for large products only.
+"""Threads on the CPU: blocks of rows on our own, those of the library for large products only.
 
-A product that the BLAS divides among threads is through when the last of them has run; beside
-another busy program that one may not even have begun. Blocks of rows need not wait for each other:
+What a library divides among threads is through when the last of them has run; beside another busy
+program that one may not even have begun. Blocks of rows need not wait for each other:
 each is multiplied in one thread, and exp and log run on every core too. Results do not depend on
 how many threads there are.
 """
@@ -18,12 +18,12 @@ from functools import cache
 from itertools import islice
 from threading import Lock
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["each", "products"]
+__all__ = ["Setting", "Threads", "blas"]
 
 _LARGE = 1e9  # operations: they take longer than a thread has to wait for its turn
 _ALONE = 0.001  # seconds; what is through by then is not worth waking others
@@ -32,9 +32,17 @@ _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
 
+class Setting(NamedTuple):
+    """How many threads some library uses: in the process, or in the thread that asks."""
+
+    get: Callable[[], int]  # 0 where it is that of another library
+    set: Callable[[int], Any]
+
+
 @cache
-def _blas() -> list[Any]:
-    return ThreadpoolController().select(user_api="blas").lib_controllers
+def _blas() -> list[Setting]:
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    return [Setting(library.get_num_threads, library.set_num_threads) for library in libraries]
 
 
 @cache
@@ -46,31 +54,48 @@ def _helpers(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, "xplinear")
 
 
-class _Threads:
-    """Who computes at present. The BLAS has one setting for the process: all users share it."""
+class Threads:
+    """Who computes at present, with libraries that have one setting for all users.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    settings : callable
+        Returns those to be changed, always the same; called at first use.
+
+    Examples
+    --------
+    >>> threads = Threads(list)  # of no library
+    >>> with threads.products(1e6):
+    ...     threads.number
+    1
+    >>> list(threads.each(abs, iter([-1, 2, -3])))
+    [1, 2, 3]
+    """
+
+    def __init__(self, settings: Callable[[], list[Setting]]) -> None:
+        self.settings = settings
         self.lock = Lock()
         self.small, self.large = set[object](), set[object]()  # users, by their products
-        self.before: list[int] = []  # what the BLAS is set to where there are none
+        self.before: list[int] = []  # what the settings are where there are none
 
     @property
     def number(self) -> int:
-        """As many as the BLAS would use: it heeds the environment, and whoever limits it."""
-        return min(self.before, default=1)
+        """As many as the library would use: it heeds the environment, and whoever limits it."""
+        return min(filter(None, self.before), default=1)
 
     @property
     def _one_each(self) -> bool:
         return bool(self.small) and not self.large
 
     def enter(self, user: object, *, large: bool) -> None:
+        """Remember a user, until it is told to leave."""
         with self.lock:
             if not (self.small or self.large):
-                self.before = [library.get_num_threads() for library in _blas()]
+                self.before = [setting.get() for setting in self.settings()]
             one = self._one_each
             (self.large if large else self.small).add(user)
             if one != self._one_each:
-                self._set_blas()
+                self._set()
 
     def leave(self, user: object) -> None:
         """Forget a user; Ctrl-C may have come before there was one."""
@@ -79,11 +104,50 @@ class _Threads:
             self.small.discard(user)
             self.large.discard(user)
             if one != self._one_each:
-                self._set_blas()
+                self._set()
 
-    def _set_blas(self) -> None:
-        for library, before in zip(_blas(), self.before, strict=True):
-            library.set_num_threads(1 if self._one_each else before)
+    def _set(self) -> None:
+        for setting, before in zip(self.settings(), self.before, strict=True):
+            setting.set(1 if self._one_each else before)
+
+    @contextmanager
+    def products(self, flops: float) -> Generator[None]:
+        """Make matrix products of about so many operations each: small ones in one thread."""
+        user = object()
+        try:
+            self.enter(user, large=flops >= _LARGE)
+            yield
+        finally:
+            self.leave(user)
+
+    def each(self, function: Callable[[_Item], _Made], items: Iterator[_Item]) -> Generator[_Made]:
+        """Yield ``function(item)`` of each, in order, computed by as many threads as there may be.
+
+        The calling thread takes what no other has begun: it waits for nothing but what is under
+        way.
+        """
+        with self.products(0.0):
+            end = perf_counter() + _ALONE
+            for item in items:
+                yield function(item)
+                if perf_counter() > end and self.number > 1:
+                    break
+            else:
+                return
+            ahead = self.number + _AHEAD
+            coming: deque[tuple[_Item, Future[_Made]]] = deque()
+            try:
+                while True:
+                    for item in islice(items, ahead - len(coming)):
+                        coming.append((item, self.help_with(function, item)))
+                    if not coming:
+                        return
+                    if not coming[0][1].done():
+                        _take_one(function, coming)
+                    yield coming.popleft()[1].result()
+            finally:
+                futures = [future for _, future in coming]
+                wait([future for future in futures if not future.cancel()])
 
     def help_with(self, function: Callable[[_Item], _Made], item: _Item) -> Future[_Made]:
         """Let another thread call a function, in the context of this one."""
@@ -91,9 +155,10 @@ class _Threads:
         return helpers.submit(copy_context().run, self._helped, function, item)
 
     def _helped(self, function: Callable[[_Item], _Made], item: _Item) -> _Made:
-        with self.lock:
-            self._set_blas()  # on OpenMP it has a setting for each thread
-        return function(item)
+        with self.products(0.0):
+            with self.lock:
+                self._set()  # on OpenMP a BLAS has a setting for each thread
+            return function(item)
 
     def forked(self) -> None:
         """Begin anew in a child process, which has none of the threads."""
@@ -102,64 +167,7 @@ class _Threads:
         self.large.clear()
         _helpers.cache_clear()
         if self.before:
-            self._set_blas()
-
-
-_threads = _Threads()
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_threads.forked)
-
-
-@contextmanager
-def products(flops: float) -> Generator[None]:
-    """Make matrix products of about so many operations each: small ones in one thread.
-
-    Examples
-    --------
-    >>> with products(1e6):
-    ...     np.eye(2) @ np.ones(2)
-    array([1., 1.])
-    """
-    user = object()
-    try:
-        _threads.enter(user, large=flops >= _LARGE)
-        yield
-    finally:
-        _threads.leave(user)
-
-
-def each(function: Callable[[_Item], _Made], items: Iterator[_Item]) -> Generator[_Made]:
-    """Yield ``function(item)`` of each, in order, computed by as many threads as the BLAS has.
-
-    The calling thread takes what no other has begun: it waits for nothing but what is under way.
-
-    Examples
-    --------
-    >>> list(each(abs, iter([-1, 2, -3])))
-    [1, 2, 3]
-    """
-    with products(0.0):
-        end = perf_counter() + _ALONE
-        for item in items:
-            yield function(item)
-            if perf_counter() > end and _threads.number > 1:
-                break
-        else:
-            return
-        ahead = _threads.number + _AHEAD
-        coming: deque[tuple[_Item, Future[_Made]]] = deque()
-        try:
-            while True:
-                for item in islice(items, ahead - len(coming)):
-                    coming.append((item, _threads.help_with(function, item)))
-                if not coming:
-                    return
-                if not coming[0][1].done():
-                    _take_one(function, coming)
-                yield coming.popleft()[1].result()
-        finally:
-            futures = [future for _, future in coming]
-            wait([future for future in futures if not future.cancel()])
+            self._set()
 
 
 def _take_one(
@@ -172,3 +180,8 @@ def _take_one(
             done.set_result(function(item))
             coming[i] = item, done
             return
+
+
+blas = Threads(_blas)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=blas.forked)

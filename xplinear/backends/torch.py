@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -24,6 +27,7 @@ from xplinear.backends.base import (
     native,
     upload_ahead,
 )
+from xplinear.backends.threads import Setting, Threads
 
 __all__ = ["describe", "follow", "select"]
 
@@ -122,6 +126,60 @@ def _fold_on(device: torch.device, *args: Any) -> Any:
             outer.wait_stream(stream)  # after an error too: what was queued reads the arrays
 
 
+@cache
+def _of_a_thread() -> list[Setting]:
+    """Return what `torch.set_num_threads` changes in the calling thread.
+
+    It also changes what threads to come will have, such as those of the user, for as long as they
+    live: that is not for us to do.
+    """
+    file = torch._C.__file__  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    library = ctypes.CDLL(file)  # finds what it depends on too
+    openmp: Any = getattr(library, "omp_set_num_threads", None)  # not on Windows
+    mkl: Any = getattr(library, "MKL_Set_Num_Threads_Local", None)  # not on ARM
+
+    def get_mkl() -> int:
+        before = mkl(0)  # it returns what was; 0 is whatever OpenMP has
+        mkl(before)
+        return before
+
+    if not openmp:
+        return []
+    # The number must be asked of torch: its first use in a thread sets it.
+    return [Setting(torch.get_num_threads, openmp)] + ([Setting(get_mkl, mkl)] if mkl else [])
+
+
+class _Threads(Threads, threading.local):
+    """Those of torch: each of its users' threads has settings of its own."""
+
+
+_threads = _Threads(_of_a_thread)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_threads.forked)
+
+
+def _each(function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
+    """Compute in several threads, unless somebody may follow what is done in this one."""
+    if torch.is_grad_enabled() or _tracing():
+        return map(function, items)
+    return _threads.each(torch.no_grad()(function), items)
+
+
+def _fold_on_cpu(
+    update: Callable[..., Any],
+    static: Sequence[Hashable],
+    carry: Any,
+    data: Sequence[torch.Tensor | None],
+    rows: torch.Tensor,
+    schedule: Sequence[float],
+    size: int,
+    *args: Any,
+) -> Any:
+    numbers = max(part.numel() for part in _tensors(carry))
+    with _threads.products(2.0 * size * numbers):
+        return fold_in_python(update, static, carry, data, rows, schedule, size, *args, xp=xp)
+
+
 @contextmanager
 def _products(tf32: bool) -> Generator[None]:
     """Multiply float32 matrices in TF32, or not; the user's own setting comes back."""
@@ -176,6 +234,9 @@ def _on(device: torch.device) -> Backend:
         free_memory=free_host_memory,
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
     )
+    if device.type == "cpu":
+        fold = _without_autocast("cpu", _fold_on_cpu)
+        return replace(backend, fold=fold, plain_fold=fold, each=_each, products=_threads.products)
     if device.type != "cuda":
         return backend
     return replace(
@@ -256,6 +317,11 @@ def _refuses(x: torch.Tensor) -> str | None:
     if x.device.type == "meta":
         return "is on the device 'meta', which keeps no values; give one that has them"
     return None
+
+
+def _tracing() -> bool:
+    level = torch._C._functorch.peek_interpreter_stack()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    return torch.compiler.is_compiling() or level is not None
 
 
 _wrapped: Callable[[torch.Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
