@@ -51,6 +51,7 @@ _CHECK_BYTES = 2**26
 # Dtypes of rows: those that float32 holds, and wider ones.
 _NARROW = ("bool", "int8", "int16", "uint8", "uint16", "float16", "bfloat16", "float32")
 _WIDE = ("int32", "int64", "uint32", "uint64", "float64")
+_PLAIN = np.dtype(np.float32).str, np.dtype(np.float64).str  # in the order of this machine
 _MISSING_LABELS = (
     "Input {} contains NaN or infinity, or labels are missing (None, NA); every row needs a label: "
     "drop the others"
@@ -151,7 +152,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
 
 def _is_plain(X: Any) -> bool:
     """Whether it is a matrix in which scikit-learn, in the time of a prediction, finds no fault."""
-    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in (np.float32, np.float64):
+    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype.str not in _PLAIN:
         return False
     with np.errstate(all="ignore"):
         return X.size > 0 and bool(np.isfinite(X.sum()))
