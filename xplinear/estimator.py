@@ -51,7 +51,7 @@ from xplinear.data.blocks import joined
 from xplinear.losses import LOSS, LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Interrupted, Progress, Result, minimize
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace, is_array
+from xplinear.namespace import Array, Namespace, accumulator, array_namespace
 from xplinear.objective import Objective, Params, class_scores, columns, scores
 from xplinear.penalties import PENALTIES, PENALTY, ElasticNetPenalty, L2Penalty, NoPenalty, Penalty
 from xplinear.solvers import (
@@ -846,7 +846,6 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given."""
         labels = check_labels(self, y)
-        check_lengths(X, labels)
         if len({array.dtype.kind in "biuf" for array in (labels, self.classes_)}) == 2:
             msg = (
                 f"y holds labels of dtype {labels.dtype}, but the classes that were fitted are "
@@ -854,8 +853,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             )
             raise ValueError(msg)
         predicted = self.predict(X)
-        if is_array(predicted):
-            predicted = backend_of(predicted).to_host(predicted)
+        check_lengths(predicted, labels)
+        predicted = backend_of(predicted).to_host(predicted)
         weights = check_weights(sample_weight, None, np.zeros(len(labels)), labels)
         return float(np.average(predicted == labels, weights=weights))
 
@@ -1170,15 +1169,15 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             """Return some rows; of weights only the ratios count, and equal ones need none."""
             own = None if weights is None else weights if index is None else weights[index]
             own = None if own is None or own.min() == own.max() else own / own.max()
-            data = data_of(
+            return data_of(
                 rows,
                 codes if index is None else codes[index],
                 None if own is None else own[:, None],
                 dtype,
                 index,
                 backend=backend,
+                classes=len(classes),
             )
-            return replace(data, classes=len(classes))
 
         scaled = visible if self.standardize else counted
         if partial and self._shifted is not None:  # it goes on in the same coordinates

@@ -11,7 +11,6 @@ import numpy as np
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
-    _num_samples,  # pyright: ignore[reportPrivateUsage,reportUnknownVariableType]
     check_array,
     validate_data,
 )
@@ -210,18 +209,15 @@ def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
     return X
 
 
-def check_lengths(X: Any, y: Any) -> int:
-    """Return n, the number of rows of X; raise ValueError if y has another."""
-    with naming("X"):
-        n = int(_num_samples(X))
-    labels = int(_num_samples(y))
+def check_lengths(X: Array, y: Array) -> None:
+    """Raise ValueError unless there is one label for each row, or prediction of it."""
+    n, labels = X.shape[0], y.shape[0]
     if n != labels:
         msg = (
             f"Found input variables with inconsistent numbers of samples: [{n}, {labels}]: "
             "X needs one row, and y one label, per sample"
         )
         raise ValueError(msg)
-    return n
 
 
 def check_classes(classes: Any) -> HostArray:

@@ -35,7 +35,7 @@ class StreamedData(ArrayData):
     ----------
     X : ndarray of shape (n, p)
         Or a memory map; any numeric dtype and layout, read-only too.
-    y, s, dtype, models, backend, standard, budget, padding
+    y, s, dtype, models, backend, standard, classes, budget, padding
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
@@ -159,6 +159,7 @@ def data_of(
     rows: np.ndarray[Any, np.dtype[Any]] | None = None,
     *,
     backend: Backend,
+    classes: int | None = None,
 ) -> ArrayData | StreamedData:
     """Return X moved to the backend, or streamed where it would take half of the free memory.
 
@@ -168,7 +169,7 @@ def data_of(
         On the host, or on the backend.
     y, s : Array
         On the host, or on the backend.
-    dtype, rows, backend
+    dtype, rows, backend, classes
         As in `StreamedData`; ``rows`` of X are copied where memory allows.
 
     Examples
@@ -190,7 +191,7 @@ def data_of(
     y = None if y is None else padded(y, padding, backend=backend)
     s = None if s is None else padded(s, padding, backend=backend, weigh=True)
     s = s if s is None or dtype is None else backend.asarray(s, dtype)
-    held: dict[str, Any] = {"backend": backend, "padding": padding}
+    held: dict[str, Any] = {"backend": backend, "classes": classes, "padding": padding}
     if large:
         return StreamedData(X, y, s, dtype, rows=rows, **held)
     if rows is not None:
