@@ -18,6 +18,7 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 import xplinear as xl
 from xplinear.backends import threads
 from xplinear.backends.threads import each, products
+from xplinear.data import data_of
 from xplinear.losses import SoftmaxLoss
 from xplinear.penalties import L2Penalty
 
@@ -191,3 +192,17 @@ def test_rows_are_converted_by_those_who_compute_with_them(numpy_backend, three_
     whole = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), half.astype(float), y, k=10)
     params = case.params(few)
     np.testing.assert_allclose(few.value(params), whole.value(params), rtol=1e-12)
+
+
+@needs_blas
+def test_an_error_between_blocks_leaves_the_blas_as_it_was(three_threads):
+    """Though the traceback, which a shell keeps, holds all that was under way."""
+
+    class Partial:
+        def __add__(self, other):
+            raise ZeroDivisionError
+
+    data = data_of(X, y, backend=replace(xl.get_backend("numpy"), block_bytes=1))
+    with pytest.raises(ZeroDivisionError) as kept:
+        data.reduce(lambda block: (Partial(),), (), scores=1)
+    assert blas_threads() == {3}, kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -180,7 +181,9 @@ class ArrayData:
         scores: int = 0,
     ) -> tuple[Array, ...]:
         """Return the sums over all blocks of ``function(*static, block, *args)``."""
-        return sums(results(self, function, static, args, scores))
+        parts: Any = results(self, function, static, args, scores)
+        with closing(parts):  # at once, though an error's traceback may hold them
+            return sums(parts)
 
     def epoch(
         self,
