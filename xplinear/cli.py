@@ -44,6 +44,7 @@ from xplinear.preparation import Column, Preparation
 from xplinear.scoring import SCORINGS
 from xplinear.solvers import SOLVERS
 from xplinear.sweep import SweepProgress
+from xplinear.validation import dtype_name
 from xplinear.writing import check_writable, written
 
 __all__ = ["app", "main"]
@@ -515,7 +516,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
         "p": p,
         "k": len(clf.classes_),
         "dtype": dataset.X.dtype,
-        "computed_in": _dtype_name(clf.coef_),
+        "computed_in": dtype_name(clf.coef_),
         "backend": clf.backend_.name,
         "device": clf.backend_.device,
         "loss": clf.loss,
@@ -566,7 +567,7 @@ def _described(clf: LinearClassifier, dataset: Dataset) -> Table:
         table.add_row("labels", f"column {dataset.target}")
     if clf.standardize:
         table.add_row("features", "standardized; --no-standardize leaves them as they are")
-    table.add_row("dtype", f"{dataset.X.dtype}, computed in {_dtype_name(clf.coef_)}")
+    table.add_row("dtype", f"{dataset.X.dtype}, computed in {dtype_name(clf.coef_)}")
     table.add_row("backend, device", f"{clf.backend_.name}, {clf.backend_.device}")
     return table
 
@@ -785,10 +786,6 @@ def _scores_table(clf: LinearClassifierCV, scoring: str) -> Table:
             style="bold" if chosen else None,
         )
     return table
-
-
-def _dtype_name(x: Any) -> str:
-    return str(x.dtype).removeprefix("torch.")
 
 
 def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> tuple[int, float | None]:
