@@ -126,7 +126,7 @@ def compiled() -> Iterator[Callable[[], int]]:
     """How often JAX compiled since it was asked last."""
     jax = pytest.importorskip("jax")
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)  # half the time
+    jax.config.update("jax_disable_most_optimizations", True)  # only shapes matter here
     events: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: events.append(event)
