@@ -62,7 +62,7 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(Exception, match="not fitted"):
         xl.LinearClassifier().to_onnx(tmp_path / "m.onnx")
     params = xl.Params(np.ones((5, 1, 1)), np.zeros((1, 1)))
-    clf = xl.LinearClassifier.from_params(params, np.asarray([(1,), "a"], dtype=object))
+    clf = xl.LinearClassifier.from_params(params, np.asarray(["2020", "2021"], "M8[D]"))
     with pytest.raises(TypeError, match="labels must be numbers or strings"):
         clf.to_onnx(tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())

@@ -771,13 +771,13 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         known = self.classes_ if fitted else None
         if classes is not None:
             given, _ = encode_labels(check_labels(self, classes, name="classes"), name="classes")
-            if known is not None and given.tolist() != known.tolist():
+            if known is not None and given.tolist() != sorted(known.tolist()):
                 msg = (
                     f"classes={given.tolist()} differ from those of the first call, "
                     f"{known.tolist()}"
                 )
                 raise ValueError(msg)
-            known = given
+            known = given if known is None else known
         if isinstance(self.class_weight, str) and self.class_weight == "balanced":
             msg = "class_weight='balanced' needs all rows at once; give partial_fit a dict"
             raise ValueError(msg)
@@ -845,6 +845,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given."""
+        check_is_fitted(self)
         labels = check_labels(self, y)
         check_lengths(X, labels)
         if len({array.dtype.kind in "biuf" for array in (labels, self.classes_)}) == 2:
@@ -855,7 +856,11 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         predicted = self.predict(X)
         if is_array(predicted):
-            predicted = backend_of(predicted).to_host(predicted)
+            backend = backend_of(predicted)
+            if backend.refuses(predicted) is not None:
+                msg = "score cannot be traced: it counts on the host; trace predict"
+                raise TypeError(msg)
+            predicted = backend.to_host(predicted)
         weights = check_weights(sample_weight, None, np.zeros(len(labels)), labels)
         return float(np.average(predicted == labels, weights=weights))
 
@@ -1367,6 +1372,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if own.traced(X) and own.xp is backend.xp:
             own = backend  # wherever it will be computed
         moved = own.name != backend.name
+        problem = own.refuses(X) if moved and not own.traced(X) else None
+        if problem is not None:
+            msg = f"X {problem}"
+            raise TypeError(msg)
         if moved and (own.name != self._source or own.traced(X)):
             msg = (
                 f"{type(self).__name__}.{method}() and fit must use the same namespace and device: "

@@ -48,7 +48,8 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
         classes = classes.astype(np.int64 if fits else np.uint64)
     elif classes.dtype.kind in "UO":
         classes = classes.astype(object)
-    if classes.dtype.kind == "O" and not all(isinstance(label, str) for label in classes):
+    texts = classes.dtype.kind == "O" and all(isinstance(label, str) for label in classes)
+    if not texts and classes.dtype.kind not in "biuf":
         msg = "labels must be numbers or strings to be written to ONNX; fit with such labels"
         raise TypeError(msg)
     params, standard = host_parameters(clf)

@@ -321,7 +321,7 @@ def _host_labels(y: Any, name: str) -> HostArray:
 
 def _as_given(y: Sequence[Any], labels: HostArray, name: str) -> HostArray:
     """Return labels of a list in a dtype that changes none; NumPy makes strings of all kinds."""
-    if labels.dtype.kind == "U" and not all(isinstance(label, str) for label in y):
+    if labels.dtype.kind == "U" and labels.tolist() != list(y):  # numbers, or a text ends in NUL
         return np.fromiter(y, object, len(y))
     return _numbers(y, name) if labels.dtype.kind == "f" else labels
 
@@ -348,7 +348,7 @@ def _numbers(y: Sequence[Any], name: str) -> HostArray:
 def encode_labels(
     y: HostArray, classes: HostArray | None = None, *, name: str = "y"
 ) -> tuple[HostArray, HostArray]:
-    """Return the sorted classes and the code 0 … k−1 of each label.
+    """Return the classes, sorted unless they are given, and the code 0 … k−1 of each label.
 
     ``name`` is that of the argument, for messages.
 
@@ -364,7 +364,8 @@ def encode_labels(
             msg = f"{name} has one class only, {only}; a classifier needs at least two classes"
             raise ValueError(msg)
         return classes, codes.astype(np.int32)
-    codes = np.clip(np.searchsorted(classes, y), 0, len(classes) - 1)
+    order = np.argsort(classes)
+    codes = order[np.clip(np.searchsorted(classes, y, sorter=order), 0, len(classes) - 1)]
     unseen = classes[codes] != y
     if unseen.any():
         msg = (
