@@ -147,6 +147,22 @@ class TestLabels:
         y = [labels[int(i > 0)] for i in Y]
         assert xl.LinearClassifier().fit(X, y).classes_.tolist() == labels
 
+    def test_close_numbers_of_other_dtypes(self):
+        close = np.asarray([2**53, 2**53 + 1])
+        y, unsigned = close[(Y > 0) * 1], close.astype(np.uint64)[(Y > 0) * 1]
+        clf = xl.LinearClassifier().partial_fit(X, y, classes=close).partial_fit(X, unsigned)
+        right = np.asarray(clf.predict(X)) == y
+        assert clf.score(X, unsigned) == right.mean()
+        first = np.asarray(clf.predict(X)) == close[0]
+        assert clf.score(X, np.full(60, 2.0**53)) == first.mean() < 1.0
+        clf = xl.LinearClassifier().fit(X, (Y > 0) * 2.0**53)
+        with pytest.raises(ValueError, match=r"not in classes: \[9007199254740993\]"):
+            clf.partial_fit(X, np.full(60, 2**53 + 1))
+
+    def test_missing_dates_are_missing(self):
+        with pytest.raises(ValueError, match="labels are missing"):
+            xl.LinearClassifier().fit(X, np.asarray(["2020-01-01", "NaT"], "M8[D]")[(Y > 0) * 1])
+
     def test_texts_keep_their_ends(self):
         labels = ["a", "a\0", "a "]
         clf = xl.LinearClassifier().fit(X, [labels[i] for i in Y])
@@ -184,6 +200,13 @@ class TestClassWeights:
             xl.LinearClassifier(class_weight={torch.tensor(7): 2.0}).fit(X, Y)
         with pytest.raises(ValueError, match="class_weight names a class twice"):
             xl.LinearClassifier(class_weight={torch.tensor(1): 2.0, 1: 3.0}).fit(X, Y)
+        with pytest.raises(ValueError, match="class_weight: can only convert an array of size 1"):
+            xl.LinearClassifier(class_weight={torch.tensor([0, 1]): 2.0}).fit(X, Y)
+
+    def test_texts_are_no_weights(self):
+        for dtype in (object, str):
+            with pytest.raises(ValueError, match=r"sample_weight is of .*; weights must be real"):
+                xl.LinearClassifier().fit(X, Y, np.full(60, "1", dtype))
 
 
 class TestRows:

@@ -87,6 +87,7 @@ from xplinear.validation import (
     computation_dtype,
     dtype_name,
     encode_labels,
+    in_dtype,
     labels_on,
     weights_and_unit,
 )
@@ -862,7 +863,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 raise TypeError(msg)
             predicted = backend.to_host(predicted)
         weights = check_weights(sample_weight, None, np.zeros(len(labels)), labels)
-        return float(np.average(predicted == labels, weights=weights))
+        near, same = in_dtype(labels, predicted.dtype)
+        return float(np.average((predicted == near) & same, weights=weights))
 
     def to(self, backend: str | Backend) -> Self:
         """Return a fitted copy on another backend: train on a GPU, serve on a CPU.
