@@ -149,6 +149,29 @@ class TestLabels:
         y = [labels[int(i > 0)] for i in Y]
         assert xl.LinearClassifier().fit(X, y).classes_.tolist() == labels
 
+    def test_close_numbers_of_other_dtypes(self):
+        close = np.asarray([2**53, 2**53 + 1])
+        y, unsigned = close[(Y > 0) * 1], close.astype(np.uint64)[(Y > 0) * 1]
+        clf = xl.LinearClassifier().partial_fit(X, y, classes=close).partial_fit(X, unsigned)
+        right = np.asarray(clf.predict(X)) == y
+        assert clf.score(X, unsigned) == right.mean()
+        first = np.asarray(clf.predict(X)) == close[0]
+        assert clf.score(X, np.full(60, 2.0**53)) == first.mean() < 1.0
+        clf = xl.LinearClassifier().fit(X, (Y > 0) * 2.0**53)
+        with pytest.raises(ValueError, match=r"not in classes: \[9007199254740993\]"):
+            clf.partial_fit(X, np.full(60, 2**53 + 1))
+
+    def test_missing_dates_are_missing(self):
+        with pytest.raises(ValueError, match="labels are missing"):
+            xl.LinearClassifier().fit(X, np.asarray(["2020-01-01", "NaT"], "M8[D]")[(Y > 0) * 1])
+
+    def test_texts_keep_their_ends(self):
+        labels = ["a", "a\0", "a "]
+        clf = xl.LinearClassifier().fit(X, [labels[i] for i in Y])
+        assert clf.classes_.tolist() == sorted(labels)
+        expected = xl.LinearClassifier().fit(X, [sorted(labels).index(labels[i]) for i in Y])
+        np.testing.assert_array_equal(clf.coef_, expected.coef_)
+
     def test_labels_on_a_backend(self, backend):
         there = labels_on(backend.backend, np.asarray([3, 5], np.uint16))
         assert type(there) is type(backend.asarray([3]))
@@ -179,6 +202,13 @@ class TestClassWeights:
             xl.LinearClassifier(class_weight={torch.tensor(7): 2.0}).fit(X, Y)
         with pytest.raises(ValueError, match="class_weight names a class twice"):
             xl.LinearClassifier(class_weight={torch.tensor(1): 2.0, 1: 3.0}).fit(X, Y)
+        with pytest.raises(ValueError, match="class_weight: can only convert an array of size 1"):
+            xl.LinearClassifier(class_weight={torch.tensor([0, 1]): 2.0}).fit(X, Y)
+
+    def test_texts_are_no_weights(self):
+        for dtype in (object, str):
+            with pytest.raises(ValueError, match=r"sample_weight is of .*; weights must be real"):
+                xl.LinearClassifier().fit(X, Y, np.full(60, "1", dtype))
 
 
 class TestRows:
@@ -286,6 +316,27 @@ class TestTensors:
             expected = xl.LinearClassifier().fit(values, Y).predict_proba(values)
             np.testing.assert_allclose(host(found), expected, atol=2e-2)
             assert clf.score(rows, Y) > 0.8
+
+    def test_of_a_class_of_ones_own(self, torch):
+        kind = type("Own", (torch.Tensor,), {})
+        rows, y, weights = (
+            torch.as_tensor(a).as_subclass(kind) for a in (X, Y, np.arange(60.0) + 1.0)
+        )
+        clf = xl.LinearClassifier().fit(rows, y, weights)
+        assert clf.backend_.name == "torch"
+        expected = xl.LinearClassifier().fit(X, Y, np.arange(60.0) + 1.0)
+        np.testing.assert_allclose(host(clf.coef_), expected.coef_, rtol=1e-6)
+        assert clf.score(rows, y) == expected.score(X, Y)
+
+    def test_what_is_no_tensor_is_no_x(self, torch):
+        for other in (torch.nn.Linear(2, 2), torch.utils.data.DataLoader(X)):
+            with pytest.raises(ValueError, match="X: Expected 2D array"):
+                xl.LinearClassifier().fit(other, Y)
+
+    def test_of_a_device_without_values_cannot_be_predicted(self, torch):
+        clf = xl.LinearClassifier().fit(torch.from_numpy(X), Y)
+        with pytest.raises(TypeError, match="X is on the device 'meta'"):
+            clf.predict(torch.from_numpy(X).to("meta"))
 
     def test_in_lists_and_as_labels_and_weights(self, torch):
         expected = xl.LinearClassifier().fit(X, Y, np.arange(60.0)).coef_
@@ -428,6 +479,8 @@ def test_predictions_under_jit(jax):
     named = xl.LinearClassifier().fit(rows, np.asarray(["a", "b", "c"])[Y])
     with pytest.raises(TypeError, match="predict cannot be traced: classes_ are <U1"):
         jax.jit(named.predict)(rows)
+    with pytest.raises(TypeError, match="score cannot be traced"):
+        jax.jit(lambda rows: clf.score(rows, 10 * Y))(rows)
 
 
 @contextmanager
@@ -603,6 +656,26 @@ class TestUseBackend:
             second.__exit__()
             first.__exit__()
             first.__exit__()
+
+    def test_one_choice_for_several_blocks(self):
+        one, two = self.NAMES
+        choice = xl.use_backend(one)
+        with choice, choice:
+            assert self.chosen() == one
+        assert self.chosen() is None
+        with xl.use_backend(two):
+            with choice:
+                assert self.chosen() == one
+            assert self.chosen() == two
+        assert self.chosen() is None
+
+    def test_the_variable_is_named(self, monkeypatch):
+        monkeypatch.setenv("XPLINEAR_BACKEND", "torhc")
+        with pytest.raises(ValueError, match="XPLINEAR_BACKEND: unknown backend 'torhc'"):
+            self.chosen()
+        monkeypatch.setenv("XPLINEAR_BACKEND", "numpy:7")
+        with pytest.raises(xl.BackendError, match="XPLINEAR_BACKEND: backend 'numpy:7' cannot be"):
+            self.chosen()
 
     def test_an_error_ends_the_block(self):
         with pytest.raises(ZeroDivisionError), xl.use_backend(self.NAMES[0]):

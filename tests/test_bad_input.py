@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -372,7 +373,7 @@ def optimization() -> Iterator[Call]:
         X=[*(x for x in SCORES if x is not TRUTH), Z[:, 0], Z[:, :, None], Z[:0], Z[:, :0]],
         y=[y for y in CODES if y is not None and not any(y is codes for codes in WRONG_CODES)],
         s=[*("x", 3, [], np.ones(N), np.ones((N - 1, 1)), np.ones((N, 0)), Y3[:, None], Nothing())],
-        dtype=[],
+        dtype=["float32", "x", 3, np.int32, bool],
         models=[],
         backend=[*NAME, *NONE],
         standard=[],
@@ -660,6 +661,55 @@ def test_an_objective_counts_its_classes(backend: Any) -> None:
         backend.objective(SoftmaxLoss(), L2Penalty(), X, Y3, k=2)
     with pytest.raises(ValueError, match="y must hold class codes from 0 on"):
         backend.objective(SoftmaxLoss(), L2Penalty(), X, Y3 - 1)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax:cpu"])
+def test_an_objective_looks_at_its_weights_on_the_host(library: str) -> None:
+    pytest.importorskip(library.partition(":")[0])
+    backend = get_backend(library)
+
+    def objective(*weights: float) -> Objective:
+        s = backend.asarray(np.repeat([[1.0, 1.0], [*weights]], N // 2, axis=0))
+        data = ArrayData(backend.asarray(X), backend.asarray(Y3), s, backend=backend)
+        return Objective(F.loss, F.penalty, backend.asarray(np.ones(2)), data, k=3)
+
+    objective(0.0, 0.0)
+    for weight in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="s must hold finite numbers of at least 0"):
+            objective(1.0, weight)
+
+
+def test_every_model_needs_a_row(numpy_backend: Any) -> None:
+    with pytest.raises(ValueError, match="s must give every model a row of positive weight"):
+        numpy_backend.objective(F.loss, F.penalty, X, Y3, np.eye(1, 2).repeat(N, 0))
+
+
+def test_an_objective_and_its_parameters_are_of_one_library(backend: Any) -> None:
+    other = get_backend("numpy" if backend.backend.name != "numpy" else "array_api_strict")
+    G = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y3)
+    with pytest.raises(ValueError, match="alpha must be an array of the library of the data"):
+        replace(G, alpha=other.asarray(np.asarray([0.1])))
+    start = Params(*(other.asarray(backend.to_numpy(a)) for a in G.zeros()))
+    for use in (G.value, G.value_and_grad, partial(minimize, G, LBFGS())):
+        with pytest.raises(ValueError, match="params: W must be an array of the library of the"):
+            use(start)
+
+
+@pytest.mark.parametrize("score", [1.0, None, [0.5], np.ones(2), np.ones(())])
+def test_a_validation_score_is_one_per_model(score: Any) -> None:
+    with pytest.raises(ValueError, match="validation_score"):
+        minimize(F, LBFGS(max_iter=3), validation_score=lambda _: score)
+
+
+def test_integers_need_a_dtype_to_compute_in() -> None:
+    with pytest.raises(ValueError, match=r"dtype must be a real floating one .* got int64"):
+        ArrayData(X.astype(np.int64), Y3, backend=BACKEND_NUMPY)
+    ArrayData(X.astype(np.int64), Y3, dtype=np.float32, backend=BACKEND_NUMPY)
+
+
+def test_a_score_needs_a_fit() -> None:
+    with pytest.raises(NotFittedError):
+        xl.LinearClassifier().score(X, Y)
 
 
 def test_the_model_and_further_rows_are_in_one_place() -> None:

@@ -519,6 +519,20 @@ def test_bad_parameters_are_named(settings, message):
         xl.LinearClassifier(**settings).fit(X, Y)
 
 
+def test_partial_fit_goes_on_with_classes_in_any_order():
+    start = xl.Params(np.zeros((5, 1, 1)), np.zeros((1, 1)))
+    y = NAMES[BINARY]
+    one, two = (
+        xl.LinearClassifier.from_params(start, classes, random_state=0)
+        for classes in (["dog", "cat"], ["cat", "dog"])
+    )
+    one.partial_fit(X, y).partial_fit(X, y, classes=["cat", "dog"])
+    two.partial_fit(X, y).partial_fit(X, y)
+    assert one.classes_.tolist() == ["dog", "cat"]
+    np.testing.assert_allclose(one.coef_, -two.coef_, rtol=1e-12)
+    assert one.score(X, y) == two.score(X, y) > 0.8
+
+
 def test_partial_fit_errors():
     clf = xl.LinearClassifier(random_state=0)
     with pytest.raises(ValueError, match="classes must be passed on the first call"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import xplinear as xl
+from xplinear.tables import matrix_of, table_of
 
 rng = np.random.default_rng(0)
 COLUMNS = {
@@ -184,3 +185,11 @@ def test_pandas_special_columns():
     unnamed = classifier().fit(pandas.DataFrame(X), Y)
     assert not hasattr(unnamed, "feature_names_in_")
     assert unnamed.coef_.shape == (3, 3)
+
+
+def test_integers_of_128_bits() -> None:
+    polars = pytest.importorskip("polars")
+    x = [1, 2**70, 3]
+    table = table_of(polars.DataFrame({"x": polars.Series(x, dtype=polars.Int128)}))
+    assert table is not None
+    np.testing.assert_array_equal(matrix_of(table)[:, 0], np.asarray(x, dtype=float))

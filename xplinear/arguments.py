@@ -32,9 +32,11 @@ __all__ = [
     "Check",
     "check_array",
     "check_codes",
+    "check_dtype",
     "check_finite",
     "check_rows",
     "check_same_library",
+    "check_weights",
     "instance",
     "integer",
     "named",
@@ -369,7 +371,8 @@ def check_array(
     """Return the namespace of an array of at least ``ndim`` axes and a kind of dtype."""
     of_kind = kind if isinstance(kind, str) else "real"
     axes = f" of at least {ndim} axes" * (ndim > 0)
-    wants = f"a {of_kind} array{axes} of NumPy, CuPy, torch or JAX"
+    article = "an" if of_kind == "integral" else "a"
+    wants = f"{article} {of_kind} array{axes} of NumPy, CuPy, torch or JAX"
     if not _is_array(x):
         msg = f"{name} must be {wants}, got {shown(x)}"
         raise ArgumentError(msg)
@@ -398,6 +401,23 @@ def check_rows(X: Any, y: Any, s: Any) -> None:
         if s.shape[0] != n or s.shape[1] < 1:
             msg = f"s must have the shape ({n}, 1) or ({n}, m), got {tuple(s.shape)}"
             raise ArgumentError(msg)
+
+
+def check_weights(s: Array) -> None:
+    """Raise ArgumentError if weights ``(n, m)`` on the host are negative, or all 0 for a model."""
+    check_finite("s", s, least=0.0)
+    if _is_on_host(s):
+        xp = array_namespace(s)
+        if not xp.all(xp.any(s > 0, axis=0)):
+            msg = "s must give every model a row of positive weight; it has a column of zeros"
+            raise ArgumentError(msg)
+
+
+def check_dtype(name: str, dtype: Any, *, xp: Namespace) -> None:
+    """Raise ArgumentError unless computations can be made in a dtype."""
+    if not _is_of(dtype, "real floating", xp):
+        msg = f"{name} must be a real floating one of the library of X, or that of X, got {dtype}"
+        raise ArgumentError(msg)
 
 
 def _is_of(dtype: Any, kind: str | tuple[str, ...], xp: Namespace) -> bool:

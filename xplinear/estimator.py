@@ -87,6 +87,7 @@ from xplinear.validation import (
     computation_dtype,
     dtype_name,
     encode_labels,
+    in_dtype,
     labels_on,
     weights_and_unit,
 )
@@ -771,13 +772,13 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         known = self.classes_ if fitted else None
         if classes is not None:
             given, _ = encode_labels(check_labels(self, classes, name="classes"), name="classes")
-            if known is not None and given.tolist() != known.tolist():
+            if known is not None and given.tolist() != sorted(known.tolist()):
                 msg = (
                     f"classes={given.tolist()} differ from those of the first call, "
                     f"{known.tolist()}"
                 )
                 raise ValueError(msg)
-            known = given
+            known = given if known is None else known
         if isinstance(self.class_weight, str) and self.class_weight == "balanced":
             msg = "class_weight='balanced' needs all rows at once; give partial_fit a dict"
             raise ValueError(msg)
@@ -845,6 +846,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given."""
+        check_is_fitted(self)
         labels = check_labels(self, y)
         if len({array.dtype.kind in "biuf" for array in (labels, self.classes_)}) == 2:
             msg = (
@@ -854,9 +856,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         predicted = self.predict(X)
         check_lengths(predicted, labels)
-        predicted = backend_of(predicted).to_host(predicted)
+        backend = backend_of(predicted)
+        if backend.refuses(predicted) is not None:
+            msg = "score cannot be traced: it counts on the host; trace predict"
+            raise TypeError(msg)
+        predicted = backend.to_host(predicted)
         weights = check_weights(sample_weight, None, np.zeros(len(labels)), labels)
-        return float(np.average(predicted == labels, weights=weights))
+        near, same = in_dtype(labels, predicted.dtype)
+        return float(np.average((predicted == near) & same, weights=weights))
 
     def to(self, backend: str | Backend) -> Self:
         """Return a fitted copy on another backend: train on a GPU, serve on a CPU.
@@ -1366,6 +1373,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         if own.traced(X) and own.xp is backend.xp:
             own = backend  # wherever it will be computed
         moved = own.name != backend.name
+        problem = own.refuses(X) if moved and not own.traced(X) else None
+        if problem is not None:
+            msg = f"X {problem}"
+            raise TypeError(msg)
         if moved and (own.name != self._source or own.traced(X)):
             msg = (
                 f"{type(self).__name__}.{method}() and fit must use the same namespace and device: "

@@ -22,7 +22,9 @@ from xplinear.arguments import (
     CALLABLES,
     FLAG,
     NONE,
+    ArgumentError,
     check_finite,
+    check_same_library,
     integer,
     number,
 )
@@ -385,12 +387,20 @@ class _Stack:
         """Return what `minimize` decides from, ``(9, models running)``."""
         xp = self.objective.xp
         penalty = self.objective.penalty_value(state.params)
+        score = xp.full_like(penalty, xp.nan)
+        if validation_score is not None:
+            score = validation_score(state.params)
+            check_same_library("what validation_score returns", score, "alpha", penalty)
+            if score.shape != penalty.shape:
+                msg = (
+                    f"validation_score must return one score per model, shape {penalty.shape}, "
+                    f"got shape {tuple(score.shape)}"
+                )
+                raise ArgumentError(msg)
         observed = (
             state.loss,
             penalty,
-            xp.full_like(penalty, xp.nan)
-            if validation_score is None
-            else validation_score(state.params),
+            score,
             state.step_size,
             state.converged,
             state.diverged,

@@ -25,7 +25,7 @@ from xplinear.arguments import (
 )
 from xplinear.data import Block, Data
 from xplinear.losses import LOSS, Loss
-from xplinear.namespace import Array, Namespace, accumulator
+from xplinear.namespace import Array, Namespace, accumulator, array_namespace
 from xplinear.penalties import PENALTY, Penalty
 
 __all__ = [
@@ -158,6 +158,7 @@ class Objective:
             msg = f"alpha must have the shape (m,), one per model, got {tuple(self.alpha.shape)}"
             raise ArgumentError(msg)
         check_finite("alpha", self.alpha, least=0.0)
+        self._check_library("alpha", self.alpha)
         self.data.check_classes(self.k)
 
     @property
@@ -210,6 +211,14 @@ class Objective:
         if found != shapes:
             got = f"W {found[0]}, b {found[1]}" if isinstance(found, tuple) else shown(params)
             msg = f"{name} must be Params of W {shapes[0]}, (p, m, c), and b {shapes[1]}, got {got}"
+            raise ArgumentError(msg)
+        self._check_library(f"{name}: W", params.W)
+        self._check_library(f"{name}: b", params.b)
+
+    def _check_library(self, name: str, a: Array) -> None:
+        if array_namespace(a) is not self.xp:
+            backend = self.data.backend.name
+            msg = f"{name} must be an array of the library of the data, {backend}, got {shown(a)}"
             raise ArgumentError(msg)
 
     def data_loss(self, params: Params) -> Array:

@@ -90,7 +90,10 @@ def matrix_of(table: DataFrame[Any]) -> HostArray:
 
 
 def _numbers(column: Any) -> HostArray:
-    x = column.to_numpy()
+    import narwhals.stable.v2 as nw
+
+    wide = column.dtype in (nw.Int128, nw.UInt128)  # which NumPy does not have
+    x = (column.cast(nw.Float64) if wide else column).to_numpy()
     try:
         x = x.astype(np.float64) if x.dtype.kind == "O" else x  # decimals, objects
     except (TypeError, ValueError, OverflowError) as error:

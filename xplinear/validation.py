@@ -41,6 +41,7 @@ __all__ = [
     "dtype_name",
     "encode_labels",
     "host_weights",
+    "in_dtype",
     "labels_on",
     "weights_and_unit",
 ]
@@ -291,7 +292,7 @@ def _plain_labels(labels: HostArray, name: str) -> HostArray:
     """Return labels in a plain dtype with the values they have; raise ValueError if none is."""
     labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
     kind = labels.dtype.kind
-    missing = kind == "f" and not np.isfinite(labels).all()
+    missing = kind in "fmM" and not np.isfinite(labels).all()  # which NaT is not
     if missing or (kind == "O" and any(map(_is_missing, labels))):
         raise ValueError(_MISSING_LABELS.format(name))
     if kind == "c" or (kind == "V" and labels.dtype.names is None):
@@ -331,7 +332,7 @@ def _host_labels(y: Any, name: str) -> HostArray:
 
 def _as_given(y: Sequence[Any], labels: HostArray, name: str) -> HostArray:
     """Return labels of a list in a dtype that changes none; NumPy makes strings of all kinds."""
-    if labels.dtype.kind == "U" and not all(isinstance(label, str) for label in y):
+    if labels.dtype.kind == "U" and labels.tolist() != list(y):  # numbers, or a text ends in NUL
         return np.fromiter(y, object, len(y))
     return _numbers(y, name) if labels.dtype.kind == "f" else labels
 
@@ -358,7 +359,7 @@ def _numbers(y: Sequence[Any], name: str) -> HostArray:
 def encode_labels(
     y: HostArray, classes: HostArray | None = None, *, name: str = "y"
 ) -> tuple[HostArray, HostArray]:
-    """Return the sorted classes and the code 0 … k−1 of each label.
+    """Return the classes, sorted unless they are given, and the code 0 … k−1 of each label.
 
     ``name`` is that of the argument, for messages.
 
@@ -375,8 +376,10 @@ def encode_labels(
             msg = f"{name} has one class only, {only}; a classifier needs at least two classes"
             raise ValueError(msg)
         return classes, codes.astype(np.int32)
-    codes = np.clip(np.searchsorted(classes, y), 0, len(classes) - 1)
-    unseen = classes[codes] != y
+    order = np.argsort(classes)
+    near, same = in_dtype(y, classes.dtype)
+    codes = order[np.clip(np.searchsorted(classes, near, sorter=order), 0, len(classes) - 1)]
+    unseen = (classes[codes] != near) | ~same
     if unseen.any():
         msg = (
             f"y contains labels that are not in classes: {np.unique(y[unseen])[:5].tolist()}; "
@@ -384,6 +387,21 @@ def encode_labels(
         )
         raise ValueError(msg)
     return classes, codes.astype(np.int32)
+
+
+def in_dtype(labels: HostArray, dtype: Any) -> tuple[HostArray, HostArray]:
+    """Return numbers in another dtype, and where they are the same: NumPy compares rounded ones.
+
+    Examples
+    --------
+    >>> in_dtype(np.asarray([1, 2**53 + 1]), np.dtype(float))[1]
+    array([ True, False])
+    """
+    if dtype == labels.dtype or labels.dtype.kind not in "biuf" or dtype.kind not in "biuf":
+        return labels, np.ones(labels.shape, dtype=bool)
+    with np.errstate(invalid="ignore", over="ignore"):
+        moved = labels.astype(dtype)
+        return moved, (moved == labels) & (moved.astype(labels.dtype) == labels)
 
 
 def check_weights(
@@ -449,8 +467,10 @@ def host_weights(sample_weight: Any, n: int) -> HostArray:
     _refuse_masked("sample_weight", sample_weight)
     with naming("sample_weight"):
         weights = np.asarray(_on_host("sample_weight", sample_weight))
-        if weights.dtype.kind in "cmMSU":
-            msg = f"sample_weight is of dtype {weights.dtype}; weights must be real numbers"
+        texts = weights.dtype.kind == "O" and any(isinstance(a, (str, bytes)) for a in weights.flat)
+        if weights.dtype.kind in "cmMSU" or texts:
+            kind = "text" if texts else f"dtype {weights.dtype}"
+            msg = f"sample_weight is of {kind}; weights must be real numbers"
             raise ValueError(msg)
         weights = weights.astype(np.float64)
     weights = np.full(n, weights) if weights.ndim == 0 else weights
@@ -479,7 +499,8 @@ def _class_factors(
         return counts.sum() / (len(classes) * np.where(counts > 0, counts, 1.0))
     known = classes.tolist()
     # By value: a label may come from any library, and its hash says nothing.
-    given = [_plain(label) for label in class_weight]
+    with naming("class_weight"):
+        given = [_plain(label) for label in class_weight]
     in_y = set(known)
     unknown = [label for label in given if label not in in_y]
     if len(set(given)) < len(given):

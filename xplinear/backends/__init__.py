@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from threading import current_thread, main_thread
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from xplinear.backends.base import (
     host_reads,
     matmul_precision,
 )
+from xplinear.namespace import is_array
 
 __all__ = [
     "BACKENDS",
@@ -147,18 +148,25 @@ class use_backend:  # noqa: N801 - called like a function, with or without `with
         if name is not None:
             get_backend(name)
         self.name = name
-        self._token = _current.set(self)
+        self._entered = False
+        self._tokens: list[Token[use_backend | None]] = []
+        self._choose()
+
+    def _choose(self) -> None:
+        self._tokens.append(_current.set(self))
         if current_thread() is main_thread():
             _of_main.append(self)
 
     def __enter__(self) -> None:
-        return None
+        if self._entered or _current.get() is not self:  # not the block it was made for
+            self._choose()
+        self._entered = True
 
     def __exit__(self, *exc: object) -> None:
         if self in _of_main:
             _of_main.remove(self)
-        with suppress(ValueError, RuntimeError):  # left in another context, or twice
-            _current.reset(self._token)
+        with suppress(ValueError, IndexError):  # left in another context, or once too often
+            _current.reset(self._tokens.pop())
 
 
 def chosen_backend(explicit: str | Backend | None) -> Backend | None:
@@ -168,8 +176,14 @@ def chosen_backend(explicit: str | Backend | None) -> Backend | None:
     choice = _current.get()
     if choice is None and current_thread() is not main_thread():
         choice = next(iter(_of_main[-1:]), None)
-    name = (choice and choice.name) or os.environ.get("XPLINEAR_BACKEND")
-    return get_backend(name) if name else None
+    if choice is not None and choice.name is not None:
+        return get_backend(choice.name)
+    name = os.environ.get("XPLINEAR_BACKEND")
+    try:
+        return get_backend(name) if name else None
+    except (ValueError, BackendError) as error:
+        msg = f"XPLINEAR_BACKEND: {error}"
+        raise type(error)(msg) from error
 
 
 def backend_of(x: Any) -> Backend:
@@ -180,10 +194,11 @@ def backend_of(x: Any) -> Backend:
     >>> backend_of([[1.0, 2.0]]).name
     'numpy'
     """
-    root = type(x).__module__.partition(".")[0]
-    for name, entry in BACKENDS.items():
-        if root in entry.roots:
-            return _module(name).follow(x)
+    if is_array(x):
+        roots = {kind.__module__.partition(".")[0] for kind in type(x).__mro__}
+        for name, entry in BACKENDS.items():
+            if not roots.isdisjoint(entry.roots):
+                return _module(name).follow(x)
     return get_backend("numpy")
 
 

@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.arguments import NONE, ArgumentError, check_rows, instance, integer
+from xplinear.arguments import (
+    NONE,
+    ArgumentError,
+    check_dtype,
+    check_rows,
+    check_weights,
+    instance,
+    integer,
+)
 from xplinear.backends.base import Backend
 from xplinear.data.blocks import (
     Budget,
@@ -96,6 +104,8 @@ class ArrayData:
             raise ArgumentError(msg)
         if self.dtype is None:
             object.__setattr__(self, "dtype", self.X.dtype)
+        if self.y is not None:
+            check_dtype("dtype", self.dtype, xp=self.backend.xp)
 
     @property
     def n(self) -> int:
@@ -130,6 +140,8 @@ class ArrayData:
                 msg = f"y must hold class codes from 0 on; it goes from {low} to {high}"
                 raise ArgumentError(msg)
             object.__setattr__(self, "classes", high + 1)
+            if self.s is not None:
+                check_weights(self.s)
         if self.classes is not None and self.classes > k:
             msg = (
                 f"k must be the number of classes, at least {self.classes} for class codes y up to "
