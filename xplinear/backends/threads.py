@@ -138,8 +138,11 @@ class Threads:
             coming: deque[tuple[_Item, Future[_Made]]] = deque()
             try:
                 while True:
-                    for item in islice(items, ahead - len(coming)):
-                        coming.append((item, self.help_with(function, item)))
+                    fresh = list(islice(items, ahead - len(coming)))
+                    if len(fresh) == 1 and not coming:  # nothing to do beside it
+                        yield function(fresh[0])
+                        return
+                    coming.extend((item, self.help_with(function, item)) for item in fresh)
                     if not coming:
                         return
                     if not coming[0][1].done():
