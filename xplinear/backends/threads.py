@@ -23,13 +23,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Setting", "Threads", "blas"]
+__all__ = ["Setting", "Threads", "blas", "renewed_in_children"]
 
 _LARGE = 1e9  # operations: they take longer than a thread has to wait for its turn
 _ALONE = 0.001  # seconds; what is through by then is not worth waking others
 _AHEAD = 4  # items, beside one per thread, may be ready to begin, or wait for those before them
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
+_AnyThreads = TypeVar("_AnyThreads", bound="Threads")
 
 
 class Setting(NamedTuple):
@@ -185,6 +186,11 @@ def _take_one(
             return
 
 
-blas = Threads(_blas)
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=blas.forked)
+def renewed_in_children(threads: _AnyThreads) -> _AnyThreads:
+    """Return threads that begin anew in the child processes of this one."""
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=threads.forked)
+    return threads
+
+
+blas = renewed_in_children(Threads(_blas))

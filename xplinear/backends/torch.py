@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,7 +26,7 @@ from xplinear.backends.base import (
     native,
     upload_ahead,
 )
-from xplinear.backends.threads import Setting, Threads
+from xplinear.backends.threads import Setting, Threads, renewed_in_children
 
 __all__ = ["describe", "follow", "select"]
 
@@ -153,9 +152,7 @@ class _Threads(Threads, threading.local):
     """Those of torch: each of its users' threads has settings of its own."""
 
 
-_threads = _Threads(_of_a_thread)
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_threads.forked)
+_threads = renewed_in_children(_Threads(_of_a_thread))
 
 
 def _each(function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
