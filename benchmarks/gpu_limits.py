@@ -53,9 +53,9 @@ from xplinear.bench import (
 )
 from xplinear.data import ArrayData
 from xplinear.minimize import Progress
+from xplinear.model_selection.scoring import SCORINGS
+from xplinear.model_selection.sweep import automatic_alphas
 from xplinear.namespace import Array
-from xplinear.scoring import SCORINGS
-from xplinear.sweep import automatic_alphas
 
 Rows = list[dict[str, Any]]
 

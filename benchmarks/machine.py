@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from xplinear.machine import Machine
-from xplinear.machine import machine as described
+from xplinear.backends.machine import Machine
+from xplinear.backends.machine import machine as described
 
 
 def machine() -> Machine:

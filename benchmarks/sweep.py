@@ -23,9 +23,9 @@ import xplinear as xl
 from benchmarks.problems import PROBLEMS, Host, Problem, objective
 from benchmarks.report import report
 from xplinear.data import ArrayData
-from xplinear.estimator import linear_coefficients
+from xplinear.estimator.classifier import linear_coefficients
 from xplinear.minimize import Progress
-from xplinear.sweep import Grid, Stack, stacks
+from xplinear.model_selection.sweep import Grid, Stack, stacks
 
 CS = np.logspace(-6, 5, 45)
 STRIDE, FOLDS, MAX_ITER = 5, 5, 200

@@ -124,6 +124,6 @@ def test_available_backends_say_why_one_is_not():
 
 
 def test_backends_say_how_much_is_free(backend):
-    """What `xplinear.sweep.stack_width` asks."""
+    """What `xplinear.model_selection.sweep.stack_width` asks."""
     assert 2**20 < backend.backend.free_memory() < 2**50
     assert backend.backend.free_columns >= 1

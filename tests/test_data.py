@@ -16,8 +16,8 @@ import xplinear as xl
 from xplinear.backends.base import fold_in_python, read_ahead, read_rows, upload_ahead
 from xplinear.data import ArrayData, StreamedData, data_of
 from xplinear.data.blocks import shuffled
-from xplinear.estimator import block_scores
-from xplinear.scoring import class_counts
+from xplinear.estimator.classifier import block_scores
+from xplinear.model_selection.scoring import class_counts
 
 N, P, K = 700, 4, 3
 rng = np.random.default_rng(0)

@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 import xplinear as xl
-from xplinear import persist
+from xplinear.formats import model_file
 
 WINE, KINDS = load_wine(return_X_y=True)
 WINE = StandardScaler().fit_transform(WINE)
@@ -198,7 +198,7 @@ class TestTheStrength:
         content = json.loads(metadata["content"])
         del content["params"]["C"], content["alpha"]
         text = json.dumps(content)
-        checksum = persist._checksum(text, tensors)
+        checksum = model_file._checksum(text, tensors)
         save_file(tensors, path, metadata | {"content": text, "checksum": checksum})
         clf = xl.load(path)
         assert (clf.alpha, clf.C, clf.alpha_) == (1e-4, None, 1e-4)
@@ -249,7 +249,7 @@ def grid_of(X, y, penalty=None, count=20, weights=None):
     data = xl.data.ArrayData(X, y, weights, backend=xl.backends.get_backend("numpy"))
     penalty = penalty or xl.penalties.L2Penalty()
     F = xl.Objective(xl.losses.SoftmaxLoss(), penalty, np.ones(1), data, int(y.max()) + 1)
-    from xplinear.sweep import automatic_alphas
+    from xplinear.model_selection.sweep import automatic_alphas
 
     return automatic_alphas(F, count)
 
@@ -302,7 +302,7 @@ class TestAutomaticGrid:
         X, y = columns_of("a huge one")
         kind = xl.penalties.PENALTIES[penalty]()
         F = backend.objective(xl.losses.SoftmaxLoss(), kind, X, y, alpha=[1.0], k=3)
-        from xplinear.sweep import automatic_alphas
+        from xplinear.model_selection.sweep import automatic_alphas
 
         np.testing.assert_allclose(automatic_alphas(F), grid_of(X, y, kind), rtol=1e-4)
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from xplinear import machine
+from xplinear.backends import machine
 
 
 class TestMachine:

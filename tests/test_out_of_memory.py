@@ -11,9 +11,9 @@ import pytest
 from sklearn.model_selection import StratifiedKFold
 
 import xplinear as xl
-from xplinear import sweep
 from xplinear.backends.base import read_ahead
 from xplinear.data import ArrayData, StreamedData
+from xplinear.model_selection import sweep
 
 N, P = 700, 4
 rng = np.random.default_rng(0)

@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 import xplinear as xl
 from xplinear.backends import backend_of, get_backend
+from xplinear.estimator.standardize import column_bounds, nearby
 from xplinear.namespace import is_array
-from xplinear.standardize import column_bounds, nearby
 
 rng = np.random.default_rng(0)
 SPREAD = rng.standard_normal((500, 3))

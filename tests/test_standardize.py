@@ -12,8 +12,8 @@ from sklearn.preprocessing import StandardScaler
 import xplinear as xl
 from xplinear.backends import backend_of
 from xplinear.data import StreamedData
+from xplinear.estimator.standardize import restandardized, standard_of
 from xplinear.namespace import is_array
-from xplinear.standardize import restandardized, standard_of
 
 rng = np.random.default_rng(0)
 SCALES = np.asarray([1.0, 100.0, 1e-3, 5.0, 0.0])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import xplinear as xl
-from xplinear.tables import matrix_of, table_of
+from xplinear.estimator.tables import matrix_of, table_of
 
 rng = np.random.default_rng(0)
 COLUMNS = {

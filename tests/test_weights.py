@@ -13,11 +13,11 @@ import xplinear as xl
 from xplinear.backends import backend_of
 from xplinear.data import ArrayData, StreamedData
 from xplinear.data import streamed as streamed_module
+from xplinear.estimator.validation import check_weights
 from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import is_array
 from xplinear.penalties import L2Penalty
 from xplinear.solvers.metric import feature_metric, feature_moments, sample_loss
-from xplinear.validation import check_weights
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((200, 4))

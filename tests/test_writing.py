@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import xplinear as xl
 from xplinear import cli
-from xplinear.writing import check_writable, written
+from xplinear.formats.writing import check_writable, written
 
 unix = pytest.mark.skipif(os.name == "nt", reason="modes, pipes and devices are those of Unix")
 CLF = xl.LinearClassifier(random_state=0).fit(np.eye(3), ["a", "b", "c"])

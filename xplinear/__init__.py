@@ -53,13 +53,10 @@ if TYPE_CHECKING:
 
     from xplinear import bench as bench
     from xplinear import cli as cli
-    from xplinear import convert as convert
     from xplinear import datasets as datasets
-    from xplinear import onnx_export as onnx_export
     from xplinear import plot as plot
-    from xplinear import preparation as preparation
 else:
-    _ON_DEMAND = ("bench", "cli", "convert", "datasets", "onnx_export", "plot", "preparation")
+    _ON_DEMAND = ("bench", "cli", "datasets", "plot")
 
     def __getattr__(name: str) -> ModuleType:
         """Import the modules that `import xplinear` has no time for."""

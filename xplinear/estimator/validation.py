@@ -24,8 +24,8 @@ from xplinear.arguments import (
     shown,
 )
 from xplinear.backends import PRECISIONS, Backend, backend_of
+from xplinear.estimator.tables import matrix_of, series_of, table_of
 from xplinear.namespace import Array, accumulator, is_array
-from xplinear.tables import matrix_of, series_of, table_of
 
 __all__ = [
     "Features",

@@ -11,11 +11,11 @@ from sklearn.utils.validation import check_is_fitted
 
 import xplinear
 from xplinear.data import Standard
-from xplinear.estimator import host_parameters, is_probabilistic
-from xplinear.writing import check_writable, written
+from xplinear.estimator.classifier import host_parameters, is_probabilistic
+from xplinear.formats.writing import check_writable, written
 
 if TYPE_CHECKING:
-    from xplinear.estimator import LinearClassifier
+    from xplinear.estimator.classifier import LinearClassifier
 
 try:
     from onnx import NodeProto, TensorProto, checker, helper, numpy_helper, save_model

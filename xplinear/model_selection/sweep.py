@@ -16,12 +16,12 @@ from sklearn.exceptions import ConvergenceWarning
 from xplinear.arguments import integer
 from xplinear.backends import matmul_precision
 from xplinear.data import ArrayData, StreamedData
-from xplinear.estimator import at_the_floor
+from xplinear.estimator.classifier import at_the_floor
 from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
+from xplinear.model_selection.scoring import SCORINGS, HostScoring, class_counts, without_classes
 from xplinear.namespace import Array
 from xplinear.objective import OBJECTIVE, Objective, Params, columns
 from xplinear.penalties import ElasticNetPenalty, NoPenalty
-from xplinear.scoring import SCORINGS, HostScoring, class_counts, without_classes
 from xplinear.solvers import GD, LBFGS, SGD, Solver
 from xplinear.solvers.gram import gram_pays
 from xplinear.solvers.metric import loss_curvature

@@ -45,9 +45,32 @@ from xplinear.backends import (
     matmul_precision,
 )
 from xplinear.backends.base import undisturbed
-from xplinear.certificate import Certificate, certify
+from xplinear.checks.certificate import Certificate, certify
 from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_of
 from xplinear.data.blocks import joined
+from xplinear.estimator.standardize import (
+    column_bounds,
+    composed,
+    nearby,
+    restandardized,
+    standard_of,
+)
+from xplinear.estimator.validation import (
+    Features,
+    check_classes,
+    check_features,
+    check_labels,
+    check_lengths,
+    check_precision,
+    check_two_classes,
+    check_weights,
+    computation_dtype,
+    dtype_name,
+    encode_labels,
+    in_dtype,
+    labels_on,
+    weights_and_unit,
+)
 from xplinear.losses import LOSS, LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Interrupted, Progress, Result, minimize
@@ -68,29 +91,6 @@ from xplinear.solvers import (
 from xplinear.solvers.interior_point import interior_point_pays
 from xplinear.solvers.newton import newton_pays
 from xplinear.solvers.protocol import SOLVER
-from xplinear.standardize import (
-    column_bounds,
-    composed,
-    nearby,
-    restandardized,
-    standard_of,
-)
-from xplinear.validation import (
-    Features,
-    check_classes,
-    check_features,
-    check_labels,
-    check_lengths,
-    check_precision,
-    check_two_classes,
-    check_weights,
-    computation_dtype,
-    dtype_name,
-    encode_labels,
-    in_dtype,
-    labels_on,
-    weights_and_unit,
-)
 
 __all__ = [
     "LinearClassifier",
@@ -944,7 +944,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         >>> LinearClassifier.from_sklearn(model).predict([[0.5], [4.0]])
         array(['low', 'high'], dtype='<U4')
         """
-        from xplinear.convert import from_sklearn
+        from xplinear.formats.scikit_learn import from_sklearn
 
         return cast(Self, from_sklearn(cls, model))
 
@@ -976,7 +976,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         >>> LinearClassifier.from_sklearn_settings(LogisticRegression(C=10.0), tol=1e-6)
         LinearClassifier(C=10.0, tol=1e-06)
         """
-        from xplinear.convert import settings_of
+        from xplinear.formats.scikit_learn import settings_of
 
         taken = settings_of(model, n_samples)
         if settings.keys() & {"alpha", "C"}:  # two ways to say one thing
@@ -1000,7 +1000,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         >>> clf.to_sklearn().predict([[0.5], [4.0]])
         array(['low', 'high'], dtype='<U4')
         """
-        from xplinear.convert import to_sklearn
+        from xplinear.formats.scikit_learn import to_sklearn
 
         return to_sklearn(self)
 
@@ -1011,14 +1011,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         the order of ``classes_``, ``probabilities (n, k)`` (softmax) or else ``scores (n, k)``.
         It needs the package onnx: ``pip install 'xplinear[onnx]'``.
         """
-        from xplinear.onnx_export import to_onnx
+        from xplinear.formats.onnx import to_onnx
 
         PATH("path", path)
         to_onnx(self, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a safetensors file; see `xplinear.load`."""
-        from xplinear.persist import save
+        from xplinear.formats.model_file import save
 
         PATH("path", path)
         save(self, path)

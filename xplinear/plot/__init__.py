@@ -18,9 +18,9 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import backend_of
-from xplinear.estimator import LinearClassifier
-from xplinear.model_selection import LinearClassifierCV
-from xplinear.scoring import OTHER_NAMES
+from xplinear.estimator.classifier import LinearClassifier
+from xplinear.model_selection.cross_validation import LinearClassifierCV
+from xplinear.model_selection.scoring import OTHER_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
     from xplinear.bench import Measurement
-    from xplinear.gradients import GradientCheck
+    from xplinear.checks.gradients import GradientCheck
 
 try:
     import matplotlib.pyplot as plt

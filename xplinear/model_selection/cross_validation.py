@@ -28,7 +28,7 @@ from xplinear.arguments import (
 from xplinear.backends import Backend, backend_of
 from xplinear.backends.base import undisturbed
 from xplinear.data import ArrayData, Standard, StreamedData
-from xplinear.estimator import (
+from xplinear.estimator.classifier import (
     LinearClassifier,
     Problem,
     automatic_solver,
@@ -38,15 +38,15 @@ from xplinear.estimator import (
     place_of,
     shift_features,
 )
+from xplinear.estimator.validation import check_groups, check_weights, host_weights
 from xplinear.losses import Loss
 from xplinear.minimize import time_left
+from xplinear.model_selection.scoring import OTHER_NAMES, SCORINGS, HostScoring
+from xplinear.model_selection.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
 from xplinear.namespace import Array, is_array
 from xplinear.objective import Objective, Params
 from xplinear.penalties import NoPenalty, Penalty
-from xplinear.scoring import OTHER_NAMES, SCORINGS, HostScoring
 from xplinear.solvers import SGD, Solver
-from xplinear.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
-from xplinear.validation import check_groups, check_weights, host_weights
 
 __all__ = ["LinearClassifierCV"]
 

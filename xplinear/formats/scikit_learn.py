@@ -13,11 +13,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from xplinear.arguments import NONE, number
 from xplinear.backends import backend_of
-from xplinear.estimator import LinearClassifier, host_parameters, linear_coefficients
+from xplinear.estimator.classifier import LinearClassifier, host_parameters, linear_coefficients
+from xplinear.estimator.standardize import restandardized
 from xplinear.losses import LOSSES
 from xplinear.namespace import array_namespace, is_array
 from xplinear.objective import Params
-from xplinear.standardize import restandardized
 
 __all__ = ["SklearnClassifier", "from_sklearn", "settings_of", "to_sklearn"]
 

@@ -26,26 +26,26 @@ from typer.core import TyperGroup
 
 import xplinear
 from xplinear.backends import BACKENDS, Backend, available_backends, get_backend
+from xplinear.backends.machine import machine
 from xplinear.bench import CELLS, Measurement, measure, usable_backends
-from xplinear.certificate import Certificate
+from xplinear.checks.certificate import Certificate
+from xplinear.checks.gradients import check_gradient
+from xplinear.checks.parity import TOLERANCES, WEIGHT_TOLERANCES, Comparison, compare
 from xplinear.data import ArrayData
 from xplinear.datasets import FORMATS, NAMES, Dataset, holdout, load
-from xplinear.estimator import LinearClassifier
-from xplinear.gradients import check_gradient
+from xplinear.datasets.preparation import Column, Preparation
+from xplinear.estimator.classifier import LinearClassifier
+from xplinear.estimator.validation import dtype_name
+from xplinear.formats.model_file import ENDING, content_of, save
+from xplinear.formats.writing import check_writable, written
 from xplinear.losses import LOSSES
-from xplinear.machine import machine
 from xplinear.minimize import Progress
-from xplinear.model_selection import LinearClassifierCV
+from xplinear.model_selection.cross_validation import LinearClassifierCV
+from xplinear.model_selection.scoring import SCORINGS
+from xplinear.model_selection.sweep import SweepProgress
 from xplinear.objective import Objective, Params
-from xplinear.parity import TOLERANCES, WEIGHT_TOLERANCES, Comparison, compare
 from xplinear.penalties import PENALTIES
-from xplinear.persist import ENDING, content_of, save
-from xplinear.preparation import Column, Preparation
-from xplinear.scoring import SCORINGS
 from xplinear.solvers import SOLVERS
-from xplinear.sweep import SweepProgress
-from xplinear.validation import dtype_name
-from xplinear.writing import check_writable, written
 
 __all__ = ["app", "main"]
 

@@ -1,0 +1,123 @@
+"""What is known of a fit: how far from the optimum it can be at most, and why it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xplinear.arguments import NONE, instance
+from xplinear.backends.base import undisturbed
+from xplinear.duality import value_and_lower_bound
+from xplinear.minimize import Result
+from xplinear.objective import OBJECTIVE, Objective
+from xplinear.solvers.protocol import SOLVER, Solver
+
+__all__ = ["Certificate", "certify"]
+
+_HostArray = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """How near each model is to its optimum, proven; arrays are float64 of shape ``(m,)``.
+
+    Parameters
+    ----------
+    objective : ndarray
+        F at the solution.
+    lower_bound : ndarray
+        What F cannot go below, whatever the parameters; −∞ where nothing is proven: the loss or
+        the penalty has no conjugate, or α is 0.
+    residual : ndarray
+        What the solver compared with ``tol``: $√(e / 10 (F(0) − F))$, e its estimate of F − F*; NaN
+        where it measures none.
+    reasons : tuple of m strings
+        Why each model stopped: ``"converged"``, ``"rounding"`` (no further decrease in this
+        dtype), ``"max_iter"``, ``"early_stopping"``, ``"callback"``, ``"interrupted"``.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> import xplinear as xl
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = xl.LinearClassifier(solver="lbfgs", alpha=0.01, tol=1e-6).fit(X, y)
+    >>> bool(clf.certificate_.relative_gap[0] < 1e-6), clf.certificate_.reasons
+    (True, ('converged',))
+    """
+
+    objective: _HostArray
+    lower_bound: _HostArray
+    residual: _HostArray
+    reasons: tuple[str, ...]
+
+    @property
+    def gap(self) -> _HostArray:
+        """``objective − lower_bound``: at most so much could F still decrease; ∞ if unknown."""
+        return self.objective - self.lower_bound
+
+    @property
+    def relative_gap(self) -> _HostArray:
+        """The gap over ``|objective|``."""
+        return self.gap / np.maximum(np.abs(self.objective), np.finfo(np.float64).tiny)
+
+    def __str__(self) -> str:
+        """Return a line per model: why it ended, and how far F is from its minimum, over F."""
+        return "\n".join(map(_describe, self.relative_gap, self.residual, self.reasons))
+
+
+_REASONS = {
+    "rounding": "ended by rounding",
+    "max_iter": "ended by max_iter",
+    "early_stopping": "stopped early",
+    "callback": "stopped by a callback",
+}
+
+
+def _describe(gap: float, residual: float, reason: str) -> str:
+    why = _REASONS.get(reason, reason)
+    if np.isfinite(gap):
+        return f"{why}: within {gap:.1e} of the optimum, proven"
+    measured = f", residual {residual:.1e}" if np.isfinite(residual) else ""
+    return f"{why}: no bound of the optimum is known{measured}"
+
+
+@undisturbed(lambda objective, *_, **__: OBJECTIVE("objective", objective).data.backend)
+@np.errstate(over="ignore")  # at α of 1e-300 nothing is proven
+def certify(objective: Objective, result: Result, solver: Solver | None = None) -> Certificate:
+    """Return the certificate of what `minimize` found.
+
+    The lower bound is the better of the solver's own and that of
+    `xplinear.duality.value_and_lower_bound`, which makes one pass over the data in float64, two
+    with an intercept. Where the ``solver`` is given and can look ahead, the bound is taken a step
+    further on, where it is tighter.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xplinear import losses, penalties, solvers
+    >>> from xplinear.backends import get_backend
+    >>> from xplinear.data import ArrayData
+    >>> from xplinear.minimize import minimize
+    >>> data = ArrayData(np.eye(3), np.arange(3), backend=get_backend("numpy"))
+    >>> F = Objective(losses.SoftmaxLoss(), penalties.L2Penalty(), np.asarray([0.1]), data, k=3)
+    >>> certificate = certify(F, minimize(F, solvers.LBFGS(tol=1e-8)))
+    >>> certificate.objective.round(4), bool(certificate.gap[0] < 1e-12)
+    (array([0.5939]), True)
+    """
+    instance(Result, "a Result of minimize")("result", result)
+    (SOLVER | NONE)("solver", solver)
+    backend, xp = objective.data.backend, objective.xp
+    look = getattr(solver, "ahead", None)
+    whole = result.state.params.b.shape[0] == objective.m  # no model has left the stack
+    with backend.products(0.0):
+        ahead = look(objective, result.state) if look is not None and whole else None
+    with backend.double_precision(), backend.products(0.0):
+        both = backend.to_host(xp.stack(value_and_lower_bound(objective, result.params, ahead)))
+    value, bound = both.astype(np.float64)
+    # The solver's bound is a number of the dtype of the fit: rounding may put it above F.
+    bound = np.maximum(bound, np.minimum(result.lower_bound, value))
+    # A solver with a bound of its own measures the gap, no gradient.
+    residual = np.where(np.isfinite(result.lower_bound), np.nan, result.residual)
+    return Certificate(value, bound, residual, result.reasons)

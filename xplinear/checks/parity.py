@@ -1,0 +1,145 @@
+"""The same data on every backend: losses, gradients and SGD steps compared with NumPy float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xplinear.arguments import NONE, TEXT, instance, one_of, sequence
+from xplinear.backends import Backend, available_backends, get_backend
+from xplinear.data import ArrayData
+from xplinear.losses import LOSSES
+from xplinear.minimize import minimize
+from xplinear.objective import Objective, Params
+from xplinear.penalties import PENALTIES
+from xplinear.solvers import SGD
+
+__all__ = ["TOLERANCES", "WEIGHT_TOLERANCES", "Comparison", "compare", "random_objective"]
+
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5}
+WEIGHT_TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
+
+_N, _P, _K = 640, 20, 5
+_ALPHAS = (1e-3, 1e-1)  # a stack of two models
+_SGD = SGD(max_iter=10, batch_size=64)  # 100 steps
+# A score that rounding puts on the other side of a kink changes the gradient of its row by 1:
+# steps so short that this stays within the tolerance, from weights whose scores are no ties.
+_KINKED_SGD = replace(_SGD, learning_rate=3e-4, schedule="constant", patience=11)
+
+
+class Comparison(NamedTuple):
+    """Largest differences from NumPy float64, relative to the largest value there."""
+
+    backend: str
+    dtype: str
+    loss: str
+    penalty: str
+    loss_error: float
+    gradient_error: float
+    weights_error: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every difference is within its tolerance."""
+        tolerance, weight_tolerance = TOLERANCES[self.dtype], WEIGHT_TOLERANCES[self.dtype]
+        return (
+            self.loss_error <= tolerance
+            and self.gradient_error <= tolerance
+            and self.weights_error <= weight_tolerance
+        )
+
+
+def compare(
+    backends: Sequence[str | Backend] | None = None,
+    dtypes: Sequence[str] = ("float64", "float32"),
+    losses: Sequence[str] | None = None,
+    penalties: Sequence[str] | None = None,
+) -> list[Comparison]:
+    """Compare backends with NumPy in float64.
+
+    Parameters
+    ----------
+    backends : sequence of str, optional
+        All that can be used here by default.
+    dtypes : sequence of str
+        ``"float64"``, ``"float32"``.
+    losses, penalties : sequence of str, optional
+        All by default.
+
+    Returns
+    -------
+    list of Comparison
+        For each combination the relative differences of the objective, of its gradient, and
+        of the weights after 100 SGD steps on identical batches.
+
+    Examples
+    --------
+    >>> all(row.passed for row in compare(["numpy"], losses=["softmax"]))
+    True
+    """
+    backend = TEXT | instance(Backend, "a Backend")
+    backends = (sequence(backend, "a sequence of backends") | NONE)("backends", backends)
+    dtypes = sequence(one_of(*TOLERANCES), "a sequence of 'float64', 'float32'")("dtypes", dtypes)
+    of_losses = sequence(one_of(*LOSSES), f"a sequence of {', '.join(LOSSES)}")
+    losses = (of_losses | NONE)("losses", losses)
+    of_penalties = sequence(one_of(*PENALTIES), f"a sequence of {', '.join(PENALTIES)}")
+    penalties = (of_penalties | NONE)("penalties", penalties)
+    if backends is None:
+        backends = [status.name for status in available_backends() if status.available]
+    rows: list[Comparison] = []
+    for loss in losses or LOSSES:
+        for penalty in penalties or PENALTIES:
+            reference = _measure(get_backend("numpy").reference(), "float64", loss, penalty)
+            for backend in map(get_backend, backends):
+                for dtype in dtypes:
+                    measured = _measure(backend, dtype, loss, penalty)
+                    errors = (_difference(a, b) for a, b in zip(measured, reference, strict=True))
+                    rows.append(Comparison(backend.name, dtype, loss, penalty, *errors))
+    return rows
+
+
+def random_objective(
+    backend: Backend, dtype: Any, loss: str, penalty: str
+) -> tuple[Objective, Params]:
+    """Return the objective of two models, and a point, that backends are compared on."""
+    random = np.random.Generator(np.random.PCG64(7))
+    # Values that float32 holds exactly: the same problem in either precision.
+    X = random.standard_normal((_N, _P)).astype(np.float32)
+    y = np.argmax(X[:, :_K] + random.gumbel(size=(_N, _K)), axis=1).astype(np.int32)
+    s = random.integers(0, 4, size=(_N, 1)).astype(np.float32)
+    W = random.standard_normal((_P, len(_ALPHAS), _K)).astype(np.float32)
+    b = random.standard_normal((len(_ALPHAS), _K)).astype(np.float32)
+    X, s, W, b = (backend.asarray(a, dtype) for a in (X, s, W, b))
+    data = ArrayData(X, backend.asarray(y), s, backend=backend)
+    alpha = backend.asarray(np.asarray(_ALPHAS, dtype=np.float32), dtype)
+    objective = Objective(
+        backend.accelerated(LOSSES[loss]()), PENALTIES[penalty](), alpha, data, _K
+    )
+    return objective, Params(W, b)
+
+
+def _measure(
+    backend: Backend, dtype: str, loss: str, penalty: str
+) -> tuple[list[np.ndarray[Any, Any]], ...]:
+    """Return the objective, its gradient, and the weights after 100 SGD steps."""
+    with backend.double_precision() if dtype == "float64" else nullcontext():
+        objective, params = random_objective(backend, getattr(backend.xp, dtype), loss, penalty)
+        value, grads = objective.value_and_grad(params)
+        smooth = objective.loss.smooth
+        start, solver = (objective.zeros(), _SGD) if smooth else (params, _KINKED_SGD)
+        trained = minimize(objective, solver, start).params
+        return tuple(
+            [backend.to_host(a).astype(np.float64) for a in arrays]
+            for arrays in ([value], grads, trained)
+        )
+
+
+def _difference(
+    measured: list[np.ndarray[Any, Any]], reference: list[np.ndarray[Any, Any]]
+) -> float:
+    scale = max(float(np.abs(a).max()) for a in reference)
+    return max(float(np.abs(a - b).max()) / scale for a, b in zip(measured, reference, strict=True))
