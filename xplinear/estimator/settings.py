@@ -28,7 +28,7 @@ from xplinear.penalties import PENALTIES, PENALTY, ElasticNetPenalty, NoPenalty,
 from xplinear.solvers import SOLVERS, Solver
 from xplinear.solvers.protocol import SOLVER
 
-__all__ = ["Settings", "SharedParameters", "check_fields", "given", "parameter"]
+__all__ = ["Settings", "SharedParameters", "check_fields", "checked", "given", "parameter"]
 
 # ruff: noqa: RUF009 - `parameter` makes fields, as `dataclasses.field` does
 
@@ -43,6 +43,12 @@ def parameter(default: Any, check: Check) -> Any:
 def check_fields(config: Any) -> None:
     """Check the parameters of a frozen dataclass while it is made; it keeps the plain values."""
     settle(config, **{one.name: one.metadata["check"] for one in fields(config)})
+
+
+def checked(estimator: Any, name: str) -> Any:
+    """Return one parameter of an estimator, checked."""
+    (check,) = (one.metadata["check"] for one in fields(Settings) if one.name == name)
+    return check(name, getattr(estimator, name))
 
 
 def given(kind: type[_S], estimator: Any) -> _S:
