@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from xplinear.estimator.attributes import save
-from xplinear.estimator.loading import load
+from xplinear.estimator.classifier import load, save
 from xplinear.formats.model_file import content_of
 
 __all__ = ["content_of", "load", "save"]

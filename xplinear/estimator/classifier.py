@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -21,17 +21,9 @@ from xplinear.arguments import (
     check_same_library,
     instance,
 )
-from xplinear.backends import Backend, backend_of
+from xplinear.backends import Backend, backend_of, get_backend
 from xplinear.backends.base import undisturbed
-from xplinear.estimator.attributes import FittedAttributes, fitted_of, keep, save
-from xplinear.estimator.predictions import (
-    block_codes,
-    block_decision,
-    block_log_probabilities,
-    block_probabilities,
-    labels_of,
-    predicted,
-)
+from xplinear.estimator.predictions import labels_of, predicted
 from xplinear.estimator.problem import place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, checked, given
 from xplinear.estimator.solve import solve, solve_in_turn, warn_of_no_optimum
@@ -45,13 +37,14 @@ from xplinear.estimator.validation import (
     encode_labels,
     in_dtype,
 )
-from xplinear.formats.fitted import Fitted, linear_coefficients
+from xplinear.formats.fitted import Fitted, FittedAttributes, fitted_of, keep, linear_coefficients
+from xplinear.formats.model_file import read, write
 from xplinear.losses import Loss
 from xplinear.minimize import Progress
 from xplinear.namespace import Array
 from xplinear.objective import Params, columns
 
-__all__ = ["LinearClassifier", "is_probabilistic"]
+__all__ = ["LinearClassifier", "is_probabilistic", "load", "save"]
 
 
 def _checked_params(params: Params, k: int, loss: Loss) -> Params:
@@ -344,21 +337,21 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
 
     def decision_function(self, X: Any) -> Array:
         """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class."""
-        return predicted(self, X, "decision_function", block_decision)
+        return predicted(self, X, "decision_function")
 
     def predict(self, X: Any) -> Array:
         """Return the label ``(n,)`` of the largest score of each row."""
-        return labels_of(predicted(self, X, "predict", block_codes), self.classes_)
+        return labels_of(predicted(self, X, "predict"), self.classes_)
 
     @available_if(is_probabilistic)
     def predict_proba(self, X: Any) -> Array:
         """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax)."""
-        return predicted(self, X, "predict_proba", block_probabilities)
+        return predicted(self, X, "predict_proba")
 
     @available_if(is_probabilistic)
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
-        return predicted(self, X, "predict_log_proba", block_log_probabilities)
+        return predicted(self, X, "predict_log_proba")
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given."""
@@ -542,3 +535,81 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
         return tags
+
+
+def save(
+    clf: LinearClassifier,
+    path: str | os.PathLike[str],
+    preparation: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a fitted classifier to one safetensors file, replacing it only when complete.
+
+    Parameters
+    ----------
+    clf : LinearClassifier
+    path : path-like
+        Ends in ``.safetensors``, or in nothing.
+    preparation : mapping, optional
+        How the rows were made from a table, as JSON can hold it; `content_of` gives it back.
+
+    Raises
+    ------
+    TypeError
+        If a parameter or the labels cannot be written without code (an own loss, say).
+    OSError
+        If the file cannot be written.
+    ValueError
+        If the name ends as those of another format do.
+
+    Examples
+    --------
+    >>> import tempfile, os, numpy as np, xplinear as xl
+    >>> clf = xl.LinearClassifier().fit(np.asarray([[0.0], [1.0]]), ["no", "yes"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     clf.save(os.path.join(folder, "model.safetensors"))
+    ...     xl.load(os.path.join(folder, "model.safetensors")).predict([[2.0]])
+    array(['yes'], dtype='<U3')
+    """
+    write(fitted_of(clf).to("numpy"), clf.get_params(deep=False), path, preparation)
+
+
+def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> LinearClassifier:
+    """Read a classifier that `save` wrote.
+
+    A model that the command line trained on a table names its features as they were prepared, such
+    as ``colour=red``; it refuses a table that is not: ``xplinear predict`` prepares it.
+
+    Parameters
+    ----------
+    path : path-like
+    backend : str or Backend, default "numpy"
+        Where the classifier is to live.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, was not written by xplinear, or by a newer version.
+    """
+    PATH("path", path)
+    clf = read(path, _classifier)
+    target = get_backend(backend)
+    return clf if target.name == "numpy" else clf.to(target)
+
+
+def _classifier(
+    fitted: Fitted, settings: dict[str, Any], content: dict[str, Any]
+) -> LinearClassifier:
+    if content["preparation"] is not None:  # of the command line: others need no time
+        from xplinear.datasets.preparation import Preparation
+
+        # A table that was not prepared has other columns, and is refused.
+        preparation = Preparation.from_record(content["preparation"])
+        expected = preparation.expected
+        if expected is not None and not expected.by_place:
+            names = np.asarray(preparation.feature_names, dtype=object)
+            fitted = replace(fitted, feature_names=names)
+    clf = LinearClassifier.from_params(fitted.params, fitted.classes, **settings)
+    keep(clf, fitted)
+    return clf

@@ -7,23 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, backend_of
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
 from xplinear.estimator.standardize import column_bounds
 from xplinear.estimator.validation import check_features, dtype_name, labels_on
+from xplinear.formats.fitted import fitted_of
 from xplinear.losses.softmax import softmax
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, class_scores, scores
 
 __all__ = [
     "accuracy",
-    "block_codes",
-    "block_decision",
-    "block_log_probabilities",
-    "block_probabilities",
     "block_scores",
     "labels_of",
     "predicted",
@@ -38,27 +34,31 @@ def block_scores(xp: Namespace, block: Block, params: Params) -> Array:
     return class_scores(scores(block.X, params, xp=xp), xp=xp)
 
 
-def block_decision(xp: Namespace, block: Block, params: Params) -> Array:
-    """Return the decision function of a block, as `LinearClassifier.decision_function` has it."""
+def _block_decision(xp: Namespace, block: Block, params: Params) -> Array:
     Z = block_scores(xp, block, params)[:, 0, :]
     return Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z
 
 
-def block_codes(xp: Namespace, block: Block, params: Params) -> Array:
-    """Return the code ``(r,)`` of the largest score of each row."""
+def _block_codes(xp: Namespace, block: Block, params: Params) -> Array:
     return xp.argmax(block_scores(xp, block, params)[:, 0, :], axis=1)
 
 
-def block_probabilities(xp: Namespace, block: Block, params: Params) -> Array:
-    """Return the softmax ``(r, k)`` of the scores."""
+def _block_probabilities(xp: Namespace, block: Block, params: Params) -> Array:
     return softmax(block_scores(xp, block, params)[:, 0, :], xp=xp)
 
 
-def block_log_probabilities(xp: Namespace, block: Block, params: Params) -> Array:
-    """Return the logarithm ``(r, k)`` of the softmax, exact also where that is tiny."""
+def _block_log_probabilities(xp: Namespace, block: Block, params: Params) -> Array:
     Z = block_scores(xp, block, params)[:, 0, :]
     Z = Z - xp.max(Z, axis=1, keepdims=True)
     return Z - xp.log(xp.sum(xp.exp(Z), axis=1, keepdims=True))
+
+
+_FUNCTIONS: dict[str, Callable[..., Array]] = {
+    "decision_function": _block_decision,
+    "predict": _block_codes,
+    "predict_proba": _block_probabilities,
+    "predict_log_proba": _block_log_probabilities,
+}
 
 
 def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
@@ -96,13 +96,10 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
             raise ValueError(msg)
 
 
-def predicted(clf: Any, X: Any, method: str, function: Callable[..., Array]) -> Array:
-    """Return what a function of blocks gives for all rows, in the library of X.
-
-    ``clf`` is a fitted classifier; its ``method`` is for messages.
-    """
-    check_is_fitted(clf)
-    backend, own = clf.backend_, backend_of(X)
+def predicted(clf: Any, X: Any, method: str) -> Array:
+    """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
+    model = fitted_of(clf)
+    backend, own = model.backend, backend_of(X)
     if own.traced(X) and own.xp is backend.xp:
         own = backend  # wherever it will be computed
     moved = own.name != backend.name
@@ -110,7 +107,7 @@ def predicted(clf: Any, X: Any, method: str, function: Callable[..., Array]) -> 
     if problem is not None:
         msg = f"X {problem}"
         raise TypeError(msg)
-    if moved and (own.name != getattr(clf, "_source", "numpy") or own.traced(X)):
+    if moved and (own.name != model.source or own.traced(X)):
         msg = (
             f"{type(clf).__name__}.{method}() and fit must use the same namespace and device: "
             f"X is on {own.name}, the model on {backend.name}; "
@@ -119,13 +116,13 @@ def predicted(clf: Any, X: Any, method: str, function: Callable[..., Array]) -> 
         raise ValueError(msg)
     with backend.undisturbed(gradients=True):
         X, _ = check_features(clf, X, reset=False)
-        params, standard = getattr(clf, "_shifted", None) or (clf.params_, None)
+        params, standard = model.near or (model.params, None)
         rows = rows_on(backend, X, own)
         wide = (params.b if standard is None else standard.centre).dtype
         _check_conversion(rows, wide, backend)
         data = data_of(rows, None, None, params.W.dtype, backend=backend)
         parts = replace(data, standard=standard).map(
-            function, (backend.xp,), params, scores=len(clf.classes_)
+            _FUNCTIONS[method], (backend.xp,), params, scores=len(model.classes)
         )
         if moved:
             return own.asarray(np.concatenate([backend.to_host(part) for part in parts]))

@@ -42,7 +42,7 @@ from xplinear.namespace import Array, accumulator
 from xplinear.objective import Objective, Params
 from xplinear.solvers import GD, SGD, SOLVERS, Solver
 
-__all__ = ["Problem", "history_of_one", "is_cheap", "place_of", "prepare"]
+__all__ = ["Problem", "Sample", "history_of_one", "is_cheap", "place_of", "prepare"]
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 
@@ -65,27 +65,54 @@ def history_of_one(history: Mapping[str, HostArray]) -> dict[str, HostArray]:
     return {key: a[:, 0] if a.ndim == 2 else a for key, a in history.items()}
 
 
-@dataclass(frozen=True)
+class Sample(NamedTuple):
+    """Rows, labels and weights, checked, and what they are computed in."""
+
+    X: Array  # on the backend, or on the host
+    features: Features
+    source: str  # the backend of X as given
+    backend: Backend
+    classes: HostArray
+    codes: HostArray
+    weights: HostArray | None
+    # Class weights are about the loss: neither a score nor a scaler before the classifier sees
+    # them.
+    unclassed: HostArray | None
+    weight_unit: float
+    dtype: Any
+    result_dtype: Any
+
+    def part(self, index: HostArray | None, weights: HostArray | None) -> ArrayData | StreamedData:
+        """Return some rows; of weights only the ratios count, and equal ones need none."""
+        own = None if weights is None else weights if index is None else weights[index]
+        own = None if own is None or own.min() == own.max() else own / own.max()
+        return data_of(
+            self.X,
+            self.codes if index is None else self.codes[index],
+            None if own is None else own[:, None],
+            self.dtype,
+            index,
+            backend=self.backend,
+            classes=len(self.classes),
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """A fit made ready: everything checked, nothing of the estimator changed yet.
 
-    ``codes (n,)`` are on the host, of all rows; the objective has only the ``rows`` that count,
-    all if None. ``shifted`` says that scores must be computed in the standard's features.
+    The objective has only the ``rows`` of the sample that count, all if None. ``shifted`` says that
+    scores must be computed in the standard's features.
     """
 
     objective: Objective
-    features: Features
-    classes: HostArray
-    source: str  # the backend of X as given
-    seed: int
-    alpha: float
+    sample: Sample
+    rows: HostArray | None
     held_out: Data | None
     standard: Standard | None
     shifted: bool
-    codes: HostArray
-    rows: HostArray | None
-    weight_unit: float  # log2 of the weight as given that counts 1
-    dtype: Any  # of the results; small problems are computed in float64
+    seed: int
+    alpha: float
 
     def fitted(
         self,
@@ -113,8 +140,8 @@ class Problem:
             objective=value,
             history=history,
             certificate=certificate,
-            source=self.source,
-            weight_unit=self.weight_unit,
+            source=self.sample.source,
+            weight_unit=self.sample.weight_unit,
             sgd_state=sgd_state,
         )
 
@@ -123,8 +150,8 @@ class Problem:
         near = None
         if self.shifted and self.standard is not None:
             near = Near(self.held(params), self.standard)
-        own, names = self.unstandardized(params), self.features.names
-        return Fitted(own, self.classes, self.objective.data.backend, near, names)
+        own, names = self.unstandardized(params), self.sample.features.names
+        return Fitted(own, self.sample.classes, self.objective.data.backend, near, names)
 
     def start_from(self, model: Fitted) -> Params:
         """Return the parameters of a model as the solver sees them.
@@ -136,7 +163,7 @@ class Problem:
         """
         start = self.objective.zeros()
         shape = tuple(model.params.W.shape)
-        if shape != tuple(start.W.shape) or list(model.classes) != list(self.classes):
+        if shape != tuple(start.W.shape) or list(model.classes) != list(self.sample.classes):
             msg = (
                 f"warm_start needs the features and classes of the last fit: {shape[0]} "
                 f"features, classes {model.classes[:10].tolist()}; set warm_start=False"
@@ -158,7 +185,8 @@ class Problem:
 
     def held(self, params: Params) -> Params:
         """Return the parameters in the dtype of results."""
-        return Params(*(self.objective.xp.astype(a, self.dtype, copy=False) for a in params))
+        xp, dtype = self.objective.xp, self.sample.result_dtype
+        return Params(*(xp.astype(a, dtype, copy=False) for a in params))
 
     def rounded(self, result: Result) -> Result:
         """Return the result at the parameters that the dtype of results can hold."""
@@ -169,7 +197,8 @@ class Problem:
     @property
     def left_out(self) -> HostArray:
         """The rows that do not count."""
-        return np.setdiff1d(np.arange(len(self.codes)), self.counted(np.arange(len(self.codes))))
+        everything = np.arange(len(self.sample.codes))
+        return np.setdiff1d(everything, self.counted(everything))
 
     def counted(self, per_row: HostArray) -> HostArray:
         """Return of an array over all rows what the rows that count have."""
@@ -179,7 +208,7 @@ class Problem:
         """Return where the given rows of X are among those that count, without the others."""
         if self.rows is None:
             return index
-        place = np.full(len(self.codes), -1)
+        place = np.full(len(self.sample.codes), -1)
         place[self.rows] = np.arange(len(self.rows))
         return place[index][place[index] >= 0]
 
@@ -224,38 +253,6 @@ def _check_reach(low: HostArray, high: HostArray, info: Any, backend: Backend) -
         raise ValueError(msg)
 
 
-class _Sample(NamedTuple):
-    """Rows, labels and weights, checked, and what they are computed in."""
-
-    X: Array  # on the backend, or on the host
-    features: Features
-    source: str  # the backend of X as given
-    backend: Backend
-    classes: HostArray
-    codes: HostArray
-    weights: HostArray | None
-    # Class weights are about the loss: neither a score nor a scaler before the classifier sees
-    # them.
-    unclassed: HostArray | None
-    weight_unit: float
-    dtype: Any
-    result_dtype: Any
-
-    def part(self, index: HostArray | None, weights: HostArray | None) -> ArrayData | StreamedData:
-        """Return some rows; of weights only the ratios count, and equal ones need none."""
-        own = None if weights is None else weights if index is None else weights[index]
-        own = None if own is None or own.min() == own.max() else own / own.max()
-        return data_of(
-            self.X,
-            self.codes if index is None else self.codes[index],
-            None if own is None else own[:, None],
-            self.dtype,
-            index,
-            backend=self.backend,
-            classes=len(self.classes),
-        )
-
-
 def _sample(
     settings: Settings,
     X: Any,
@@ -265,7 +262,7 @@ def _sample(
     classes: HostArray | None,
     *,
     reset: bool,
-) -> _Sample:
+) -> Sample:
     partial, backend = classes is not None, chosen_backend(settings.backend)
     labels = check_labels(owner, y)
     X, features = check_features(owner, X, reset=reset)
@@ -279,19 +276,10 @@ def _sample(
     if not partial:
         check_two_classes(weights, codes, classes)
     rows = rows_on(backend, X, own)
-    dtype, result_dtype = _dtypes(settings, rows, len(classes), backend, partial=partial)
-    return _Sample(
-        X=rows,
-        features=features,
-        source=own.name,
-        backend=backend,
-        classes=classes,
-        codes=codes,
-        weights=weights,
-        unclassed=check_weights(sample_weight, None, codes, classes),
-        weight_unit=unit,
-        dtype=dtype,
-        result_dtype=result_dtype,
+    dtypes = _dtypes(settings, rows, len(classes), backend, partial=partial)
+    unclassed = check_weights(sample_weight, None, codes, classes)
+    return Sample(
+        rows, features, own.name, backend, classes, codes, weights, unclassed, unit, *dtypes
     )
 
 
@@ -312,7 +300,7 @@ def _dtypes(
 
 
 def _reachable(
-    settings: Settings, sample: _Sample, rows: HostArray | None, *, centre: bool
+    settings: Settings, sample: Sample, rows: HostArray | None, *, centre: bool
 ) -> Standard | None:
     """Return what brings the features within reach of the arithmetic; None where they are.
 
@@ -337,9 +325,15 @@ def _reachable(
     return found.standard(wide, backend=backend)
 
 
-def _held_out(settings: Settings, rows: HostArray, codes: HostArray, seed: int) -> HostArray:
-    """Return the rows that `early_stopping` holds out, of every class its share."""
-    size, state = settings.validation_fraction, seed % 2**32
+def _held_out(
+    settings: Settings, sample: Sample, counted: HostArray | None, seed: int
+) -> tuple[ArrayData | StreamedData, HostArray]:
+    """Return rows to hold out, of every class its share, and the weights to train with.
+
+    Those are 0 where a row is held out, instead of a copy of all the others.
+    """
+    rows = np.arange(len(sample.codes)) if counted is None else counted
+    size, state, codes = settings.validation_fraction, seed % 2**32, sample.codes[rows]
     try:
         parts = train_test_split(rows, test_size=size, stratify=codes, random_state=state)
     except ValueError as error:
@@ -349,7 +343,10 @@ def _held_out(settings: Settings, rows: HostArray, codes: HostArray, seed: int) 
             "or early_stopping=False"
         )
         raise ValueError(msg) from error
-    return np.asarray(parts[1])
+    index = np.asarray(parts[1])
+    weights = np.ones(len(sample.codes)) if sample.weights is None else sample.weights.copy()
+    weights[index] = 0.0
+    return sample.part(index, sample.weights), weights
 
 
 def _strength(settings: Settings, total: float, before: Fitted | None, *, partial: bool) -> float:
@@ -401,7 +398,7 @@ def prepare(
     sample = _sample(settings, X, y, sample_weight, owner, classes, reset=before is None)
     if not isinstance(seed, int):
         seed = int(check_random_state(seed).randint(2**31 - 1))
-    backend, dtype, k = sample.backend, sample.dtype, len(sample.classes)
+    backend, dtype = sample.backend, sample.dtype
     visible = _counted_rows(sample.unclassed, dtype, backend)
     counted = visible if scored else _counted_rows(sample.weights, dtype, backend)
     scaled = visible if settings.standardize else counted
@@ -412,12 +409,7 @@ def prepare(
         standard = _reachable(settings, sample, scaled, centre=centre)
     shifted, held_out, train = standard is not None, None, sample.weights
     if settings.early_stopping and not partial:
-        all_rows = np.arange(len(sample.codes)) if counted is None else counted
-        index = _held_out(settings, all_rows, sample.codes[all_rows], seed)
-        held_out = sample.part(index, sample.weights)
-        # Weight 0 instead of a copy of all the other rows.
-        train = np.ones(len(sample.codes)) if train is None else train.copy()
-        train[index] = 0.0
+        held_out, train = _held_out(settings, sample, counted, seed)
     total = len(sample.codes) if train is None else _scaled(train.sum(), sample.weight_unit)
     alpha = _strength(settings, total, before, partial=partial)
     _check_alpha(alpha, backend.xp.finfo(dtype))
@@ -427,25 +419,12 @@ def prepare(
         settings.penalty,
         backend.asarray(np.asarray([alpha], dtype=np.float64), dtype),
         replace(data, standard=standard),
-        k,
+        len(sample.classes),
         settings.fit_intercept,
     )
     if settings.standardize:
         seen = replace(sample.part(scaled, sample.unclassed), standard=standard)
         standard = composed(standard, standard_of(replace(objective, data=seen)))
         objective = replace(objective, data=replace(data, standard=standard))
-    return Problem(
-        objective=objective,
-        features=sample.features,
-        classes=sample.classes,
-        source=sample.source,
-        seed=seed,
-        alpha=alpha,
-        held_out=held_out and replace(held_out, standard=standard),
-        standard=standard,
-        shifted=shifted,
-        codes=sample.codes,
-        rows=counted,
-        weight_unit=sample.weight_unit,
-        dtype=sample.result_dtype,
-    )
+    held_out = held_out and replace(held_out, standard=standard)
+    return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha)

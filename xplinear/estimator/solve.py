@@ -201,7 +201,7 @@ def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) ->
     previous = None if model is None else model.sgd_state
     if model is not None and previous is not None and previous.moments is not None:
         # Each call's weights are told in a unit of its own.
-        factor = 2.0 ** float(np.clip(model.weight_unit - problem.weight_unit, -60.0, 60.0))
+        factor = 2.0 ** float(np.clip(model.weight_unit - problem.sample.weight_unit, -60.0, 60.0))
         moments = previous.moments
         moments = moments._replace(
             weight=factor * moments.weight, deviation=factor * moments.deviation

@@ -10,19 +10,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    check_array,
-    validate_data,
-)
+from sklearn.utils.validation import check_array, validate_data
 
-from xplinear.arguments import (
-    DTYPE,
-    NONE,
-    naming,
-    number,
-    one_of,
-    shown,
-)
+from xplinear.arguments import DTYPE, NONE, naming, number, one_of, shown
 from xplinear.backends import PRECISIONS, Backend, backend_of
 from xplinear.estimator.tables import matrix_of, series_of, table_of
 from xplinear.namespace import Array, accumulator, is_array

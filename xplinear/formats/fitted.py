@@ -1,12 +1,13 @@
-"""A fitted classifier as one value: what predictions are made with, and what files hold."""
+"""A fitted classifier as one value, and as the attributes that scikit-learn's conventions name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, get_backend
 from xplinear.checks.certificate import Certificate
@@ -14,7 +15,7 @@ from xplinear.data import Standard
 from xplinear.namespace import Array, array_namespace
 from xplinear.objective import Params
 
-__all__ = ["Fitted", "Near", "linear_coefficients"]
+__all__ = ["Fitted", "FittedAttributes", "Near", "fitted_of", "keep", "linear_coefficients"]
 
 _Part = TypeVar("_Part", Params, Standard)
 HostArray = np.ndarray[Any, np.dtype[Any]]
@@ -82,6 +83,34 @@ class Fitted:
         )
 
 
+_ATTRIBUTES = {one.name: f"{one.name}_" for one in fields(Fitted)} | {
+    "feature_names": "feature_names_in_",
+    "near": "_shifted",
+    "source": "_source",
+    "weight_unit": "_weight_unit",
+    "sgd_state": "_sgd_state",
+}
+
+
+class FittedAttributes:
+    """What a fitted classifier has, some of it only where it was fitted."""
+
+    params_: Params
+    coef_: Array
+    intercept_: Array
+    classes_: HostArray
+    backend_: Backend
+    alpha_: float
+    solver_: str
+    n_iter_: int
+    objective_: float
+    history_: dict[str, HostArray]
+    certificate_: Certificate
+    n_features_in_: int
+    feature_names_in_: HostArray
+    _shifted: Near | None = None
+
+
 def _moved(part: _Part, target: Backend, source: Backend) -> _Part:
     return type(part)(*(target.asarray(source.to_host(a)) for a in part))
 
@@ -95,3 +124,22 @@ def linear_coefficients(params: Params) -> tuple[Array, Array]:
     if W.shape[2] == 2:
         W, b = W[:, :, 1:] - W[:, :, :1], b[:, 1:] - b[:, :1]
     return array_namespace(W).permute_dims(W, (1, 2, 0)), b
+
+
+def fitted_of(estimator: Any) -> Fitted:
+    """Return what an estimator keeps of its fit; raise NotFittedError where there was none."""
+    check_is_fitted(estimator)
+    there = vars(estimator)
+    return Fitted(**{name: there[own] for name, own in _ATTRIBUTES.items() if own in there})
+
+
+def keep(estimator: Any, fitted: Fitted) -> None:
+    """Give an estimator the attributes of a fit, and take those of the last one away."""
+    coef, intercept = linear_coefficients(fitted.params)
+    found = {own: getattr(fitted, name) for name, own in _ATTRIBUTES.items()}
+    found |= {"coef_": coef[0, :, :], "intercept_": intercept[0, :]}
+    found["n_features_in_"] = fitted.params.W.shape[0]
+    found["n_iter_"] = None if fitted.history is None else len(fitted.history["seconds"])
+    there = {name: value for name, value in vars(estimator).items() if name not in found}
+    # At once: Ctrl-C finds the old model, or all of the new one.
+    estimator.__dict__ = there | {name: a for name, a in found.items() if a is not None}

@@ -16,13 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence, shown
 from xplinear.backends import Backend
 from xplinear.backends.base import undisturbed
-from xplinear.estimator.attributes import keep
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
 from xplinear.estimator.solve import automatic_solver, certificate_of, solver_for
 from xplinear.estimator.validation import host_weights
-from xplinear.formats.fitted import linear_coefficients
+from xplinear.formats.fitted import keep, linear_coefficients
 from xplinear.losses import Loss
 from xplinear.minimize import time_left
 from xplinear.model_selection.folds import CV, folds_of, splits_of
@@ -220,7 +219,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         rates = self._rates(search, solver)
         scoring = self._scoring(objective.loss)
         alphas = search.strengths(objective)
-        splits = splits_of(search.cv, X, problem.classes[problem.codes], groups)
+        splits = splits_of(search.cv, X, problem.sample.classes[problem.sample.codes], groups)
         if search.one_standard_error and len(splits) < 2:
             msg = "one_standard_error needs at least two folds"
             raise ValueError(msg)
@@ -404,6 +403,6 @@ def _host_scoring(
         keep(clf, problem.model(params).to("numpy"))
         return clf
 
-    labels, n = problem.classes[problem.codes], len(problem.codes)
+    labels, n = problem.sample.classes[problem.sample.codes], len(problem.sample.codes)
     weights = None if sample_weight is None else host_weights(sample_weight, n)
     return HostScoring(function, X, labels, weights, problem.places, classifier)

@@ -71,7 +71,7 @@ def folds_of(
     refit: bool,
 ) -> Folds:
     """Return splits as weights, with those of all rows last if these are fitted too."""
-    codes, classes = problem.codes, problem.classes
+    codes, classes = problem.sample.codes, problem.sample.classes
     n, k = len(codes), len(classes)
     weights = check_weights(sample_weight, None, codes, classes)
     weights = np.ones(n) if weights is None else weights
