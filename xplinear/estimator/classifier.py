@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -609,7 +609,7 @@ def _classifier(
         expected = preparation.expected
         if expected is not None and not expected.by_place:
             names = np.asarray(preparation.feature_names, dtype=object)
-            fitted = replace(fitted, feature_names=names)
+            fitted = fitted._replace(feature_names=names)
     clf = LinearClassifier.from_params(fitted.params, fitted.classes, **settings)
     keep(clf, fitted)
     return clf

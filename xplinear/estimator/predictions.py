@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, backend_of
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
 from xplinear.estimator.standardize import column_bounds
 from xplinear.estimator.validation import check_features, dtype_name, labels_on
-from xplinear.formats.fitted import fitted_of
 from xplinear.losses.softmax import softmax
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, class_scores, scores
@@ -98,8 +98,8 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
 
 def predicted(clf: Any, X: Any, method: str) -> Array:
     """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
-    model = fitted_of(clf)
-    backend, own = model.backend, backend_of(X)
+    check_is_fitted(clf)
+    kept, backend, own = vars(clf), clf.backend_, backend_of(X)
     if own.traced(X) and own.xp is backend.xp:
         own = backend  # wherever it will be computed
     moved = own.name != backend.name
@@ -107,7 +107,7 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
     if problem is not None:
         msg = f"X {problem}"
         raise TypeError(msg)
-    if moved and (own.name != model.source or own.traced(X)):
+    if moved and (own.name != kept.get("_source", "numpy") or own.traced(X)):
         msg = (
             f"{type(clf).__name__}.{method}() and fit must use the same namespace and device: "
             f"X is on {own.name}, the model on {backend.name}; "
@@ -116,13 +116,13 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
         raise ValueError(msg)
     with backend.undisturbed(gradients=True):
         X, _ = check_features(clf, X, reset=False)
-        params, standard = model.near or (model.params, None)
+        params, standard = kept.get("_shifted") or (clf.params_, None)
         rows = rows_on(backend, X, own)
         wide = (params.b if standard is None else standard.centre).dtype
         _check_conversion(rows, wide, backend)
         data = data_of(rows, None, None, params.W.dtype, backend=backend)
         parts = replace(data, standard=standard).map(
-            _FUNCTIONS[method], (backend.xp,), params, scores=len(model.classes)
+            _FUNCTIONS[method], (backend.xp,), params, scores=len(clf.classes_)
         )
         if moved:
             return own.asarray(np.concatenate([backend.to_host(part) for part in parts]))

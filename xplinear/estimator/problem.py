@@ -133,8 +133,7 @@ class Problem:
             history["seconds"] = history["seconds"] + before["seconds"][-1]
             history = {key: np.concatenate([before[key], history[key]]) for key in history}
         kind = type(solver)
-        return replace(
-            self.model(result.params),
+        return self.model(result.params)._replace(
             alpha=self.alpha,
             solver=next((name for name in SOLVERS if SOLVERS[name] is kind), kind.__name__),
             objective=value,

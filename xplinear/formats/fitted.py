@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -32,8 +31,7 @@ class Near(NamedTuple):
         return Near(_moved(self.params, target, source), _moved(self.standard, target, source))
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
+class Fitted(NamedTuple):
     """One model, and what is known of its fit; of weights that were given, that is nothing.
 
     Parameters
@@ -73,8 +71,7 @@ class Fitted:
     def to(self, backend: Backend | str) -> Fitted:
         """Return the model on another backend, where it begins anew with `partial_fit`."""
         target = get_backend(backend)
-        return replace(
-            self,
+        return self._replace(
             params=_moved(self.params, target, self.backend),
             backend=target,
             near=self.near and self.near.to(target, self.backend),
@@ -83,7 +80,7 @@ class Fitted:
         )
 
 
-_ATTRIBUTES = {one.name: f"{one.name}_" for one in fields(Fitted)} | {
+_ATTRIBUTES = {name: f"{name}_" for name in Fitted._fields} | {
     "feature_names": "feature_names_in_",
     "near": "_shifted",
     "source": "_source",
