@@ -116,6 +116,23 @@ class TestLaw1:
                 ours = [m.split(".") for m in imports(parsed(path)) if m.startswith("xplinear")]
                 assert {module[1] for module in ours} <= may_import, path
 
+    def test_files_know_no_estimator(self) -> None:
+        above = ("xplinear.estimator", "xplinear.model_selection")
+        for path in FILES:
+            if path.parent.name == "formats":
+                assert [m for m in imports(parsed(path)) if m.startswith(above)] == [], path
+
+    @pytest.mark.parametrize("path", FILES, ids=name_of)
+    def test_no_name_is_taken_that_is_private(self, path: Path) -> None:
+        private = [
+            alias.name
+            for node in ast.walk(parsed(path))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xplinear")
+            for alias in node.names
+            if alias.name.startswith("_")
+        ]
+        assert private == []
+
     def test_import_is_quick_and_needs_no_optional_library(self) -> None:
         script = f"""
 import sys, time
