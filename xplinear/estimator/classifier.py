@@ -30,6 +30,7 @@ from xplinear.arguments import (
     check_array,
     check_finite,
     check_same_library,
+    configured,
     instance,
     integer,
     named,
@@ -76,28 +77,16 @@ from xplinear.losses.softmax import softmax
 from xplinear.minimize import Interrupted, Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace
 from xplinear.objective import Objective, Params, class_scores, columns, scores
-from xplinear.penalties import PENALTIES, PENALTY, ElasticNetPenalty, L2Penalty, NoPenalty, Penalty
-from xplinear.solvers import (
-    GD,
-    LBFGS,
-    SGD,
-    SOLVERS,
-    InteriorPoint,
-    Newton,
-    ProximalLBFGS,
-    Smoothing,
-    Solver,
-)
-from xplinear.solvers.interior_point import interior_point_pays
-from xplinear.solvers.newton import newton_pays
-from xplinear.solvers.protocol import SOLVER
+from xplinear.penalties import PENALTIES, PENALTY, Penalty, has_strength
+from xplinear.solvers import SOLVERS, Solver
+from xplinear.solvers.automatic import automatic_solver, cheap_passes
+from xplinear.solvers.protocol import SOLVER, declared
 
 __all__ = [
     "LinearClassifier",
     "Problem",
     "accuracy",
     "at_the_floor",
-    "automatic_solver",
     "block_scores",
     "certificate_of",
     "host_parameters",
@@ -134,11 +123,6 @@ ARGUMENTS: dict[str, Check] = {
     "verbose": integer(0) | FLAG,
 }
 
-_TO_THE_OPTIMUM = InteriorPoint, LBFGS, Newton, ProximalLBFGS, Smoothing
-_UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
-_CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
-_TRIED = 200  # iterations of L-BFGS before a Newton step is worth what it costs
-_AFFORDABLE_STEP = 5e9  # operations: some tenths of a second
 _WORSE = 1.01  # than no weights at all, but for the noise of short fits
 _SEPARATED = 1e-4  # share of the first loss below which every row is on its side
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
@@ -183,29 +167,11 @@ def accuracy(objective: Objective, params: Params) -> Array:
 
 
 def certificate_of(objective: Objective, solver: Solver, result: Result) -> Certificate | None:
-    """Return how far a result can be from the optimum; None where the solver does not go there."""
-    return None if isinstance(solver, _UNCERTIFIED) else certify(objective, result, solver)
+    """Return how far a result can be from the optimum; None where the solver does not go there.
 
-
-def automatic_solver(objective: Objective, lanes: int = 1, strengths: int = 1) -> str:
-    """Return the name of the solver that finds the optimum of this objective, or ``sgd``.
-
-    Second-order steps are for few weights: those of ``lanes`` models at a time, which follow a
-    path of ``strengths``; an interior point follows none, and solves all at once.
+    Short fits that do not would pay much for two more passes.
     """
-    loss, penalty = objective.loss, objective.penalty
-    if loss.smooth and penalty.smooth:
-        return "newton" if newton_pays(objective, lanes) else "lbfgs"
-    if loss.smooth:
-        return "proximal_lbfgs"
-    if interior_point_pays(objective, lanes * strengths):
-        return "interior_point"
-    suits = isinstance(penalty, L2Penalty) and hasattr(loss, "smoothed")
-    return "smoothing" if suits else "sgd"
-
-
-def _is_cheap(n: int, p: int, k: int) -> bool:
-    return n * p * k <= _CHEAP_PASS
+    return certify(objective, result, solver) if declared(solver, "exact") else None
 
 
 def _of_one_model(history: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
@@ -249,7 +215,7 @@ def _print_progress(progress: Progress) -> None:
 
 def _warn_at_the_floor(
     objective: Objective,
-    solver: Any,
+    tol: float,
     result: Result,
     precision: str,
 ) -> None:
@@ -258,7 +224,7 @@ def _warn_at_the_floor(
     if floored.any():
         measure = "gap" if np.isfinite(result.lower_bound).any() else "residual"
         measured = f"{measure} {result.residual[floored].max():.0e}"
-        message = at_the_floor(objective, precision, measured, solver.tol)
+        message = at_the_floor(objective, precision, measured, tol)
         warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
 
@@ -267,7 +233,7 @@ def _warn_of_no_optimum(objective: Objective, value: float) -> None:
     backend, xp = objective.data.backend, objective.xp
     numbers = xp.stack([objective.loss_at_zero()[0], xp.max(objective.alpha)])
     zero, alpha = backend.to_host(numbers).tolist()
-    free = alpha == 0.0 or objective.penalty == NoPenalty()
+    free = alpha == 0.0 or not has_strength(objective.penalty)
     if free and objective.loss.probabilistic and value < _SEPARATED * zero:
         warnings.warn(
             "a linear function separates the classes, and nothing holds the weights: they grow as "
@@ -516,7 +482,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         "auto" measures the data and needs no tuning or scaling; a number is a plain step.
     momentum : float, default 0.9
     max_iter : int, optional
-        Iterations (default 1000) or, for ``sgd``, epochs (default 10, more on few rows).
+        Iterations (default the solver's own, 1000 for most) or, for ``sgd``, epochs (default 10, more
+        on few rows).
     tol : float, default 1e-4
         How near to the optimum, relative; see the solver. A solver that goes there ends, by
         default, with F within 1e-3 of what there is to gain, F(0) − F*, or with a warning.
@@ -739,8 +706,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        if isinstance(solver, _TO_THE_OPTIMUM):
-            _warn_at_the_floor(objective, solver, result, self.precision)
+        _warn_at_the_floor(objective, getattr(solver, "tol", self.tol), result, self.precision)
         result = problem.rounded(result)
         certificate = None
         try:
@@ -1055,7 +1021,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 "is, alpha = 1 / (C n): give one of them, the other is None"
             )
             raise ValueError(msg)
-        if self._unpenalized and self.solver in ("interior_point", "smoothing"):
+        if self._unpenalized and declared(SOLVERS.get(self._solver_name), "needs_alpha"):
             name, value = ("C", "inf") if self.alpha is None else ("alpha", "0")
             least = "finite" if self.alpha is None else "more than 0"
             msg = (
@@ -1085,54 +1051,46 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         return getattr(self, "alpha_", _FIRST_ALPHA)
 
     def _penalty(self) -> Penalty:
-        if self.penalty == "elastic_net":
-            return ElasticNetPenalty(self.l1_ratio)
-        return NoPenalty() if self.penalty is None else self._plain("penalty")
+        name = "none" if self.penalty is None else self.penalty
+        if not isinstance(name, str):
+            return self._plain("penalty")
+        return configured(PENALTIES[name], {"l1_ratio": self._plain("l1_ratio")})
+
+    @property
+    def _solver_name(self) -> str:
+        """Return the solver's name; none where an object is given."""
+        return self.solver if isinstance(self.solver, str) else ""
 
     def _solver(self, objective: Objective, seed: int, *, partial: bool = False) -> Any:
-        name, data = self.solver, objective.data
+        name, data = self._solver_name, objective.data
         if name == "auto":
-            optimum = automatic_solver(objective)
-            cheap = _is_cheap(data.n, data.p, objective.k)
-            lost = optimum in ("interior_point", "smoothing") and self._unpenalized
-            name = "sgd" if partial or self._stochastic or not cheap or lost else optimum
-        limit = 1000 if self.max_iter is None else self._plain("max_iter")
+            cheap = cheap_passes(data.n, data.p, objective.k)
+            exact = cheap and not (partial or self._stochastic)
+            penalized = not self._unpenalized
+            name = automatic_solver(objective, penalized=penalized) if exact else "sgd"
         rate = self._plain("learning_rate")
-        if name == "gd" and not partial:
-            return GD(limit, self.tol, "backtracking" if rate == "auto" else rate)
-        for kind in _TO_THE_OPTIMUM:
-            if isinstance(name, str) and SOLVERS.get(name) is kind and not partial:
-                return kind(limit, self.tol)
-        if name == "sgd":
-            solver = SGD(
-                self.max_iter,
-                self.tol,
-                self.n_iter_no_change,
-                self.batch_size,
-                rate,
-                momentum=self.momentum,
-                seed=seed,
-            )
-        else:
-            solver = ARGUMENTS["solver"]("solver", name)
-        if partial:
-            if not isinstance(solver, SGD):
-                msg = f"partial_fit needs solver='sgd' (or 'auto'), got {self.solver!r}"
-                raise ValueError(msg)
-            return replace(solver, max_iter=1, schedule="inverse_scaling", average=False)
-        return solver
+        settings = {
+            "max_iter": self._plain("max_iter"),
+            "tol": self._plain("tol"),
+            "patience": self._plain("n_iter_no_change"),
+            "batch_size": self._plain("batch_size"),
+            "learning_rate": None if rate == "auto" else rate,
+            "momentum": self._plain("momentum"),
+            "seed": seed,
+        }
+        solver = configured(SOLVERS[name], settings) if name else self._plain("solver")
+        if not partial:
+            return solver
+        in_turn = declared(solver, "in_turn")
+        if in_turn is None:
+            msg = f"partial_fit needs solver='sgd' (or 'auto'), got {self.solver!r}"
+            raise ValueError(msg)
+        return in_turn()
 
-    def _with_newton(self, objective: Objective, solver: Any) -> tuple[Any, Newton | None]:
-        """Return the solver and what goes on where it does not get there; None if nothing can.
-
-        Where L-BFGS is slow, its metric does not suit the data: exact Hessians do.
-        """
-        if self.solver != "auto" or not isinstance(solver, LBFGS):
-            return solver, None
-        rest = solver.max_iter - _TRIED
-        if rest < 1 or not newton_pays(objective, most=_AFFORDABLE_STEP):
-            return solver, None
-        return replace(solver, max_iter=_TRIED), Newton(rest, self.tol)
+    def _with_newton(self, objective: Objective, solver: Any) -> tuple[Any, Any]:
+        """Return the solver and what goes on where it does not get there; None if nothing can."""
+        relay = declared(solver, "relay") if self.solver == "auto" else None
+        return (relay and relay(objective)) or (solver, None)
 
     def _problem(
         self,
@@ -1241,9 +1199,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         xp = backend.xp
         dtype = computation_dtype(rows, self.dtype, backend)
         check_precision(self.precision, dtype, backend)
-        cheap = _is_cheap(rows.shape[0], rows.shape[1], k)
-        first_order = self.solver in ("sgd", "gd") or isinstance(self.solver, _UNCERTIFIED)
-        exact = not (first_order or partial or self._stochastic)
+        cheap = cheap_passes(rows.shape[0], rows.shape[1], k)
+        exact = declared(SOLVERS.get(self._solver_name, self.solver), "exact")
+        exact = exact and not (partial or self._stochastic)
         if self.dtype is None and self.precision == "float32" and cheap and exact:
             # On few rows float64 costs little, and the rounding of float32 as many iterations.
             return accumulator(xp.empty((0,), **backend.kind(dtype)), xp=xp), dtype

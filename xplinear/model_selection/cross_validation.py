@@ -31,7 +31,6 @@ from xplinear.data import ArrayData, Standard, StreamedData
 from xplinear.estimator.classifier import (
     LinearClassifier,
     Problem,
-    automatic_solver,
     certificate_of,
     is_probabilistic,
     linear_coefficients,
@@ -45,8 +44,10 @@ from xplinear.model_selection.scoring import OTHER_NAMES, SCORINGS, HostScoring
 from xplinear.model_selection.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
 from xplinear.namespace import Array, is_array
 from xplinear.objective import Objective, Params
-from xplinear.penalties import NoPenalty, Penalty
-from xplinear.solvers import SGD, Solver
+from xplinear.penalties import Penalty, has_strength
+from xplinear.solvers import Solver
+from xplinear.solvers.automatic import automatic_solver
+from xplinear.solvers.protocol import declared
 
 __all__ = ["LinearClassifierCV"]
 
@@ -264,7 +265,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         )
         problem = template._problem(X, y, sample_weight, scored=True)
         objective = problem.objective
-        if objective.penalty == NoPenalty():
+        if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
         if self.solver == "auto":
@@ -421,9 +422,9 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     def _rates(self, solver: Solver) -> list[float | None]:
         if self.learning_rates is None:
             return [None]
-        if not isinstance(solver, SGD):
+        if declared(solver, "with_rates") is None:
             msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
-            raise ValueError(msg)  # noqa: TRY004 - it is the value
+            raise ValueError(msg)
         return list(self._plain("learning_rates"))
 
     def _alphas(self, objective: Objective) -> HostArray:
