@@ -161,9 +161,6 @@ def test_models_that_leave_do_not_change_the_others(
     W, kept = np.asarray(whole.params.W)[:, [2, 0]], np.asarray(part.params.W)
     assert np.abs(W).max() > 0.0
     np.testing.assert_allclose(kept, W, rtol=1e-6, atol=1e-9)
-    for field_name in ("loss", "step_size", "residual", "lower_bound"):
-        a, b = (np.asarray(getattr(state, field_name)) for state in (part, whole))
-        np.testing.assert_allclose(a, b[[2, 0]], rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize(
