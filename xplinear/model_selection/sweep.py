@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from xplinear.arguments import integer
 from xplinear.backends import matmul_precision
 from xplinear.data import ArrayData, StreamedData
-from xplinear.estimator.classifier import at_the_floor
+from xplinear.estimator.solve import at_the_floor
 from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
 from xplinear.model_selection.scoring import SCORINGS, HostScoring, class_counts, without_classes
 from xplinear.namespace import Array

@@ -8,7 +8,7 @@ from xplinear.arguments import offering
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 
-__all__ = ["Solver", "State", "check_suits", "declared", "select", "take_models"]
+__all__ = ["Solver", "State", "select", "take_models"]
 
 
 class State(Protocol):
