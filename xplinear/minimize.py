@@ -37,6 +37,7 @@ from xplinear.solvers.protocol import (
     STATE,
     Solver,
     State,
+    check_suits,
     select,
     take_models,
 )
@@ -307,6 +308,7 @@ def _check_start(
     """Raise ArgumentError where what is to be minimized, how, and from where, do not agree."""
     (CALLABLE | NONE)("validation_score", validation_score)
     (SOLVER if objective.m == 1 else SOLVER_OF_STACKS)("solver", solver)
+    check_suits(solver, objective)
     if state is not None:
         objective.check_params(STATE("state", state).params, "the params of state")
     elif params is not None:

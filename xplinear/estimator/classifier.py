@@ -134,7 +134,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         "auto" measures the data and needs no tuning or scaling; a number is a plain step.
     momentum : float, default 0.9
     max_iter : int, optional
-        Iterations (default 1000) or, for ``sgd``, epochs (default 10, more on few rows).
+        Iterations (default the solver's own, 1000 for most) or, for ``sgd``, epochs (default 10,
+        more on few rows).
     tol : float, default 1e-4
         How near to the optimum, relative; see the solver. A solver that goes there ends, by
         default, with F within 1e-3 of what there is to gain, F(0) − F*, or with a warning.

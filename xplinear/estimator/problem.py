@@ -40,19 +40,15 @@ from xplinear.formats.fitted import Fitted, Near
 from xplinear.minimize import Result
 from xplinear.namespace import Array, accumulator
 from xplinear.objective import Objective, Params
-from xplinear.solvers import GD, SGD, SOLVERS, Solver
+from xplinear.solvers import SOLVERS, Solver
+from xplinear.solvers.automatic import cheap_passes
+from xplinear.solvers.protocol import declared
 
-__all__ = ["Problem", "Sample", "history_of_one", "is_cheap", "place_of", "prepare"]
+__all__ = ["Problem", "Sample", "history_of_one", "place_of", "prepare"]
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 
-_CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
-
-
-def is_cheap(n: int, p: int, k: int) -> bool:
-    """Whether a thousand passes over X take seconds."""
-    return n * p * k <= _CHEAP_PASS
 
 
 def place_of(estimator: Any, X: Any = None, *_: Any, **__: Any) -> Backend:
@@ -289,9 +285,8 @@ def _dtypes(
     xp = backend.xp
     dtype = computation_dtype(rows, settings.dtype, backend)
     check_precision(settings.precision, dtype, backend)
-    first_order = settings.solver in ("sgd", "gd") or isinstance(settings.solver, (GD, SGD))
-    exact = not (first_order or partial or settings.stochastic)
-    cheap = is_cheap(rows.shape[0], rows.shape[1], k)
+    exact = declared(settings.solver_or_class, "exact") and not (partial or settings.stochastic)
+    cheap = cheap_passes(rows.shape[0], rows.shape[1], k)
     if settings.dtype is None and settings.precision == "float32" and cheap and exact:
         # On few rows float64 costs little, and the rounding of float32 as many iterations.
         return accumulator(xp.empty((0,), **backend.kind(dtype)), xp=xp), dtype

@@ -15,6 +15,7 @@ from xplinear.arguments import (
     NONE,
     TEXT,
     Check,
+    configured,
     instance,
     integer,
     named,
@@ -24,9 +25,9 @@ from xplinear.arguments import (
 )
 from xplinear.backends import PRECISIONS, Backend
 from xplinear.losses import LOSS, LOSSES, Loss
-from xplinear.penalties import PENALTIES, PENALTY, ElasticNetPenalty, NoPenalty, Penalty
+from xplinear.penalties import PENALTIES, PENALTY, Penalty
 from xplinear.solvers import SOLVERS, Solver
-from xplinear.solvers.protocol import SOLVER
+from xplinear.solvers.protocol import SOLVER, declared
 
 __all__ = ["Settings", "SharedParameters", "check_fields", "checked", "given", "parameter"]
 
@@ -107,23 +108,29 @@ class Settings:
         check_fields(self)
         if isinstance(solver, str):
             object.__setattr__(self, "solver", solver)
-        if isinstance(penalty, str) and penalty == "elastic_net":
-            object.__setattr__(self, "penalty", ElasticNetPenalty(self.l1_ratio))
-        if penalty is None:
-            object.__setattr__(self, "penalty", NoPenalty())
+        penalty = "none" if penalty is None else penalty
+        if isinstance(penalty, str):
+            named_one = configured(PENALTIES[penalty], {"l1_ratio": self.l1_ratio})
+            object.__setattr__(self, "penalty", named_one)
         if self.alpha is not None and self.C is not None:
             msg = (
                 f"alpha={self.alpha!r} and C={self.C!r} are two ways to say how strong the penalty "
                 "is, alpha = 1 / (C n): give only one of them"
             )
             raise ValueError(msg)
-        if self.unpenalized and self.solver in ("interior_point", "smoothing"):
+        by_name = isinstance(self.solver, str)
+        if self.unpenalized and by_name and declared(self.solver_or_class, "needs_alpha"):
             name, value = ("C", "inf") if self.alpha is None else ("alpha", "0")
             least = "finite" if self.alpha is None else "more than 0"
             msg = (
                 f"{name} must be {least} for solver={self.solver!r}, got {value}; use solver='sgd'"
             )
             raise ValueError(msg)
+
+    @property
+    def solver_or_class(self) -> Any:
+        """The solver, or its class where it is told by name; None for "auto"."""
+        return SOLVERS.get(self.solver) if isinstance(self.solver, str) else self.solver
 
     @property
     def unpenalized(self) -> bool:

@@ -11,33 +11,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from xplinear.arguments import configured
 from xplinear.backends import matmul_precision
 from xplinear.checks.certificate import Certificate, certify
 from xplinear.estimator.predictions import accuracy
-from xplinear.estimator.problem import Problem, history_of_one, is_cheap
+from xplinear.estimator.problem import Problem, history_of_one
 from xplinear.estimator.settings import Settings
 from xplinear.formats.fitted import Fitted
 from xplinear.minimize import Interrupted, Progress, Result, minimize
 from xplinear.objective import Objective, Params
-from xplinear.penalties import L2Penalty, NoPenalty
-from xplinear.solvers import (
-    GD,
-    LBFGS,
-    SGD,
-    SOLVERS,
-    InteriorPoint,
-    Newton,
-    ProximalLBFGS,
-    Smoothing,
-    Solver,
-)
-from xplinear.solvers.interior_point import interior_point_pays
-from xplinear.solvers.newton import newton_pays
+from xplinear.penalties import has_strength
+from xplinear.solvers import SOLVERS, Solver
+from xplinear.solvers.automatic import automatic_solver, cheap_passes
+from xplinear.solvers.protocol import declared
 
 __all__ = [
     "Solution",
     "at_the_floor",
-    "automatic_solver",
     "certificate_of",
     "solve",
     "solve_in_turn",
@@ -45,86 +35,53 @@ __all__ = [
     "warn_of_no_optimum",
 ]
 
-_TO_THE_OPTIMUM = InteriorPoint, LBFGS, Newton, ProximalLBFGS, Smoothing
-_UNCERTIFIED = GD, SGD  # short fits of these would pay much for two more passes
-_TRIED = 200  # iterations of L-BFGS before a Newton step is worth what it costs
-_AFFORDABLE_STEP = 5e9  # operations: some tenths of a second
 _WORSE = 1.01  # than no weights at all, but for the noise of short fits
 _SEPARATED = 1e-4  # share of the first loss below which every row is on its side
 
 
 def certificate_of(objective: Objective, solver: Solver, result: Result) -> Certificate | None:
-    """Return how far a result can be from the optimum; None where the solver does not go there."""
-    return None if isinstance(solver, _UNCERTIFIED) else certify(objective, result, solver)
+    """Return how far a result can be from the optimum; None where the solver does not go there.
 
-
-def automatic_solver(objective: Objective, lanes: int = 1, strengths: int = 1) -> str:
-    """Return the name of the solver that finds the optimum of this objective, or ``sgd``.
-
-    Second-order steps are for few weights: those of ``lanes`` models at a time, which follow a
-    path of ``strengths``; an interior point follows none, and solves all at once.
+    Short fits that do not would pay much for two more passes.
     """
-    loss, penalty = objective.loss, objective.penalty
-    if loss.smooth and penalty.smooth:
-        return "newton" if newton_pays(objective, lanes) else "lbfgs"
-    if loss.smooth:
-        return "proximal_lbfgs"
-    if interior_point_pays(objective, lanes * strengths):
-        return "interior_point"
-    suits = isinstance(penalty, L2Penalty) and hasattr(loss, "smoothed")
-    return "smoothing" if suits else "sgd"
+    return certify(objective, result, solver) if declared(solver, "exact") else None
 
 
 def solver_for(
     settings: Settings, objective: Objective, seed: int, *, partial: bool = False
 ) -> Any:
     """Return the solver of a fit, or of a call of `partial_fit`, told what the settings say."""
-    name, data = settings.solver, objective.data
-    if name == "auto":
-        optimum = automatic_solver(objective)
-        cheap = is_cheap(data.n, data.p, objective.k)
-        lost = optimum in ("interior_point", "smoothing") and settings.unpenalized
-        name = "sgd" if partial or settings.stochastic or not cheap or lost else optimum
-    limit = 1000 if settings.max_iter is None else settings.max_iter
-    rate = settings.learning_rate
-    if name == "gd" and not partial:
-        return GD(limit, settings.tol, "backtracking" if rate == "auto" else rate)
-    for kind in _TO_THE_OPTIMUM:
-        if isinstance(name, str) and SOLVERS.get(name) is kind and not partial:
-            return kind(limit, settings.tol)
-    if name == "sgd":
-        solver = SGD(
-            settings.max_iter,
-            settings.tol,
-            settings.n_iter_no_change,
-            settings.batch_size,
-            rate,
-            momentum=settings.momentum,
-            seed=seed,
-        )
-    else:
-        solver = SOLVERS[name]() if isinstance(name, str) else name
-    if partial:
-        if not isinstance(solver, SGD):
-            msg = f"partial_fit needs solver='sgd' (or 'auto'), got {settings.solver!r}"
-            raise ValueError(msg)
-        return replace(solver, max_iter=1, schedule="inverse_scaling", average=False)
-    return solver
+    solver, data = settings.solver, objective.data
+    if solver == "auto":
+        cheap = cheap_passes(data.n, data.p, objective.k)
+        exact = cheap and not (partial or settings.stochastic)
+        penalized = not settings.unpenalized
+        solver = automatic_solver(objective, penalized=penalized) if exact else "sgd"
+    if isinstance(solver, str):
+        rate = settings.learning_rate
+        told = {
+            "max_iter": settings.max_iter,
+            "tol": settings.tol,
+            "patience": settings.n_iter_no_change,
+            "batch_size": settings.batch_size,
+            "learning_rate": None if rate == "auto" else rate,
+            "momentum": settings.momentum,
+            "seed": seed,
+        }
+        solver = configured(SOLVERS[solver], told)
+    if not partial:
+        return solver
+    in_turn = declared(solver, "in_turn")
+    if in_turn is None:
+        msg = f"partial_fit needs solver='sgd' (or 'auto'), got {settings.solver!r}"
+        raise ValueError(msg)
+    return in_turn()
 
 
-def _with_newton(
-    settings: Settings, objective: Objective, solver: Any
-) -> tuple[Any, Newton | None]:
-    """Return the solver and what goes on where it does not get there; None if nothing can.
-
-    Where L-BFGS is slow, its metric does not suit the data: exact Hessians do.
-    """
-    if settings.solver != "auto" or not isinstance(solver, LBFGS):
-        return solver, None
-    rest = solver.max_iter - _TRIED
-    if rest < 1 or not newton_pays(objective, most=_AFFORDABLE_STEP):
-        return solver, None
-    return replace(solver, max_iter=_TRIED), Newton(rest, settings.tol)
+def _with_newton(settings: Settings, objective: Objective, solver: Any) -> tuple[Any, Any]:
+    """Return the solver and what goes on where it does not get there; None if nothing can."""
+    relay = declared(solver, "relay") if settings.solver == "auto" else None
+    return (relay and relay(objective)) or (solver, None)
 
 
 def _minimized(
@@ -182,8 +139,7 @@ def solve(
             ConvergenceWarning,
             stacklevel=4,
         )
-    if isinstance(solver, _TO_THE_OPTIMUM):
-        _warn_at_the_floor(objective, solver, result, settings.precision)
+    _warn_at_the_floor(objective, getattr(solver, "tol", settings.tol), result, settings.precision)
     result = problem.rounded(result)
     certificate = None
     try:
@@ -217,7 +173,7 @@ def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) ->
 
 def _warn_at_the_floor(
     objective: Objective,
-    solver: Any,
+    tol: float,
     result: Result,
     precision: str,
 ) -> None:
@@ -226,7 +182,7 @@ def _warn_at_the_floor(
     if floored.any():
         measure = "gap" if np.isfinite(result.lower_bound).any() else "residual"
         measured = f"{measure} {result.residual[floored].max():.0e}"
-        message = at_the_floor(objective, precision, measured, solver.tol)
+        message = at_the_floor(objective, precision, measured, tol)
         warnings.warn(message, ConvergenceWarning, stacklevel=5)
 
 
@@ -235,7 +191,7 @@ def warn_of_no_optimum(objective: Objective, value: float) -> None:
     backend, xp = objective.data.backend, objective.xp
     numbers = xp.stack([objective.loss_at_zero()[0], xp.max(objective.alpha)])
     zero, alpha = backend.to_host(numbers).tolist()
-    free = alpha == 0.0 or objective.penalty == NoPenalty()
+    free = alpha == 0.0 or not has_strength(objective.penalty)
     if free and objective.loss.probabilistic and value < _SEPARATED * zero:
         warnings.warn(
             "a linear function separates the classes, and nothing holds the weights: they grow as "

@@ -19,7 +19,7 @@ from xplinear.backends.base import undisturbed
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
-from xplinear.estimator.solve import automatic_solver, certificate_of, solver_for
+from xplinear.estimator.solve import certificate_of, solver_for
 from xplinear.estimator.validation import host_weights
 from xplinear.formats.fitted import keep, linear_coefficients
 from xplinear.losses import Loss
@@ -29,8 +29,10 @@ from xplinear.model_selection.scoring import OTHER_NAMES, SCORINGS, HostScoring
 from xplinear.model_selection.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
 from xplinear.namespace import Array
 from xplinear.objective import Objective, Params
-from xplinear.penalties import NoPenalty
-from xplinear.solvers import SGD, Solver
+from xplinear.penalties import has_strength
+from xplinear.solvers import Solver
+from xplinear.solvers.automatic import automatic_solver
+from xplinear.solvers.protocol import declared
 
 __all__ = ["LinearClassifierCV"]
 
@@ -210,7 +212,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         search, settings = given(_Search, self), given(Settings, self)
         problem = prepare(settings, X, y, sample_weight, owner=self, scored=True)
         objective = problem.objective
-        if objective.penalty == NoPenalty():
+        if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
         if self.solver == "auto":
@@ -346,9 +348,9 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     def _rates(self, search: _Search, solver: Solver) -> list[float | None]:
         if search.learning_rates is None:
             return [None]
-        if not isinstance(solver, SGD):
+        if declared(solver, "with_rates") is None:
             msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
-            raise ValueError(msg)  # noqa: TRY004 - it is the value
+            raise ValueError(msg)
         return list(search.learning_rates)
 
     def _choose(

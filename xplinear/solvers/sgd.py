@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from xplinear.arguments import FLAG, NONE, integer, number, one_of, sequence, settle
@@ -188,6 +188,8 @@ class SGD:
     average: bool = False
     seed: int = 0
 
+    exact = False
+
     def __post_init__(self) -> None:
         rate = number("(0, inf)")
         settle(
@@ -203,6 +205,14 @@ class SGD:
             average=FLAG,
             seed=integer(0),
         )
+
+    def with_rates(self, rates: tuple[float, ...]) -> SGD:
+        """Return the solver with a learning rate for each model of a stack."""
+        return replace(self, learning_rate=rates)
+
+    def in_turn(self) -> SGD:
+        """Return the solver for an epoch of rows that come in turn, which may go on for ever."""
+        return replace(self, max_iter=1, schedule="inverse_scaling", average=False)
 
     @property
     def ends(self) -> bool:

@@ -1,0 +1,245 @@
+"""Dual points in a bundle: their best mixture bounds the optimum of a kinked loss from below."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from xplinear.data import Block
+from xplinear.namespace import Array, Namespace, accumulator, device
+from xplinear.objective import Objective, Params
+from xplinear.solvers.metric import safe_divisor, spread
+
+__all__ = ["Bundle", "Classes", "class_means", "collect", "no_points", "prove"]
+
+_BUNDLE = 80  # dual points kept
+_NEWTON = 15  # each divides the distance to the best mixture by about 5
+_PRICE = 3.0  # of a residual: well above what it can gain, or it would stay
+_CENTRING = 0.1  # of the products x·z, from one such step to the next
+_ROUNDING = 16.0  # times eps and F: taken off every bound
+
+
+class Bundle(NamedTuple):
+    """Dual points: gradients ``(m, t, c p)``, residuals ``(m, t, c)``, values ``(m, t)``.
+
+    The first is the best mixture so far; the start is the point 0.
+    """
+
+    gradients: Array
+    residuals: Array
+    values: Array
+
+
+class Classes(NamedTuple):
+    """Share of the weight ``(m, k)`` and centre ``(m, k, p)`` of each class, from that of X."""
+
+    share: Array
+    centre: Array
+
+
+def no_points(objective: Objective, params: Params, value: Array) -> Bundle:
+    """Return a bundle in which each point is the start, 0."""
+    xp, backend = objective.xp, objective.data.backend
+    kind, wide = backend.kind(objective.data.dtype), backend.kind(value.dtype)
+    p, m, c = params.W.shape
+    return Bundle(
+        xp.zeros((m, _BUNDLE, c * p), **kind),
+        xp.zeros((m, _BUNDLE, c), **wide),
+        xp.zeros((m, _BUNDLE), **wide),
+    )
+
+
+def class_means(objective: Objective, centre: Array) -> Classes:
+    """Return the classes as a dual point needs them: seen from the centre of X."""
+    data, xp, k = objective.data, objective.xp, objective.k
+    like = xp.zeros_like(objective.alpha)
+    share, total = data.reduce(_block_classes, (k, xp), like, scores=objective.m * k)
+    share = xp.astype(share / data.weight_sum[:, None], total.dtype)
+    total = total / xp.astype(data.weight_sum, total.dtype)[:, None, None]
+    return Classes(share, total - share[:, :, None] * centre[:, 0])
+
+
+def _block_classes(k: int, xp: Namespace, block: Block, like: Array) -> tuple[Array, Array]:
+    X, y, s = block
+    s = xp.ones_like(X[:, :1]) if s is None else s
+    m = like.shape[0]
+    true = y[:, None, None] == xp.arange(k, dtype=xp.int32, device=device(X))
+    members = (s + like)[:, :, None] * xp.astype(true, X.dtype)  # (n, m, k)
+    total = xp.reshape(members, (X.shape[0], m * k)).T @ X
+    wide = accumulator(X, xp=xp)
+    return xp.sum(members, axis=0, dtype=wide), xp.reshape(total, (m, k, X.shape[1]))
+
+
+def collect(xp: Namespace, bundle: Bundle, grads: Params, dual: Array, centre: Array) -> Bundle:
+    """Let a new dual point take the place of the oldest."""
+    p, m, c = grads.W.shape
+    dW = xp.permute_dims(grads.W - spread(centre, grads.b, xp=xp), (1, 2, 0))
+    new = (xp.reshape(dW, (m, c * p)), xp.astype(grads.b, dual.dtype), dual)
+    return Bundle(
+        *(
+            xp.concat([old[:, :1, ...], old[:, 2:, ...], point[:, None, ...]], axis=1)
+            for old, point in zip(bundle, new, strict=True)
+        )
+    )
+
+
+def prove(
+    objective: Objective,
+    bundle: Bundle,
+    classes: Classes,
+    intercept: Array,
+    value: Array,
+    bound: Array,
+) -> tuple[Bundle, Array]:
+    """Put the best mixture of the dual points first; return the best bound so far."""
+    xp, compile_ = objective.xp, objective.data.backend.compile
+    program, point = compile_(_program, xp)(bundle, classes, intercept, value, objective.alpha)
+    newton = compile_(_newton, xp)
+    for _ in range(_NEWTON):
+        point = newton(program, point)
+    prove = compile_(_bound, xp)
+    return prove(bundle, point.x, classes, value, objective.alpha, bound)
+
+
+class Program(NamedTuple):
+    """Minimize ½ xᵀQx − qᵀx over x ≥ 0 with Ax = (1, 0, …, 0): Q ``(m, d, d)``, A ``(m, r, d)``."""
+
+    Q: Array
+    q: Array
+    A: Array
+
+
+class Point(NamedTuple):
+    """x ``(m, d)`` and the multipliers of x ≥ 0 and of the equations ``(m, r)``."""
+
+    x: Array
+    z: Array
+    u: Array
+
+
+def _program(
+    xp: Namespace,
+    bundle: Bundle,
+    classes: Classes,
+    intercept: Array,
+    value: Array,
+    alpha: Array,
+) -> tuple[Program, Point]:
+    """Return the search for the best mixture, and where it starts.
+
+    x holds the shares of the points, then what their residuals exceed 0 by, up and down, at
+    a price: there is always a solution inside.
+    """
+    gradients, residuals, values = bundle
+    wide, (_, t, c) = values.dtype, residuals.shape
+    G = xp.astype(gradients, wide)
+    K = G @ xp.matrix_transpose(G) / safe_divisor(xp.astype(alpha, wide), xp=xp)[:, None, None]
+    none = xp.concat([0.0 * residuals, 0.0 * residuals], axis=2)
+    corner = xp.matrix_transpose(none) @ none
+    Q = xp.concat(
+        [
+            xp.concat([K, none], axis=2),
+            xp.concat([xp.matrix_transpose(none), corner], axis=2),
+        ],
+        axis=1,
+    )
+    least = xp.min(xp.where(classes.share > 0, classes.share, 1.0), axis=1)
+    price = _PRICE * (value / least + xp.max(xp.abs(intercept), axis=1))
+    counted = xp.concat([xp.ones_like(values), none[:, 0, :]], axis=1)
+    q = xp.concat([values, none[:, 0, :] - price[:, None]], axis=1)
+    unit = 0.0 * residuals[:, :1, :] + xp.eye(c, dtype=wide, device=device(values))
+    rows = xp.concat([xp.matrix_transpose(residuals), unit, -unit], axis=2)
+    A = xp.concat([counted[:, None, :], rows], axis=1)
+    excess = xp.max(xp.abs(residuals), axis=(1, 2)) + float(xp.finfo(wide).eps)
+    x = xp.where(counted > 0, 1.0 / t, excess[:, None])
+    z = xp.zeros_like(x) + xp.max(xp.abs(_times(Q, x) - q), axis=1, keepdims=True)
+    return Program(Q, q, A), Point(x, z, xp.zeros_like(A[:, :, 0]))
+
+
+def _times(M: Array, v: Array) -> Array:
+    return (M @ v[:, :, None])[:, :, 0]
+
+
+def _newton(xp: Namespace, program: Program, point: Point) -> Point:
+    """Make one step of the primal-dual interior-point method."""
+    Q, q, A = program
+    x, z, u = point
+    At, r = xp.matrix_transpose(A), A.shape[1]
+    tiny = float(xp.finfo(x.dtype).eps)
+    # Nothing is gained by coming nearer to the boundary than rounding allows.
+    target = _CENTRING * xp.mean(x * z, axis=1, keepdims=True) + tiny * xp.max(
+        xp.abs(q), axis=1, keepdims=True
+    )
+    one = xp.astype(xp.arange(r, dtype=xp.int32, device=device(x)) == 0, x.dtype)
+    slope = q + _times(At, u) - _times(Q, x)
+    right = xp.concat([target / x + slope, one - _times(A, x)], axis=1)
+    diagonal = xp.eye(x.shape[1], dtype=x.dtype, device=device(x)) * (z / x)[:, None, :]
+    ridge = xp.eye(r, dtype=x.dtype, device=device(x))
+    corner = 0.0 * A[:, :, :r] - tiny * ridge
+    M = xp.concat(
+        [
+            xp.concat([Q + diagonal, At], axis=2),
+            xp.concat([A, corner], axis=2),
+        ],
+        axis=1,
+    )
+    move = xp.linalg.solve(M, right[:, :, None])[:, :, 0]
+    dx, du = move[:, : x.shape[1]], -move[:, x.shape[1] :]
+    dz = (target - z * dx) / x - z
+
+    def room(v: Array, dv: Array) -> Array:
+        return xp.min(xp.where(dv < 0, -0.99 * v / xp.where(dv < 0, dv, -1.0), 1.0), axis=1)
+
+    step = xp.minimum(room(x, dx), room(z, dz))[:, None]
+    return Point(x + step * dx, z + step * dz, u + step * du)
+
+
+def _bound(
+    xp: Namespace,
+    bundle: Bundle,
+    x: Array,
+    classes: Classes,
+    best: Array,
+    alpha: Array,
+    bound: Array,
+) -> tuple[Bundle, Array]:
+    """Return the bundle with the mixture of shares x first, and the larger of the bounds.
+
+    What is left of the residual is taken away by a point with rows that are alike in each class;
+    both together, times 1 − θ, are a dual point again.
+    """
+    share, wide = x[:, : bundle.values.shape[1]], x.dtype
+    share = xp.where(share > 0, share, 0.0)
+    total = xp.sum(share, axis=1, keepdims=True)
+    first = xp.arange(share.shape[1], dtype=xp.int32, device=device(share)) == 0
+    solved = xp.isfinite(total) & (total > 0)
+    share = xp.where(solved, share / safe_divisor(total, xp=xp), xp.astype(first, wide))
+    mixed = Bundle(
+        *((share[:, None, :] @ xp.astype(old, wide))[:, 0, :] for old in bundle[:2]),
+        values=xp.sum(share * bundle.values, axis=1),
+    )
+    bundle = Bundle(
+        *(
+            xp.concat([xp.astype(new[:, None, ...], old.dtype), old[:, 1:, ...]], axis=1)
+            for new, old in zip(mixed, bundle, strict=True)
+        )
+    )
+    r = mixed.residuals
+    r = xp.concat([-r, r], axis=1) if r.shape[1] == 1 else r
+    share, centre = (xp.astype(a, wide) for a in classes)
+    present = share > 0
+    # From class to class, what makes up for r: its rows receive −r.
+    flow = (r[:, :, None] - r[:, None, :]) / xp.sum(xp.astype(present, wide), axis=1)[:, None, None]
+    flow = xp.where((flow > 0) & present[:, :, None] & present[:, None, :], flow, 0.0)
+    given = xp.sum(flow, axis=2)
+    theta = xp.max(given / safe_divisor(share, xp=xp), axis=1)
+    centre = centre / safe_divisor(share, xp=xp)[:, :, None]
+    G = xp.matrix_transpose(flow) @ centre - given[:, :, None] * centre
+    G = G[:, 1:, :] if mixed.residuals.shape[1] == 1 else G
+    G = (1.0 - theta)[:, None] * (mixed.gradients + xp.reshape(G, mixed.gradients.shape))
+    alpha = xp.astype(alpha, wide)
+    value = (1.0 - theta) * mixed.values - 0.5 * xp.sum(G * G, axis=1) / safe_divisor(alpha, xp=xp)
+    # The sums over the rows were made in the dtype of the data.
+    value = value - _ROUNDING * float(xp.finfo(bundle.gradients.dtype).eps) * best
+    astray = xp.any(~present & (r != 0), axis=1)
+    proven = (theta <= 1) & (alpha > 0) & ~astray & (value > bound)
+    return bundle, xp.minimum(xp.where(proven, value, bound), best)
