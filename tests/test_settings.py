@@ -6,6 +6,7 @@ import ast
 import pickle
 import re
 from dataclasses import FrozenInstanceError, fields, replace
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -36,6 +37,13 @@ def test_defaults_are_those_documented(kind):
     told, own = documented(kind), kind().get_params()
     assert len(told) > 4
     assert told == {name: own[name] for name in told}
+
+
+@pytest.mark.parametrize("kind", [xl.LinearClassifier, xl.LinearClassifierCV])
+def test_what_a_parameter_may_be_can_be_read(kind):
+    types = get_type_hints(kind.__init__)
+    assert set(types) == set(kind().get_params()) | {"return"}
+    assert types["loss"] == str | xl.losses.Loss
 
 
 def test_both_classifiers_take_what_a_fit_is_told():

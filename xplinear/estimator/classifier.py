@@ -34,6 +34,7 @@ from xplinear.estimator.validation import (
     check_lengths,
     check_weights,
     computation_dtype,
+    dtype_name,
     encode_labels,
     in_dtype,
 )
@@ -48,7 +49,7 @@ __all__ = ["LinearClassifier", "is_probabilistic", "load", "save"]
 
 
 def _checked_params(params: Params, k: int, loss: Loss) -> Params:
-    """Return parameters as floats, once they are seen to be those of one model of k classes."""
+    """Return parameters, integers as floats, that are those of one model of k classes."""
     instance(Params, "Params(W, b)")("params", params)
     for name, a in params._asdict().items():
         check_array(f"params: {name}", a, kind=("integral", "real floating"))
@@ -62,7 +63,13 @@ def _checked_params(params: Params, k: int, loss: Loss) -> Params:
         )
         raise ArgumentError(msg)
     backend = backend_of(params.W)
-    return Params(*(backend.asarray(a, computation_dtype(a, None, backend)) for a in params))
+
+    return Params(
+        *(
+            backend.asarray(a, computation_dtype(a, None, backend)) if "int" in dtype_name(a) else a
+            for a in params
+        )
+    )
 
 
 def is_probabilistic(estimator: Any) -> bool:

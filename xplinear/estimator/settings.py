@@ -1,7 +1,5 @@
 """Every parameter of the classifiers once: its name, its default, and what it may be."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -32,6 +30,7 @@ from xplinear.solvers.protocol import SOLVER, declared
 __all__ = ["Settings", "SharedParameters", "check_fields", "checked", "given", "parameter"]
 
 # ruff: noqa: RUF009 - `parameter` makes fields, as `dataclasses.field` does
+# Annotations are evaluated here: those of the fields become those of the classifiers' `__init__`.
 
 _S = TypeVar("_S")
 
