@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -346,9 +346,25 @@ class TestRegisteredBySomeone:
         assert Mine.made[-1:] == ([Mine(77, 1e-3)] if "--solver=mine" in options else [])
 
 
+class Picky(Mine):
+    """A solver that says what it cannot do, and does not look again when it begins."""
+
+    def refuses(self, loss: Any, penalty: Any) -> str | None:
+        del penalty
+        return None if loss.probabilistic else f"I want probabilities, not {loss!r}"
+
+
+def test_minimize_says_what_a_solver_refuses(numpy_backend: Any) -> None:
+    objective = numpy_backend.objective(MulticlassHingeLoss(), L2Penalty(), X, Y)
+    with pytest.raises(ValueError, match="I want probabilities, not MulticlassHingeLoss"):
+        minimize(objective, Picky())
+    assert minimize(replace(objective, loss=SoftmaxLoss()), Picky()).converged.all()
+
+
 def test_an_object_needs_no_more_than_the_protocol() -> None:
     clf = xl.LinearClassifier(solver=Mine(300, 1e-6), alpha=0.1).fit(X, Y)
     assert clf.solver_ == "Mine"
+    assert clf.certificate_.relative_gap[0] < 1e-6  # it is taken to go to the optimum
     np.testing.assert_allclose(clf.objective_, optimum(SoftmaxLoss(), L2Penalty(), 0.1), rtol=1e-6)
     with pytest.raises(ValueError, match="partial_fit needs solver='sgd'"):
         clf.partial_fit(X, Y, classes=[0, 1, 2])
