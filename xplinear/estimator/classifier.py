@@ -46,8 +46,9 @@ from xplinear.backends import (
 )
 from xplinear.backends.base import undisturbed
 from xplinear.checks.certificate import Certificate, certify
-from xplinear.data import ArrayData, Block, Data, Standard, StreamedData, data_of
+from xplinear.data import Block, Data, Standard, data_of
 from xplinear.data.blocks import joined
+from xplinear.data.rows import FarStandard
 from xplinear.estimator.standardize import (
     column_bounds,
     composed,
@@ -75,7 +76,7 @@ from xplinear.losses import LOSS, LOSSES, Loss
 from xplinear.losses.softmax import softmax
 from xplinear.minimize import Interrupted, Progress, Result, minimize
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace
-from xplinear.objective import Objective, Params, class_scores, columns, scores
+from xplinear.objective import Objective, Params, class_scores, columns
 from xplinear.penalties import PENALTIES, PENALTY, ElasticNetPenalty, L2Penalty, NoPenalty, Penalty
 from xplinear.solvers import (
     GD,
@@ -146,7 +147,7 @@ _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
 
 def block_scores(xp: Namespace, block: Block, params: Params) -> Array:
     """Return class scores ``(r, m, k)`` of a block, for `Data.map`."""
-    return class_scores(scores(block.X, params, xp=xp), xp=xp)
+    return class_scores(block.rows.scores(*params, xp=xp), xp=xp)
 
 
 def _block_decision(xp: Namespace, block: Block, params: Params) -> Array:
@@ -169,7 +170,7 @@ def _block_log_probabilities(xp: Namespace, block: Block, params: Params) -> Arr
 
 
 def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
-    Z = class_scores(scores(block.X, params, xp=xp), xp=xp)
+    Z = block_scores(xp, block, params)
     correct = xp.astype(xp.argmax(Z, axis=-1) == block.y[:, None], Z.dtype)
     correct = correct if block.s is None else correct * block.s
     return (xp.sum(correct, axis=0),)
@@ -232,7 +233,7 @@ def host_parameters(clf: LinearClassifier) -> tuple[Params, Standard | None]:
     fetch = clf.backend_.to_host
     if shifted is None:
         return Params(*map(fetch, clf.params_)), None
-    return Params(*map(fetch, shifted.params)), Standard(*map(fetch, shifted.standard))
+    return Params(*map(fetch, shifted.params)), FarStandard(*map(fetch, shifted.standard))
 
 
 def shift_features(clf: LinearClassifier, params: Params, standard: Standard) -> None:
@@ -306,7 +307,7 @@ class _Shifted(NamedTuple):
     def to(self, backend: Backend, fetch: Callable[[Array], Array]) -> _Shifted:
         """Return the same on another backend."""
         params, standard = ([backend.asarray(fetch(a)) for a in part] for part in self)
-        return _Shifted(Params(*params), Standard(*standard))
+        return _Shifted(Params(*params), FarStandard(*standard))
 
 
 @dataclass(frozen=True)
@@ -1172,7 +1173,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         visible = _counted_rows(unclassed, dtype, backend)
         counted = visible if scored else _counted_rows(weights, dtype, backend)
 
-        def part(index: np.ndarray[Any, Any] | None, weights: Any) -> ArrayData | StreamedData:
+        def part(index: np.ndarray[Any, Any] | None, weights: Any) -> Data:
             """Return some rows; of weights only the ratios count, and equal ones need none."""
             own = None if weights is None else weights if index is None else weights[index]
             own = None if own is None or own.min() == own.max() else own / own.max()
@@ -1208,14 +1209,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             backend.accelerated(loss),
             penalty,
             backend.asarray(np.asarray([alpha], dtype=np.float64), dtype),
-            replace(data, standard=standard),
+            data.with_standard(standard),
             len(classes),
             self.fit_intercept,
         )
         if self.standardize:
-            seen = replace(part(scaled, unclassed), standard=standard)
+            seen = part(scaled, unclassed).with_standard(standard)
             standard = composed(standard, standard_of(replace(objective, data=seen)))
-            objective = replace(objective, data=replace(data, standard=standard))
+            objective = replace(objective, data=data.with_standard(standard))
         return Problem(
             objective=objective,
             features=features,
@@ -1223,7 +1224,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             source=own.name,
             seed=seed,
             alpha=alpha,
-            held_out=held_out and replace(held_out, standard=standard),
+            held_out=held_out and held_out.with_standard(standard),
             standard=standard,
             shifted=shifted,
             codes=codes,
@@ -1391,7 +1392,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             wide = (params.b if standard is None else standard.centre).dtype
             _check_conversion(rows, wide, backend)
             data = data_of(rows, None, None, params.W.dtype, backend=backend)
-            parts = replace(data, standard=standard).map(
+            parts = data.with_standard(standard).map(
                 function, (backend.xp,), params, scores=len(self.classes_)
             )
             if moved:

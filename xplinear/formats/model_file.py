@@ -20,7 +20,7 @@ from xplinear.arguments import DTYPE, NONE, PATH, plain
 from xplinear.backends import get_backend
 from xplinear.backends.machine import libraries
 from xplinear.checks.certificate import Certificate
-from xplinear.data import Standard
+from xplinear.data.rows import FarStandard
 from xplinear.estimator.classifier import LinearClassifier, host_parameters, shift_features
 from xplinear.formats.writing import check_writable, written
 from xplinear.losses import LOSSES
@@ -189,9 +189,9 @@ def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> Line
         if "near.W" in tensors:
             near, standard = (
                 kind(*(tensors[f"near.{key}"] for key in kind._fields))
-                for kind in (Params, Standard)
+                for kind in (Params, FarStandard)
             )
-            shift_features(clf, cast(Params, near), cast(Standard, standard))
+            shift_features(clf, cast(Params, near), cast(FarStandard, standard))
         if content.get("solver") is not None:  # early files do not say
             clf.solver_ = content["solver"]
         if content["objective"] is not None:

@@ -27,7 +27,7 @@ from xplinear.arguments import (
 )
 from xplinear.backends import Backend, backend_of
 from xplinear.backends.base import undisturbed
-from xplinear.data import ArrayData, Standard, StreamedData
+from xplinear.data.rows import FarStandard
 from xplinear.estimator.classifier import (
     LinearClassifier,
     Problem,
@@ -409,7 +409,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             clf = LinearClassifier.from_params(host, classes, **{**settings, "alpha": alpha})
             if problem.shifted and problem.standard is not None:
                 host = Params(*map(to_host, problem.held(params)))
-                shift_features(clf, host, Standard(*map(to_host, problem.standard)))
+                shift_features(clf, host, FarStandard(*map(to_host, problem.standard)))
             if problem.features.names is not None:
                 clf.feature_names_in_ = problem.features.names
             return clf
@@ -444,7 +444,7 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         rates: Sequence[float | None],
     ) -> Grid:
         """Return the grid, with a column of weights for every fold."""
-        data, classes = cast(ArrayData | StreamedData, problem.objective.data), problem.classes
+        data, classes = problem.objective.data, problem.classes
         codes = problem.codes
         weights = check_weights(sample_weight, None, codes, classes)
         weights = np.ones(len(codes)) if weights is None else weights
