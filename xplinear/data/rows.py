@@ -61,7 +61,7 @@ class Rows(Protocol):
         ...
 
     def common(self, *, xp: Namespace) -> Array:
-        """Return X ``(r, p)`` as `dense`, or the mean of what models that differ make of it."""
+        """Return X ``(r, p)`` as `dense`; by the mean of their standards, where models differ."""
         ...
 
 
@@ -181,7 +181,7 @@ class DenseRows(NamedTuple):
         return (self.X - centre[:, 0]) * scale[:, 0]
 
     def common(self, *, xp: Namespace) -> Array:
-        """Return X ``(r, p)``, standardized as the models do in the mean."""
+        """Return X ``(r, p)``, standardized by the mean of the models' standards."""
         if self.standard is None:
             return self.X
         mean = Standard(*(xp.mean(_columns(a), axis=1) for a in self.standard))

@@ -40,9 +40,9 @@ _FEW_COLUMNS = 64  # below, a minimum along the rows is slow: several rows are t
 _EDGES = {32: 50, 64: 400}  # powers of 2 between which sums of squares, and their squares, stay
 _SAFE = {32: (-124, 120), 64: (-1020, 1000)}  # powers of 2 to multiply by
 _CONSTANT = 2.0**20  # from here on the rounding of a mean, and so of what is centred by it, is seen
-# Distance of a mean from 0, in deviations, from which products of features as they are would cancel:
-# gradients are off by 3e-6 and 2e-13, some 20 and 1,000 roundings, and L-BFGS reaches the same
-# weights within 1e-6 and 1e-14. Four times as far it needs more steps, or does not get there.
+# Distance of a mean from 0, in deviations, from which products of features as they are cancel:
+# gradients are off by 3e-6 and 2e-13, some 20 and 1,000 roundings, and L-BFGS still finds the
+# same weights within 1e-6 and 1e-14. Much farther it takes more steps, or never gets there.
 _CANCELS = {32: 8.0, 64: 128.0}
 _FAR = 16.0  # distance from 0 in ranges of the values from which scores would cancel
 
