@@ -148,14 +148,14 @@ class DenseRows(NamedTuple):
 
     def lengths(self, *, xp: Namespace) -> Array:
         """Return the norms ‖x‖ ``(r, 1 or m)``."""
-        square = xp.sum(self.X * self.X, axis=1)[:, None]
-        if self.standard is not None:
-            centre, scale = map(_columns, self.standard)
-            square, near = scale * scale, centre * scale
-            product = self.X @ (near * scale)
-            square = (self.X * self.X) @ square - 2.0 * product + xp.sum(near * near, axis=0)
-            square = xp.where(square > 0.0, square, 0.0)
-        return xp.sqrt(square)
+        X = self.X
+        if self.standard is None:
+            return xp.sqrt(xp.sum(X * X, axis=1))[:, None]
+        centre, scale = map(_columns, self.standard)
+        near = centre * scale
+        square = (X * X) @ (scale * scale) - 2.0 * (X @ (near * scale))
+        square = square + xp.sum(near * near, axis=0)
+        return xp.sqrt(xp.where(square > 0.0, square, 0.0))
 
     def ones(self, *, xp: Namespace) -> Array:
         """Return weights ``(r, 1)`` of 1."""
