@@ -184,11 +184,9 @@ def minibatch(
     return update(*static, carry, batch, factor, *args)
 
 
-def copies(standard: Standard | None, dtype: Any) -> bool:
+def copies(standard: Standard, dtype: Any) -> bool:
     """Return whether blocks are copied to be standardized."""
-    return standard is not None and (
-        isinstance(standard, FarStandard) or standard.centre.dtype != dtype
-    )
+    return isinstance(standard, FarStandard) or standard.centre.dtype != dtype
 
 
 def rows_of(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -> DenseRows:
@@ -242,8 +240,8 @@ def labelled(source: Source, X: Array, rows: slice) -> Block:
     weights = None if source.y is None else source.weights
     s = None if weights is None else weights[rows, :]
     y = None if source.y is None else source.y[rows]
-    rows_ = rows_of(X, source.dtype, source.standard, xp=xp)
-    return Block(rows_, y, of_models(s, source.models, xp=xp))
+    some = rows_of(X, source.dtype, source.standard, xp=xp)
+    return Block(some, y, of_models(s, source.models, xp=xp))
 
 
 def weight_sum(source: Source) -> Array:
