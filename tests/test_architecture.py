@@ -37,7 +37,7 @@ MATHS = [
     path
     for path in FILES
     if path.parent.name in {"losses", "penalties", "solvers"}
-    or path.name in {"objective.py", "duality.py"}
+    or path.name in {"objective.py", "duality.py", "rows.py"}
 ]
 
 
@@ -481,6 +481,14 @@ class TestLaw4:
             for k in (2, 5):
                 assert accelerated.curvature(k) == loss.curvature(k)
                 assert accelerated.lipschitz(k) == loss.lipschitz(k)
+
+    def test_products_of_a_block_are_those_of_its_rows(self) -> None:
+        users = [
+            name_of(path)
+            for path in FILES
+            if "block.X" in {ast.unparse(node) for node in ast.walk(parsed(path))}
+        ]
+        assert users == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 import xplinear as xl
 from xplinear.backends import backend_of
 from xplinear.data import StreamedData
+from xplinear.data.rows import FarStandard
 from xplinear.estimator.standardize import restandardized, standard_of
 from xplinear.namespace import is_array
 
@@ -202,3 +204,41 @@ def test_features_whose_squares_leave_float32(backend, size):
     )
     np.testing.assert_allclose(host(clf.coef_) * scales, host(same.coef_), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(host(clf.intercept_), host(same.intercept_), rtol=1e-3, atol=1e-4)
+
+
+FAR = np.asarray([7.0, 9.0, 127.0, 129.0])  # in deviations
+
+
+@pytest.mark.parametrize("distance", FAR)
+def test_blocks_are_copied_only_where_products_would_cancel(backend, dtype, distance):
+    inner = np.random.default_rng(1)
+    rows = inner.standard_normal((500, 3))
+    rows = (rows - rows.mean(axis=0)) / rows.std(axis=0) + [0.0, -distance, 0.0]
+    F = backend.objective(
+        xl.losses.SoftmaxLoss(), xl.penalties.L2Penalty(), rows, Y[:1].repeat(500), dtype=dtype
+    )
+    standard = standard_of(F)
+    assert isinstance(standard, FarStandard) == (
+        distance > {"float32": 8.0, "float64": 128.0}[dtype]
+    )
+    scaled = replace(F, data=F.data.with_standard(standard))
+    assert (scaled.data.sample(500).rows.standard is None) == isinstance(standard, FarStandard)
+
+
+def test_no_block_is_copied_to_be_standardized(numpy_backend):
+    """Not in a full pass, not in one that maps; counted in bytes."""
+    big = rng.standard_normal((4000, 400)).astype(np.float32)
+    F = numpy_backend.with_blocks_of(2**30).objective(
+        xl.losses.SoftmaxLoss(), xl.penalties.L2Penalty(), big, np.arange(4000) % 3, dtype="float32"
+    )
+    near = F.data.with_standard(standard_of(F))
+    far = near.with_standard(FarStandard(*near.standard))
+    params, peaks = numpy_backend.params(F), []
+    for data in (F.data, near, far):
+        G = replace(F, data=data)
+        tracemalloc.start()
+        G.value_and_grad(params)
+        peaks.append(tracemalloc.get_traced_memory()[1] / big.nbytes)
+        tracemalloc.stop()
+    assert max(peaks[:2]) < 0.1
+    assert peaks[2] > 1.0  # the test sees it

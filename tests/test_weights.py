@@ -241,8 +241,8 @@ class TestSamples:
     def test_hold_rows_of_weight_for_every_model(self, backend):
         s = np.zeros((5000, 3))
         s[::2, 0], s[1::1000, 1], s[4999, 2] = 1.0, 1.0, 1.0
-        X, _, s = self.data(backend, s).sample(64)
-        weights = host(s)
+        block = self.data(backend, s).sample(64)
+        X, weights = block.X, host(block.s)
         assert host(X).shape == (64, 2)
         assert (weights.sum(axis=1) > 0).all()
         assert (weights.sum(axis=0) > 0).all()
@@ -262,7 +262,8 @@ class TestSamples:
         s = np.full((5000, 1), 1e-12)
         s[1234] = 1.0
         data = self.data(backend, s)
-        X, _, weights = data.sample(10)
+        block = data.sample(10)
+        X, weights = block.X, block.s
         mean = (host(X) * host(weights)).sum(axis=0) / host(weights).sum()
         np.testing.assert_allclose(mean, host(data.X)[1234], rtol=1e-6)
 
@@ -270,7 +271,8 @@ class TestSamples:
         s = np.random.default_rng(3).lognormal(0.0, 2.0, (5000, 2))
         s[:2500, 1] = 0.0
         data = self.data(backend, s)
-        X, _, weights = (host(a) for a in data.sample(2000))
+        block = data.sample(2000)
+        X, weights = host(block.X), host(block.s)
         for model in range(2):
             mean, exact = (
                 np.average(a, axis=0, weights=w[:, model])

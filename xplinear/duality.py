@@ -16,10 +16,11 @@ from __future__ import annotations
 from typing import Any
 
 from xplinear.data import Block
+from xplinear.data.rows import Rows
 from xplinear.losses import Loss
 from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
-from xplinear.objective import Objective, Params, class_scores, scores, weighted_penalty
+from xplinear.objective import Objective, Params, class_scores, weighted_penalty
 
 __all__ = ["value_and_lower_bound"]
 
@@ -88,18 +89,17 @@ def value_and_lower_bound(
         return bound(*sums, params, objective.alpha)
 
 
-def _widen(xp: Namespace, block: Block, params: Params) -> tuple[Array, Array, Params]:
-    wide = accumulator(block.X, xp=xp)
-    X = xp.astype(block.X, wide)
-    s = xp.ones_like(X[:, :1]) if block.s is None else xp.astype(block.s, wide)
-    return X, s, Params(*(xp.astype(a, wide) for a in params))
+def _widen(xp: Namespace, block: Block, params: Params) -> tuple[Rows, Array, Params]:
+    wide = accumulator(params.b, xp=xp)
+    rows, s = block.rows.astype(wide, xp=xp), xp.astype(block.weights(xp=xp), wide)
+    return rows, s, Params(*(xp.astype(a, wide) for a in params))
 
 
 def _gradient(
-    loss: Loss, dual: Loss | None, xp: Namespace, X: Array, y: Array, params: Params
+    loss: Loss, dual: Loss | None, xp: Namespace, rows: Rows, y: Array, params: Params
 ) -> tuple[Array, Array]:
     """Return the losses ``(n, m)`` and the dual point ``(n, m, k)`` at the parameters."""
-    Z = class_scores(scores(X, params, xp=xp), xp=xp)
+    Z = class_scores(rows.scores(*params, xp=xp), xp=xp)
     value, A = loss.value_and_grad(Z, y, xp=xp)
     return value, A if dual is None else dual.value_and_grad(Z, y, xp=xp)[1]
 
@@ -108,8 +108,8 @@ def _block_flows(
     loss: Loss, dual: Loss | None, xp: Namespace, block: Block, params: Params
 ) -> tuple[Array, ...]:
     """Return what must cancel: from class to class ``(m, k, k)``, or up and down ``(m, k)``."""
-    X, s, params = _widen(xp, block, params)
-    _, A = _gradient(loss, dual, xp, X, block.y, params)
+    rows, s, params = _widen(xp, block, params)
+    _, A = _gradient(loss, dual, xp, rows, block.y, params)
     A = s[..., None] * A
     if not loss.shift_invariant:
         return xp.sum(xp.where(A > 0, A, 0.0), axis=0), xp.sum(xp.where(A < 0, -A, 0.0), axis=0)
@@ -194,23 +194,21 @@ def _block_sums(
     ratio: Array | None,
 ) -> tuple[Array, ...]:
     """Return Σ of s, sℓ, sℓ*, s|a|‖x‖ ``(m,)``, of sa ``(m, c)`` and of sxaᵀ ``(p, m, c)``."""
-    X, s, wide = _widen(xp, block, params)
-    value, A = _gradient(loss, dual, xp, X, block.y, wide)
+    rows, s, wide = _widen(xp, block, params)
+    value, A = _gradient(loss, dual, xp, rows, block.y, wide)
     if ahead is not None:
-        _, A = _gradient(loss, dual, xp, X, block.y, _widen(xp, block, ahead)[2])
+        _, A = _gradient(loss, dual, xp, rows, block.y, _widen(xp, block, ahead)[2])
     A = _feasible(loss.shift_invariant, A, block.y, ratio, xp=xp)
     conjugate = loss.conjugate(A, block.y, xp=xp)
-    p, m, c = params.W.shape
+    c = params.b.shape[1]
     A = s[..., None] * (0.5 * (A[..., 1:] - A[..., :1]) if c == 1 else A)
-    # As in the gradient: the product in this order leaves each column contiguous.
-    G = xp.reshape((xp.reshape(A, (X.shape[0], m * c)).T @ X).T, (p, m, c))
-    length = xp.sqrt(xp.sum(X * X, axis=1))[:, None]
+    G, total = rows.gradient(A, xp=xp)
     return (
         xp.sum(s, axis=0),
         xp.sum(s * value, axis=0),
         xp.sum(s * conjugate, axis=0),
-        xp.sum(length * xp.sum(xp.abs(A), axis=-1), axis=0),
-        xp.sum(A, axis=0),
+        xp.sum(rows.lengths(xp=xp) * xp.sum(xp.abs(A), axis=-1), axis=0),
+        total,
         G,
     )
 

@@ -24,6 +24,7 @@ from xplinear.arguments import (
     shown,
 )
 from xplinear.data import Block, Data
+from xplinear.data.rows import DenseRows, Rows
 from xplinear.losses import LOSS, Loss
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace
 from xplinear.penalties import PENALTY, Penalty
@@ -65,30 +66,26 @@ def class_scores(Z: Array, *, xp: Namespace) -> Array:
 
 def scores(X: Array, params: Params, *, xp: Namespace) -> Array:
     """Return column scores ``(n, m, c)``: one matrix product for all models."""
-    W, b = params
-    p, m, c = W.shape
-    return xp.reshape(X @ xp.reshape(W, (p, m * c)), (X.shape[0], m, c)) + b
+    return DenseRows(X).scores(*params, xp=xp)
 
 
 def loss_and_grads(
-    loss: Loss, X: Array, y: Array, s: Array | None, params: Params, *, xp: Namespace
+    loss: Loss, rows: Rows, y: Array, s: Array | None, params: Params, *, xp: Namespace
 ) -> tuple[Array, Params]:
     """Return weighted losses ``(n, m)`` of some rows and the gradients of their sum."""
-    Z = scores(X, params, xp=xp)
+    Z = rows.scores(*params, xp=xp)
     c = Z.shape[-1]
     value, G = loss.value_and_grad(class_scores(Z, xp=xp), y, xp=xp)
     if c == 1:
         G = 0.5 * (G[..., 1:] - G[..., :1])
     if s is not None:
         value, G = value * s, G * s[..., None]
-    p, m, c = params.W.shape
-    dW = (xp.reshape(G, (X.shape[0], m * c)).T @ X).T
-    return value, Params(xp.reshape(dW, (p, m, c)), xp.sum(G, axis=0))
+    return value, Params(*rows.gradient(G, xp=xp))
 
 
 def _block_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> tuple[Array]:
-    X, y, s = block
-    value, _ = loss.value_and_grad(class_scores(scores(X, params, xp=xp), xp=xp), y, xp=xp)
+    rows, y, s = block
+    value, _ = loss.value_and_grad(class_scores(rows.scores(*params, xp=xp), xp=xp), y, xp=xp)
     value = value if s is None else value * s
     return (xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)),)
 

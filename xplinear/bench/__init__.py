@@ -470,7 +470,8 @@ def epoch(F: Objective, batch_size: int) -> Callable[[], tuple[Array, ...]]:
     solver = SGD(schedule="constant", batch_size=batch_size, learning_rate=1e-3)
     # The objective at the start does not matter: a few rows give it sooner.
     backend = F.data.backend
-    few = replace(F, data=ArrayData(*F.data.sample(16), backend=backend))
+    sample = F.data.sample(16)
+    few = replace(F, data=ArrayData(sample.X, sample.y, sample.s, backend=backend))
     with backend.products(0.0):
         state = solver.init(few, F.zeros())
 

@@ -381,9 +381,9 @@ def _loss_value(loss: Loss, y: Array, xp: Namespace, Z: Array) -> Array:
 def _block_value(
     loss: Loss, xp: Namespace, dtype: Any, block: Block, params: Params
 ) -> tuple[Array]:
-    X, y, s = block
+    rows, y, s = block
     s = None if s is None else xp.astype(s, dtype)
-    value, _ = loss_and_grads(loss, xp.astype(X, dtype, copy=False), y, s, params, xp=xp)
+    value, _ = loss_and_grads(loss, rows.astype(dtype, xp=xp), y, s, params, xp=xp)
     return (xp.sum(value, axis=0),)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from xplinear.data.arrays import ArrayData
-from xplinear.data.protocol import Block, Data, Standard
+from xplinear.data.protocol import Block, Data
+from xplinear.data.rows import Standard
 from xplinear.data.streamed import StreamedData, data_of
 
 __all__ = ["ArrayData", "Block", "Data", "Standard", "StreamedData", "data_of"]

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from xplinear.arguments import (
-    NONE,
-    ArgumentError,
-    check_dtype,
-    check_rows,
-    check_weights,
-    instance,
-    integer,
-)
+from xplinear.arguments import NONE, ArgumentError, check_dtype, check_rows, instance, integer
 from xplinear.backends.base import Backend
-from xplinear.data.blocks import (
-    Budget,
-    labelled,
-    minibatch,
-    of_models,
-    padded,
-    results,
-    rows_per_block,
-    sampled,
-    shares,
-    shuffled,
-    standardized,
-    sums,
-    take,
-    unpadded,
-    weight_sum,
-)
-from xplinear.data.protocol import Block, Standard
+from xplinear.data import blocks
+from xplinear.data.blocks import Budget, minibatch, shuffled
+from xplinear.data.rows import Standard
 from xplinear.namespace import Array
 
 __all__ = ["ArrayData"]
@@ -65,7 +39,7 @@ class ArrayData:
         column per fold, however many models share it.
     backend : Backend
     standard : Standard, optional
-        Blocks and mini-batches hold standardized features; X stays as it is.
+        Of the features of blocks and mini-batches; X stays as it is.
     classes : int, optional
         The number of classes that ``y`` was checked for; None leaves it to `check_classes`.
     budget : Budget
@@ -122,80 +96,36 @@ class ArrayData:
         """The number of features."""
         return self.X.shape[1]
 
-    @cached_property
-    def weight_sum(self) -> Array:
-        """Σ_i s_ij, ``(1,)`` or ``(m,)``."""
-        return weight_sum(self)
+    @property
+    def labels(self) -> Array:
+        """y of the rows held."""
+        return self.y
 
-    def check_classes(self, k: int) -> None:
-        """Raise ArgumentError if y holds other codes than 0 … k − 1; the labels are read once."""
-        if self.classes is None:
-            xp = self.backend.xp
-            ends = xp.stack([xp.min(self.y), xp.max(self.y)])
-            try:
-                low, high = self.backend.to_host(ends).tolist()
-            except (TypeError, NotImplementedError):  # traced, or meta: there are no values
-                return
-            if low < 0:
-                msg = f"y must hold class codes from 0 on; it goes from {low} to {high}"
-                raise ArgumentError(msg)
-            object.__setattr__(self, "classes", high + 1)
-            if self.s is not None:
-                check_weights(self.s)
-        if self.classes is not None and self.classes > k:
-            msg = (
-                f"k must be the number of classes, at least {self.classes} for class codes y up to "
-                f"{self.classes - 1}, got {k}"
-            )
-            raise ArgumentError(msg)
+    weight_sum = cached_property(blocks.weight_sum)
+    weights = cached_property(blocks.weights_held)
+    shares = cached_property(blocks.shares)
+    check_classes = blocks.check_classes
+    as_held = blocks.as_held
+    with_weights = blocks.with_weights
+    with_labels = blocks.with_labels
+    with_standard = blocks.with_standard
+    take = blocks.take
+    rows_per_block = blocks.rows_per_block
+    map = blocks.map_
+    reduce = blocks.reduce
+    sample = blocks.sample
 
-    @cached_property
-    def weights(self) -> Array | None:
-        """The weights of the rows held; None is 1 everywhere."""
-        if self.s is not None or not self.padding:
-            return self.s
-        return self.backend.asarray((np.arange(self.held) < self.n)[:, None], self.dtype)
-
-    def as_held(self, weights: Any) -> Array:
-        """Return weights ``(n, …)`` of the rows as ``s`` has them."""
-        more = padded(weights, self.padding, backend=self.backend, weigh=True)
-        return self.backend.asarray(more, self.dtype)
-
-    def take(self, models: Array) -> ArrayData:
-        """Return the same rows for a stack of these models only; nothing is copied."""
-        return take(self, models)
-
-    def block(self, start: int, stop: int, step: int = 1) -> Block:
-        """Return the rows ``start:stop:step``, X converted to the computation's dtype."""
-        return labelled(self, self.X[start:stop:step, :], slice(start, stop, step))
+    def gathered(self, rows: slice | Array) -> Array:
+        """Return some rows of X as they are stored."""
+        if isinstance(rows, slice):
+            return self.X[rows, :]
+        return self.backend.xp.take(self.X, rows, axis=0)
 
     def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:
         """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are."""
         for first in range(start, self.n, size):
             rows = slice(first, min(first + size, self.held))
             yield self.X[rows, :], rows
-
-    def rows_per_block(self, scores: int) -> int:
-        """Return how many rows keep X and about four arrays of scores in the byte budget."""
-        return rows_per_block(self, scores)
-
-    def map(
-        self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
-    ) -> Iterator[Array]:
-        """Yield ``function(*static, block, *args)`` of each block, in order."""
-        return unpadded(self, results(self, function, static, args, scores))
-
-    def reduce(
-        self,
-        function: Callable[..., tuple[Array, ...]],
-        static: Sequence[Hashable],
-        *args: Any,
-        scores: int = 0,
-    ) -> tuple[Array, ...]:
-        """Return the sums over all blocks of ``function(*static, block, *args)``."""
-        parts: Any = results(self, function, static, args, scores)
-        with closing(parts):  # at once, though an error's traceback may hold them
-            return sums(parts)
 
     def epoch(
         self,
@@ -221,32 +151,3 @@ class ArrayData:
             self.standard,
             *args,
         )
-
-    @cached_property
-    def _shares(self) -> tuple[Array, Array]:
-        return shares(self)
-
-    def sample(self, rows: int) -> Block:
-        """Return at most ``rows`` rows, evenly spaced in their weights."""
-        if self.n <= rows:
-            return self.block(0, self.held)
-        xp, asarray = self.backend.xp, self.backend.asarray
-        if self.s is not None:
-            index, factor = sampled(*self._shares, rows, xp=xp)
-            s = xp.take(self.s, index, axis=0) * xp.astype(factor, self.s.dtype)[:, None]
-        elif self.padding:
-            where = np.arange(0, self.n, -(-self.n // rows))
-            there = np.ones((len(where), 1))
-            more = self.backend.padding(self.X, len(where))
-            index = padded(where, more, backend=self.backend)
-            s = asarray(padded(there, more, backend=self.backend, weigh=True), self.dtype)
-        else:
-            return self.block(0, self.n, -(-self.n // rows))
-        y = None if self.y is None else xp.take(self.y, index, axis=0)
-        return Block(self._at(index), y, of_models(s, self.models, xp=xp))
-
-    def _at(self, index: Array) -> Array:
-        """Return some rows of X as blocks hold them."""
-        xp = self.backend.xp
-        X = xp.take(self.X, index, axis=0)
-        return standardized(X, self.dtype, self.standard, xp=xp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import sys
@@ -9,33 +10,42 @@ import warnings
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import reduce
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 
+from xplinear.arguments import ArgumentError, check_weights
 from xplinear.backends.base import Backend
-from xplinear.data.protocol import Batch, Block, Standard
+from xplinear.data.protocol import Batch, Block
+from xplinear.data.rows import DenseRows, FarStandard, Standard
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
 
 __all__ = [
     "Budget",
     "Source",
+    "as_held",
+    "block",
+    "check_classes",
+    "copies",
     "joined",
     "labelled",
+    "map_",
     "minibatch",
     "of_models",
     "padded",
-    "results",
+    "reduce",
+    "rows_of",
     "rows_per_block",
+    "sample",
     "sampled",
     "shares",
     "shuffled",
-    "standardized",
-    "sums",
     "take",
-    "unpadded",
     "weight_sum",
+    "weights_held",
+    "with_labels",
+    "with_standard",
+    "with_weights",
 ]
 
 _FEW_ROWS = 256  # a block of fewer rows wastes the matrix product ...
@@ -50,7 +60,9 @@ class Budget:
 
 
 class Source(Protocol):
-    """What the functions below need to know of a source of rows."""
+    """What the functions below need to know of a source of rows, a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def backend(self) -> Backend: ...
@@ -67,13 +79,23 @@ class Source(Protocol):
     @property
     def s(self) -> Array | None: ...
     @property
-    def weights(self) -> Array | None: ...
-    @property
     def models(self) -> Array | None: ...
     @property
     def standard(self) -> Standard | None: ...
     @property
+    def classes(self) -> int | None: ...
+    @property
     def budget(self) -> Budget: ...
+    @property
+    def padding(self) -> int: ...
+    @property
+    def weights(self) -> Array | None: ...
+    @property
+    def shares(self) -> Any: ...  # as `shares` gives them, once
+    def gathered(self, rows: slice | Array) -> Array:
+        """Return some rows of X as they are stored, on the device."""
+        ...
+
     def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:
         """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are.
 
@@ -128,17 +150,6 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def unpadded(source: Source, parts: Iterator[Array]) -> Iterator[Array]:
-    """Yield what there is of each row, block by block, without the rows that were added."""
-    backend, left = source.backend, source.n
-    for part in parts:
-        if part.shape[0] > left:
-            yield backend.asarray(backend.near(part)[:left, ...])
-        else:
-            yield part
-        left -= part.shape[0]
-
-
 def joined(parts: Sequence[Array], *, backend: Backend) -> Array:
     """Return what there is of all rows, of the parts that `Data.map` gives."""
     near = [backend.near(part) for part in parts] if len(parts) > 1 else []
@@ -164,22 +175,31 @@ def minibatch(
     ``rows`` are X, y and s, and how many of them count if not all do.
     """
     X, y, s, *count = rows
-    X, s = standardized(X, dtype, standard, xp=xp), of_models(s, models, xp=xp)
-    n = X.shape[0]
+    s, n = of_models(s, models, xp=xp), X.shape[0]
     if count:
         there = xp.arange(n, dtype=xp.int32, device=device(X))[:, None] < count[0]
         there, n = xp.astype(there, dtype), xp.astype(count[0], dtype)
         s = there if s is None else there * s
-    return update(*static, carry, Batch(X, y, s, n), factor, *args)
+    batch = Batch(rows_of(X, dtype, standard, xp=xp), y, s, n)
+    return update(*static, carry, batch, factor, *args)
 
 
-def standardized(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -> Array:
+def copies(standard: Standard, dtype: Any) -> bool:
+    """Return whether blocks are copied to be standardized."""
+    return isinstance(standard, FarStandard) or standard.centre.dtype != dtype
+
+
+def rows_of(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -> DenseRows:
     """Return rows as they are stored in the dtype of the computation, standardized if asked."""
-    if standard is None:
-        return xp.astype(X, dtype, copy=False)
+    if standard is None or not copies(standard, dtype):
+        return DenseRows(xp.astype(X, dtype, copy=False), standard)
     # In the dtype of the standard: another may not hold what is stored before it is brought near.
-    X = xp.astype(X, standard.centre.dtype, copy=False)
-    return xp.astype((X - standard.centre) * standard.scale, dtype, copy=False)
+    X, (centre, scale) = xp.astype(X, standard.centre.dtype, copy=False), standard
+    if len(centre.shape) == 1:
+        return DenseRows(xp.astype((X - centre) * scale, dtype, copy=False))
+    near = xp.mean(centre, axis=1, keepdims=True)
+    own = (xp.astype(a, dtype, copy=False) for a in (centre - near, scale))
+    return DenseRows(xp.astype(X - near[:, 0], dtype, copy=False), Standard(*own))
 
 
 def of_models(weights: Array | None, models: Array | None, *, xp: Namespace) -> Array | None:
@@ -220,8 +240,8 @@ def labelled(source: Source, X: Array, rows: slice) -> Block:
     weights = None if source.y is None else source.weights
     s = None if weights is None else weights[rows, :]
     y = None if source.y is None else source.y[rows]
-    X = standardized(X, source.dtype, source.standard, xp=xp)
-    return Block(X, y, of_models(s, source.models, xp=xp))
+    some = rows_of(X, source.dtype, source.standard, xp=xp)
+    return Block(some, y, of_models(s, source.models, xp=xp))
 
 
 def weight_sum(source: Source) -> Array:
@@ -234,19 +254,107 @@ def weight_sum(source: Source) -> Array:
     return total if source.models is None else xp.take(total, source.models)
 
 
+def as_held(source: Source, weights: Any) -> Array:
+    """Return weights ``(n, …)`` of the rows as ``s`` has them."""
+    more = padded(weights, source.padding, backend=source.backend, weigh=True)
+    return source.backend.asarray(more, source.dtype)
+
+
+def with_weights(
+    source: _AnySource, weights: Array | None, models: Array | None = None
+) -> _AnySource:
+    """Return the same rows with other weights; ``models``: the column that serves each model."""
+    return replace(source, s=weights, models=models)
+
+
+def with_labels(source: _AnySource, labels: Array) -> _AnySource:
+    """Return the same rows with other labels, of the rows held."""
+    return replace(source, y=labels, classes=None)
+
+
+def with_standard(source: _AnySource, standard: Standard | None) -> _AnySource:
+    """Return the same rows, standardized in this way instead of that they had."""
+    return replace(source, standard=standard)
+
+
 def take(source: _AnySource, models: Array) -> _AnySource:
     """Return the same rows for a stack of these models only; nothing is copied."""
+    xp, standard = source.backend.xp, source.standard
+    if standard is not None and standard.centre.shape[1:] > (1,):
+        own = standard._make(xp.take(a, models, axis=1) for a in standard)
+        source = with_standard(source, own)
     if source.s is None or (source.s.shape[1] == 1 and source.models is None):
         return source
-    own = source.models
-    kept = models if own is None else source.backend.xp.take(own, models)
-    return replace(cast(Any, source), models=kept)
+    kept = models if source.models is None else xp.take(source.models, models)
+    return replace(source, models=kept)
+
+
+def check_classes(source: Source, k: int) -> None:
+    """Raise ArgumentError if y holds other codes than 0 … k − 1; the labels are read once."""
+    if source.classes is None:
+        xp = source.backend.xp
+        ends = xp.stack([xp.min(source.y), xp.max(source.y)])
+        try:
+            low, high = source.backend.to_host(ends).tolist()
+        except (TypeError, NotImplementedError):  # traced, or meta: there are no values
+            return
+        if low < 0:
+            msg = f"y must hold class codes from 0 on; it goes from {low} to {high}"
+            raise ArgumentError(msg)
+        object.__setattr__(source, "classes", high + 1)
+        if source.s is not None:
+            check_weights(source.s)
+    if source.classes is not None and source.classes > k:
+        msg = (
+            f"k must be the number of classes, at least {source.classes} for class codes y up to "
+            f"{source.classes - 1}, got {k}"
+        )
+        raise ArgumentError(msg)
+
+
+def weights_held(source: Source) -> Array | None:
+    """Return the weights of the rows held; None is 1 everywhere."""
+    if source.s is not None or not source.padding:
+        return source.s
+    there = (np.arange(source.held) < source.n)[:, None]
+    return source.backend.asarray(there, source.dtype)
+
+
+def sample(source: Source, rows: int) -> Block:
+    """Return at most ``rows`` rows, evenly spaced in their weights."""
+    n = source.n
+    if n <= rows:
+        return block(source, 0, source.held)
+    xp, asarray = source.backend.xp, source.backend.asarray
+    if source.s is not None:
+        share, sums = source.shares
+        index, factor = sampled(share, sums, rows, xp=xp)
+        s = xp.take(source.s, index, axis=0) * xp.astype(factor, source.s.dtype)[:, None]
+    elif source.padding:
+        where = np.arange(0, n, -(-n // rows))
+        there = np.ones((len(where), 1))
+        more = source.backend.padding(source.gathered(slice(1)), len(where))
+        index = padded(where, more, backend=source.backend)
+        s = asarray(padded(there, more, backend=source.backend, weigh=True), source.dtype)
+    else:
+        return block(source, 0, n, -(-n // rows))
+    y = None if source.y is None else xp.take(source.y, index, axis=0)
+    some = rows_of(source.gathered(index), source.dtype, source.standard, xp=xp)
+    return Block(some, y, of_models(s, source.models, xp=xp))
+
+
+def block(source: Source, start: int, stop: int, step: int = 1) -> Block:
+    """Return the rows ``start:stop:step``."""
+    rows = slice(start, stop, step)
+    return labelled(source, source.gathered(rows), rows)
 
 
 def _row_bytes(source: Source, scores: int) -> int:
     xp, p, standard = source.backend.xp, source.p, source.standard
     row = xp.finfo(source.dtype).bits // 8 * (p + 4 * scores)
-    return row if standard is None else row + xp.finfo(standard.centre.dtype).bits // 8 * p
+    if standard is None or not copies(standard, source.dtype):
+        return row
+    return row + xp.finfo(standard.centre.dtype).bits // 8 * p
 
 
 def rows_per_block(source: Source, scores: int) -> int:
@@ -257,7 +365,7 @@ def rows_per_block(source: Source, scores: int) -> int:
     return max(1, min(source.held, rows, source.budget.bytes // row))
 
 
-def results(
+def _results(
     source: Source,
     function: Callable[..., Any],
     static: Sequence[Hashable],
@@ -318,6 +426,32 @@ def _warn(failed: int, size: int) -> None:
     )
 
 
-def sums(parts: Iterator[tuple[Array, ...]]) -> tuple[Array, ...]:
-    """Return the sums of the blocks' results."""
-    return reduce(lambda total, part: tuple(a + b for a, b in zip(total, part, strict=True)), parts)
+def map_(
+    source: Source,
+    function: Callable[..., Array],
+    static: Sequence[Hashable],
+    *args: Any,
+    scores: int,
+) -> Iterator[Array]:
+    """Yield ``function(*static, block, *args)`` of each block, in order."""
+    backend, left = source.backend, source.n
+    for part in _results(source, function, static, args, scores):
+        # Without the rows that were added.
+        whole = part.shape[0] <= left
+        yield part if whole else backend.asarray(backend.near(part)[:left, ...])
+        left -= part.shape[0]
+
+
+def reduce(
+    source: Source,
+    function: Callable[..., tuple[Array, ...]],
+    static: Sequence[Hashable],
+    *args: Any,
+    scores: int = 0,
+) -> tuple[Array, ...]:
+    """Return the sums over all blocks of ``function(*static, block, *args)``."""
+    parts: Any = _results(source, function, static, args, scores)
+    with closing(parts):  # at once, though an error's traceback may hold them
+        return functools.reduce(
+            lambda total, part: tuple(a + b for a, b in zip(total, part, strict=True)), parts
+        )

@@ -10,36 +10,36 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from xplinear.backends.base import Backend
-from xplinear.namespace import Array
+from xplinear.data.rows import Rows, Standard
+from xplinear.namespace import Array, Namespace
 
 __all__ = ["Batch", "Block", "Data", "Standard"]
 
 
 class Block(NamedTuple):
-    """Some rows: ``X (r, p)`` in the computation's dtype, ``y (r,)``, ``s (r, 1 or m)`` or None."""
+    """Some rows: their products, ``y (r,)``, and ``s (r, 1 or m)`` or None."""
 
-    X: Array
+    rows: Rows
     y: Array
     s: Array | None
+
+    @property
+    def X(self) -> Array:  # noqa: N802 - as in the formula
+        """The rows ``(r, p)`` themselves, in the computation's dtype: a copy if standardized."""
+        return self.rows.dense()
+
+    def weights(self, *, xp: Namespace) -> Array:
+        """Return the weights; 1 where there are none."""
+        return self.rows.ones(xp=xp) if self.s is None else self.s
 
 
 class Batch(NamedTuple):
     """A mini-batch: as `Block`, and how many of its rows there are; the others weigh nothing."""
 
-    X: Array
+    rows: Rows
     y: Array
     s: Array | None
-    rows: Any
-
-
-class Standard(NamedTuple):
-    """Centre μ and scale d of the features, both ``(p,)``: blocks hold $(X − μ)·d$ instead of X.
-
-    Their dtype is that in which this is computed, before conversion to that of the blocks.
-    """
-
-    centre: Array
-    scale: Array
+    count: Any
 
 
 class Data(Protocol):
@@ -65,12 +65,40 @@ class Data(Protocol):
     def p(self) -> int: ...
 
     @property
+    def labels(self) -> Array:
+        """y of the rows held."""
+        ...
+
+    @property
     def weight_sum(self) -> Array:
         """Σ_i s_ij, shape ``(1,)`` or ``(m,)``."""
         ...
 
     def check_classes(self, k: int) -> None:
         """Raise ValueError if y holds other class codes than 0 … k − 1."""
+        ...
+
+    def as_held(self, weights: Any) -> Array:
+        """Return weights ``(n, …)`` as `with_weights` takes them: of the rows held."""
+        ...
+
+    def with_weights(self, weights: Array | None, models: Array | None = None) -> Data:
+        """Return the same rows with other weights ``(held, 1)`` or ``(held, m)``.
+
+        Or ``(held, f)``, and ``models (m,)`` the column that serves each model.
+        """
+        ...
+
+    def with_labels(self, labels: Array) -> Data:
+        """Return the same rows with other labels, of the rows held."""
+        ...
+
+    def with_standard(self, standard: Standard | None) -> Data:
+        """Return the same rows, standardized in this way instead of that they had."""
+        ...
+
+    def take(self, models: Array) -> Data:
+        """Return the same rows for a stack of these models only."""
         ...
 
     def map(
@@ -109,10 +137,6 @@ class Data(Protocol):
         backend; ``schedule`` gives the factor of each batch; ``fold`` takes the place of
         `Backend.fold`, and may be called for one part of the rows after another.
         """
-        ...
-
-    def take(self, models: Array) -> Data:
-        """Return the same rows for a stack of these models only."""
         ...
 
     def sample(self, rows: int) -> Block:

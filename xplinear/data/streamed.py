@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from xplinear.backends.base import Backend, Rows
+from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
-from xplinear.data.blocks import (
-    labelled,
-    minibatch,
-    padded,
-    shuffled,
-    standardized,
-)
-from xplinear.data.protocol import Block
+from xplinear.data.blocks import Budget, minibatch, padded, shuffled
+from xplinear.data.protocol import Data
+from xplinear.data.rows import Standard
 from xplinear.namespace import Array
 
 __all__ = ["StreamedData", "data_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class StreamedData(ArrayData):
+class StreamedData:
     """X in host memory, y and weights on the device: for an X larger than the device.
 
     Rows go to the device while those before them are computed with; each serves all models of
@@ -51,6 +48,16 @@ class StreamedData(ArrayData):
            [0., 0., 1.]])
     """
 
+    X: np.ndarray[Any, np.dtype[Any]]
+    y: Array
+    s: Array | None = None
+    dtype: Any = None
+    models: Array | None = None
+    backend: Backend = field(kw_only=True)
+    standard: Standard | None = field(default=None, kw_only=True)
+    classes: int | None = field(default=None, kw_only=True, repr=False)
+    budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
+    padding: int = field(default=0, kw_only=True)
     rows: np.ndarray[Any, np.dtype[Any]] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -62,11 +69,41 @@ class StreamedData(ArrayData):
         """The number of rows."""
         return self.X.shape[0] if self.rows is None else len(self.rows)
 
-    def block(self, start: int, stop: int, step: int = 1) -> Block:
-        """Return the rows ``start:stop:step``, X converted to the computation's dtype."""
-        rows = slice(start, stop, step)
-        at = rows if stop <= self.n else self._within(start, stop, step)
-        return labelled(self, self._moved(at), rows)
+    @property
+    def held(self) -> int:
+        """The number of rows in blocks, those included that weigh nothing."""
+        return self.n + self.padding
+
+    @property
+    def p(self) -> int:
+        """The number of features."""
+        return self.X.shape[1]
+
+    @property
+    def labels(self) -> Array:
+        """y of the rows held."""
+        return self.y
+
+    weight_sum = cached_property(blocks.weight_sum)
+    weights = cached_property(blocks.weights_held)
+    shares = cached_property(blocks.shares)
+    check_classes = blocks.check_classes
+    as_held = blocks.as_held
+    with_weights = blocks.with_weights
+    with_labels = blocks.with_labels
+    with_standard = blocks.with_standard
+    take = blocks.take
+    rows_per_block = blocks.rows_per_block
+    map = blocks.map_
+    reduce = blocks.reduce
+    sample = blocks.sample
+
+    def gathered(self, rows: slice | Array) -> Array:
+        """Return some rows of X as they are stored, on the device."""
+        if not isinstance(rows, slice):
+            return self._moved(self.backend.to_host(rows))
+        start, stop, step = rows.indices(self.held)
+        return self._moved(rows if stop <= self.n else self._within(start, stop, step))
 
     def _within(self, start: int, stop: int, step: int = 1) -> Rows:
         """Return a run of rows; the first stands for those that weigh nothing."""
@@ -79,11 +116,6 @@ class StreamedData(ArrayData):
         """Return some rows, copied: no backend shares memory with the host's X."""
         at = rows if self.rows is None else self.rows[rows]
         return self.backend.asarray(np.array(self.X[at], self.X.dtype.newbyteorder("=")))
-
-    def _at(self, index: Array) -> Array:
-        """Return some rows of X as blocks hold them."""
-        X = self._moved(self.backend.to_host(index))
-        return standardized(X, self.dtype, self.standard, xp=self.backend.xp)
 
     def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:
         """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are.
@@ -160,7 +192,7 @@ def data_of(
     *,
     backend: Backend,
     classes: int | None = None,
-) -> ArrayData | StreamedData:
+) -> Data:
     """Return X moved to the backend, or streamed where it would take half of the free memory.
 
     Parameters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from xplinear.estimator.standardize import column_bounds
 from xplinear.estimator.validation import check_features, dtype_name, labels_on
 from xplinear.losses.softmax import softmax
 from xplinear.namespace import Array, Namespace
-from xplinear.objective import Objective, Params, class_scores, scores
+from xplinear.objective import Objective, Params, class_scores
 
 __all__ = [
     "accuracy",
@@ -31,7 +30,7 @@ HostArray = np.ndarray[Any, np.dtype[Any]]
 
 def block_scores(xp: Namespace, block: Block, params: Params) -> Array:
     """Return class scores ``(r, m, k)`` of a block, for `Data.map`."""
-    return class_scores(scores(block.X, params, xp=xp), xp=xp)
+    return class_scores(block.rows.scores(*params, xp=xp), xp=xp)
 
 
 def _block_decision(xp: Namespace, block: Block, params: Params) -> Array:
@@ -62,7 +61,7 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
 
 
 def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
-    Z = class_scores(scores(block.X, params, xp=xp), xp=xp)
+    Z = block_scores(xp, block, params)
     correct = xp.astype(xp.argmax(Z, axis=-1) == block.y[:, None], Z.dtype)
     correct = correct if block.s is None else correct * block.s
     return (xp.sum(correct, axis=0),)
@@ -121,7 +120,7 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
         wide = (params.b if standard is None else standard.centre).dtype
         _check_conversion(rows, wide, backend)
         data = data_of(rows, None, None, params.W.dtype, backend=backend)
-        parts = replace(data, standard=standard).map(
+        parts = data.with_standard(standard).map(
             _FUNCTIONS[method], (backend.xp,), params, scores=len(clf.classes_)
         )
         if moved:

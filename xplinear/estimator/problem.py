@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 
 from xplinear.backends import Backend, backend_of, chosen_backend
 from xplinear.checks.certificate import Certificate
-from xplinear.data import ArrayData, Data, Standard, StreamedData, data_of
+from xplinear.data import Data, Standard, data_of
 from xplinear.estimator.predictions import rows_on
 from xplinear.estimator.settings import Settings
 from xplinear.estimator.standardize import (
@@ -78,7 +78,7 @@ class Sample(NamedTuple):
     dtype: Any
     result_dtype: Any
 
-    def part(self, index: HostArray | None, weights: HostArray | None) -> ArrayData | StreamedData:
+    def part(self, index: HostArray | None, weights: HostArray | None) -> Data:
         """Return some rows; of weights only the ratios count, and equal ones need none."""
         own = None if weights is None else weights if index is None else weights[index]
         own = None if own is None or own.min() == own.max() else own / own.max()
@@ -321,7 +321,7 @@ def _reachable(
 
 def _held_out(
     settings: Settings, sample: Sample, counted: HostArray | None, seed: int
-) -> tuple[ArrayData | StreamedData, HostArray]:
+) -> tuple[Data, HostArray]:
     """Return rows to hold out, of every class its share, and the weights to train with.
 
     Those are 0 where a row is held out, instead of a copy of all the others.
@@ -412,13 +412,13 @@ def prepare(
         backend.accelerated(settings.loss),
         settings.penalty,
         backend.asarray(np.asarray([alpha], dtype=np.float64), dtype),
-        replace(data, standard=standard),
+        data.with_standard(standard),
         len(sample.classes),
         settings.fit_intercept,
     )
     if settings.standardize:
-        seen = replace(sample.part(scaled, sample.unclassed), standard=standard)
+        seen = sample.part(scaled, sample.unclassed).with_standard(standard)
         standard = composed(standard, standard_of(replace(objective, data=seen)))
-        objective = replace(objective, data=replace(data, standard=standard))
-    held_out = held_out and replace(held_out, standard=standard)
+        objective = replace(objective, data=data.with_standard(standard))
+    held_out = held_out and held_out.with_standard(standard)
     return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha)

@@ -19,9 +19,10 @@ import numpy as np
 
 from xplinear.backends import Backend
 from xplinear.data import Standard
+from xplinear.data.rows import FarStandard, centred_scores
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace
 from xplinear.objective import Objective, Params
-from xplinear.solvers.metric import centred_scores, feature_moments, vary
+from xplinear.solvers.metric import feature_moments, vary
 
 __all__ = [
     "Nearby",
@@ -39,6 +40,10 @@ _FEW_COLUMNS = 64  # below, a minimum along the rows is slow: several rows are t
 _EDGES = {32: 50, 64: 400}  # powers of 2 between which sums of squares, and their squares, stay
 _SAFE = {32: (-124, 120), 64: (-1020, 1000)}  # powers of 2 to multiply by
 _CONSTANT = 2.0**20  # from here on the rounding of a mean, and so of what is centred by it, is seen
+# Distance of a mean from 0, in deviations, from which products of features as they are cancel:
+# gradients are off by 3e-6 and 2e-13, some 20 and 1,000 roundings, and L-BFGS still finds the
+# same weights within 1e-6 and 1e-14. Much farther it takes more steps, or never gets there.
+_CANCELS = {32: 8.0, 64: 128.0}
 _FAR = 16.0  # distance from 0 in ranges of the values from which scores would cancel
 
 
@@ -103,7 +108,7 @@ class Nearby(NamedTuple):
 
     def standard(self, dtype: Any, *, backend: Backend) -> Standard:
         """Return both as blocks of rows are given them."""
-        return Standard(
+        return FarStandard(
             *(backend.asarray(a, dtype) for a in (self.centre, 2.0 ** self.power.astype(float)))
         )
 
@@ -196,7 +201,10 @@ def standard_of(objective: Objective) -> Standard:
         scale = xp.where(varies, scale, 0.0)
     else:
         mean = xp.zeros_like(mean)
-    return Standard(xp.astype(mean, dtype), xp.astype(scale, dtype))
+    mean, scale = xp.astype(mean, dtype), xp.astype(scale, dtype)
+    distance = float(objective.data.backend.to_host(xp.max(xp.abs(mean) * scale)))
+    far = distance > _CANCELS[xp.finfo(dtype).bits]
+    return (FarStandard if far else Standard)(mean, scale)
 
 
 def composed(first: Standard | None, second: Standard) -> Standard:
@@ -207,7 +215,7 @@ def composed(first: Standard | None, second: Standard) -> Standard:
     xp = array_namespace(centre)
     wide = xp.result_type(centre, second.centre)
     centre, scale, then, by = (xp.astype(a, wide, copy=False) for a in (*first, *second))
-    return Standard(centre + then / scale, scale * by)
+    return FarStandard(centre + then / scale, scale * by)
 
 
 def restandardized(

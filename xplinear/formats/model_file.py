@@ -19,7 +19,7 @@ from xplinear.arguments import DTYPE, NONE, plain
 from xplinear.backends import get_backend
 from xplinear.backends.machine import libraries
 from xplinear.checks.certificate import Certificate
-from xplinear.data import Standard
+from xplinear.data.rows import FarStandard
 from xplinear.formats.fitted import Fitted, Near
 from xplinear.formats.writing import check_writable, written
 from xplinear.losses import LOSSES
@@ -145,7 +145,7 @@ def _fitted(content: Mapping[str, Any], tensors: Mapping[str, Any]) -> Fitted:
     if "near.W" in tensors:
         near = Near(
             Params(tensors["near.W"], tensors["near.b"]),
-            Standard(tensors["near.centre"], tensors["near.scale"]),
+            FarStandard(tensors["near.centre"], tensors["near.scale"]),
         )
     if reasons is not None:
         certified = {key: tensors[f"certificate.{key}"] for key in _CERTIFIED}

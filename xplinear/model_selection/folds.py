@@ -10,7 +10,6 @@ from sklearn.model_selection import check_cv
 
 from xplinear.arguments import NONE, integer, satisfying
 from xplinear.backends import backend_of
-from xplinear.data import ArrayData, StreamedData
 from xplinear.estimator.problem import Problem
 from xplinear.estimator.validation import check_groups, check_weights
 from xplinear.namespace import Array, is_array
@@ -96,7 +95,7 @@ def folds_of(
     # Of mean 1 in each fold: what all folds share, such as a metric, then weighs them alike.
     columns = [problem.counted(np.stack(cast(Any, part), axis=1)) for part in (train, held_out)]
     trained, scored = (column / column.mean(axis=0) for column in columns)
-    data = cast(ArrayData | StreamedData, problem.objective.data)
+    data = problem.objective.data
     return Folds(
         data.as_held(trained),
         data.as_held(scored),

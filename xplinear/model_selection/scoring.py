@@ -16,12 +16,12 @@ import numpy as np
 from sklearn.utils import _safe_indexing  # pyright: ignore[reportPrivateUsage] - no other takes rows of any table
 
 from xplinear.backends import backend_of
-from xplinear.data import ArrayData, Block, StreamedData
+from xplinear.data import Block, Data
 from xplinear.estimator.classifier import LinearClassifier
 from xplinear.estimator.predictions import accuracy, block_scores
 from xplinear.losses import Loss, SoftmaxLoss
 from xplinear.namespace import Array, Namespace, accumulator, device, is_array
-from xplinear.objective import Objective, Params, class_scores, scores
+from xplinear.objective import Objective, Params
 from xplinear.solvers.protocol import take_models
 
 __all__ = ["OTHER_NAMES", "SCORINGS", "HostScoring", "class_counts", "without_classes"]
@@ -40,7 +40,7 @@ def without_classes(params: Params, known: Array, *, xp: Namespace) -> Params:
 
 
 def _block_counts(k: int, xp: Namespace, block: Block, params: Params) -> tuple[Array, ...]:
-    Z = class_scores(scores(block.X, params, xp=xp), xp=xp)
+    Z = block_scores(xp, block, params)
     classes = xp.arange(k, dtype=xp.int32, device=device(Z))
     predicted = xp.astype(xp.astype(xp.argmax(Z, axis=-1), xp.int32)[..., None] == classes, Z.dtype)
     true = xp.astype(block.y[:, None] == classes, Z.dtype)[:, None, :]
@@ -63,8 +63,8 @@ def _mean_of(values: Array, among: Array, *, xp: Namespace) -> Array:
 
 
 def _block_log_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> tuple[Array]:
-    X, y, s = block
-    value, _ = loss.value_and_grad(class_scores(scores(X, params, xp=xp), xp=xp), y, xp=xp)
+    _, y, s = block
+    value, _ = loss.value_and_grad(block_scores(xp, block, params), y, xp=xp)
     value = xp.clip(value, 0.0, -math.log(xp.finfo(value.dtype).eps))
     value = value if s is None else value * s
     return (xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)),)
@@ -183,7 +183,7 @@ class HostScoring:
 
     def scores(
         self,
-        data: ArrayData | StreamedData,
+        data: Data,
         params: Params,
         rows: Sequence[HostArray],
         alphas: Sequence[float],
@@ -200,7 +200,7 @@ class HostScoring:
         return np.asarray(found)
 
     def _decisions(
-        self, data: ArrayData | StreamedData, params: Params, rows: Sequence[HostArray]
+        self, data: Data, params: Params, rows: Sequence[HostArray]
     ) -> list[tuple[Any, ...]]:
         xp, held = data.backend.xp, len(rows) * max(2, params.b.shape[1])
         parts = data.map(block_scores, (xp,), params, scores=held)
@@ -212,7 +212,7 @@ class HostScoring:
 
     def _estimators(
         self,
-        data: ArrayData | StreamedData,
+        data: Data,
         params: Params,
         rows: Sequence[HostArray],
         alphas: Sequence[float],

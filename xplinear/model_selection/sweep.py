@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from xplinear.arguments import integer
 from xplinear.backends import matmul_precision
-from xplinear.data import ArrayData, StreamedData
+from xplinear.data import ArrayData
 from xplinear.estimator.solve import at_the_floor
 from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
 from xplinear.model_selection.scoring import SCORINGS, HostScoring, class_counts, without_classes
@@ -46,7 +46,6 @@ _SAMPLE_ROWS = 8192
 _STATE_VECTORS = 32  # arrays of the size of the weights that a solver holds
 _WIDE = 640  # columns from which a product of matrices on a CPU no longer gains by more
 HostArray = np.ndarray[Any, np.dtype[Any]]
-_Data: TypeAlias = ArrayData | StreamedData
 
 
 class SweepProgress(NamedTuple):
@@ -143,8 +142,8 @@ def _features(objective: Objective) -> tuple[HostArray, HostArray]:
     none do, it is the one of median deviation.
     """
     data, xp = objective.data, objective.xp
-    X, y, s = data.sample(_SAMPLE_ROWS)
-    s = xp.ones_like(X[:, :1]) if s is None else s
+    block = data.sample(_SAMPLE_ROWS)
+    X, y, s = block.rows.common(xp=xp), block.y, block.weights(xp=xp)
     total = xp.sum(s)
     s = s / xp.where(total > 0, total, 1.0)
     D = X - xp.sum(s * X, axis=0)
@@ -170,7 +169,7 @@ def _features(objective: Objective) -> tuple[HostArray, HostArray]:
 
 def _best_intercept(objective: Objective) -> Array:
     """Return b ``(1, c)`` that minimizes the loss at W = 0: all rows of a class are one row."""
-    data, xp, k = cast(_Data, objective.data), objective.xp, objective.k
+    data, xp, k = objective.data, objective.xp, objective.k
     nothing = objective.zeros()
     if not objective.fit_intercept:
         return nothing.b
@@ -178,7 +177,7 @@ def _best_intercept(objective: Objective) -> Array:
     kind = data.backend.kind(data.dtype)
     rows = ArrayData(
         xp.zeros((k, 1), **kind),
-        xp.arange(k, **data.backend.kind(data.y.dtype)),
+        xp.arange(k, **data.backend.kind(data.labels.dtype)),
         xp.astype(true, data.dtype).T,
         data.dtype,
         backend=data.backend,
@@ -374,13 +373,13 @@ def _stacked(
     objective: Objective, grid: Grid, at: range, lanes: Sequence[tuple[int, int]]
 ) -> Objective:
     """Return the objective of a stack."""
-    data = cast(_Data, objective.data)
+    data = objective.data
     alpha = np.repeat(grid.alphas[at.start : at.stop], len(lanes))
     folds = data.backend.asarray(np.asarray([f for _, f in lanes] * len(at)))
     return replace(
         objective,
         alpha=data.backend.asarray(alpha, data.dtype),
-        data=replace(data, s=grid.train, models=folds),
+        data=data.with_weights(grid.train, folds),
     )
 
 
@@ -411,7 +410,7 @@ def _held_out_scores(
     stack: Stack, grid: Grid, models: list[int], scoring: str | HostScoring
 ) -> HostArray:
     """Return the scores of some models on the rows of their folds."""
-    data, xp = cast(_Data, stack.objective.data), stack.objective.xp
+    data, xp = stack.objective.data, stack.objective.xp
     asarray, to_host = data.backend.asarray, data.backend.to_host
     folds = [stack.lanes[model % len(stack.lanes)][1] for model in models]
     alpha = xp.take(stack.objective.alpha, asarray(np.asarray(models)))
@@ -421,7 +420,7 @@ def _held_out_scores(
         return without_classes(params, classes, xp=xp)
 
     if isinstance(scoring, str):
-        own = replace(data, s=grid.held_out, models=asarray(np.asarray(folds)))
+        own = data.with_weights(grid.held_out, asarray(np.asarray(folds)))
         part = replace(stack.objective, alpha=alpha, data=own)
         return to_host(SCORINGS[scoring](part, known(slice(None))))
     rows, strengths = [grid.tests[fold] for fold in folds], to_host(alpha).tolist()

@@ -59,14 +59,12 @@ def class_means(objective: Objective, centre: Array) -> Classes:
 
 
 def _block_classes(k: int, xp: Namespace, block: Block, like: Array) -> tuple[Array, Array]:
-    X, y, s = block
-    s = xp.ones_like(X[:, :1]) if s is None else s
-    m = like.shape[0]
-    true = y[:, None, None] == xp.arange(k, dtype=xp.int32, device=device(X))
-    members = (s + like)[:, :, None] * xp.astype(true, X.dtype)  # (n, m, k)
-    total = xp.reshape(members, (X.shape[0], m * k)).T @ X
-    wide = accumulator(X, xp=xp)
-    return xp.sum(members, axis=0, dtype=wide), xp.reshape(total, (m, k, X.shape[1]))
+    s = block.weights(xp=xp)
+    true = block.y[:, None, None] == xp.arange(k, dtype=xp.int32, device=device(s))
+    members = (s + like)[:, :, None] * xp.astype(true, s.dtype)  # (n, m, k)
+    total, _ = block.rows.gradient(members, xp=xp)
+    wide = accumulator(s, xp=xp)
+    return xp.sum(members, axis=0, dtype=wide), xp.permute_dims(total, (1, 2, 0))
 
 
 def collect(xp: Namespace, bundle: Bundle, grads: Params, dual: Array, centre: Array) -> Bundle:

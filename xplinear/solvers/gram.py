@@ -60,7 +60,7 @@ def centred_rows(
 
     s is the mean of the models' weights, scaled to a mean of 1.
     """
-    X, _, s = block
+    X, s = block.rows.common(xp=xp), block.s
     if s is None:
         mean = xp.mean(X, axis=0)
     else:

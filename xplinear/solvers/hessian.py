@@ -12,7 +12,7 @@ from typing import Any
 from xplinear.data import Block
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
-from xplinear.objective import Objective, Params, class_scores, loss_and_grads, scores
+from xplinear.objective import Objective, Params, class_scores, loss_and_grads
 
 __all__ = [
     "augmented",
@@ -64,8 +64,8 @@ def column_curvature(M: Array) -> Array:
 
 def row_curvature(loss: Any, block: Block, params: Params, *, xp: Namespace) -> Array:
     """Return the weighted curvature of each row in the scores of the columns ``(r, m, c, c)``."""
-    X, y, s = block
-    Z = scores(X, params, xp=xp)
+    rows, y, s = block
+    Z = rows.scores(*params, xp=xp)
     M = loss.hessian(class_scores(Z, xp=xp), y, xp=xp)
     M = column_curvature(M) if Z.shape[-1] == 1 else M
     return M if s is None else M * s[:, :, None, None]
@@ -76,7 +76,7 @@ def _block(
 ) -> tuple[Array, ...]:
     value, (dW, db) = loss_and_grads(loss, *block, params, xp=xp)
     M = row_curvature(loss, block, params, xp=xp)
-    H = rows_hessian(augmented_rows(block.X, centre, free, xp=xp), M, xp=xp)
+    H = rows_hessian(augmented_rows(block.rows.dense(), centre, free, xp=xp), M, xp=xp)
     return xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)), dW, db, H
 
 

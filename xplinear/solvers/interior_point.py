@@ -265,9 +265,8 @@ def _kind(x: Array) -> dict[str, Any]:
 
 
 def _rows(free: bool, k: int, block: Block, b: Array, *, xp: Namespace) -> Rows:
-    X, y, s = block
-    X = xp.astype(X, accumulator(X, xp=xp))
-    s = xp.ones_like(X[:, :1]) if s is None else xp.astype(s, X.dtype)
+    X = block.rows.astype(accumulator(b, xp=xp), xp=xp).dense()
+    s = xp.astype(block.weights(xp=xp), X.dtype)
     s = s + xp.zeros((1, b.shape[0]), **_kind(X))
     weights = s / xp.sum(s, axis=0)
     shared = xp.mean(weights, axis=1)
@@ -275,8 +274,8 @@ def _rows(free: bool, k: int, block: Block, b: Array, *, xp: Namespace) -> Rows:
     centre, given = shared @ X, xp.astype(b, X.dtype)
     centre, given = (centre, xp.zeros_like(given)) if free else (xp.zeros_like(centre), given)
     X = augmented_rows(X, centre, 1.0 if free else 0.0, xp=xp)
-    members = xp.astype(true_class(xp.zeros((1, k), **_kind(X)), y, xp=xp), X.dtype)
-    return Rows(X, y, weights, weights.T @ members, centre, given)
+    members = xp.astype(true_class(xp.zeros((1, k), **_kind(X)), block.y, xp=xp), X.dtype)
+    return Rows(X, block.y, weights, weights.T @ members, centre, given)
 
 
 def _takes_part(polytope: Polytope, free: bool, rows: Rows) -> Array:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from xplinear.data import Block
+from xplinear.data.rows import Rows
 from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
-from xplinear.objective import Objective, Params, class_scores, columns, scores
+from xplinear.objective import Objective, Params, class_scores, columns
 from xplinear.solvers.lbfgs import LBFGSState
 from xplinear.solvers.metric import safe_divisor
 
@@ -48,17 +49,15 @@ def rounded_loss(
 def _block_sums(
     loss: Any, xp: Namespace, block: Block, params: Params, width: Array
 ) -> tuple[Array, ...]:
-    X, y, s = block
-    Z = scores(X, params, xp=xp)
-    p, m, c = params.W.shape
+    rows, y, s = block
+    Z = rows.scores(*params, xp=xp)
     value, smooth, A = loss.smoothed(class_scores(Z, xp=xp), y, width, xp=xp)
     dual = -loss.conjugate(A, y, xp=xp)
-    if c == 1:
+    if Z.shape[-1] == 1:
         A = 0.5 * (A[..., 1:] - A[..., :1])
     if s is not None:
         value, smooth, dual, A = value * s, smooth * s, dual * s, A * s[..., None]
-    # As in the gradient: the product in this order leaves each column contiguous.
-    dW = xp.reshape((xp.reshape(A, (X.shape[0], m * c)).T @ X).T, (p, m, c))
+    dW, _ = rows.gradient(A, xp=xp)
     wide = accumulator(value, xp=xp)
     value, smooth, dual = (xp.sum(a, axis=0, dtype=wide) for a in (value, smooth, dual))
     return value, smooth, dual, dW, xp.sum(A, axis=0, dtype=wide)
@@ -87,7 +86,7 @@ def inverse_hessians(
     invert = data.backend.compile(_inverse_hessian, free, xp)
     m, c, _ = weights.shape
     inverses = [
-        invert(block.X, weights[j, i, :], pre.centre[:, 0], pre.basis, objective.alpha[j])
+        invert(block.rows, weights[j, i, :], pre.centre[:, 0], pre.basis, objective.alpha[j])
         for j in range(m)
         for i in range(c)
     ]
@@ -97,15 +96,15 @@ def inverse_hessians(
 
 def _curvatures(loss: Any, xp: Namespace, block: Block, params: Params, band: Array) -> Array:
     """Return each row's share in the curvature of each column ``(m, c, n)``: near kinks only."""
-    X, y, s = block
-    Z = class_scores(scores(X, params, xp=xp), xp=xp)
+    rows, y, s = block
+    Z = class_scores(rows.scores(*params, xp=xp), xp=xp)
     true = true_class(Z, y, xp=xp)
     # Rounded on both sides of the kink: what is about to cross it counts too.
     Z = xp.where(true, Z - 0.5 * band[:, None], Z)
     A = loss.smoothed(Z, y, band, xp=xp)[2]
     h = xp.where(true, 0.0, A * (1.0 - A)) / band[:, None]
     h = xp.where(true, xp.sum(h, axis=-1, keepdims=True), h)
-    total = xp.full_like(band, X.shape[0])
+    total = xp.full_like(band, rows.shape[0])
     if s is not None:
         h, total = h * s[..., None], xp.sum(s, axis=0)
     h = h / safe_divisor(total, xp=xp)[:, None]
@@ -113,12 +112,12 @@ def _curvatures(loss: Any, xp: Namespace, block: Block, params: Params, band: Ar
 
 
 def _inverse_hessian(
-    free: float, xp: Namespace, X: Array, weight: Array, centre: Array, basis: Array, alpha: Array
+    free: float, xp: Namespace, rows: Rows, weight: Array, centre: Array, basis: Array, alpha: Array
 ) -> Array:
-    rows = xp.argsort(weight, descending=True)[: min(_ROWS, X.shape[0])]
-    h = xp.take(weight, rows)
+    most = xp.argsort(weight, descending=True)[: min(_ROWS, rows.shape[0])]
+    h = xp.take(weight, most)
     h = h * (xp.sum(weight) / safe_divisor(xp.sum(h), xp=xp))
-    X = xp.take(X, rows, axis=0) - centre
+    X = rows.take(most, xp=xp).common(xp=xp) - centre
     X = xp.concat([X, xp.full_like(X[:, :1], free)], axis=1) * xp.sqrt(h)[:, None]
     H = X.T @ X
     # Squared units in which features compare.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplinear.data import Block
+from xplinear.data.rows import centred_scores, spread
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, columns, loss_and_grads
@@ -72,11 +73,6 @@ class Metric(NamedTuple):
         return Metric(*(a if a.shape[-1] == 1 else xp.take(a, models, axis=-1) for a in self))
 
 
-def centred_scores(centre: Array, W: Array, *, xp: Namespace) -> Array:
-    """Return μᵀW ``(m, c)``: the scores of the centre without intercept."""
-    return xp.vecdot(xp.permute_dims(W, (1, 2, 0)), centre.T[:, None, :])
-
-
 def uncentred(fit_intercept: bool, centre: Array, params: Params, *, xp: Namespace) -> Params:
     """Return parameters for X itself, of those whose intercept is at the ``centre (p, m or 1)``."""
     W, b = params
@@ -88,43 +84,29 @@ def safe_divisor(x: Array, *, xp: Namespace) -> Array:
     return xp.where(x > 0.0, x, 1.0)
 
 
-def spread(centre: Array, db: Array, *, xp: Namespace) -> Array:
-    """Return μ dbᵀ ``(p, m, c)``: the transpose of `centred_scores`."""
-    return xp.permute_dims(centre.T[:, None, :] * db[:, :, None], (2, 0, 1))
-
-
-def _row_weights(block: Block, *, xp: Namespace) -> Array:
-    return xp.ones_like(block.X[:, :1]) if block.s is None else block.s
-
-
-def _counted(block: Block, instead: Array, *, xp: Namespace) -> Array:
+def _counted(X: Array, s: Array | None, instead: Array, *, xp: Namespace) -> Array:
     """Return X with these values in the rows of no weight: what is there must not matter."""
-    if block.s is None:
-        return block.X
-    return xp.where(xp.max(block.s, axis=1, keepdims=True) > 0, block.X, instead)
+    return X if s is None else xp.where(xp.max(s, axis=1, keepdims=True) > 0, X, instead)
 
 
-def _near(block: Block, *, xp: Namespace) -> Array:
+def _near(X: Array, s: Array | None, *, xp: Namespace) -> Array:
     """Return the mean ``(p,)`` of some rows; of equal values their own, to the last bit."""
-    X = block.X
-    weight = xp.mean(_row_weights(block, xp=xp), axis=1)
+    weight = xp.mean(xp.ones_like(X[:, :1]) if s is None else s, axis=1)
     row = xp.argmax(weight, axis=0, keepdims=True)  # one that counts, if any does
     first = xp.take(X, row, axis=0)[0, :]
-    X = _counted(block, first, xp=xp)
+    X = _counted(X, s, first, xp=xp)
     total = xp.sum(weight)
     mean = first + (weight / xp.where(total > 0, total, 1.0)) @ (X - first)
     return xp.where(xp.all(first == X, axis=0), first, mean)
 
 
 def _block_moments(xp: Namespace, block: Block, shift: Array, unit: Array) -> tuple[Array, ...]:
-    s = _row_weights(block, xp=xp)
-    X = (_counted(block, shift, xp=xp) - shift) * unit
+    s = block.weights(xp=xp)
     wide = accumulator(s, xp=xp)
     return (
         xp.sum(s, axis=0, dtype=wide),
         xp.sum(s * s, axis=0, dtype=wide),
-        xp.astype(X.T @ s, wide),
-        xp.astype((X * X).T @ s, wide),
+        *(xp.astype(a, wide) for a in block.rows.moments(block.s, shift, unit, xp=xp)),
     )
 
 
@@ -133,8 +115,9 @@ def _shift_and_unit(xp: Namespace, sample: Block) -> tuple[Array, Array]:
 
     Squares of the raw features would cancel, or leave the range of float32.
     """
-    shift = _near(sample, xp=xp)
-    size = xp.max(xp.abs(_counted(sample, shift, xp=xp) - shift), axis=0)
+    X, s = sample.rows.common(xp=xp), sample.s
+    shift = _near(X, s, xp=xp)
+    size = xp.max(xp.abs(_counted(X, s, shift, xp=xp) - shift), axis=0)
     least = 8.0 * float(xp.finfo(size.dtype).smallest_normal)
     usual = (size > least) & (size < 0.125 * float(xp.finfo(size.dtype).max))
     return shift, xp.where(usual, 2.0 ** -xp.floor(xp.log2(xp.where(usual, size, 1.0))), 1.0)
@@ -225,7 +208,7 @@ def sample_loss(objective: Objective, params: Params) -> Array:
 
 def _mean_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> Array:
     value, _ = loss_and_grads(loss, *block, params, xp=xp)
-    total = xp.sum(_row_weights(block, xp=xp), axis=0)
+    total = xp.sum(block.weights(xp=xp), axis=0)
     return xp.sum(value, axis=0) / safe_divisor(total, xp=xp)
 
 
@@ -238,11 +221,12 @@ def _spectrum(objective: Objective, centre: Array, scale: Array) -> tuple[Array,
 
 
 def _norms(xp: Namespace, block: Block, centre: Array, scale: Array, start: Array) -> Any:
-    s = _row_weights(block, xp=xp)
+    s = block.weights(xp=xp)
     total = xp.sum(s, axis=0)
     total = xp.where(total > 0, total, 1.0)  # a sample may hold only rows of weight 0
-    shift = _near(block, xp=xp)
-    X = _counted(block, shift, xp=xp) - shift
+    X = block.rows.common(xp=xp)
+    shift = _near(X, block.s, xp=xp)
+    X = _counted(X, block.s, shift, xp=xp) - shift
     gap, root = centre - shift[:, None], xp.sqrt(scale)
 
     v, norm = start * xp.ones_like(scale), xp.ones_like(total)

@@ -104,11 +104,11 @@ def _update(
     steps: _Steps,
 ) -> _Carry:
     """Make one mini-batch update."""
-    X, y, s, rows = batch
+    rows, y, s, count = batch
     (W, b), velocity, total, seen = carry
     params = Params(W, b - centred_scores(steps.centre, W, xp=xp))
-    value, (gW, gb) = loss_and_grads(loss, X, y, s, params, xp=xp)
-    rate = factor / rows
+    value, (gW, gb) = loss_and_grads(loss, rows, y, s, params, xp=xp)
+    rate = factor / count
     gW = gW - spread(steps.centre, gb, xp=xp)
     dW, db = rate * (steps.weights * gW), rate * (steps.intercept * gb)
     velocity = Params(momentum * velocity.W - dW, momentum * velocity.b - db)

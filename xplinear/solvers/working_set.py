@@ -111,7 +111,7 @@ def _block(
     centre: Array,
     columns: Columns | None,
 ) -> tuple[Array]:
-    X, M = block.X, row_curvature(loss, block, params, xp=xp)
+    X, M = block.rows.dense(), row_curvature(loss, block, params, xp=xp)
     if columns is None:
         return (rows_hessian(augmented_rows(X, centre, free, xp=xp), M, xp=xp),)
     return (_classes_hessian(X, centre, free, M, columns, xp=xp),)
