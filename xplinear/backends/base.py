@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 import numpy as np
 
 from xplinear.arguments import one_of
+from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
 
@@ -27,7 +28,6 @@ __all__ = [
     "HostArray",
     "Rows",
     "fetched",
-    "fold_in_python",
     "free_host_memory",
     "host_reads",
     "in_precision",
@@ -121,31 +121,6 @@ def in_precision(
             return function(*static, *args, **named)
 
     return call
-
-
-def fold_in_python(
-    update: Callable[..., Any],
-    static: Sequence[Hashable],
-    carry: Any,
-    data: Sequence[Array | None],
-    rows: Array,
-    schedule: Sequence[float],
-    size: int,
-    *args: Any,
-    xp: Namespace,
-) -> Any:
-    """Fold ``update(*static, carry, batch, factor, *args)`` over mini-batches of ``size`` rows.
-
-    ``data`` are arrays over the samples, or None; ``rows`` their order; a batch holds the rows
-    of each; ``schedule`` gives one factor per batch.
-    """
-    step = partial(update, *static)
-    n = rows.shape[0]
-    for start, factor in zip(range(0, n, size), schedule, strict=True):
-        index = rows[start : min(start + size, n)]
-        batch = tuple(None if a is None else xp.take(a, index, axis=0) for a in data)
-        carry = step(carry, batch, factor, *args)
-    return carry
 
 
 def read_rows(X: HostArray, rows: Rows, buffer: HostArray) -> HostArray:
@@ -269,26 +244,6 @@ class AcceleratedLoss:
 
     loss: Loss
     kernel: Callable[..., tuple[Array, Array]] = field(repr=False)
-    # Folds the update of SGD; called as `fold_in_python`.
-    sgd: Callable[..., Any] | None = field(default=None, repr=False)
-
-    @property
-    def smooth(self) -> bool:
-        return self.loss.smooth
-
-    @property
-    def shift_invariant(self) -> bool:
-        return self.loss.shift_invariant
-
-    @property
-    def probabilistic(self) -> bool:
-        return self.loss.probabilistic
-
-    def curvature(self, k: int) -> float | None:
-        return self.loss.curvature(k)
-
-    def lipschitz(self, k: int) -> float | None:
-        return self.loss.lipschitz(k)
 
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         return self.kernel(self.loss, Z, y, xp=xp)
@@ -297,7 +252,7 @@ class AcceleratedLoss:
         return repr(self.loss)
 
     def __getattr__(self, name: str) -> Any:
-        """Return what only some losses have, such as ``conjugate`` and ``smoothed``."""
+        """Return whatever else the loss has."""
         if name.startswith("__"):  # asked for by `copy` before there is a loss
             raise AttributeError(name)
         return getattr(self.loss, name)
@@ -329,7 +284,7 @@ class Backend:
         ``settings(gradients)`` gives a context in which the library computes as if nobody had
         changed its settings, and records nothing for gradients unless asked; see `undisturbed`.
     fold : callable
-        Folds an update over mini-batches; see `fold_in_python`.
+        ``fold(epoch)`` gives the carry after all mini-batches of an `Epoch`.
     plain_fold : callable, optional
         The fold of `reference`, where ``fold`` needs updates that can be recorded.
     compiles : bool
@@ -368,8 +323,8 @@ class Backend:
     tensor_cores : bool
         Whether `matmul_precision` has a choice here.
     kernels : mapping
-        Accelerated kernels by (loss type, operation): ``value_and_grad`` is called with the loss,
-        then as its method; ``sgd`` as ``fold``, with the update and the arguments of `SGD`.
+        Accelerated kernels by (loss type, operation). Each is called with the loss first:
+        ``value_and_grad`` then as its method, ``sgd`` as ``fold``, with an epoch of `SGD`.
 
     Examples
     --------
@@ -383,11 +338,11 @@ class Backend:
     device: Any
     move: Callable[[Any], Array]
     fetch: Callable[[Array], np.ndarray[Any, Any]]
-    fold: Callable[..., Any]
+    fold: Callable[[Epoch], Any] = fold_in_python
     refuses: Callable[[Array], str | None] = lambda x: None
     traced: Callable[[Array], bool] = lambda x: False
     settings: Callable[[bool], AbstractContextManager[Any]] = nullcontext
-    plain_fold: Callable[..., Any] | None = None
+    plain_fold: Callable[[Epoch], Any] | None = None
     compiles: bool = False
     padding: Callable[[Array, int], int] = lambda X, n: 0
     near: Callable[[Array], Array] = lambda x: x
@@ -436,12 +391,16 @@ class Backend:
         with np.errstate(**cast(Any, as_ever | quiet)), self.settings(gradients):
             yield
 
+    def kernel(self, loss: Loss, operation: str) -> Callable[..., Any] | None:
+        """Return the kernel of an operation, given its loss; None leaves it to the reference."""
+        plain = loss.loss if isinstance(loss, AcceleratedLoss) else loss
+        kernel = self.kernels.get((type(plain), operation))
+        return None if kernel is None else partial(kernel, plain)
+
     def accelerated(self, loss: Loss) -> Loss:
         """Return ``loss`` on this backend's own kernel where there is one, else itself."""
         kernel = self.kernels.get((type(loss), "value_and_grad"))
-        if kernel is None:
-            return loss
-        return AcceleratedLoss(loss, kernel, self.kernels.get((type(loss), "sgd")))
+        return loss if kernel is None else cast(Loss, AcceleratedLoss(loss, kernel))
 
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""

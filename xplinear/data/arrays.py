@@ -20,10 +20,11 @@ from xplinear.arguments import (
     integer,
 )
 from xplinear.backends.base import Backend
+from xplinear.backends.epoch import Epoch
 from xplinear.data.blocks import (
     Budget,
+    epoch_of,
     labelled,
-    minibatch,
     of_models,
     padded,
     results,
@@ -200,26 +201,20 @@ class ArrayData:
     def epoch(
         self,
         update: Callable[..., Any],
-        static: Sequence[Hashable],
+        rule: Hashable,
         carry: Any,
-        *args: Any,
+        constants: Any = None,
+        *,
         batch_size: int,
         shuffle: tuple[int, int],
         schedule: Sequence[float],
-        fold: Callable[..., Any] | None = None,
+        fold: Callable[[Epoch], Any] | None = None,
     ) -> Any:
-        """Fold ``update(*static, carry, batch, factor, *args)`` over shuffled mini-batches."""
+        """Fold an update over shuffled mini-batches."""
+        rows, order = (self.X, self.y, self.s), self.backend.asarray(shuffled(self.n, *shuffle))
+        changes = update, rule, carry, constants
         return (fold or self.backend.fold)(
-            minibatch,
-            (update, tuple(static), self.backend.xp, self.dtype),
-            carry,
-            (self.X, self.y, self.s),
-            self.backend.asarray(shuffled(self.n, *shuffle)),
-            schedule,
-            batch_size,
-            self.models,
-            self.standard,
-            *args,
+            epoch_of(self, *changes, rows, order, schedule, batch_size)
         )
 
     @cached_property

@@ -15,15 +15,16 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 
 from xplinear.backends.base import Backend
+from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data.protocol import Batch, Block, Standard
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
 
 __all__ = [
     "Budget",
     "Source",
+    "epoch_of",
     "joined",
     "labelled",
-    "minibatch",
     "of_models",
     "padded",
     "results",
@@ -147,30 +148,40 @@ def joined(parts: Sequence[Array], *, backend: Backend) -> Array:
     return backend.xp.concat(parts, axis=0)
 
 
-def minibatch(
+def epoch_of(
+    source: Source,
     update: Callable[..., Any],
-    static: tuple[Hashable, ...],
-    xp: Namespace,
-    dtype: Any,
+    rule: Hashable,
     carry: Any,
-    rows: tuple[Any, ...],
-    factor: float | Array,
-    models: Array | None,
-    standard: Standard | None,
-    *args: Any,
+    constants: Any,
+    rows: tuple[Array, Array, Array | None],
+    order: Array,
+    schedule: Sequence[float],
+    size: int,
+) -> Epoch:
+    """Return what `Backend.fold` is given, of the source or of some of its rows."""
+    changes = Update(update, rule, source.backend.xp, source.dtype)
+    shared = Shared(constants, source.models, source.standard)
+    return Epoch(_minibatch, changes, shared, carry, rows, order, schedule, size)
+
+
+def _minibatch(
+    update: Update, shared: Shared, carry: Any, rows: tuple[Any, ...], factor: float | Array
 ) -> Any:
-    """Return ``update`` of a batch as it is stored; what `Backend.fold` is given.
+    """Return the carry after a batch of rows as they are stored.
 
     ``rows`` are X, y and s, and how many of them count if not all do.
     """
     X, y, s, *count = rows
-    X, s = standardized(X, dtype, standard, xp=xp), of_models(s, models, xp=xp)
+    function, rule, xp, dtype = update
+    X = standardized(X, dtype, shared.standard, xp=xp)
+    s = of_models(s, shared.models, xp=xp)
     n = X.shape[0]
     if count:
         there = xp.arange(n, dtype=xp.int32, device=device(X))[:, None] < count[0]
         there, n = xp.astype(there, dtype), xp.astype(count[0], dtype)
         s = there if s is None else there * s
-    return update(*static, carry, Batch(X, y, s, n), factor, *args)
+    return function(rule, xp, carry, Batch(X, y, s, n), factor, shared.constants)
 
 
 def standardized(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -> Array:
