@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import xplinear as xl
-from xplinear.backends.base import read_ahead, read_rows, upload_ahead
 from xplinear.backends.epoch import fold_in_python
+from xplinear.backends.transfer import read_ahead, read_rows, upload_ahead
 from xplinear.data import ArrayData, StreamedData, data_of
 from xplinear.data.blocks import shuffled
 from xplinear.estimator.classifier import block_scores

@@ -15,13 +15,8 @@ from threading import current_thread, main_thread
 from typing import Any, NamedTuple
 
 from xplinear.arguments import TEXT, instance
-from xplinear.backends.base import (
-    PRECISIONS,
-    Backend,
-    BackendError,
-    host_reads,
-    matmul_precision,
-)
+from xplinear.backends.base import Backend, BackendError, host_reads
+from xplinear.backends.precision import PRECISIONS, matmul_precision
 from xplinear.namespace import is_array
 
 __all__ = [

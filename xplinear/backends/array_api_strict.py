@@ -7,7 +7,8 @@ from typing import Any
 import array_api_strict as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError, native
+from xplinear.backends.base import Backend, BackendError
+from xplinear.backends.transfer import native
 
 __all__ = ["describe", "follow", "select"]
 

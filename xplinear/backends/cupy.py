@@ -16,16 +16,10 @@ import numpy as np
 from cupy._core import _routines_linalg as linalg
 from cupy.cuda import cublas, driver
 
-from xplinear.backends.base import (
-    GPU_COLUMNS,
-    Backend,
-    BackendError,
-    in_precision,
-    is_memory_error,
-    native,
-    upload_ahead,
-)
+from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory_error
 from xplinear.backends.epoch import Epoch, fold_in_python
+from xplinear.backends.precision import in_precision
+from xplinear.backends.transfer import native, upload_ahead
 from xplinear.losses import (
     AbsoluteErrorLoss,
     CrammerSingerLoss,

@@ -21,11 +21,11 @@ from xplinear.backends.base import (
     Backend,
     BackendError,
     free_host_memory,
-    in_precision,
     is_memory_error,
-    native,
 )
 from xplinear.backends.epoch import Epoch, Shared, Update
+from xplinear.backends.precision import in_precision
+from xplinear.backends.transfer import native
 
 __all__ = ["describe", "follow", "select"]
 

@@ -9,9 +9,10 @@ from typing import Any, cast
 import array_api_compat.numpy as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError, fetched, read_rows
+from xplinear.backends.base import Backend, BackendError
 from xplinear.backends.epoch import Epoch
 from xplinear.backends.threads import blas
+from xplinear.backends.transfer import fetched, read_rows
 from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import Namespace
 

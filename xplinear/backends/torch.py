@@ -20,13 +20,12 @@ from xplinear.backends.base import (
     Backend,
     BackendError,
     free_host_memory,
-    in_precision,
     is_memory_error,
-    native,
-    upload_ahead,
 )
 from xplinear.backends.epoch import Epoch, fold_in_python
+from xplinear.backends.precision import in_precision
 from xplinear.backends.threads import Setting, Threads, renewed_in_children
+from xplinear.backends.transfer import native, upload_ahead
 
 __all__ = ["describe", "follow", "select"]
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.backends.base import Backend, Rows
+from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch
+from xplinear.backends.transfer import Rows
 from xplinear.data.arrays import ArrayData
 from xplinear.data.blocks import (
     epoch_of,
