@@ -140,6 +140,23 @@ print(seconds, *[name for name in {self.OPTIONAL} if name in set(sys.modules) - 
                 return
         pytest.fail(f"import xplinear took {min(seconds):.2f} s")
 
+    def test_import_leaves_what_a_measurement_needs(self) -> None:
+        """Of our own files none that is loaded imports these; scikit-learn may."""
+        script = (
+            "import sys, xplinear; print(*(m for m in sys.modules if m.startswith('xplinear')))"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=PACKAGE.parent,
+        )
+        for module in run.stdout.split():
+            path = Path(PACKAGE.parent, *module.split(".")).with_suffix(".py")
+            path = path if path.exists() else path.with_suffix("") / "__init__.py"
+            assert not {"joblib", "subprocess"} & set(imports(parsed(path))), path
+
 
 CREATION = {"arange", "asarray", "empty", "eye", "full", "linspace", "ones", "zeros"}
 HOST_TYPES = {"Params", "bool", "dict", "float", "int", "str", "tuple"}

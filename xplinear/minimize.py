@@ -28,7 +28,7 @@ from xplinear.arguments import (
     integer,
     number,
 )
-from xplinear.backends.base import undisturbed
+from xplinear.backends.base import Backend, undisturbed
 from xplinear.namespace import Array
 from xplinear.objective import OBJECTIVE, Objective, Params
 from xplinear.solvers.protocol import (
@@ -41,7 +41,7 @@ from xplinear.solvers.protocol import (
     take_models,
 )
 
-__all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
+__all__ = ["Interrupted", "Progress", "Result", "minimize", "place_of", "time_left"]
 
 HostArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -171,7 +171,12 @@ class Interrupted(KeyboardInterrupt):
         return f"interrupted after {n:,} iteration{'s' * (n != 1)}; the best so far is kept"
 
 
-@undisturbed(lambda objective, *_, **__: OBJECTIVE("objective", objective).data.backend)
+def place_of(objective: Objective, *_: Any, **__: Any) -> Backend:
+    """Return the backend of the objective that a function is given first."""
+    return OBJECTIVE("objective", objective).data.backend
+
+
+@undisturbed(place_of)
 def minimize(
     objective: Objective,
     solver: Solver,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ import numpy as np
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.transfer import HostArray, Rows, read_ahead
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array, Namespace, name_of, widest
 
 __all__ = [
     "GPU_COLUMNS",
@@ -113,7 +114,7 @@ class Backend:
         Whether an array stands for values that are not known yet, as inside ``jax.jit``.
     settings : callable
         ``settings(gradients)`` gives a context in which the library computes as if nobody had
-        changed its settings, and records nothing for gradients unless asked; see `undisturbed`.
+        changed its settings, and records nothing for gradients unless asked.
     fold : callable
         ``fold(epoch)`` gives the carry after all mini-batches of an `Epoch`.
     plain_fold : callable, optional
@@ -156,6 +157,8 @@ class Backend:
     kernels : mapping
         Accelerated kernels by (loss type, operation). Each is called with the loss first:
         ``value_and_grad`` then as its method, ``sgd`` as ``fold``, with an epoch of `SGD`.
+    accelerates : bool
+        Whether it is not the `reference` of another.
 
     Examples
     --------
@@ -192,15 +195,27 @@ class Backend:
     kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    accelerates: bool = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the name: modules and functions cannot be pickled."""
-        from xplinear.backends import get_backend
-
-        return get_backend, (self.name,)
+        return _unpickled, (self.name, self.accelerates)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """Return ``x`` on this backend, converted to ``dtype`` if given."""
+        """Return ``x`` on this backend, converted to ``dtype`` if given.
+
+        It is converted where it is: the device may not hold what it was. Where the device has no
+        float64, that becomes float32.
+        """
+        from xplinear.backends import backend_of
+
+        own = backend_of(x)
+        if own.name != self.name:
+            x = own.move(x)  # of a list, an array
+            if dtype is None and name_of(x.dtype) == "float64":
+                dtype = widest(self.device, xp=self.xp)
+            there = None if dtype is None else getattr(own.xp, name_of(dtype), None)
+            x = x if there is None else own.xp.astype(x, there, copy=False)
         array = self.move(x)
         return array if dtype is None else self.xp.astype(array, dtype, copy=False)
 
@@ -214,7 +229,7 @@ class Backend:
         return self.fetch(x)
 
     @contextmanager
-    def undisturbed(self, *, gradients: bool = False) -> Generator[None]:
+    def usual_settings(self, *, gradients: bool = False) -> Generator[None]:
         """Compute as if nobody had changed the settings of NumPy and of the library."""
         # BLAS kernels raise "invalid" on finite operands too (numpy#24067).
         as_ever = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "ignore"}
@@ -235,7 +250,20 @@ class Backend:
 
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""
-        return replace(self, kernels=MappingProxyType({}), fold=self.plain_fold or self.fold)
+        plain = self.plain_fold or self.fold
+        return replace(self, kernels=MappingProxyType({}), fold=plain, accelerates=False)
+
+    def accelerating(self, accelerate: bool) -> Backend:
+        """Return this backend, but its reference if so chosen, here or by the environment."""
+        off = not accelerate or os.environ.get("XPLINEAR_ACCELERATE") == "0"
+        return self.reference() if off else self
+
+
+def _unpickled(name: str, accelerates: bool) -> Backend:
+    from xplinear.backends import get_backend
+
+    backend = get_backend(name)
+    return backend if accelerates else backend.reference()
 
 
 def undisturbed(
@@ -243,13 +271,13 @@ def undisturbed(
 ) -> Callable[[Callable[_Arguments, _Returned]], Callable[_Arguments, _Returned]]:
     """Decorate a function that computes as if nobody had changed a library's settings.
 
-    ``find`` gives the backend of a call, from the same arguments; see `Backend.undisturbed`.
+    ``find`` gives the backend of a call, from the same arguments; see `Backend.usual_settings`.
     """
 
     def decorate(function: Callable[_Arguments, _Returned]) -> Callable[_Arguments, _Returned]:
         @wraps(function)
         def call(*args: _Arguments.args, **settings: _Arguments.kwargs) -> _Returned:
-            with find(*args, **settings).undisturbed():
+            with find(*args, **settings).usual_settings():
                 return function(*args, **settings)
 
         return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from xplinear.namespace import Array, Namespace
@@ -42,16 +43,18 @@ class Epoch(NamedTuple):
     schedule: Sequence[float]  # a factor for each batch
     size: int  # of a batch; the last may have fewer rows
 
-    def step(self, carry: Any, rows: tuple[Array | None, ...], factor: Any) -> Any:
-        """Return the carry after one more batch."""
-        return self.minibatch(self.update, self.shared, carry, rows, factor)
+    @property
+    def step(self) -> Callable[[Any, tuple[Array | None, ...], Any], Any]:
+        """What gives the carry after one more batch: ``step(carry, rows, factor)``."""
+        return partial(self.minibatch, self.update, self.shared)
 
 
 def fold_in_python(epoch: Epoch) -> Any:
     """Return the carry after all batches, one after the other."""
-    take, n, carry = epoch.update.xp.take, epoch.order.shape[0], epoch.carry
+    take, step = epoch.update.xp.take, epoch.step
+    carry, n = epoch.carry, epoch.order.shape[0]
     for start, factor in zip(range(0, n, epoch.size), epoch.schedule, strict=True):
         index = epoch.order[start : min(start + epoch.size, n)]
         rows = tuple(None if a is None else take(a, index, axis=0) for a in epoch.rows)
-        carry = epoch.step(carry, rows, factor)
+        carry = step(carry, rows, factor)
     return carry

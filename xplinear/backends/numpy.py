@@ -26,7 +26,7 @@ def _fold(epoch: Epoch) -> Any:
 
     Scattered reads wait for memory, not for the processor; `take` releases the interpreter lock.
     """
-    carry, size, n = epoch.carry, epoch.size, len(epoch.order)
+    carry, step, size, n = epoch.carry, epoch.step, epoch.size, len(epoch.order)
     order = epoch.order.astype(np.intp)  # once, not in every `take`
     row_bytes = sum(a[:1].nbytes for a in epoch.rows if a is not None)
     per_piece = size * max(1, min(_PIECE_BYTES // (size * row_bytes), -(-n // size)))
@@ -51,7 +51,7 @@ def _fold(epoch: Epoch) -> Any:
             coming = thread.submit(gather, start + per_piece) if start + per_piece < n else None
             for i in range(0, min(per_piece, n - start), size):
                 rows = tuple(None if a is None else a[i : i + size] for a in piece)
-                carry = epoch.step(carry, rows, next(factors))
+                carry = step(carry, rows, next(factors))
             piece = coming.result() if coming else piece
     return carry
 

@@ -916,7 +916,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         clf.classes_ = check_classes(classes)
         _check_given(params, len(clf.classes_), clf._plain("loss"))
         clf.n_features_in_ = params.W.shape[0]
-        clf._set_params(backend_of(params.W), params)
+        clf._set_params(backend_of(params.W).accelerating(clf.accelerate), params)
         return clf
 
     @classmethod
@@ -1156,9 +1156,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         X, features = check_features(self, X, reset=reset)
         check_lengths(X, labels)
         own = backend_of(X)
-        backend = backend or own
-        if not (self.accelerate and os.environ.get("XPLINEAR_ACCELERATE") != "0"):
-            backend = backend.reference()
+        backend = (backend or own).accelerating(self.accelerate)
         classes, codes = encode_labels(labels, classes)
         weights, unit = weights_and_unit(sample_weight, self.class_weight, codes, classes)
         if not partial:
@@ -1384,7 +1382,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
                 f"clf.to({own.name!r}) gives a copy of the model there"
             )
             raise ValueError(msg)
-        with backend.undisturbed(gradients=True):
+        with backend.usual_settings(gradients=True):
             X, _ = check_features(self, X, reset=False)
             params, standard = self._shifted or (self.params_, None)
             rows = _rows(X, own, backend)

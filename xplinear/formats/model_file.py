@@ -18,7 +18,6 @@ from sklearn.utils.validation import check_is_fitted
 import xplinear
 from xplinear.arguments import DTYPE, NONE, PATH, plain
 from xplinear.backends import get_backend
-from xplinear.backends.machine import libraries
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Standard
 from xplinear.estimator.classifier import LinearClassifier, host_parameters, shift_features
@@ -103,6 +102,8 @@ def save(
     ...     xl.load(os.path.join(folder, "model.safetensors")).predict([[2.0]])
     array(['yes'], dtype='<U3')
     """
+    from xplinear.backends.machine import libraries  # with subprocess and joblib
+
     check_is_fitted(clf)
     check_writable(path, [ENDING], bare=True)
     classes = clf.classes_
