@@ -41,7 +41,7 @@ from xplinear.solvers.protocol import (
     take_models,
 )
 
-__all__ = ["Interrupted", "Progress", "Result", "minimize", "place_of", "time_left"]
+__all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
 HostArray = np.ndarray[Any, np.dtype[np.float64]]
 
