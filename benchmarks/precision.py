@@ -42,7 +42,7 @@ from benchmarks.problems import (
 )
 from benchmarks.report import report
 from xplinear.backends import PRECISIONS, Backend, get_backend, matmul_precision
-from xplinear.backends.base import in_precision
+from xplinear.backends.precision import in_precision
 from xplinear.data import ArrayData
 from xplinear.objective import Objective, Params
 

@@ -47,7 +47,8 @@ def rows() -> tuple[np.ndarray, np.ndarray, str]:
 
 def xplinear_epochs(name: str, X: np.ndarray, y: np.ndarray, *, accelerate: bool) -> Contender:
     backend = xl.get_backend(name)
-    loss = backend.accelerated(SoftmaxLoss()) if accelerate else SoftmaxLoss()
+    backend = backend if accelerate else backend.reference()
+    loss = backend.accelerated(SoftmaxLoss())
     alpha = backend.asarray(np.asarray([ALPHA], dtype=np.float32))
     data = ArrayData(backend.asarray(X), backend.asarray(y.astype(np.int32)), backend=backend)
     F = xl.Objective(loss, L2Penalty(), alpha, data, K)

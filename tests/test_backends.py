@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
 import pickle
 import subprocess
 import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 
+import joblib
 import numpy as np
 import pytest
+from sklearn.datasets import load_iris
 
 import xplinear as xl
 from xplinear.backends import BACKENDS, backend_of, chosen_backend
+from xplinear.solvers import SGD
 
 
 def test_names_select_and_come_back(backend):
@@ -112,6 +120,139 @@ def test_use_backend_without_with_lasts():
     finally:
         chosen.__exit__()
     assert chosen_backend(None) is None
+
+
+def test_choices_without_with_are_not_kept():
+    names = "array_api_strict:device1", "array_api_strict:device2"
+    with xl.use_backend("numpy"):
+        known = weakref.WeakSet(map(xl.use_backend, names * 20))
+        assert chosen_backend(None).name == names[1]
+        gc.collect()
+        assert len(known) <= 2
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(chosen_backend, None).result().name == names[1]
+            with xl.use_backend(names[0]):
+                assert thread.submit(chosen_backend, None).result().name == names[0]
+            assert thread.submit(chosen_backend, None).result().name == names[1]
+    assert chosen_backend(None) is None
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(chosen_backend, None).result() is None
+
+
+@pytest.mark.parametrize("how", ["pickle", "copy", "deepcopy", "joblib"])
+def test_the_reference_stays_one(backend, how, tmp_path):
+    def again(x):
+        if how == "pickle":
+            return pickle.loads(pickle.dumps(x))
+        if how == "joblib":
+            joblib.dump(x, tmp_path / "x")
+            return joblib.load(tmp_path / "x")
+        return getattr(copy, how)(x)
+
+    one = backend.backend
+    assert again(one).kernels.keys() == one.kernels.keys()
+    assert not again(one.reference()).kernels
+    assert again(one.reference()).fold.__class__ is one.reference().fold.__class__
+    X, y = backend.asarray(np.eye(4)), [0, 1, 2, 0]
+    for accelerate in (True, False):
+        clf = xl.LinearClassifier(max_iter=1, solver="sgd", accelerate=accelerate).fit(X, y)
+        found = [again(clf), clf.to("numpy"), again(clf.to("numpy"))]
+        assert [bool(each.backend_.kernels) for each in found[1:]] == [accelerate] * 2
+        assert bool(found[0].backend_.kernels) == (accelerate and bool(one.kernels))
+
+
+def test_the_environment_is_that_of_the_process_that_fits_or_moves(monkeypatch, tmp_path):
+    X, y = np.eye(4), [0, 1, 2, 0]
+    monkeypatch.setenv("XPLINEAR_ACCELERATE", "0")
+    clf = xl.LinearClassifier().fit(X, y)
+    clf.save(tmp_path / "clf.safetensors")
+    assert not clf.backend_.kernels
+    assert not xl.load(tmp_path / "clf.safetensors").backend_.kernels
+    monkeypatch.delenv("XPLINEAR_ACCELERATE")
+    assert not pickle.loads(pickle.dumps(clf)).backend_.kernels  # what it was computed by
+    assert xl.load(tmp_path / "clf.safetensors").backend_.kernels
+    assert clf.fit(X, y).backend_.kernels
+
+
+class TestWithoutFloat64:
+    """A device such as Apple's: what goes there in float64 is refused, not rounded."""
+
+    @pytest.fixture
+    def device(self):
+        strict = pytest.importorskip("array_api_strict")
+        names = [repr(device) for device in strict.__array_namespace_info__().devices()]
+        if not any("no_float64" in name for name in names):
+            pytest.skip("this array-api-strict has no such device")
+        return xl.get_backend("array_api_strict:no_float64")
+
+    @pytest.fixture
+    def rows(self):
+        X, y = load_iris(return_X_y=True)
+        return X, y, np.random.default_rng(0).uniform(0.5, 2.0, len(X))
+
+    def test_it_refuses(self, device):
+        with pytest.raises(ValueError, match="does not support dtype"):
+            device.move(np.ones(2))
+        with pytest.raises(ValueError, match="float64"):
+            xl.LinearClassifier(backend=device, dtype="float64").fit(np.eye(2), [0, 1])
+
+    @pytest.mark.parametrize("there", ["array_api_strict:device1", "numpy", "torch"])
+    def test_float64_becomes_float32_where_it_is(self, device, there):
+        x = xl.get_backend(there).asarray([1.0, 2.5])
+        assert "float64" in str(x.dtype) or there == "torch"
+        assert device.asarray(x).dtype == device.xp.float32
+        assert device.asarray(x, device.xp.int32).dtype == device.xp.int32
+        assert device.fetch(device.asarray(x, device.xp.float32)).tolist() == [1.0, 2.5]
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"solver": "lbfgs"},
+            {"solver": "lbfgs", "standardize": True},
+            {"solver": "sgd", "max_iter": 5},
+            {"solver": SGD(max_iter=5, learning_rate=0.01), "warm_start": True},
+            {"penalty": "l1", "alpha": 0.01, "class_weight": "balanced"},
+            {"loss": "multiclass_hinge", "alpha": 0.1},
+        ],
+        ids=lambda settings: " ".join(map(str, settings.values())),
+    )
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    def test_fits(self, device, rows, settings, streamed):
+        X, y, s = rows
+        own = replace(device, free_memory=lambda: 1, block_bytes=2**11) if streamed else device
+        found, expected = (
+            xl.LinearClassifier(random_state=0, tol=1e-3, backend=backend, **settings).fit(x, y, s)
+            for backend, x in ((own, X), (xl.get_backend("numpy"), X.astype(np.float32)))
+        )
+        assert found.coef_.dtype == device.xp.float32
+        np.testing.assert_allclose(
+            found.decision_function(X), expected.decision_function(X), atol=0.1
+        )
+        np.testing.assert_allclose(found.objective_, expected.objective_, rtol=1e-2)
+        assert found.score(X, y) == pytest.approx(expected.score(X, y), abs=0.02)
+        whole = (X * 10).astype(int)
+        assert found.predict(whole).shape == y.shape
+        if hasattr(found, "certificate_"):
+            assert found.certificate_.relative_gap[0] < 0.1
+
+    @pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+    def test_cross_validation(self, device, rows, solver):
+        X, y, s = rows
+        found, expected = (
+            xl.LinearClassifierCV(
+                [1.0, 0.1], cv=3, solver=solver, random_state=0, standardize=True, backend=backend
+            ).fit(X, y, sample_weight=s)
+            for backend in (device, xl.get_backend("numpy"))
+        )
+        np.testing.assert_allclose(found.cv_scores_, expected.cv_scores_, atol=0.02)
+
+    def test_partial_fit_and_integers(self, device, rows):
+        X, y, s = rows
+        clf = xl.LinearClassifier(backend=device)
+        clf.partial_fit(X, y, [0, 1, 2], sample_weight=s).partial_fit(X, y)
+        assert clf.score(X, y) > 0.5
+        assert clf.to("numpy").to(device).score(X, y) == clf.score(X, y)
 
 
 def test_available_backends_say_why_one_is_not():

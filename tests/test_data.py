@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import xplinear as xl
-from xplinear.backends.base import fold_in_python, read_ahead, read_rows, upload_ahead
+from xplinear.backends.epoch import fold_in_python
+from xplinear.backends.transfer import read_ahead, read_rows, upload_ahead
 from xplinear.data import ArrayData, StreamedData, data_of
 from xplinear.data.blocks import shuffled
 from xplinear.estimator.predictions import block_scores
@@ -132,23 +133,22 @@ def test_a_fold_of_ones_own_sees_every_row_in_order(backend):
     own = replace(streamed.data.backend, block_bytes=128 * P * 8)
     seen = []
 
-    def fold(update, static, carry, data, rows, schedule, size, *args):
-        rows_, labels, weights = (backend.to_numpy(a) for a in data)
-        index = backend.to_numpy(rows)
+    def fold(epoch):
+        rows_, labels, weights = (backend.to_numpy(a) for a in epoch.rows)
+        index, schedule = backend.to_numpy(epoch.order), epoch.schedule
         assert (index == np.arange(len(rows_))).all()
-        assert len(schedule) == -(-len(index) // size)
+        assert len(schedule) == -(-len(index) // epoch.size)
         seen.append((rows_[:, 0] / P, labels, weights, schedule))
-        return fold_in_python(
-            update, static, carry, data, rows, schedule, size, *args, xp=backend.xp
-        )
+        return fold_in_python(epoch)
 
-    def update(carry, block, factor):
-        return carry + factor * backend.xp.sum(block.rows.dense()[:, 0])
+    def update(rule, xp, carry, block, factor, constants):
+        assert (rule, constants) == ("rule", "constants")
+        return carry + factor * xp.sum(block.rows.dense()[:, 0])
 
     arguments = {"batch_size": 64, "shuffle": (3, 1), "schedule": [1.0] * 10 + [2.0]}
     zero = backend.asarray(0.0)
     data = replace(streamed.data, backend=own)
-    total = data.epoch(update, (), zero, **arguments, fold=fold)
+    total = data.epoch(update, "rule", zero, "constants", **arguments, fold=fold)
     order = shuffled(N, 3, 1)
     rows, labels, weights, schedule = (np.concatenate(parts) for parts in zip(*seen, strict=True))
     assert [len(part) for part, *_ in seen] == [128] * 5 + [60]
@@ -158,14 +158,8 @@ def test_a_fold_of_ones_own_sees_every_row_in_order(backend):
     np.testing.assert_array_equal(schedule, arguments["schedule"])
     there = ArrayData(backend.asarray(data.X), data.y, data.s, backend=own)
     seen.clear()
-    assert_same(backend, total, there.epoch(update, (), zero, **arguments, fold=fold_of(backend)))
-
-
-def fold_of(backend: Any) -> Any:
-    def fold(*args):
-        return fold_in_python(*args, xp=backend.xp)
-
-    return fold
+    again = there.epoch(update, "rule", zero, "constants", **arguments, fold=fold_in_python)
+    assert_same(backend, total, again)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from sklearn.model_selection import StratifiedKFold
 
 import xplinear as xl
-from xplinear.backends.base import read_ahead
+from xplinear.backends.transfer import read_ahead
 from xplinear.data import ArrayData, StreamedData
 from xplinear.model_selection import sweep
 

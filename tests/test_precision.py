@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import xplinear as xl
 from xplinear.backends import get_backend, matmul_precision
-from xplinear.backends.base import in_precision
+from xplinear.backends.precision import in_precision
 
 SOLVERS = "sgd", "lbfgs", "gd"
 

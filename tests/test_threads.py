@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import xplinear as xl
 from xplinear.backends import threads
+from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.backends.threads import blas
 from xplinear.data import data_of
 from xplinear.losses import SoftmaxLoss
@@ -263,12 +264,15 @@ class TestTorch:
     def test_mini_batches(self, torch, small, size, number):
         seen = []
 
-        def update(carry, batch, factor):
+        def minibatch(update, shared, carry, batch, factor):
             seen.append(torch.get_num_threads())
             return carry
 
         W, rows = torch.zeros(1000, 1000), torch.arange(2000)
-        small.fold(update, (), (W,), (rows,), rows, [1.0] * (2000 // size), size)
+        update, schedule = Update(minibatch, None, small.xp, W.dtype), [1.0] * (2000 // size)
+        small.fold(
+            Epoch(minibatch, update, Shared(), (W,), (rows, rows, None), rows, schedule, size)
+        )
         assert set(seen) == {number}
 
 

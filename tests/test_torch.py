@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from xplinear.backends import get_backend
+from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data import ArrayData
 from xplinear.losses import LOSSES
 from xplinear.objective import Objective
@@ -108,13 +109,15 @@ def test_the_carry_of_the_caller_is_not_written():
     carry = (Pair(zero, None), one, 7)
     rows = torch.randperm(400)
 
-    def update(carry, batch, factor):
+    def minibatch(update, shared, carry, batch, factor):
         (total, nothing), constant, number = carry
         return Pair(total + factor * torch.sum(batch[0]), nothing), constant, number
 
     X, schedule = torch.arange(400.0), [1.0] * 99 + [2.0]
+    update = Update(torch.sum, "not looked at", get_backend("torch").xp, X.dtype)
     (total, nothing), constant, number = ours._fold_by(
-        lambda step: step, update, (), carry, (X, None), rows, schedule, 4
+        lambda step: step,
+        Epoch(minibatch, update, Shared(), carry, (X, X, None), rows, schedule, 4),
     )
     assert torch.equal(zero, torch.zeros(2))
     assert (nothing, number) == (None, 7)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.namespace import Array, Namespace, array_namespace, device, is_array
+from xplinear.namespace import Array, Namespace, array_namespace, device, is_array, name_of
 
 __all__ = [
     "CALLABLE",
@@ -440,7 +440,7 @@ def _is_of(dtype: Any, kind: str | tuple[str, ...], xp: Namespace) -> bool:
             return True
     except TypeError:  # a dtype that is not of the standard
         pass
-    return "bfloat16" in str(dtype) and "real floating" in kind
+    return name_of(dtype) == "bfloat16" and "real floating" in kind
 
 
 def _is_on_host(x: Array) -> bool:

@@ -28,7 +28,7 @@ from xplinear.arguments import (
     integer,
     number,
 )
-from xplinear.backends.base import undisturbed
+from xplinear.backends.base import Backend, undisturbed
 from xplinear.namespace import Array
 from xplinear.objective import OBJECTIVE, Objective, Params
 from xplinear.solvers.protocol import (
@@ -172,7 +172,12 @@ class Interrupted(KeyboardInterrupt):
         return f"interrupted after {n:,} iteration{'s' * (n != 1)}; the best so far is kept"
 
 
-@undisturbed(lambda objective, *_, **__: OBJECTIVE("objective", objective).data.backend)
+def place_of(objective: Objective, *_: Any, **__: Any) -> Backend:
+    """Return the backend of the objective that a function is given first."""
+    return OBJECTIVE("objective", objective).data.backend
+
+
+@undisturbed(place_of)
 def minimize(
     objective: Objective,
     solver: Solver,

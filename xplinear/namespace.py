@@ -8,8 +8,18 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import array_api_compat
+import numpy as np
 
-__all__ = ["Array", "Namespace", "accumulator", "array_namespace", "device", "is_array"]
+__all__ = [
+    "Array",
+    "Namespace",
+    "accumulator",
+    "array_namespace",
+    "device",
+    "is_array",
+    "name_of",
+    "widest",
+]
 
 # The standard defines no static types for arrays or namespaces.
 Array: TypeAlias = Any
@@ -52,5 +62,30 @@ def accumulator(x: Array, *, xp: Namespace) -> Any:
     >>> accumulator(np.ones(3, dtype=np.float32), xp=array_namespace(np.ones(3)))
     dtype('float64')
     """
-    floats = xp.__array_namespace_info__().dtypes(device=device(x), kind="real floating")
+    return widest(device(x), xp=xp)
+
+
+def widest(device: Any, *, xp: Namespace) -> Any:
+    """Return float64 where a device has it, else float32.
+
+    Examples
+    --------
+    >>> widest("cpu", xp=array_namespace(np.ones(3)))
+    dtype('float64')
+    """
+    floats = xp.__array_namespace_info__().dtypes(device=device, kind="real floating")
     return floats.get("float64", xp.float32)
+
+
+def name_of(dtype: Any) -> str:
+    """Return the name of a dtype, the same in every library and byte order.
+
+    Examples
+    --------
+    >>> name_of(np.dtype(">f4"))
+    'float32'
+    """
+    try:
+        return np.dtype(dtype).name
+    except (TypeError, ValueError):  # of a library that NumPy does not know
+        return str(dtype).rpartition(".")[2]

@@ -8,6 +8,7 @@ model and its speed, that does not show.
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -243,6 +244,41 @@ class TestEmulated:
             )
             solver.step(F, solver.init(F, F.zeros()))
         assert calls == [1]
+
+    def test_the_table_is_what_the_source_holds(self, case: Any, emulated: Any) -> None:
+        structs = re.findall(r"struct (\w+) : Row", SOURCE.read_text(encoding="utf-8"))
+        assert sorted(structs) == sorted(loss.__name__ for loss in emulated._LOSSES)
+        assert {loss for loss, _ in case.backend.kernels} == set(emulated._LOSSES)
+
+    @pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
+    @pytest.mark.parametrize("own", ["subclass", "namesake"])
+    def test_a_loss_of_ones_own_trains_by_the_reference(
+        self, case: Any, monkeypatch: pytest.MonkeyPatch, own: str, solver: str
+    ) -> None:
+        """Registered or not, and whatever it is called: no kernel was written for it."""
+
+        class Halved(SoftmaxLoss):
+            def value_and_grad(self, Z: Any, y: Any, *, xp: Any = None) -> Any:
+                value, G = SoftmaxLoss.value_and_grad(self, Z, y, xp=xp)
+                return 0.5 * value, 0.5 * G
+
+        if own == "namesake":
+            Halved.__name__ = SoftmaxLoss.__name__
+        monkeypatch.setitem(LOSSES, "halved", Halved)
+        X, y = load_digits(return_X_y=True)
+        settings = {"loss": "halved", "solver": solver, "max_iter": 3, "tol": 0.1}
+        ours, numpy, softmax = (
+            LinearClassifier(**settings | changes, random_state=0, backend=backend)
+            .fit(X[:200], y[:200])
+            .objective_
+            for changes, backend in (
+                ({}, case.backend),
+                ({}, get_backend("numpy")),
+                ({"loss": "softmax"}, get_backend("numpy")),
+            )
+        )
+        np.testing.assert_allclose(ours, numpy, rtol=1e-8)
+        assert abs(softmax - numpy) > 0.1 * numpy
 
     @pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
     def test_a_fit_is_that_of_numpy(self, case: Any, solver: str) -> None:

@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from contextlib import suppress
-from contextvars import ContextVar, Token
+from collections.abc import Sequence
+from contextvars import ContextVar
 from threading import current_thread, main_thread
 from typing import Any, NamedTuple
 
 from xplinear.arguments import TEXT, instance
-from xplinear.backends.base import (
-    PRECISIONS,
-    Backend,
-    BackendError,
-    host_reads,
-    matmul_precision,
-)
+from xplinear.backends.base import Backend, BackendError, host_reads
+from xplinear.backends.precision import PRECISIONS, matmul_precision
 from xplinear.namespace import is_array
 
 __all__ = [
@@ -53,7 +48,7 @@ BACKENDS: dict[str, _Entry] = {
     "array_api_strict": _Entry(("array_api_strict",), "pip install array-api-strict"),
 }
 
-_current: ContextVar[use_backend | None] = ContextVar("xplinear_backend", default=None)
+_choices: ContextVar[tuple[use_backend, ...]] = ContextVar("xplinear_backend", default=())
 _of_main: list[use_backend] = []  # the choices of the main thread, for threads that make none
 
 
@@ -119,6 +114,12 @@ def get_backend(name: str | Backend = "auto") -> Backend:
         raise BackendError(msg) from error
 
 
+def _forget(choices: Sequence[use_backend]) -> None:
+    for choice in choices:
+        if choice in _of_main:
+            _of_main.remove(choice)
+
+
 class use_backend:  # noqa: N801 - called like a function, with or without `with`
     """Choose the backend for a ``with`` block, or for all that follows.
 
@@ -148,36 +149,41 @@ class use_backend:  # noqa: N801 - called like a function, with or without `with
         if name is not None:
             get_backend(name)
         self.name = name
-        self._entered = False
-        self._tokens: list[Token[use_backend | None]] = []
+        self.entered = False
         self._choose()
 
     def _choose(self) -> None:
-        self._tokens.append(_current.set(self))
+        choices = _choices.get()
+        if len(choices) > 1 and not any(choice.entered for choice in choices[-2:]):
+            _forget(choices[-2:-1])  # of two choices without `with` the second stands
+            choices = choices[:-2] + choices[-1:]
+        _choices.set((*choices, self))
         if current_thread() is main_thread():
             _of_main.append(self)
 
     def __enter__(self) -> None:
-        if self._entered or _current.get() is not self:  # not the block it was made for
+        if self.entered or self not in _choices.get()[-1:]:  # not the block it was made for
             self._choose()
-        self._entered = True
+        self.entered = True
 
     def __exit__(self, *exc: object) -> None:
-        if self in _of_main:
-            _of_main.remove(self)
-        with suppress(ValueError, IndexError):  # left in another context, or once too often
-            _current.reset(self._tokens.pop())
+        choices, left = _choices.get(), [self]
+        if self in choices:  # else it is left in another context, or once too often
+            at = len(choices) - 1 - choices[::-1].index(self)
+            choices, left = choices[:at], choices[at:]
+            _choices.set(choices)
+        _forget(left)
 
 
 def chosen_backend(explicit: str | Backend | None) -> Backend | None:
     """Return the backend somebody chose, by argument, `use_backend` or environment, else None."""
     if explicit is not None:
         return get_backend(explicit)
-    choice = _current.get()
-    if choice is None and current_thread() is not main_thread():
-        choice = next(iter(_of_main[-1:]), None)
-    if choice is not None and choice.name is not None:
-        return get_backend(choice.name)
+    choices = _choices.get()
+    if not choices and current_thread() is not main_thread():
+        choices = _of_main
+    if choices and (chosen := choices[-1].name) is not None:
+        return get_backend(chosen)
     name = os.environ.get("XPLINEAR_BACKEND")
     try:
         return get_backend(name) if name else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import array_api_strict as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError, fold_in_python, native
+from xplinear.backends.base import Backend, BackendError
+from xplinear.backends.transfer import native
 
 __all__ = ["describe", "follow", "select"]
 
@@ -36,7 +36,6 @@ def _on(device: Any) -> Backend:
         device=device,
         move=move,
         fetch=_fetch,
-        fold=partial(fold_in_python, xp=xp),
     )
 
 

@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from contextvars import ContextVar
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
-from xplinear.arguments import one_of
+from xplinear.backends.epoch import Epoch, fold_in_python
+from xplinear.backends.transfer import HostArray, Rows, read_ahead
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array, Namespace, name_of, widest
 
 __all__ = [
     "GPU_COLUMNS",
-    "PRECISIONS",
+    "AcceleratedLoss",
     "Backend",
     "BackendError",
-    "Copier",
-    "HostArray",
-    "Rows",
-    "fetched",
-    "fold_in_python",
     "free_host_memory",
     "host_reads",
-    "in_precision",
     "is_memory_error",
-    "matmul_precision",
-    "native",
-    "read_ahead",
-    "read_rows",
     "undisturbed",
-    "upload_ahead",
 ]
 
 _Arguments = ParamSpec("_Arguments")
 _Returned = TypeVar("_Returned")
-
-HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-Rows: TypeAlias = "range | HostArray"  # a run of rows, or the indices of some
 
 
 class BackendError(RuntimeError):
@@ -61,25 +47,6 @@ def free_host_memory() -> int:
     return 1024 * int(available.split()[1])
 
 
-def fetched(x: Any) -> HostArray:
-    """Return an array of any library, or what NumPy can read, on the host."""
-    from xplinear.backends import backend_of
-
-    return x if isinstance(x, np.ndarray) else backend_of(x).fetch(x)
-
-
-def native(x: Any) -> HostArray:
-    """Return what `fetched` does, in the byte order of this machine: other libraries have no other.
-
-    Examples
-    --------
-    >>> native(np.asarray([1, 2], ">i4")).dtype == np.int32
-    True
-    """
-    array = fetched(x)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
 class _HostReads:
     """Counts the transfers from a device to the host, so that tests can bound them."""
 
@@ -87,168 +54,7 @@ class _HostReads:
 
 
 host_reads = _HostReads()
-PRECISIONS = "float32", "tf32"
-_tf32: ContextVar[bool] = ContextVar("xplinear_tf32", default=False)
 GPU_COLUMNS = 512  # 30 to 45 models of ten classes cost a GPU about as much as one
-
-
-@contextmanager
-def matmul_precision(name: str) -> Generator[None]:
-    """Choose how backends with tensor cores multiply float32 matrices: ``float32`` or ``tf32``.
-
-    Whatever a backend compiles or folds within is concerned, whatever the settings of the library
-    it wraps.
-    """
-    token = _tf32.set(one_of(*PRECISIONS)("precision", name) == "tf32")
-    try:
-        yield
-    finally:
-        _tf32.reset(token)
-
-
-def in_precision(
-    products: Callable[[bool], AbstractContextManager[Any]],
-    function: Callable[..., Any],
-    *static: Hashable,
-) -> Callable[..., Any]:
-    """Return ``function`` with its static arguments bound, run in the precision chosen.
-
-    ``products(tf32)`` gives a context in which float32 matrices are multiplied in TF32, or not.
-    """
-
-    def call(*args: Any, **named: Any) -> Any:
-        with products(_tf32.get()):
-            return function(*static, *args, **named)
-
-    return call
-
-
-def fold_in_python(
-    update: Callable[..., Any],
-    static: Sequence[Hashable],
-    carry: Any,
-    data: Sequence[Array | None],
-    rows: Array,
-    schedule: Sequence[float],
-    size: int,
-    *args: Any,
-    xp: Namespace,
-) -> Any:
-    """Fold ``update(*static, carry, batch, factor, *args)`` over mini-batches of ``size`` rows.
-
-    ``data`` are arrays over the samples, or None; ``rows`` their order; a batch holds the rows
-    of each; ``schedule`` gives one factor per batch.
-    """
-    step = partial(update, *static)
-    n = rows.shape[0]
-    for start, factor in zip(range(0, n, size), schedule, strict=True):
-        index = rows[start : min(start + size, n)]
-        batch = tuple(None if a is None else xp.take(a, index, axis=0) for a in data)
-        carry = step(carry, batch, factor, *args)
-    return carry
-
-
-def read_rows(X: HostArray, rows: Rows, buffer: HostArray) -> HostArray:
-    """Return some rows of a host array, written to the first rows of a buffer.
-
-    Examples
-    --------
-    >>> read_rows(np.arange(5), np.asarray([3, 1]), np.zeros(4, dtype=int))
-    array([3, 1])
-    """
-    into = buffer[: len(rows)]
-    if isinstance(rows, range):
-        np.copyto(into, X[rows.start : rows.stop : rows.step])
-    elif X.flags.c_contiguous and X.flags.aligned and X.dtype == into.dtype:
-        np.take(X, rows, 0, into, "clip")  # only "clip" writes straight there; indices are valid
-    else:
-        np.copyto(into, X[rows])  # `take` would first copy all of X
-    return into
-
-
-def _ahead(make: Callable[[int, Any], Any], count: int, mark: Callable[[], Any]) -> Generator[Any]:
-    """Yield ``make(i, mark())`` for i below ``count``; a thread makes the next one meanwhile.
-
-    ``mark`` is called here, when what was yielded before the last one is done with.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(make, 0, mark())
-        for i in range(1, count + 1):
-            made = coming.result()
-            if i < count:
-                coming = thread.submit(make, i, mark())
-            yield made
-
-
-def read_ahead(X: HostArray, pieces: Sequence[Rows]) -> Generator[HostArray]:
-    """Yield pieces of the rows of a host array, copied; a thread reads the next one meanwhile.
-
-    Each has memory of its own, which `Backend.move` may share.
-
-    Examples
-    --------
-    >>> [rows.tolist() for rows in read_ahead(np.arange(5), [range(3), np.asarray([4, 0])])]
-    [[0, 1, 2], [4, 0]]
-    """
-    dtype = X.dtype.newbyteorder("=")
-
-    def make(i: int, _: None) -> HostArray:
-        rows = pieces[i]
-        return read_rows(X, rows, np.empty((len(rows), *X.shape[1:]), dtype))
-
-    return _ahead(make, len(pieces), lambda: None)
-
-
-class Copier(Protocol):
-    """Two pinned buffers on the host, two on the device, and a stream that copies between them.
-
-    The computation runs in another stream. ``slot`` is 0 or 1.
-    """
-
-    def mark(self) -> Any:
-        """Return an event at the end of what the computation has been given so far."""
-        ...
-
-    def pinned(self, slot: int) -> HostArray:
-        """Return a buffer to fill, as soon as what was in it has been copied."""
-        ...
-
-    def copy(self, slot: int, rows: int, free: Any) -> Array:
-        """Copy the first rows, once the event ``free`` has come; return where they will be."""
-        ...
-
-    def await_copy(self, slot: int) -> None:
-        """Let the computation wait for the copy."""
-        ...
-
-    def finish(self) -> None:
-        """Wait until nothing is being copied."""
-        ...
-
-
-def upload_ahead(
-    X: HostArray, pieces: Sequence[Rows], *, copier: Callable[[tuple[int, ...], Any], Copier]
-) -> Generator[Array]:
-    """Yield pieces of the rows of a host array on the device, each until the next is asked for.
-
-    Meanwhile a thread reads the next one into pinned memory, and a stream of its own copies it.
-    ``copier`` is given the shape and the dtype of the buffers.
-    """
-    shape = (max(map(len, pieces)), *X.shape[1:])
-    copies = copier(shape, X.dtype.newbyteorder("="))
-
-    def make(i: int, free: Any) -> Array:
-        read_rows(X, pieces[i], copies.pinned(i % 2))
-        # The buffer was last used for piece i − 2; `free` comes after its computation.
-        return copies.copy(i % 2, len(pieces[i]), free)
-
-    try:
-        with closing(_ahead(make, len(pieces), copies.mark)) as uploaded:
-            for i, rows in enumerate(uploaded):
-                copies.await_copy(i % 2)
-                yield rows
-    finally:
-        copies.finish()  # nobody else may be given the buffers before
 
 
 def is_memory_error(error: BaseException, said: Sequence[str] = ()) -> bool:
@@ -269,35 +75,16 @@ class AcceleratedLoss:
 
     loss: Loss
     kernel: Callable[..., tuple[Array, Array]] = field(repr=False)
-    # Folds the update of SGD; called as `fold_in_python`.
-    sgd: Callable[..., Any] | None = field(default=None, repr=False)
-
-    @property
-    def smooth(self) -> bool:
-        return self.loss.smooth
-
-    @property
-    def shift_invariant(self) -> bool:
-        return self.loss.shift_invariant
-
-    @property
-    def probabilistic(self) -> bool:
-        return self.loss.probabilistic
-
-    def curvature(self, k: int) -> float | None:
-        return self.loss.curvature(k)
-
-    def lipschitz(self, k: int) -> float | None:
-        return self.loss.lipschitz(k)
 
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
+        """Return what the loss does, by the kernel."""
         return self.kernel(self.loss, Z, y, xp=xp)
 
     def __repr__(self) -> str:
         return repr(self.loss)
 
     def __getattr__(self, name: str) -> Any:
-        """Return what only some losses have, such as ``conjugate`` and ``smoothed``."""
+        """Return whatever else the loss has."""
         if name.startswith("__"):  # asked for by `copy` before there is a loss
             raise AttributeError(name)
         return getattr(self.loss, name)
@@ -327,9 +114,9 @@ class Backend:
         Whether an array stands for values that are not known yet, as inside ``jax.jit``.
     settings : callable
         ``settings(gradients)`` gives a context in which the library computes as if nobody had
-        changed its settings, and records nothing for gradients unless asked; see `undisturbed`.
+        changed its settings, and records nothing for gradients unless asked.
     fold : callable
-        Folds an update over mini-batches; see `fold_in_python`.
+        ``fold(epoch)`` gives the carry after all mini-batches of an `Epoch`.
     plain_fold : callable, optional
         The fold of `reference`, where ``fold`` needs updates that can be recorded.
     compiles : bool
@@ -368,8 +155,10 @@ class Backend:
     tensor_cores : bool
         Whether `matmul_precision` has a choice here.
     kernels : mapping
-        Accelerated kernels by (loss type, operation): ``value_and_grad`` is called with the loss,
-        then as its method; ``sgd`` as ``fold``, with the update and the arguments of `SGD`.
+        Accelerated kernels by (loss type, operation). Each is called with the loss first:
+        ``value_and_grad`` then as its method, ``sgd`` as ``fold``, with an epoch of `SGD`.
+    accelerates : bool
+        Whether it is not the `reference` of another.
 
     Examples
     --------
@@ -383,11 +172,11 @@ class Backend:
     device: Any
     move: Callable[[Any], Array]
     fetch: Callable[[Array], np.ndarray[Any, Any]]
-    fold: Callable[..., Any]
+    fold: Callable[[Epoch], Any] = fold_in_python
     refuses: Callable[[Array], str | None] = lambda x: None
     traced: Callable[[Array], bool] = lambda x: False
     settings: Callable[[bool], AbstractContextManager[Any]] = nullcontext
-    plain_fold: Callable[..., Any] | None = None
+    plain_fold: Callable[[Epoch], Any] | None = None
     compiles: bool = False
     padding: Callable[[Array, int], int] = lambda X, n: 0
     near: Callable[[Array], Array] = lambda x: x
@@ -406,15 +195,27 @@ class Backend:
     kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    accelerates: bool = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the name: modules and functions cannot be pickled."""
-        from xplinear.backends import get_backend
-
-        return get_backend, (self.name,)
+        return _unpickled, (self.name, self.accelerates)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """Return ``x`` on this backend, converted to ``dtype`` if given."""
+        """Return ``x`` on this backend, converted to ``dtype`` if given.
+
+        It is converted where it is: the device may not hold what it was. Where the device has no
+        float64, that becomes float32.
+        """
+        from xplinear.backends import backend_of
+
+        own = backend_of(x)
+        if own.name != self.name:
+            x = own.move(x)  # of a list, an array
+            if dtype is None and name_of(x.dtype) == "float64":
+                dtype = widest(self.device, xp=self.xp)
+            there = None if dtype is None else getattr(own.xp, name_of(dtype), None)
+            x = x if there is None else own.xp.astype(x, there, copy=False)
         array = self.move(x)
         return array if dtype is None else self.xp.astype(array, dtype, copy=False)
 
@@ -428,7 +229,7 @@ class Backend:
         return self.fetch(x)
 
     @contextmanager
-    def undisturbed(self, *, gradients: bool = False) -> Generator[None]:
+    def usual_settings(self, *, gradients: bool = False) -> Generator[None]:
         """Compute as if nobody had changed the settings of NumPy and of the library."""
         # BLAS kernels raise "invalid" on finite operands too (numpy#24067).
         as_ever = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "ignore"}
@@ -436,16 +237,33 @@ class Backend:
         with np.errstate(**cast(Any, as_ever | quiet)), self.settings(gradients):
             yield
 
+    def kernel(self, loss: Loss, operation: str) -> Callable[..., Any] | None:
+        """Return the kernel of an operation, given its loss; None leaves it to the reference."""
+        plain = loss.loss if isinstance(loss, AcceleratedLoss) else loss
+        kernel = self.kernels.get((type(plain), operation))
+        return None if kernel is None else partial(kernel, plain)
+
     def accelerated(self, loss: Loss) -> Loss:
         """Return ``loss`` on this backend's own kernel where there is one, else itself."""
         kernel = self.kernels.get((type(loss), "value_and_grad"))
-        if kernel is None:
-            return loss
-        return AcceleratedLoss(loss, kernel, self.kernels.get((type(loss), "sgd")))
+        return loss if kernel is None else cast(Loss, AcceleratedLoss(loss, kernel))
 
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""
-        return replace(self, kernels=MappingProxyType({}), fold=self.plain_fold or self.fold)
+        plain = self.plain_fold or self.fold
+        return replace(self, kernels=MappingProxyType({}), fold=plain, accelerates=False)
+
+    def accelerating(self, accelerate: bool) -> Backend:
+        """Return this backend, but its reference if so chosen, here or by the environment."""
+        off = not accelerate or os.environ.get("XPLINEAR_ACCELERATE") == "0"
+        return self.reference() if off else self
+
+
+def _unpickled(name: str, accelerates: bool) -> Backend:
+    from xplinear.backends import get_backend
+
+    backend = get_backend(name)
+    return backend if accelerates else backend.reference()
 
 
 def undisturbed(
@@ -453,13 +271,13 @@ def undisturbed(
 ) -> Callable[[Callable[_Arguments, _Returned]], Callable[_Arguments, _Returned]]:
     """Decorate a function that computes as if nobody had changed a library's settings.
 
-    ``find`` gives the backend of a call, from the same arguments; see `Backend.undisturbed`.
+    ``find`` gives the backend of a call, from the same arguments; see `Backend.usual_settings`.
     """
 
     def decorate(function: Callable[_Arguments, _Returned]) -> Callable[_Arguments, _Returned]:
         @wraps(function)
         def call(*args: _Arguments.args, **settings: _Arguments.kwargs) -> _Returned:
-            with find(*args, **settings).undisturbed():
+            with find(*args, **settings).usual_settings():
                 return function(*args, **settings)
 
         return call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -16,19 +16,21 @@ import numpy as np
 from cupy._core import _routines_linalg as linalg
 from cupy.cuda import cublas, driver
 
-from xplinear.backends.base import (
-    GPU_COLUMNS,
-    Backend,
-    BackendError,
-    fold_in_python,
-    in_precision,
-    is_memory_error,
-    native,
-    upload_ahead,
+from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory_error
+from xplinear.backends.epoch import Epoch, fold_in_python
+from xplinear.backends.precision import in_precision
+from xplinear.backends.transfer import native, upload_ahead
+from xplinear.losses import (
+    AbsoluteErrorLoss,
+    CrammerSingerLoss,
+    Loss,
+    MulticlassHingeLoss,
+    SoftmaxLoss,
+    SquaredErrorLoss,
+    SquaredHingeLoss,
 )
-from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import Namespace
-from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty, Penalty
+from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty
 
 __all__ = ["describe", "follow", "select"]
 
@@ -46,6 +48,22 @@ _TYPES = {
     "uint16": "unsigned short",
     "uint32": "unsigned",
     "uint64": "unsigned long long",
+}
+# The losses of ``cupy.cu``, structs of the same names.
+_LOSSES = (
+    AbsoluteErrorLoss,
+    CrammerSingerLoss,
+    MulticlassHingeLoss,
+    SoftmaxLoss,
+    SquaredErrorLoss,
+    SquaredHingeLoss,
+)
+# The penalties whose prox is there: the shares of L1 and L2 in each.
+_SHARES: dict[type, Callable[[Any], tuple[float, float]]] = {
+    NoPenalty: lambda penalty: (0.0, 0.0),
+    L2Penalty: lambda penalty: (0.0, 1.0),
+    L1Penalty: lambda penalty: (1.0, 0.0),
+    ElasticNetPenalty: lambda penalty: (penalty.l1_ratio, 1.0 - penalty.l1_ratio),
 }
 _THREADS = 256  # of a block
 _WARP_CLASSES = 1024
@@ -124,7 +142,7 @@ def _value_and_grad(
     return values, G
 
 
-class _Epoch(NamedTuple):
+class _Packed(NamedTuple):
     """An epoch of SGD as the kernels take it; packed arrays ``(m, c, P)`` as in ``cupy.cu``."""
 
     loss: Loss
@@ -147,59 +165,42 @@ class _Epoch(NamedTuple):
         return _kernel(name, type(self.loss), str(self.W.dtype), str(self.X.dtype))
 
 
-def _sgd(
-    update: Callable[..., Any],
-    static: tuple[Any, ...],
-    carry: Any,
-    data: Sequence[cupy.ndarray | None],
-    rows: cupy.ndarray,
-    schedule: Sequence[float],
-    size: int,
-    models: cupy.ndarray | None,
-    standard: Any,
-    steps: Any,
-) -> Any:
+def _sgd(loss: Loss, epoch: Epoch) -> Any:
     """Fold SGD's update over the mini-batches of an epoch, as `fold_in_python` does."""
-    _, (loss, penalty, momentum, nesterov, average, _), *_ = static
-    (X, y, s), ((W, b), velocity, total, seen) = data, carry
-    shares, real, losses = _shares(penalty), W.dtype.type, None
-    if shares is not None and standard is None and str(X.dtype) in _TYPES:
-        epoch = _Epoch(
-            loss=loss.loss,
-            X=X,
-            y=cupy.ascontiguousarray(y, np.int32),
-            s=None if s is None else cupy.ascontiguousarray(s),
-            models=None if models is None else cupy.ascontiguousarray(models, np.int32),
-            rows=cupy.ascontiguousarray(rows, np.int64),
-            schedule=np.asarray(schedule, real),
-            size=min(size, len(rows)),
-            centre=cupy.ascontiguousarray(steps.centre.T),
-            step=_packed(steps.weights, steps.intercept),
-            shrink=_packed(steps.penalty, cupy.zeros_like(b)),
-            W=_packed(W, b),
-            V=_packed(*velocity),
-            total=_packed(*total) if average else None,
-            rule=(real(momentum), np.int32(nesterov), *(real(share) for share in shares)),
-        )
-        losses = _in_one_kernel(epoch)
-        losses = _by_products(epoch) if losses is None else losses
+    rule: Any = epoch.update.rule
+    (X, y, s), (steps, models, standard) = epoch.rows, epoch.shared
+    (W, b), velocity, total, seen = epoch.carry
+    shares, real = _SHARES.get(type(rule.penalty)), W.dtype.type
+    if shares is None or standard is not None or str(X.dtype) not in _TYPES:
+        return fold_in_python(epoch)
+    packed = _Packed(
+        loss=loss,
+        X=X,
+        y=cupy.ascontiguousarray(y, np.int32),
+        s=None if s is None else cupy.ascontiguousarray(s),
+        models=None if models is None else cupy.ascontiguousarray(models, np.int32),
+        rows=cupy.ascontiguousarray(epoch.order, np.int64),
+        schedule=np.asarray(epoch.schedule, real),
+        size=min(epoch.size, len(epoch.order)),
+        centre=cupy.ascontiguousarray(steps.centre.T),
+        step=_packed(steps.weights, steps.intercept),
+        shrink=_packed(steps.penalty, cupy.zeros_like(b)),
+        W=_packed(W, b),
+        V=_packed(*velocity),
+        total=_packed(*total) if rule.average else None,
+        rule=(real(rule.momentum), np.int32(rule.nesterov), *map(real, shares(rule.penalty))),
+    )
+    losses = _in_one_kernel(packed)
+    losses = _by_products(packed) if losses is None else losses
     if losses is None:
-        arguments = update, static, carry, data, rows, schedule, size, models, standard, steps
-        return fold_in_python(*arguments, xp=xp)
-    params = type(carry[0])
+        return fold_in_python(epoch)
+    params = type(velocity)
 
     def unpacked(packed: cupy.ndarray) -> Any:
         return params(packed[:, :, : len(W)].transpose(2, 0, 1), packed[:, :, len(W)])
 
-    total = unpacked(epoch.total) if average else total
-    return unpacked(epoch.W), unpacked(epoch.V), total, seen + losses
-
-
-def _shares(penalty: Penalty) -> tuple[float, float] | None:
-    """Return the shares of L1 and L2 in a penalty, None for one that is not made of these."""
-    if type(penalty) is ElasticNetPenalty:
-        return penalty.l1_ratio, 1.0 - penalty.l1_ratio
-    return {NoPenalty: (0.0, 0.0), L2Penalty: (0.0, 1.0), L1Penalty: (1.0, 0.0)}.get(type(penalty))
+    total = unpacked(packed.total) if rule.average else total
+    return unpacked(packed.W), unpacked(packed.V), total, seen + losses
 
 
 def _packed(W: cupy.ndarray, b: cupy.ndarray) -> cupy.ndarray:
@@ -220,7 +221,7 @@ class _Plan(NamedTuple):
     shared_bytes: int
 
 
-def _plan(epoch: _Epoch, kernel: cupy.RawKernel) -> _Plan | None:
+def _plan(epoch: _Packed, kernel: cupy.RawKernel) -> _Plan | None:
     """Return a plan whose blocks all fit on the GPU at once."""
     m, c, P = epoch.W.shape
     limits, item = cupy.cuda.Device().attributes, epoch.W.dtype.itemsize
@@ -242,7 +243,7 @@ def _plan(epoch: _Epoch, kernel: cupy.RawKernel) -> _Plan | None:
     return min(plans, default=None)
 
 
-def _in_one_kernel(epoch: _Epoch) -> cupy.ndarray | None:
+def _in_one_kernel(epoch: _Packed) -> cupy.ndarray | None:
     """Run an epoch in one launch and return its losses ``(m,)``; None where that does not pay."""
     kernel = epoch.kernel("sgd")
     plan = _plan(epoch, kernel) if epoch.size <= _SMALL_BATCH else None
@@ -267,7 +268,7 @@ def _in_one_kernel(epoch: _Epoch) -> cupy.ndarray | None:
     return losses
 
 
-def _by_products(epoch: _Epoch) -> cupy.ndarray | None:
+def _by_products(epoch: _Packed) -> cupy.ndarray | None:
     """Run an epoch with four launches per step and return its losses ``(m,)``.
 
     Rows are gathered and centred by the piece. None where each model has its own centre.
@@ -349,7 +350,7 @@ def _on(index: int) -> Backend:
         device=device,
         move=move,
         fetch=cupy.asnumpy,
-        fold=in_precision(products, partial(fold_in_python, xp=xp)),
+        fold=in_precision(products, fold_in_python),
         compile=partial(in_precision, products),
         tensor_cores=True,
         block_bytes=256 * 2**20,
@@ -360,7 +361,7 @@ def _on(index: int) -> Backend:
         release_memory=partial(_release_memory, index),
         synchronize=device.synchronize,
         kernels=MappingProxyType(
-            {(loss, name): kernel for loss in LOSSES.values() for name, kernel in kernels.items()}
+            {(loss, name): kernel for loss in _LOSSES for name, kernel in kernels.items()}
         ),
     )
 

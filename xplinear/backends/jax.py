@@ -6,7 +6,7 @@ in arrays of few lengths: see `Backend.padding`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
@@ -21,10 +21,11 @@ from xplinear.backends.base import (
     Backend,
     BackendError,
     free_host_memory,
-    in_precision,
     is_memory_error,
-    native,
 )
+from xplinear.backends.epoch import Epoch, Shared, Update
+from xplinear.backends.precision import in_precision
+from xplinear.backends.transfer import native
 
 __all__ = ["describe", "follow", "select"]
 
@@ -46,32 +47,33 @@ def _jit(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
 
 
 def _batch_update(
-    update: Callable[..., Any],
-    static: tuple[Hashable, ...],
+    minibatch: Callable[..., Any],
+    update: Update,
+    shared: Shared,
     carry: Any,
-    rows: jax.Array,
+    rows: tuple[jax.Array | None, ...],
+    index: jax.Array,
     factor: jax.Array,
-    data: Sequence[jax.Array | None],
-    *args: Any,
     count: tuple[int, ...] = (),
 ) -> Any:
-    batch = tuple(None if a is None else jnp.take(a, rows, axis=0) for a in data)
-    return update(*static, carry, (*batch, *count), factor, *args)
+    batch = tuple(None if a is None else jnp.take(a, index, axis=0) for a in rows)
+    return minibatch(update, shared, carry, (*batch, *count), factor)
 
 
 def _loop(
-    update: Callable[..., Any],
-    static: tuple[Hashable, ...],
-    whole: Any,
+    minibatch: Callable[..., Any],
+    update: Update,
+    shared: Shared,
     carry: Any,
-    rows: jax.Array,
+    rows: tuple[jax.Array | None, ...],
+    batches: jax.Array,
     factors: jax.Array,
-    *args: Any,
+    whole: Any,
 ) -> Any:
-    """Fold over the first ``whole`` of the batches ``rows (b, size)``."""
+    """Fold over the first ``whole`` of the batches ``(b, size)``."""
 
     def step(i: Any, carry: Any) -> Any:
-        return _batch_update(update, static, carry, rows[i], factors[i], *args)
+        return _batch_update(minibatch, update, shared, carry, rows, batches[i], factors[i])
 
     def steps(i: Any, carry: Any) -> Any:
         return jax.lax.fori_loop(0, _SCANNED, lambda j, carry: step(i * _SCANNED + j, carry), carry)
@@ -80,35 +82,27 @@ def _loop(
     return jax.lax.fori_loop(whole // _SCANNED * _SCANNED, whole, step, carry)
 
 
-def _fold(
-    update: Callable[..., Any],
-    static: tuple[Hashable, ...],
-    carry: Any,
-    data: Sequence[jax.Array | None],
-    rows: Any,
-    schedule: Sequence[float],
-    size: int,
-    *args: Any,
-) -> Any:
+def _fold(epoch: Epoch) -> Any:
     """Fold as `fold_in_python` does: a loop over the whole batches, then the incomplete one.
 
-    What is compiled is for as many batches as the rows that ``data`` hold could make up. The
+    What is compiled is for as many batches as the rows that are held could make up. The
     incomplete batch is as long as the others, and says at its end how many of its rows count.
     """
-    n = rows.shape[0]
-    held = max((a.shape[0] for a in data if a is not None), default=n)
-    size = min(size, held)
+    carry, rows, n = epoch.carry, epoch.rows, epoch.order.shape[0]
+    held = rows[1].shape[0]
+    size = min(epoch.size, held)
     whole, rest = divmod(n, size)
     # From the host, straight to the device of the rest.
     batches = np.zeros((-(-held // size), size), dtype=np.int32 if held < 2**31 else np.int64)
-    batches.reshape(-1)[:n] = np.asarray(rows)
+    batches.reshape(-1)[:n] = np.asarray(epoch.order)
     factors = np.zeros(len(batches), dtype=jax.tree.leaves(carry)[0].dtype)
-    factors[: len(schedule)] = schedule
+    factors[: len(epoch.schedule)] = epoch.schedule
     if whole:
-        carry = _jit(_loop, update, static)(whole, carry, batches, factors, data, *args)
+        loop = _jit(_loop, epoch.minibatch, epoch.update)
+        carry = loop(epoch.shared, carry, rows, batches, factors, whole)
     if rest:
-        last = _jit(_batch_update, update, static)
-        carry = last(carry, batches[whole], factors[whole], data, *args, count=(rest,))
+        last = _jit(_batch_update, epoch.minibatch, epoch.update)
+        carry = last(epoch.shared, carry, rows, batches[whole], factors[whole], (rest,))
     return carry
 
 

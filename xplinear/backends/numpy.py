@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 
 import array_api_compat.numpy as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError, fetched, read_rows
+from xplinear.backends.base import Backend, BackendError
+from xplinear.backends.epoch import Epoch
 from xplinear.backends.threads import blas
+from xplinear.backends.transfer import fetched, read_rows
 from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import Namespace
 
@@ -21,46 +21,37 @@ __all__ = ["describe", "follow", "select"]
 _PIECE_BYTES = 4 * 2**20
 
 
-def _fold(
-    update: Callable[..., Any],
-    static: Sequence[Hashable],
-    carry: Any,
-    data: Sequence[np.ndarray[Any, Any] | None],
-    rows: np.ndarray[Any, Any],
-    schedule: Sequence[float],
-    size: int,
-    *args: Any,
-) -> Any:
+def _fold(epoch: Epoch) -> Any:
     """Fold as `fold_in_python` does, while a thread gathers the rows of the next batches.
 
     Scattered reads wait for memory, not for the processor; `take` releases the interpreter lock.
     """
-    step, n = partial(update, *static), len(rows)
-    rows = rows.astype(np.intp)  # once, not in every `take`
-    row_bytes = sum(a[:1].nbytes for a in data if a is not None)
+    carry, step, size, n = epoch.carry, epoch.step, epoch.size, len(epoch.order)
+    order = epoch.order.astype(np.intp)  # once, not in every `take`
+    row_bytes = sum(a[:1].nbytes for a in epoch.rows if a is not None)
     per_piece = size * max(1, min(_PIECE_BYTES // (size * row_bytes), -(-n // size)))
     # Two pieces in turn, in the same memory: fresh memory would cost a page fault per 4 KiB.
     pieces = [
-        [None if a is None else np.empty((per_piece, *a.shape[1:]), a.dtype) for a in data]
+        [None if a is None else np.empty((per_piece, *a.shape[1:]), a.dtype) for a in epoch.rows]
         for _ in range(1 + (n > per_piece))
     ]
 
     def gather(start: int) -> list[np.ndarray[Any, Any] | None]:
-        index = rows[start : start + per_piece]
+        index = order[start : start + per_piece]
         piece = pieces[start // per_piece % 2]
         return [
             a if a is None or into is None else read_rows(a, index, into)
-            for a, into in zip(data, piece, strict=True)
+            for a, into in zip(epoch.rows, piece, strict=True)
         ]
 
-    factors = iter(schedule)
+    factors = iter(epoch.schedule)
     with ThreadPoolExecutor(1) as thread, blas.products(2.0 * size * _numbers(carry)):
         piece = gather(0)
         for start in range(0, n, per_piece):
             coming = thread.submit(gather, start + per_piece) if start + per_piece < n else None
             for i in range(0, min(per_piece, n - start), size):
-                batch = tuple(None if a is None else a[i : i + size] for a in piece)
-                carry = step(carry, batch, next(factors), *args)
+                rows = tuple(None if a is None else a[i : i + size] for a in piece)
+                carry = step(carry, rows, next(factors))
             piece = coming.result() if coming else piece
     return carry
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -19,14 +19,13 @@ from xplinear.backends.base import (
     GPU_COLUMNS,
     Backend,
     BackendError,
-    fold_in_python,
     free_host_memory,
-    in_precision,
     is_memory_error,
-    native,
-    upload_ahead,
 )
+from xplinear.backends.epoch import Epoch, fold_in_python
+from xplinear.backends.precision import in_precision
 from xplinear.backends.threads import Setting, Threads, renewed_in_children
+from xplinear.backends.transfer import native, upload_ahead
 
 __all__ = ["describe", "follow", "select"]
 
@@ -56,39 +55,30 @@ def _copied(part: Any) -> Any:
     return part.clone() if isinstance(part, torch.Tensor) else part
 
 
-def _fold_by(
-    capture: _Capture,
-    update: Callable[..., Any],
-    static: Sequence[Hashable],
-    carry: Any,
-    data: Sequence[torch.Tensor | None],
-    rows: torch.Tensor,
-    schedule: Sequence[float],
-    size: int,
-    *args: Any,
-) -> Any:
+def _fold_by(capture: _Capture, epoch: Epoch) -> Any:
     """Fold as `fold_in_python` does, the whole batches by replays of one captured update.
 
     ``capture`` records the work of a function and returns what repeats it. A recording knows
     addresses, not values: the carry is updated in place, and a counter in device memory finds
     the batch.
     """
-    fold = partial(fold_in_python, update, static, xp=xp)
-    whole = rows.shape[0] // size
+    order, schedule, size = epoch.order, epoch.schedule, epoch.size
+    whole = order.shape[0] // size
     if whole < _WORTH_A_CAPTURE:
-        return fold(carry, data, rows, schedule, size, *args)
+        return fold_in_python(epoch)
     first, last = _WARM_UP * size, whole * size
     # What the caller passed must not change; what warm-up passed on unchanged is the caller's.
-    carry = _copied(fold(carry, data, rows[:first], schedule[:_WARM_UP], size, *args))
-    batches = torch.reshape(rows[first:last], (-1, size))
-    device, dtype = rows.device, _tensors(carry)[0].dtype
+    warm_up = epoch._replace(order=order[:first], schedule=schedule[:_WARM_UP])
+    carry = _copied(fold_in_python(warm_up))
+    batches = torch.reshape(order[first:last], (-1, size))
+    device, dtype = order.device, _tensors(carry)[0].dtype
     factors = torch.asarray(schedule[_WARM_UP:whole], dtype=dtype, device=device)
     counter = torch.zeros(1, dtype=torch.int64, device=device)
 
     def step() -> None:
         index, factor = (torch.index_select(a, 0, counter)[0] for a in (batches, factors))
-        batch = tuple(None if a is None else torch.index_select(a, 0, index) for a in data)
-        updated = update(*static, carry, batch, factor, *args)
+        rows = tuple(None if a is None else torch.index_select(a, 0, index) for a in epoch.rows)
+        updated = epoch.step(carry, rows, factor)
         for old, new in zip(_tensors(carry), _tensors(updated), strict=True):
             old.copy_(new)
         counter.add_(1)
@@ -96,7 +86,8 @@ def _fold_by(
     replay = capture(step)
     for _ in range(whole - _WARM_UP):
         replay()
-    return fold(carry, data, rows[last:], schedule[whole:], size, *args)
+    rest = epoch._replace(carry=carry, order=order[last:], schedule=schedule[whole:])
+    return fold_in_python(rest)
 
 
 @cache  # cuBLAS keeps a workspace for every stream; new streams are old ones again after 32
@@ -113,14 +104,14 @@ def _captured(stream: torch.cuda.Stream, function: Callable[[], None]) -> Callab
     return graph.replay
 
 
-def _fold_on(device: torch.device, *args: Any) -> Any:
+def _fold_on(device: torch.device, epoch: Epoch) -> Any:
     """Fold by a CUDA graph, on a stream of its own: the default one cannot be captured."""
     with _one_capture, torch.cuda.device(device):
         outer, stream = torch.cuda.current_stream(), _stream(device, "capture")
         stream.wait_stream(outer)
         try:
             with torch.cuda.stream(stream):
-                return _fold_by(partial(_captured, stream), *args)
+                return _fold_by(partial(_captured, stream), epoch)
         finally:
             outer.wait_stream(stream)  # after an error too: what was queued reads the arrays
 
@@ -162,19 +153,10 @@ def _each(function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]
     return _threads.each(torch.no_grad()(function), items)
 
 
-def _fold_on_cpu(
-    update: Callable[..., Any],
-    static: Sequence[Hashable],
-    carry: Any,
-    data: Sequence[torch.Tensor | None],
-    rows: torch.Tensor,
-    schedule: Sequence[float],
-    size: int,
-    *args: Any,
-) -> Any:
-    numbers = max(part.numel() for part in _tensors(carry))
-    with _threads.products(2.0 * size * numbers):
-        return fold_in_python(update, static, carry, data, rows, schedule, size, *args, xp=xp)
+def _fold_on_cpu(epoch: Epoch) -> Any:
+    numbers = max(part.numel() for part in _tensors(epoch.carry))
+    with _threads.products(2.0 * epoch.size * numbers):
+        return fold_in_python(epoch)
 
 
 @contextmanager
@@ -212,7 +194,7 @@ def _on(device: torch.device) -> Backend:
             array = array.copy()
         return _widened(torch.from_numpy(array).to(device))
 
-    in_python = _without_autocast(device.type, partial(fold_in_python, xp=xp))
+    in_python = _without_autocast(device.type, fold_in_python)
     backend = Backend(
         name="torch" if device.type == "cpu" else f"torch:{device}",
         xp=xp,

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from xplinear.backends import Backend, BackendError, get_backend
+from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data import ArrayData
 from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import Array, Namespace
@@ -346,14 +347,16 @@ def _copier(backend: Backend, x: Array) -> tuple[Callable[[], Array], int]:
         write()
     except TypeError:  # arrays of JAX cannot be written, but a scan uses its memory again
         order = backend.asarray(np.arange(_SCANNED, dtype=np.int32))
-        static, data, factors = (backend.xp,), (), [1.0] * _SCANNED
-        return lambda: backend.fold(_negated, static, x, data, order, factors, 1), _SCANNED
+        update = Update(_product, None, backend.xp, x.dtype)
+        rows, factors = (order, order, None), [1.0] * _SCANNED
+        epoch = Epoch(_negated, update, Shared(), x, rows, order, factors, 1)
+        return lambda: backend.fold(epoch), _SCANNED
     return write, 1
 
 
-def _negated(xp: Namespace, x: Array, batch: tuple[()], factor: Array) -> Array:
-    del batch, factor
-    return xp.negative(x)
+def _negated(update: Update, shared: Shared, x: Array, rows: Any, factor: Any) -> Array:
+    del shared, rows, factor
+    return update.xp.negative(x)
 
 
 def _fastest(backend: Backend, run: Callable[[], Array], limit: float | None = None) -> float:

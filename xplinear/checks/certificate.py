@@ -10,8 +10,8 @@ import numpy as np
 from xplinear.arguments import NONE, instance
 from xplinear.backends.base import undisturbed
 from xplinear.duality import value_and_lower_bound
-from xplinear.minimize import Result
-from xplinear.objective import OBJECTIVE, Objective
+from xplinear.minimize import Result, place_of
+from xplinear.objective import Objective
 from xplinear.solvers.protocol import SOLVER, Solver, declared
 
 __all__ = ["Certificate", "certify"]
@@ -83,7 +83,7 @@ def _describe(gap: float, residual: float, reason: str) -> str:
     return f"{why}: no bound of the optimum is known{measured}"
 
 
-@undisturbed(lambda objective, *_, **__: OBJECTIVE("objective", objective).data.backend)
+@undisturbed(place_of)
 @np.errstate(over="ignore")  # at α of 1e-300 nothing is proven
 def certify(objective: Objective, result: Result, solver: Solver | None = None) -> Certificate:
     """Return the certificate of what `minimize` found.

@@ -9,8 +9,9 @@ from typing import Any
 
 from xplinear.arguments import NONE, ArgumentError, check_dtype, check_rows, instance, integer
 from xplinear.backends.base import Backend
+from xplinear.backends.epoch import Epoch
 from xplinear.data import blocks
-from xplinear.data.blocks import Budget, minibatch, shuffled
+from xplinear.data.blocks import Budget, epoch_of, shuffled
 from xplinear.data.rows import Standard
 from xplinear.namespace import Array
 
@@ -130,24 +131,18 @@ class ArrayData:
     def epoch(
         self,
         update: Callable[..., Any],
-        static: Sequence[Hashable],
+        rule: Hashable,
         carry: Any,
-        *args: Any,
+        constants: Any = None,
+        *,
         batch_size: int,
         shuffle: tuple[int, int],
         schedule: Sequence[float],
-        fold: Callable[..., Any] | None = None,
+        fold: Callable[[Epoch], Any] | None = None,
     ) -> Any:
-        """Fold ``update(*static, carry, batch, factor, *args)`` over shuffled mini-batches."""
+        """Fold an update over shuffled mini-batches."""
+        rows, order = (self.X, self.y, self.s), self.backend.asarray(shuffled(self.n, *shuffle))
+        changes = update, rule, carry, constants
         return (fold or self.backend.fold)(
-            minibatch,
-            (update, tuple(static), self.backend.xp, self.dtype),
-            carry,
-            (self.X, self.y, self.s),
-            self.backend.asarray(shuffled(self.n, *shuffle)),
-            schedule,
-            batch_size,
-            self.models,
-            self.standard,
-            *args,
+            epoch_of(self, *changes, rows, order, schedule, batch_size)
         )

@@ -16,6 +16,7 @@ import numpy as np
 
 from xplinear.arguments import ArgumentError, check_weights
 from xplinear.backends.base import Backend
+from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data.protocol import Batch, Block
 from xplinear.data.rows import DenseRows, FarStandard, Standard
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
@@ -27,10 +28,10 @@ __all__ = [
     "block",
     "check_classes",
     "copies",
+    "epoch_of",
     "joined",
     "labelled",
     "map_",
-    "minibatch",
     "of_models",
     "padded",
     "reduce",
@@ -158,30 +159,39 @@ def joined(parts: Sequence[Array], *, backend: Backend) -> Array:
     return backend.xp.concat(parts, axis=0)
 
 
-def minibatch(
+def epoch_of(
+    source: Source,
     update: Callable[..., Any],
-    static: tuple[Hashable, ...],
-    xp: Namespace,
-    dtype: Any,
+    rule: Hashable,
     carry: Any,
-    rows: tuple[Any, ...],
-    factor: float | Array,
-    models: Array | None,
-    standard: Standard | None,
-    *args: Any,
+    constants: Any,
+    rows: tuple[Array, Array, Array | None],
+    order: Array,
+    schedule: Sequence[float],
+    size: int,
+) -> Epoch:
+    """Return what `Backend.fold` is given, of the source or of some of its rows."""
+    changes = Update(update, rule, source.backend.xp, source.dtype)
+    shared = Shared(constants, source.models, source.standard)
+    return Epoch(_minibatch, changes, shared, carry, rows, order, schedule, size)
+
+
+def _minibatch(
+    update: Update, shared: Shared, carry: Any, rows: tuple[Any, ...], factor: float | Array
 ) -> Any:
-    """Return ``update`` of a batch as it is stored; what `Backend.fold` is given.
+    """Return the carry after a batch of rows as they are stored.
 
     ``rows`` are X, y and s, and how many of them count if not all do.
     """
     X, y, s, *count = rows
-    s, n = of_models(s, models, xp=xp), X.shape[0]
+    function, rule, xp, dtype = update
+    s, n = of_models(s, shared.models, xp=xp), X.shape[0]
     if count:
         there = xp.arange(n, dtype=xp.int32, device=device(X))[:, None] < count[0]
         there, n = xp.astype(there, dtype), xp.astype(count[0], dtype)
         s = there if s is None else there * s
-    batch = Batch(rows_of(X, dtype, standard, xp=xp), y, s, n)
-    return update(*static, carry, batch, factor, *args)
+    batch = Batch(rows_of(X, dtype, shared.standard, xp=xp), y, s, n)
+    return function(rule, xp, carry, batch, factor, shared.constants)
 
 
 def copies(standard: Standard, dtype: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from xplinear.backends.base import Backend
+from xplinear.backends.epoch import Epoch
 from xplinear.data.rows import Rows, Standard
 from xplinear.namespace import Array, Namespace
 
@@ -123,15 +124,16 @@ class Data(Protocol):
     def epoch(
         self,
         update: Callable[..., Any],
-        static: Sequence[Hashable],
+        rule: Hashable,
         carry: Any,
-        *args: Any,
+        constants: Any = None,
+        *,
         batch_size: int,
         shuffle: tuple[int, int],
         schedule: Sequence[float],
-        fold: Callable[..., Any] | None = None,
+        fold: Callable[[Epoch], Any] | None = None,
     ) -> Any:
-        """Fold ``update(*static, carry, batch, factor, *args)`` over one epoch of mini-batches.
+        """Fold ``update(rule, xp, carry, batch, factor, constants)`` over an epoch of mini-batches.
 
         ``shuffle`` (a seed and the epoch's number) decides the order, the same on every
         backend; ``schedule`` gives the factor of each batch; ``fold`` takes the place of

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.backends.base import Backend, Rows
+from xplinear.backends.base import Backend
+from xplinear.backends.epoch import Epoch
+from xplinear.backends.transfer import Rows
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
-from xplinear.data.blocks import Budget, minibatch, padded, shuffled
+from xplinear.data.blocks import Budget, epoch_of, padded, shuffled
 from xplinear.data.protocol import Data
 from xplinear.data.rows import Standard
 from xplinear.namespace import Array
@@ -142,15 +144,16 @@ class StreamedData:
     def epoch(
         self,
         update: Callable[..., Any],
-        static: Sequence[Hashable],
+        rule: Hashable,
         carry: Any,
-        *args: Any,
+        constants: Any = None,
+        *,
         batch_size: int,
         shuffle: tuple[int, int],
         schedule: Sequence[float],
-        fold: Callable[..., Any] | None = None,
+        fold: Callable[[Epoch], Any] | None = None,
     ) -> Any:
-        """Fold ``update(*static, carry, batch, factor, *args)`` over shuffled mini-batches.
+        """Fold an update over shuffled mini-batches.
 
         The shuffled rows of many whole mini-batches are gathered on the host and go to the
         device together.
@@ -168,18 +171,10 @@ class StreamedData:
             for i, (X, piece, count) in enumerate(zip(uploaded, pieces, counts, strict=True)):
                 at = asarray(piece)
                 y, s = (None if a is None else xp.take(a, at, axis=0) for a in (self.y, self.s))
-                carry = fold(
-                    minibatch,
-                    (update, tuple(static), xp, self.dtype),
-                    carry,
-                    (X, y, s),
-                    asarray(np.arange(count, dtype=order.dtype)),
-                    schedule[i * batches : (i + 1) * batches],
-                    batch_size,
-                    self.models,
-                    self.standard,
-                    *args,
-                )
+                rows, own = (X, y, s), schedule[i * batches : (i + 1) * batches]
+                at = asarray(np.arange(count, dtype=order.dtype))
+                changes = update, rule, carry, constants
+                carry = fold(epoch_of(self, *changes, rows, at, own, batch_size))
         return carry
 
 

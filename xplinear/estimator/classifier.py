@@ -422,7 +422,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         """
         clf, classes = cls(**settings), check_classes(classes)
         params = _checked_params(params, len(classes), checked(clf, "loss"))
-        keep(clf, Fitted(params, classes, backend_of(params.W)))
+        backend = backend_of(params.W).accelerating(clf.accelerate)
+        keep(clf, Fitted(params, classes, backend))
         return clf
 
     @classmethod

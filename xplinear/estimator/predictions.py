@@ -113,7 +113,7 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
             f"clf.to({own.name!r}) gives a copy of the model there"
         )
         raise ValueError(msg)
-    with backend.undisturbed(gradients=True):
+    with backend.usual_settings(gradients=True):
         X, _ = check_features(clf, X, reset=False)
         params, standard = kept.get("_shifted") or (clf.params_, None)
         rows = rows_on(backend, X, own)

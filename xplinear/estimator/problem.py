@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -263,9 +262,7 @@ def _sample(
     X, features = check_features(owner, X, reset=reset)
     check_lengths(X, labels)
     own = backend_of(X)
-    backend = backend or own
-    if not (settings.accelerate and os.environ.get("XPLINEAR_ACCELERATE") != "0"):
-        backend = backend.reference()
+    backend = (backend or own).accelerating(settings.accelerate)
     classes, codes = encode_labels(labels, classes)
     weights, unit = weights_and_unit(sample_weight, settings.class_weight, codes, classes)
     if not partial:

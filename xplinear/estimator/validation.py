@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_array, validate_data
 from xplinear.arguments import DTYPE, NONE, naming, number, one_of, shown
 from xplinear.backends import PRECISIONS, Backend, backend_of
 from xplinear.estimator.tables import matrix_of, series_of, table_of
-from xplinear.namespace import Array, accumulator, is_array
+from xplinear.namespace import Array, accumulator, is_array, name_of
 
 __all__ = [
     "Features",
@@ -57,7 +57,7 @@ class Features(NamedTuple):
 
 def _is_bfloat16(X: Array) -> bool:
     """Return whether X is bfloat16: in NumPy a dtype of ml_dtypes that NumPy cannot classify."""
-    return "bfloat16" in str(X.dtype)
+    return name_of(X.dtype) == "bfloat16"
 
 
 def dtype_name(x: Array) -> str:
@@ -68,7 +68,7 @@ def dtype_name(x: Array) -> str:
     >>> dtype_name(np.asarray([1.0], ">f4"))
     'float32'
     """
-    return x.dtype.name if isinstance(x, np.ndarray) else str(x.dtype).rpartition(".")[2]
+    return name_of(x.dtype)
 
 
 def _check_values(name: str, x: Array) -> Backend:

@@ -17,7 +17,6 @@ from safetensors.numpy import save as serialized
 import xplinear
 from xplinear.arguments import DTYPE, NONE, plain
 from xplinear.backends import get_backend
-from xplinear.backends.machine import libraries
 from xplinear.checks.certificate import Certificate
 from xplinear.data.rows import FarStandard
 from xplinear.formats.fitted import Fitted, Near
@@ -74,6 +73,8 @@ def write(
     preparation: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a fitted classifier on the host, and its parameters; see `xplinear.persist.save`."""
+    from xplinear.backends.machine import libraries  # with subprocess and joblib
+
     check_writable(path, [ENDING], bare=True)
     classes, certificate = fitted.classes, fitted.certificate
     numeric = classes.dtype.kind in "biuf"

@@ -91,33 +91,35 @@ class _Steps(NamedTuple):
 _Carry: TypeAlias = tuple[Params, Params, Params, Array]
 
 
+class Rule(NamedTuple):
+    """What the updates of an epoch are made by; CuPy's kernel reads it too."""
+
+    loss: Loss
+    penalty: Penalty
+    momentum: float
+    nesterov: bool
+    average: bool
+
+
 def _update(
-    loss: Loss,
-    penalty: Penalty,
-    momentum: float,
-    nesterov: bool,
-    average: bool,
-    xp: Namespace,
-    carry: _Carry,
-    batch: Batch,
-    factor: Any,
-    steps: _Steps,
+    rule: Rule, xp: Namespace, carry: _Carry, batch: Batch, factor: Any, steps: _Steps
 ) -> _Carry:
     """Make one mini-batch update."""
     rows, y, s, count = batch
     (W, b), velocity, total, seen = carry
     params = Params(W, b - centred_scores(steps.centre, W, xp=xp))
-    value, (gW, gb) = loss_and_grads(loss, rows, y, s, params, xp=xp)
+    value, (gW, gb) = loss_and_grads(rule.loss, rows, y, s, params, xp=xp)
     rate = factor / count
     gW = gW - spread(steps.centre, gb, xp=xp)
     dW, db = rate * (steps.weights * gW), rate * (steps.intercept * gb)
+    momentum = rule.momentum
     velocity = Params(momentum * velocity.W - dW, momentum * velocity.b - db)
-    if nesterov:
+    if rule.nesterov:
         W, b = W + momentum * velocity.W - dW, b + momentum * velocity.b - db
     else:
         W, b = W + velocity.W, b + velocity.b
-    W = penalty.prox(W, factor * steps.penalty, xp=xp)
-    if average:
+    W = rule.penalty.prox(W, factor * steps.penalty, xp=xp)
+    if rule.average:
         total = Params(total.W + W, total.b + b)
     return Params(W, b), velocity, total, seen + xp.sum(value, axis=0)
 
@@ -335,7 +337,7 @@ class SGD:
         carry, steps = prepare(state, objective.alpha, data.weight_sum / data.n)
         carry = data.epoch(
             _update,
-            (objective.loss, penalty, self.momentum, self.nesterov, average, xp),
+            Rule(objective.loss, penalty, self.momentum, self.nesterov, average),
             carry,
             steps,
             batch_size=self.batch_size,
@@ -344,7 +346,7 @@ class SGD:
                 factor(t, epochs * per_epoch)
                 for t in range(state.updates, state.updates + per_epoch)
             ],
-            fold=getattr(objective.loss, "sgd", None),
+            fold=data.backend.kernel(objective.loss, "sgd"),
         )
         averaged = state.averaged + int(average)
         settle = data.backend.compile(_settle, self.ends, penalty, average, xp)

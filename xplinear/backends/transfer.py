@@ -1,0 +1,148 @@
+"""Rows that go from the host to a device: read ahead by a thread, copied beside the computation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from xplinear.namespace import Array
+
+__all__ = [
+    "Copier",
+    "HostArray",
+    "Rows",
+    "fetched",
+    "native",
+    "read_ahead",
+    "read_rows",
+    "upload_ahead",
+]
+
+HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Rows: TypeAlias = "range | HostArray"  # a run of rows, or the indices of some
+
+
+def fetched(x: Any) -> HostArray:
+    """Return an array of any library, or what NumPy can read, on the host."""
+    from xplinear.backends import backend_of
+
+    return x if isinstance(x, np.ndarray) else backend_of(x).fetch(x)
+
+
+def native(x: Any) -> HostArray:
+    """Return what `fetched` does, in the byte order of this machine: other libraries have no other.
+
+    Examples
+    --------
+    >>> native(np.asarray([1, 2], ">i4")).dtype == np.int32
+    True
+    """
+    array = fetched(x)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def read_rows(X: HostArray, rows: Rows, buffer: HostArray) -> HostArray:
+    """Return some rows of a host array, written to the first rows of a buffer.
+
+    Examples
+    --------
+    >>> read_rows(np.arange(5), np.asarray([3, 1]), np.zeros(4, dtype=int))
+    array([3, 1])
+    """
+    into = buffer[: len(rows)]
+    if isinstance(rows, range):
+        np.copyto(into, X[rows.start : rows.stop : rows.step])
+    elif X.flags.c_contiguous and X.flags.aligned and X.dtype == into.dtype:
+        np.take(X, rows, 0, into, "clip")  # only "clip" writes straight there; indices are valid
+    else:
+        np.copyto(into, X[rows])  # `take` would first copy all of X
+    return into
+
+
+def _ahead(make: Callable[[int, Any], Any], count: int, mark: Callable[[], Any]) -> Generator[Any]:
+    """Yield ``make(i, mark())`` for i below ``count``; a thread makes the next one meanwhile.
+
+    ``mark`` is called here, when what was yielded before the last one is done with.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(make, 0, mark())
+        for i in range(1, count + 1):
+            made = coming.result()
+            if i < count:
+                coming = thread.submit(make, i, mark())
+            yield made
+
+
+def read_ahead(X: HostArray, pieces: Sequence[Rows]) -> Generator[HostArray]:
+    """Yield pieces of the rows of a host array, copied; a thread reads the next one meanwhile.
+
+    Each has memory of its own, which `Backend.move` may share.
+
+    Examples
+    --------
+    >>> [rows.tolist() for rows in read_ahead(np.arange(5), [range(3), np.asarray([4, 0])])]
+    [[0, 1, 2], [4, 0]]
+    """
+    dtype = X.dtype.newbyteorder("=")
+
+    def make(i: int, _: None) -> HostArray:
+        rows = pieces[i]
+        return read_rows(X, rows, np.empty((len(rows), *X.shape[1:]), dtype))
+
+    return _ahead(make, len(pieces), lambda: None)
+
+
+class Copier(Protocol):
+    """Two pinned buffers on the host, two on the device, and a stream that copies between them.
+
+    The computation runs in another stream. ``slot`` is 0 or 1.
+    """
+
+    def mark(self) -> Any:
+        """Return an event at the end of what the computation has been given so far."""
+        ...
+
+    def pinned(self, slot: int) -> HostArray:
+        """Return a buffer to fill, as soon as what was in it has been copied."""
+        ...
+
+    def copy(self, slot: int, rows: int, free: Any) -> Array:
+        """Copy the first rows, once the event ``free`` has come; return where they will be."""
+        ...
+
+    def await_copy(self, slot: int) -> None:
+        """Let the computation wait for the copy."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until nothing is being copied."""
+        ...
+
+
+def upload_ahead(
+    X: HostArray, pieces: Sequence[Rows], *, copier: Callable[[tuple[int, ...], Any], Copier]
+) -> Generator[Array]:
+    """Yield pieces of the rows of a host array on the device, each until the next is asked for.
+
+    Meanwhile a thread reads the next one into pinned memory, and a stream of its own copies it.
+    ``copier`` is given the shape and the dtype of the buffers.
+    """
+    shape = (max(map(len, pieces)), *X.shape[1:])
+    copies = copier(shape, X.dtype.newbyteorder("="))
+
+    def make(i: int, free: Any) -> Array:
+        read_rows(X, pieces[i], copies.pinned(i % 2))
+        # The buffer was last used for piece i − 2; `free` comes after its computation.
+        return copies.copy(i % 2, len(pieces[i]), free)
+
+    try:
+        with closing(_ahead(make, len(pieces), copies.mark)) as uploaded:
+            for i, rows in enumerate(uploaded):
+                copies.await_copy(i % 2)
+                yield rows
+    finally:
+        copies.finish()  # nobody else may be given the buffers before
