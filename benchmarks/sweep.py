@@ -23,7 +23,7 @@ import xplinear as xl
 from benchmarks.problems import PROBLEMS, Host, Problem, objective
 from benchmarks.report import report
 from xplinear.data import ArrayData
-from xplinear.estimator.classifier import linear_coefficients
+from xplinear.formats.fitted import linear_coefficients
 from xplinear.minimize import Progress
 from xplinear.model_selection.sweep import Grid, Stack, stacks
 

@@ -29,6 +29,7 @@ from xplinear.losses import LOSSES, MulticlassHingeLoss, SoftmaxLoss
 from xplinear.minimize import minimize
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty
 from xplinear.solvers import SOLVERS
+from xplinear.solvers.protocol import declared
 
 PACKAGE = Path(xplinear.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -314,16 +315,18 @@ def host_access(tree: ast.Module) -> Iterator[str]:
 
 
 _ELASTIC_NET = ElasticNetPenalty()
-_KINKED_ONLY = {"interior_point", "smoothing"}
-_RIDGE_ONLY = {"lbfgs", "newton", *_KINKED_ONLY}
-# Solver, loss and penalty it can do, kinked where it can.
-SOLVABLE = [
-    (solver, loss, L2Penalty() if solver in _RIDGE_ONLY else _ELASTIC_NET)
-    for solver in SOLVERS
-    for loss in (SoftmaxLoss(), MulticlassHingeLoss())
-    if loss.smooth or solver not in {"lbfgs", "newton", "proximal_lbfgs"}
-    if solver not in _KINKED_ONLY or not loss.smooth
-]
+
+
+def solvable() -> Iterator[tuple[str, Any, Any]]:
+    """Yield solver, loss and penalty it can do, kinked where it can."""
+    for name, kind in SOLVERS.items():
+        for loss in (SoftmaxLoss(), MulticlassHingeLoss()):
+            refuses = declared(kind(), "refuses")
+            able = [p for p in (_ELASTIC_NET, L2Penalty()) if refuses(loss, p) is None]
+            yield from ((name, loss, penalty) for penalty in able[:1])
+
+
+SOLVABLE = list(solvable())
 
 
 def problem(backend: Any, loss: Any, penalty: Any = _ELASTIC_NET, dtype: str = "float32") -> Any:
@@ -486,6 +489,31 @@ def test_law_5_every_class_is_registered(
     assert sorted(registered) == sorted(defined)
     files = [kind.__module__ for kind in registry.values()]
     assert len(set(files)) == len(files), "one class, one file"
+
+
+REGISTERED = {kind.__name__ for kind in (*LOSSES.values(), *PENALTIES.values(), *SOLVERS.values())}
+
+
+def asked_types(tree: ast.Module) -> set[str]:
+    """Return the registered classes that a file asks objects to be of."""
+    return {
+        part.id
+        for call, name in calls(tree)
+        if name in {"isinstance", "issubclass"}
+        for part in ast.walk(call.args[1])
+        if isinstance(part, ast.Name)
+    } & REGISTERED
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_law_5_nobody_asks_for_a_type(path: Path) -> None:
+    # What a loss, penalty or solver can do it declares: one of the user's own is asked the same.
+    assert asked_types(parsed(path)) == set()
+
+
+def test_law_5_finds_who_asks_for_a_type() -> None:
+    code = "isinstance(solver, (LBFGS, SGD)) and issubclass(kind, L2Penalty) and isinstance(x, int)"
+    assert asked_types(ast.parse(code)) == {"LBFGS", "SGD", "L2Penalty"}
 
 
 def test_law_5_every_backend_is_registered() -> None:

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 import xplinear
 from xplinear import LinearClassifier, cli, parity
+from xplinear.estimator.problem import prepare
+from xplinear.estimator.settings import Settings, given
 from xplinear.losses import LOSSES
 
 PNG = b"\x89PNG\r\n"
@@ -161,7 +163,7 @@ class TestTrainAndPredict:
         for labels in (y, y % 2):
             np.savez(tmp_path / "a.npz", X=X, y=labels)
             clf = LinearClassifier(loss, alpha=0.01).fit(X, labels)
-            F = clf._problem(X, labels, None).objective
+            F = prepare(given(Settings, clf), X, labels, owner=clf).objective
             bound = clf.certificate_.lower_bound[0]
             share = clf.certificate_.gap[0] / (F.loss_at_zero()[0] - bound)
             expected = f"; at most {100 * share:.2g} % of"

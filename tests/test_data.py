@@ -16,7 +16,9 @@ import xplinear as xl
 from xplinear.backends.base import fold_in_python, read_ahead, read_rows, upload_ahead
 from xplinear.data import ArrayData, StreamedData, data_of
 from xplinear.data.blocks import shuffled
-from xplinear.estimator.classifier import block_scores
+from xplinear.estimator.predictions import block_scores
+from xplinear.estimator.problem import prepare
+from xplinear.estimator.settings import Settings, given
 from xplinear.model_selection.scoring import class_counts
 
 N, P, K = 700, 4, 3
@@ -176,8 +178,8 @@ def test_rows_are_streamed_where_they_do_not_fit(little):
     assert type(data_of(X[1:], y[1:], backend=little)) is ArrayData
     assert type(data_of(little.asarray(X), y, backend=little)) is ArrayData
     clf = xl.LinearClassifier(backend=little)
-    assert isinstance(clf._problem(X, Y, None).objective.data, StreamedData)
-    assert type(clf._problem(X[:9], Y[:9], None).objective.data) is ArrayData
+    assert isinstance(prepare(given(Settings, clf), X, Y, owner=clf).objective.data, StreamedData)
+    assert type(prepare(given(Settings, clf), X[:9], Y[:9], owner=clf).objective.data) is ArrayData
 
 
 def test_a_classifier_larger_than_the_device(little):

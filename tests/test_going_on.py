@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from xplinear.arguments import ArgumentError
-from xplinear.losses import MulticlassHingeLoss, SoftmaxLoss
+from xplinear.losses import MulticlassHingeLoss, SoftmaxLoss, SquaredErrorLoss
 from xplinear.minimize import Interrupted, minimize
 from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty
 from xplinear.solvers import (
@@ -187,7 +187,7 @@ def test_what_cannot_go_on_says_why(numpy_backend: Any) -> None:
     refuses("of 7 models, the others left: give loop instead", state=result.state)
     for other in (
         stack(numpy_backend, SoftmaxLoss(), L2, alpha=ALPHAS[:6]),
-        stack(numpy_backend, HINGE, L2),
+        stack(numpy_backend, SquaredErrorLoss(), L2),
         replace(objective, fit_intercept=False),
         numpy_backend.objective(SoftmaxLoss(), L2, X[:, :4], Y, alpha=ALPHAS),
         numpy_backend.objective(SoftmaxLoss(), L2, X[:90], Y[:90], alpha=ALPHAS),

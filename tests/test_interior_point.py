@@ -28,7 +28,6 @@ from xplinear.minimize import minimize
 from xplinear.objective import Params
 from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty
 from xplinear.solvers import SOLVERS, InteriorPoint
-from xplinear.solvers.interior_point import interior_point_pays
 
 rng = np.random.default_rng(0)
 N, P = 40, 3
@@ -174,7 +173,7 @@ def test_digits_as_they_are(numpy_backend, loss, alpha):
     objective = numpy_backend.objective(
         LOSSES[loss](), L2Penalty(), DIGITS, LABELS, alpha=(alpha,), k=10
     )
-    assert interior_point_pays(objective)
+    assert InteriorPoint().pays(objective)
     start = time.process_time()
     result = minimize(objective, InteriorPoint())
     assert time.process_time() - start < 20.0  # of all threads, on a busy machine
@@ -471,7 +470,7 @@ def test_the_polytope_is_that_of_the_loss(backend, loss):
 )
 def test_it_says_what_it_cannot_do(numpy_backend, loss, penalty, message):
     objective = numpy_backend.objective(loss, penalty, X, CODES[3])
-    assert not interior_point_pays(objective)
+    assert not InteriorPoint().pays(objective)
     with pytest.raises(ValueError, match=message):
         minimize(objective, InteriorPoint())
 
@@ -517,7 +516,7 @@ def test_bad_settings_are_named():
 def test_where_it_pays(numpy_backend):
     def pays(n, p, k, m=1, loss=None):
         data = np.broadcast_to(0.0, (n, p))
-        return interior_point_pays(
+        return InteriorPoint().pays(
             numpy_backend.objective(
                 loss or CrammerSingerLoss(), L2Penalty(), data, np.broadcast_to(0, n), k=k
             ),
@@ -534,7 +533,7 @@ def test_where_it_pays(numpy_backend):
     assert [pays(2000, 300, 10, loss=loss) for loss in wide] == [True, False]
     objective = numpy_backend.objective(MulticlassHingeLoss(), L2Penalty(), X, CODES[3])
     kernel = AcceleratedLoss(objective.loss, lambda loss, *a, **b: loss.value_and_grad(*a, **b))
-    assert interior_point_pays(replace(objective, loss=kernel))
+    assert InteriorPoint().pays(replace(objective, loss=kernel))
 
 
 def test_its_optimum_is_certified(numpy_backend):

@@ -166,7 +166,7 @@ class TestClassifier:
             raise KeyboardInterrupt
 
         expected = xl.LinearClassifier().fit(X, Y)
-        monkeypatch.setattr("xplinear.estimator.classifier.certify", pressed)
+        monkeypatch.setattr("xplinear.estimator.solve.certify", pressed)
         clf = xl.LinearClassifier()
         with pytest.raises(KeyboardInterrupt):
             clf.fit(X, Y)

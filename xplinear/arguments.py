@@ -336,6 +336,20 @@ CALLABLES = sequence(CALLABLE, "a sequence of callables, such as [f]", least=0)
 DTYPE = Check(("'float32'", "'float64'"), _dtype)
 
 
+def configured(kind: type[Any], settings: Mapping[str, Any]) -> Any:
+    """Return an object of a class, made with those of some settings that it has fields for.
+
+    None stands for the field's own default. A class whose fields have other names offers a
+    ``configured(settings)`` of its own.
+    """
+    own = getattr(kind, "configured", None)
+    if own is not None:
+        return own(settings)
+    fields = inspect.signature(kind).parameters
+    given = {name: value for name, value in settings.items() if value is not None}
+    return kind(**{name: value for name, value in given.items() if name in fields})
+
+
 def settle(config: Any, **checks: Check) -> None:
     """Check the fields of a frozen dataclass while it is made; it keeps the plain values."""
     for name, check in checks.items():

@@ -38,6 +38,8 @@ from xplinear.solvers.protocol import (
     STATE,
     Solver,
     State,
+    check_suits,
+    declared,
     select,
     take_models,
 )
@@ -434,6 +436,7 @@ def _check_start(
     """Raise ArgumentError where what is to be minimized, how, and from where, do not agree."""
     (CALLABLE | NONE)("validation_score", validation_score)
     (SOLVER if objective.m == 1 else SOLVER_OF_STACKS)("solver", solver)
+    check_suits(solver, objective)
     (LOOP | NONE)("loop", loop)
     if loop is not None:
         if params is not None or state is not None:
@@ -455,7 +458,7 @@ def _check_start(
         objective.check_params(params)
         check_finite("params: W", params.W)
         check_finite("params: b", params.b)
-    kind, state = getattr(solver, "state_type", None), loop.state if loop else state
+    kind, state = declared(solver, "state_type"), loop.state if loop else state
     if kind is not None and state is not None:
         instance(kind, f"a {kind.__name__}, of this solver")("state", state)
 
@@ -468,6 +471,7 @@ def _first_loop(
     if state is None:
         with objective.data.backend.products(0.0):  # blocks, and most of what solvers multiply
             state = solver.init(objective, objective.zeros() if params is None else params)
+        STATE("state", state)
     nothing = np.full(m, -np.inf), np.zeros(m, dtype=np.intp)
     return Loop(subject, 0, state, np.arange(m), (), state.params, *nothing, [])
 

@@ -151,6 +151,25 @@ def test_l1_gives_exact_zeros(backend: Any, dtype: str) -> None:
     assert 0 < np.count_nonzero(P == 0.0) < P.size
 
 
+@pytest.mark.parametrize("kinked", [L1Penalty(), ElasticNetPenalty(0.3), ElasticNetPenalty(1.0)])
+def test_the_strongest_alpha_is_where_the_last_weight_goes(
+    kinked: Any, backend: Any, dtype: str
+) -> None:
+    gradient = backend.asarray(weights(), dtype)
+    strongest = backend.to_numpy(kinked.strongest_alpha(gradient))
+    assert strongest.shape == (2,)
+    for factor, some in ((1.001, [False, False]), (0.999, [True, True])):
+        alpha = backend.asarray(factor * strongest[:, None], dtype)
+        step = backend.to_numpy(kinked.prox(-gradient, alpha))  # from W = 0
+        np.testing.assert_array_equal(step.any(axis=(0, 2)), some)
+
+
+def test_without_a_kink_no_strength_is_enough() -> None:
+    assert ElasticNetPenalty(0.0).strongest_alpha(weights()) is None
+    for smooth in (NoPenalty(), L2Penalty()):
+        assert not hasattr(smooth, "strongest_alpha")
+
+
 def test_lecture_l2_prefers_spread_weights(backend: Any) -> None:
     x = np.ones(4)
     W = np.asarray([[1.0, 0.25], [0.0, 0.25], [0.0, 0.25], [0.0, 0.25]])

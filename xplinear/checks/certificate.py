@@ -12,7 +12,7 @@ from xplinear.backends.base import undisturbed
 from xplinear.duality import value_and_lower_bound
 from xplinear.minimize import Result
 from xplinear.objective import OBJECTIVE, Objective
-from xplinear.solvers.protocol import SOLVER, Solver
+from xplinear.solvers.protocol import SOLVER, Solver, declared
 
 __all__ = ["Certificate", "certify"]
 
@@ -109,7 +109,7 @@ def certify(objective: Objective, result: Result, solver: Solver | None = None) 
     instance(Result, "a Result of minimize")("result", result)
     (SOLVER | NONE)("solver", solver)
     backend, xp = objective.data.backend, objective.xp
-    look = getattr(solver, "ahead", None)
+    look = declared(solver, "ahead")
     whole = result.state.params.b.shape[0] == objective.m  # no model has left the stack
     with backend.products(0.0):
         ahead = look(objective, result.state) if look is not None and whole else None

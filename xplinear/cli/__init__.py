@@ -34,9 +34,10 @@ from xplinear.checks.parity import TOLERANCES, WEIGHT_TOLERANCES, Comparison, co
 from xplinear.data import ArrayData
 from xplinear.datasets import FORMATS, NAMES, Dataset, holdout, load
 from xplinear.datasets.preparation import Column, Preparation
+from xplinear.estimator.attributes import save
 from xplinear.estimator.classifier import LinearClassifier
 from xplinear.estimator.validation import dtype_name
-from xplinear.formats.model_file import ENDING, content_of, save
+from xplinear.formats.model_file import ENDING, content_of
 from xplinear.formats.writing import check_writable, written
 from xplinear.losses import LOSSES
 from xplinear.minimize import Progress

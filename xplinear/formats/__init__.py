@@ -1,4 +1,4 @@
-"""What a fitted classifier becomes: a model file, a classifier of scikit-learn, an ONNX graph."""
+"""A fitted classifier as a value, and what becomes of it: a file, a model of scikit-learn, ONNX."""
 
 from __future__ import annotations
 

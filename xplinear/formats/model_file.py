@@ -5,37 +5,34 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialized
-from sklearn.utils.validation import check_is_fitted
 
 import xplinear
-from xplinear.arguments import DTYPE, NONE, PATH, plain
+from xplinear.arguments import DTYPE, NONE, plain
 from xplinear.backends import get_backend
 from xplinear.backends.machine import libraries
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Standard
-from xplinear.estimator.classifier import LinearClassifier, host_parameters, shift_features
+from xplinear.formats.fitted import Fitted, Near
 from xplinear.formats.writing import check_writable, written
 from xplinear.losses import LOSSES
 from xplinear.objective import Params
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SOLVERS
 
-if TYPE_CHECKING:
-    from xplinear.backends import Backend
-
-__all__ = ["content_of", "load", "save"]
+__all__ = ["content_of", "read", "write"]
 
 ENDING = ".safetensors"
 _FORMAT = "xplinear"
 _VERSION = "1"
+_T = TypeVar("_T")
 _CERTIFIED = "objective", "lower_bound", "residual"
 _OBJECTS = {cls.__name__: cls for cls in (*LOSSES.values(), *PENALTIES.values(), *SOLVERS.values())}
 
@@ -70,69 +67,36 @@ def _restore(value: Any) -> Any:
     return value
 
 
-def save(
-    clf: LinearClassifier,
+def write(
+    fitted: Fitted,
+    settings: Mapping[str, Any],
     path: str | os.PathLike[str],
     preparation: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a fitted classifier to one safetensors file, replacing it only when complete.
-
-    Parameters
-    ----------
-    clf : LinearClassifier
-    path : path-like
-        Ends in ``.safetensors``, or in nothing.
-    preparation : mapping, optional
-        How the rows were made from a table, as JSON can hold it; `content_of` gives it back.
-
-    Raises
-    ------
-    TypeError
-        If a parameter or the labels cannot be written without code (an own loss, say).
-    OSError
-        If the file cannot be written.
-    ValueError
-        If the name ends as those of another format do.
-
-    Examples
-    --------
-    >>> import tempfile, os, numpy as np, xplinear as xl
-    >>> clf = xl.LinearClassifier().fit(np.asarray([[0.0], [1.0]]), ["no", "yes"])
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     clf.save(os.path.join(folder, "model.safetensors"))
-    ...     xl.load(os.path.join(folder, "model.safetensors")).predict([[2.0]])
-    array(['yes'], dtype='<U3')
-    """
-    check_is_fitted(clf)
+    """Write a fitted classifier on the host, and its parameters; see `xplinear.persist.save`."""
     check_writable(path, [ENDING], bare=True)
-    classes = clf.classes_
+    classes, certificate = fitted.classes, fitted.certificate
     numeric = classes.dtype.kind in "biuf"
     if not numeric and not all(isinstance(label, str) for label in classes.tolist()):
         msg = f"labels of type {classes.dtype} cannot be saved; use numbers or strings, or pickle"
         raise TypeError(msg)
-    W, b = (clf.backend_.to_host(a) for a in clf.params_)
-    # Weights that were given, not fitted, have no history.
-    history: dict[str, Any] = getattr(clf, "history_", {})
-    tensors = {"W": W, "b": b} | {f"history.{key}": a for key, a in history.items()}
-    near, standard = host_parameters(clf)
-    if standard is not None:
-        parts = (*near._asdict().items(), *standard._asdict().items())
-        tensors |= {f"near.{key}": a for key, a in parts}
+    tensors: dict[str, Any] = fitted.params._asdict()
+    tensors |= {f"history.{key}": a for key, a in (fitted.history or {}).items()}
+    for part in fitted.near or ():
+        tensors |= {f"near.{key}": a for key, a in part._asdict().items()}
     if numeric:
         tensors["classes"] = classes
-    names = getattr(clf, "feature_names_in_", None)
-    certificate = getattr(clf, "certificate_", None)
     if certificate is not None:
         tensors |= {f"certificate.{key}": getattr(certificate, key) for key in _CERTIFIED}
     content = {
-        "params": {key: _describe(key, a) for key, a in clf.get_params(deep=False).items()},
+        "params": {key: _describe(key, a) for key, a in settings.items()},
         "classes": None if numeric else classes.tolist(),
         "object_labels": classes.dtype.kind == "O",
-        "alpha": getattr(clf, "alpha_", None),
-        "solver": getattr(clf, "solver_", None),
-        "objective": getattr(clf, "objective_", None),
+        "alpha": fitted.alpha,
+        "solver": fitted.solver,
+        "objective": fitted.objective,
         "reasons": None if certificate is None else certificate.reasons,
-        "feature_names": None if names is None else names.tolist(),
+        "feature_names": None if fitted.feature_names is None else fitted.feature_names.tolist(),
         "preparation": preparation,
         "libraries": libraries() | {"xplinear": xplinear.__version__},
     }
@@ -151,81 +115,59 @@ def save(
         file.write_bytes(serialized(tensors, metadata))
 
 
-def load(path: str | os.PathLike[str], backend: str | Backend = "numpy") -> LinearClassifier:
-    """Read a classifier that `save` wrote.
-
-    A model that the command line trained on a table names its features as they were prepared, such
-    as ``colour=red``; it refuses a table that is not: ``xplinear predict`` prepares it.
-
-    Parameters
-    ----------
-    path : path-like
-    backend : str or Backend, default "numpy"
-        Where the classifier is to live.
+def read(
+    path: str | os.PathLike[str], make: Callable[[Fitted, dict[str, Any], dict[str, Any]], _T]
+) -> _T:
+    """Return what a function makes of a model in a file, its parameters, and what else is there.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     ValueError
-        If the file is damaged, was not written by xplinear, or by a newer version.
+        If ``make`` cannot: the file is of another version.
     """
-    PATH("path", path)
     content, tensors = _read(path)
     try:
-        labels = content["classes"]
-        classes = (
-            tensors["classes"]
-            if labels is None
-            else np.asarray(labels, dtype=object if content["object_labels"] else None)
-        )
         settings = {key: _restore(a) for key, a in content["params"].items()}
-        params = Params(tensors["W"], tensors["b"])
-        clf = LinearClassifier.from_params(params, classes, **settings)
-        alpha = content.get("alpha", settings["alpha"])  # early files: the parameter alone
-        if alpha is not None:
-            clf.alpha_ = float(alpha)
-
-        if "near.W" in tensors:
-            near, standard = (
-                kind(*(tensors[f"near.{key}"] for key in kind._fields))
-                for kind in (Params, Standard)
-            )
-            shift_features(clf, cast(Params, near), cast(Standard, standard))
-        if content.get("solver") is not None:  # early files do not say
-            clf.solver_ = content["solver"]
-        if content["objective"] is not None:
-            clf.objective_ = content["objective"]
-            clf.history_ = {
-                key.removeprefix("history."): a
-                for key, a in tensors.items()
-                if key.startswith("history.")
-            }
-            clf.n_iter_ = len(clf.history_["seconds"])
-        if content["reasons"] is not None:
-            certified = {key: tensors[f"certificate.{key}"] for key in _CERTIFIED}
-            clf.certificate_ = Certificate(**certified, reasons=tuple(content["reasons"]))
-        names = content["feature_names"]
-        if content["preparation"] is not None:
-            from xplinear.datasets.preparation import (
-                Preparation,  # of the command line: others need no time
-            )
-
-            # A table that was not prepared has other columns, and is refused.
-            preparation = Preparation.from_record(content["preparation"])
-            expected = preparation.expected
-            nameless = expected is None or expected.by_place
-            names = names if nameless else preparation.feature_names
-        if names is not None:
-            clf.feature_names_in_ = np.asarray(names, dtype=object)
+        return make(_fitted(content, tensors), settings, content)
     except (KeyError, TypeError, AttributeError) as error:
         msg = (
             f"{os.fspath(path)!r} was written by xplinear {content['libraries']['xplinear']} and "
             f"does not suit this one, {xplinear.__version__} ({error!r}); upgrade xplinear"
         )
         raise ValueError(msg) from error
-    target = get_backend(backend)
-    return clf if target.name == "numpy" else clf.to(target)
+
+
+def _fitted(content: Mapping[str, Any], tensors: Mapping[str, Any]) -> Fitted:
+    labels, names, reasons = (content[key] for key in ("classes", "feature_names", "reasons"))
+    kind = object if content["object_labels"] else None
+    alpha = content.get("alpha", content["params"]["alpha"])  # early files: the parameter alone
+    near = certificate = history = None
+    if "near.W" in tensors:
+        near = Near(
+            Params(tensors["near.W"], tensors["near.b"]),
+            Standard(tensors["near.centre"], tensors["near.scale"]),
+        )
+    if reasons is not None:
+        certified = {key: tensors[f"certificate.{key}"] for key in _CERTIFIED}
+        certificate = Certificate(**certified, reasons=tuple(reasons))
+    if content["objective"] is not None:
+        history = {
+            key.removeprefix("history."): a
+            for key, a in tensors.items()
+            if key.startswith("history.")
+        }
+    return Fitted(
+        params=Params(tensors["W"], tensors["b"]),
+        classes=tensors["classes"] if labels is None else np.asarray(labels, dtype=kind),
+        backend=get_backend("numpy"),
+        near=near,
+        feature_names=None if names is None else np.asarray(names, dtype=object),
+        alpha=None if alpha is None else float(alpha),
+        solver=content.get("solver"),  # early files do not say
+        objective=content["objective"],
+        history=history,
+        certificate=certificate,
+    )
 
 
 def content_of(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 import xplinear
 from xplinear.data import Standard
-from xplinear.estimator.classifier import host_parameters, is_probabilistic
+from xplinear.formats.fitted import Fitted
 from xplinear.formats.writing import check_writable, written
-
-if TYPE_CHECKING:
-    from xplinear.estimator.classifier import LinearClassifier
 
 try:
     from onnx import NodeProto, TensorProto, checker, helper, numpy_helper, save_model
@@ -33,15 +29,14 @@ _LARGEST = float(np.finfo(np.float32).max)
 HostArray = np.ndarray[Any, np.dtype[Any]]
 
 
-def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
-    """Write a fitted classifier to an ONNX file; see `LinearClassifier.to_onnx`.
+def to_onnx(fitted: Fitted, path: str | os.PathLike[str], *, probabilistic: bool) -> None:
+    """Write a fitted classifier, on the host, to an ONNX file; see `LinearClassifier.to_onnx`.
 
     The graph is Gemm → ArgMax → Gather for the labels, and Softmax for the probabilities. Before
     it come Sub and Mul where features must be brought near first, as in the classifier itself.
     """
-    check_is_fitted(clf)
     check_writable(path, [".onnx"], bare=True)
-    classes = clf.classes_
+    classes = fitted.classes
     if classes.dtype.kind in "iu":  # which few programs read as anything but int64
         fits = classes.max() <= np.iinfo(np.int64).max
         classes = classes.astype(np.int64 if fits else np.uint64)
@@ -50,7 +45,7 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
         if not all(isinstance(label, str) for label in classes):
             msg = "labels must be numbers or strings to be written to ONNX; fit with such labels"
             raise TypeError(msg)
-    params, standard = host_parameters(clf)
+    params, standard = fitted.near or (fitted.params, None)
     W, b = params.W[:, 0, :].astype(np.float64), params.b[0].astype(np.float64)
     first: list[NodeProto] = []
     tensors: dict[str, HostArray] = {}
@@ -68,7 +63,7 @@ def to_onnx(clf: LinearClassifier, path: str | os.PathLike[str]) -> None:
         W, b = np.concatenate([-0.5 * W, 0.5 * W], axis=1), np.concatenate([-0.5 * b, 0.5 * b])
 
     values, last = "scores", []
-    if _has_probabilities(clf):
+    if probabilistic:
         values = "probabilities"
         last = [helper.make_node("Softmax", ["scores"], [values], axis=1)]
     labels = numpy_helper.from_array(np.ascontiguousarray(classes), "classes")
@@ -136,10 +131,3 @@ def _brought_near(
         helper.make_node("Mul", ["near", "scale"], ["features"]),
     ]
     return nodes, {"centre": centre, "scale": scale.astype(np.float32)}, W, b
-
-
-def _has_probabilities(clf: LinearClassifier) -> bool:
-    try:
-        return is_probabilistic(clf)
-    except AttributeError:
-        return False

@@ -13,8 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from xplinear.arguments import NONE, number
 from xplinear.backends import backend_of
-from xplinear.estimator.classifier import LinearClassifier, host_parameters, linear_coefficients
-from xplinear.estimator.standardize import restandardized
+from xplinear.formats.fitted import Fitted
 from xplinear.losses import LOSSES
 from xplinear.namespace import array_namespace, is_array
 from xplinear.objective import Params
@@ -22,6 +21,8 @@ from xplinear.objective import Params
 __all__ = ["SklearnClassifier", "from_sklearn", "settings_of", "to_sklearn"]
 
 SklearnClassifier: TypeAlias = LogisticRegression | SGDClassifier | LinearSVC
+
+HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _ROWS = "the number of rows, or the sum of their weights, because alpha = 1 / (C n)"
 _N_SAMPLES = replace(number("(0, inf)"), wants=(_ROWS,)) | NONE
@@ -37,8 +38,8 @@ _COUNTERPARTS: dict[str, tuple[type[Any], dict[str, Any]]] = {
 }
 
 
-def from_sklearn(cls: type[LinearClassifier], model: Any) -> LinearClassifier:
-    """Return a fitted classifier with the weights of a fitted one of scikit-learn.
+def from_sklearn(model: Any) -> tuple[Params, HostArray, dict[str, Any], HostArray | None]:
+    """Return parameters, classes, settings and feature names of a fitted model of scikit-learn.
 
     See `LinearClassifier.from_sklearn`.
     """
@@ -52,10 +53,7 @@ def from_sklearn(cls: type[LinearClassifier], model: Any) -> LinearClassifier:
     b = xp.zeros_like(coef[:, 0]) + model.intercept_  # a number without an intercept
     params = Params(xp.permute_dims(coef, (1, 0))[:, None, :], b[None, :])
     classes = backend_of(classes).to_host(classes) if is_array(classes) else classes
-    clf = cls.from_params(params, classes, **settings)
-    if hasattr(model, "feature_names_in_"):
-        clf.feature_names_in_ = model.feature_names_in_
-    return clf
+    return params, classes, settings, getattr(model, "feature_names_in_", None)
 
 
 def _one_against_the_rest(model: Any) -> bool:
@@ -151,27 +149,22 @@ def _logistic_penalty(model: LogisticRegression) -> dict[str, Any]:
     return {"penalty": "elastic_net", "l1_ratio": ratio, "C": model.C}
 
 
-def to_sklearn(clf: LinearClassifier) -> SklearnClassifier:
-    """Return a fitted classifier of scikit-learn with the same weights.
+def to_sklearn(
+    fitted: Fitted, coef: HostArray, intercept: HostArray, loss: Any, *, fit_intercept: bool
+) -> SklearnClassifier:
+    """Return a fitted classifier of scikit-learn with these weights, on the host.
 
     See `LinearClassifier.to_sklearn`.
     """
-    check_is_fitted(clf)
     names = {kind.__name__: name for name, kind in LOSSES.items()}
-    loss = clf.loss if isinstance(clf.loss, str) else names.get(type(clf.loss).__name__)
-    if loss not in _COUNTERPARTS:
-        msg = f"loss={clf.loss!r} has no counterpart in scikit-learn; keep the LinearClassifier"
+    name = loss if isinstance(loss, str) else names.get(type(loss).__name__)
+    if name not in _COUNTERPARTS:
+        msg = f"loss={loss!r} has no counterpart in scikit-learn; keep the LinearClassifier"
         raise ValueError(msg)
-    kind, settings = _COUNTERPARTS[loss]
-    model = kind(fit_intercept=clf.fit_intercept, **settings)
-    coef, intercept = (clf.backend_.to_host(a) for a in (clf.coef_, clf.intercept_))
-    near, standard = host_parameters(clf)
-    if standard is not None:  # in float64 the scores cancel less
-        near = Params(*(a.astype(np.float64) for a in near))
-        xp = array_namespace(near.W)
-        (coef,), (intercept,) = linear_coefficients(restandardized(near, standard, None, xp=xp))
+    kind, settings = _COUNTERPARTS[name]
+    model = kind(fit_intercept=fit_intercept, **settings)
     model.coef_, model.intercept_ = np.array(coef, order="C"), np.array(intercept)
-    model.classes_, model.n_features_in_ = clf.classes_, clf.n_features_in_
-    if hasattr(clf, "feature_names_in_"):
-        model.feature_names_in_ = clf.feature_names_in_
+    model.classes_, model.n_features_in_ = fitted.classes, coef.shape[1]
+    if fitted.feature_names is not None:
+        model.feature_names_in_ = fitted.feature_names
     return model

@@ -43,7 +43,8 @@ class Loss(Protocol):
     with which problems of few weights are solved by Newton steps.
 
     A kinked loss may offer the property ``polytope``, a `xplinear.losses.polytope.Polytope`: how
-    it is a maximum over a box or a simplex, which the solver ``interior_point`` needs.
+    it is a maximum over a box or a simplex, which the solver ``interior_point`` needs. For the
+    solver ``smoothing`` it offers ``smoothed(Z, y, width, *, xp)``: see `MulticlassHingeLoss`.
 
     Attributes
     ----------

@@ -3,79 +3,79 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any, Literal, Self, cast
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import check_cv
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from xplinear.arguments import (
-    CALLABLES,
-    FLAG,
-    NONE,
-    Check,
-    integer,
-    number,
-    satisfying,
-    sequence,
-    shown,
-)
-from xplinear.backends import Backend, backend_of
+from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence, shown
+from xplinear.backends import Backend
 from xplinear.backends.base import undisturbed
-from xplinear.data import ArrayData, Standard, StreamedData
-from xplinear.estimator.classifier import (
-    LinearClassifier,
-    Problem,
-    automatic_solver,
-    certificate_of,
-    is_probabilistic,
-    linear_coefficients,
-    place_of,
-    shift_features,
-)
-from xplinear.estimator.validation import check_groups, check_weights, host_weights
+from xplinear.estimator.attributes import keep
+from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
+from xplinear.estimator.problem import Problem, place_of, prepare
+from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
+from xplinear.estimator.solve import certificate_of, solver_for
+from xplinear.estimator.validation import host_weights
+from xplinear.formats.fitted import linear_coefficients
 from xplinear.losses import Loss
 from xplinear.minimize import time_left
+from xplinear.model_selection.folds import CV, folds_of, splits_of
 from xplinear.model_selection.scoring import OTHER_NAMES, SCORINGS, HostScoring
 from xplinear.model_selection.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
-from xplinear.namespace import Array, is_array
+from xplinear.namespace import Array
 from xplinear.objective import Objective, Params
-from xplinear.penalties import NoPenalty, Penalty
-from xplinear.solvers import SGD, Solver
+from xplinear.penalties import has_strength
+from xplinear.solvers import Solver
+from xplinear.solvers.automatic import automatic_solver
+from xplinear.solvers.protocol import declared
 
 __all__ = ["LinearClassifierCV"]
 
-# The estimator prepares and keeps for both classifiers; that is no part of its public face.
-# ruff: noqa: SLF001
-# pyright: reportPrivateUsage=false
+# ruff: noqa: RUF009 - `parameter` makes fields, as `dataclasses.field` does
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _STRENGTHS = sequence(number("(0, inf)"), "a sequence of positive, finite numbers, such as [1.0]")
-_SPLITTER = satisfying(
-    lambda cv: callable(getattr(cv, "split", None)) and not isinstance(cv, (str, bytes, type)),
-    "a splitter",
-)
-_PAIRS = satisfying(
-    lambda cv: isinstance(cv, Iterable) and not isinstance(cv, (str, bytes, Mapping)),
-    "pairs of training and test rows",
-)
-# Beside those of `LinearClassifier`.
-ARGUMENTS: dict[str, Check] = {
-    "alphas": _STRENGTHS | integer(2) | NONE,
-    "cv": integer(2) | _SPLITTER | _PAIRS | NONE,
-    "one_standard_error": FLAG,
-    "learning_rates": _STRENGTHS | NONE,
-    "refit": FLAG,
-}
+_MOST = 1000  # strengths over 7 decades: each is 1.6 % less than the one before it
 
 
-class LinearClassifierCV(ClassifierMixin, BaseEstimator):
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """What is searched, and how, checked: what `LinearClassifierCV` is told beside `Settings`."""
+
+    alphas: Sequence[float] | int | None = parameter(None, _STRENGTHS | integer(2) | NONE)
+    cv: Any = parameter(None, CV)
+    one_standard_error: bool = parameter(False, FLAG)
+    learning_rates: Sequence[float] | None = parameter(None, _STRENGTHS | NONE)
+    refit: bool = parameter(True, FLAG)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if isinstance(self.alphas, int) and self.alphas > _MOST:
+            msg = (
+                f"alphas={self.alphas} is how many strengths to fit in every fold, and more than "
+                f"{_MOST} lie too close together to choose among; give fewer, or a list: "
+                f"[{self.alphas}] is one strength"
+            )
+            raise ValueError(msg)
+
+    def strengths(self, objective: Objective) -> HostArray:
+        """Return the strengths to try, strong to weak."""
+        if self.alphas is None:
+            return automatic_alphas(objective)
+        if isinstance(self.alphas, int):
+            return automatic_alphas(objective, self.alphas)
+        return np.unique(self.alphas)[::-1]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     """Linear classifier whose strength of the penalty is chosen by cross-validation.
 
     All strengths and folds share one X: a fold is a column of 0/1 weights, a stack of models one
@@ -172,58 +172,12 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
     (0.1, (3, 5), (3, 10, 64))
     """
 
-    def __init__(
-        self,
-        alphas: Sequence[float] | int | None = None,
-        *,
-        cv: Any = None,
-        scoring: str | Callable[..., float] | None = "accuracy",
-        one_standard_error: bool = False,
-        learning_rates: Sequence[float] | None = None,
-        refit: bool = True,
-        loss: str | Loss = "softmax",
-        penalty: str | Penalty | None = "l2",
-        l1_ratio: float = 0.15,
-        fit_intercept: bool = True,
-        standardize: bool = False,
-        solver: str | Solver = "auto",
-        batch_size: int = 64,
-        learning_rate: Literal["auto"] | float = "auto",
-        momentum: float = 0.9,
-        max_iter: int | None = None,
-        tol: float = 1e-4,
-        class_weight: Mapping[Any, float] | str | None = None,
-        random_state: int | np.random.RandomState | None = None,
-        backend: str | Backend | None = None,
-        dtype: str | None = None,
-        precision: Literal["float32", "tf32"] = "float32",
-        accelerate: bool = True,
-        verbose: int = 0,
-    ) -> None:
-        self.alphas = alphas
-        self.cv = cv
-        self.scoring = scoring
-        self.one_standard_error = one_standard_error
-        self.learning_rates = learning_rates
-        self.refit = refit
-        self.loss = loss
-        self.penalty = penalty
-        self.l1_ratio = l1_ratio
-        self.fit_intercept = fit_intercept
-        self.standardize = standardize
-        self.solver = solver
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.max_iter = max_iter
-        self.tol = tol
-        self.class_weight = class_weight
-        self.random_state = random_state
-        self.backend = backend
-        self.dtype = dtype
-        self.precision = precision
-        self.accelerate = accelerate
-        self.verbose = verbose
+    alphas: Sequence[float] | int | None = field(default=_Search.alphas, kw_only=False)
+    cv: Any = _Search.cv
+    scoring: str | Callable[..., float] | None = "accuracy"
+    one_standard_error: bool = _Search.one_standard_error
+    learning_rates: Sequence[float] | None = _Search.learning_rates
+    refit: bool = _Search.refit
 
     @undisturbed(place_of)
     def fit(
@@ -256,40 +210,43 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             there is none yet, what was fitted before stays as it was.
         """
         callbacks = CALLABLES("callbacks", callbacks)
-        for name in ARGUMENTS:
-            self._plain(name)
-        settings = self.get_params(deep=False)
-        template = LinearClassifier(
-            **{name: settings[name] for name in LinearClassifier().get_params() if name in settings}
-        )
-        problem = template._problem(X, y, sample_weight, scored=True)
+        search, settings = given(_Search, self), given(Settings, self)
+        problem = prepare(settings, X, y, sample_weight, owner=self, scored=True)
         objective = problem.objective
-        if objective.penalty == NoPenalty():
+        if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
         if self.solver == "auto":
-            template.solver = automatic_solver(objective)
-        solver = template._solver(objective, problem.seed)
-        rates = self._rates(solver)
+            settings = replace(settings, solver=automatic_solver(objective))
+        solver = solver_for(settings, objective, problem.seed)
+        rates = self._rates(search, solver)
         scoring = self._scoring(objective.loss)
-        alphas = self._alphas(objective)
-        grid = self._grid(problem, X, sample_weight, groups, alphas, rates)
+        alphas = search.strengths(objective)
+        splits = splits_of(search.cv, X, problem.classes[problem.codes], groups)
+        if search.one_standard_error and len(splits) < 2:
+            msg = "one_standard_error needs at least two folds"
+            raise ValueError(msg)
+        folds = folds_of(problem, splits, sample_weight, settings.class_weight, refit=search.refit)
+        grid = Grid(alphas, rates, *folds)
         if self.solver == "auto":  # what suits one model may be too much for many
-            template.solver = automatic_solver(objective, len(grid.lanes), len(alphas))
-            solver = template._solver(objective, problem.seed)
+            name = automatic_solver(objective, len(grid.lanes), len(alphas))
+            settings = replace(settings, solver=name)
+            solver = solver_for(settings, objective, problem.seed)
+        chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
+        chosen["solver"] = settings.solver
         if not isinstance(scoring, str):
-            scoring = self._host_scoring(scoring, template, problem, X, sample_weight)
+            scoring = _host_scoring(scoring, chosen, problem, X, sample_weight)
         run = Run(grid, callbacks)
         try:
             self._solve(objective, solver, run, scoring)
         except KeyboardInterrupt as interrupt:
             with suppress(Exception):  # nothing to choose from, say: it is Ctrl-C that counts
-                self._choose(template, problem, solver, run)
+                self._choose(chosen, problem, solver, run)
                 raise
             msg = "interrupted before a strength was done in all folds; nothing new is kept"
             raise KeyboardInterrupt(msg) from interrupt
-        run.warn(objective, self.precision, getattr(solver, "tol", self.tol))
-        self._choose(template, problem, solver, run)
+        run.warn(objective, settings.precision, getattr(solver, "tol", settings.tol))
+        self._choose(chosen, problem, solver, run)
         run.warn_of_an_end()
         return self
 
@@ -367,10 +324,6 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             raise AttributeError(msg)
         return self.best_estimator_
 
-    def _plain(self, name: str) -> Any:
-        """Return a parameter, checked, as plain Python has it."""
-        return ARGUMENTS[name](name, getattr(self, name))
-
     def _scoring(self, loss: Loss) -> str | Callable[..., float]:
         """Return the name of a scoring of `SCORINGS`, or the callable."""
         if self.scoring is None:
@@ -393,139 +346,33 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         return scoring
 
-    def _host_scoring(
-        self,
-        function: Callable[..., float],
-        template: LinearClassifier,
-        problem: Problem,
-        X: Any,
-        sample_weight: Any,
-    ) -> HostScoring:
-        classes, to_host = problem.classes, problem.objective.data.backend.to_host
-        settings = {**template.get_params(deep=False), "backend": None}
-
-        def classifier(params: Params, alpha: float) -> LinearClassifier:
-            host = Params(*map(to_host, problem.unstandardized(params)))
-            clf = LinearClassifier.from_params(host, classes, **{**settings, "alpha": alpha})
-            if problem.shifted and problem.standard is not None:
-                host = Params(*map(to_host, problem.held(params)))
-                shift_features(clf, host, Standard(*map(to_host, problem.standard)))
-            if problem.features.names is not None:
-                clf.feature_names_in_ = problem.features.names
-            return clf
-
-        labels, n = classes[problem.codes], len(problem.codes)
-        weights = None if sample_weight is None else host_weights(sample_weight, n)
-        return HostScoring(function, X, labels, weights, problem.places, classifier)
-
-    def _rates(self, solver: Solver) -> list[float | None]:
-        if self.learning_rates is None:
+    def _rates(self, search: _Search, solver: Solver) -> list[float | None]:
+        if search.learning_rates is None:
             return [None]
-        if not isinstance(solver, SGD):
+        if declared(solver, "with_rates") is None:
             msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
-            raise ValueError(msg)  # noqa: TRY004 - it is the value
-        return list(self._plain("learning_rates"))
-
-    def _alphas(self, objective: Objective) -> HostArray:
-        alphas = self._plain("alphas")
-        if alphas is None:
-            return automatic_alphas(objective)
-        if isinstance(alphas, int):
-            return automatic_alphas(objective, alphas)
-        return np.unique(alphas)[::-1]
-
-    def _grid(
-        self,
-        problem: Problem,
-        X: Any,
-        sample_weight: Any,
-        groups: Any,
-        alphas: HostArray,
-        rates: Sequence[float | None],
-    ) -> Grid:
-        """Return the grid, with a column of weights for every fold."""
-        data, classes = cast(ArrayData | StreamedData, problem.objective.data), problem.classes
-        codes = problem.codes
-        weights = check_weights(sample_weight, None, codes, classes)
-        weights = np.ones(len(codes)) if weights is None else weights
-        weights[problem.left_out] = 0.0
-
-        def weights_of(rows: HostArray) -> Any:
-            return check_weights(rows, self.class_weight, codes, classes)
-
-        train: list[HostArray] = []
-        held_out: list[HostArray] = []
-        tests: list[HostArray] = []
-        known: list[HostArray] = []
-        for fold, split in enumerate(self._splits(X, classes[codes], groups)):
-            index = [_rows(part, len(codes), fold) for part in split]
-            parts = [np.bincount(rows, minlength=len(codes)) * weights for rows in index]
-            if not all(part.any() for part in parts):
-                msg = f"cv: fold {fold} has no rows of positive weight to train on or to score"
-                raise ValueError(msg)
-            there = classes[np.unique(codes[parts[0] > 0])].tolist()
-            if len(there) < 2:
-                msg = (
-                    f"cv: fold {fold} trains on one class only, {there[0]!r}, and a classifier "
-                    "needs two; use fewer folds, or stratified ones: cv=2"
-                )
-                raise ValueError(msg)
-            train.append(weights_of(parts[0]))
-            known.append(np.bincount(codes, train[-1], minlength=len(classes)) > 0)
-            held_out.append(parts[1])
-            tests.append(index[1][weights[index[1]] > 0])
-        if not tests:
-            msg = f"cv={self.cv!r} gives no folds; give a number of them, or pairs of rows"
             raise ValueError(msg)
-        if self.one_standard_error and len(tests) < 2:
-            msg = "one_standard_error needs at least two folds"
-            raise ValueError(msg)
-        if self.refit:
-            train.append(weights_of(weights))
-        # Of mean 1 in each fold: what all folds share, such as a metric, then weighs them alike.
-        columns = (problem.counted(np.stack(part, axis=1)) for part in (train, held_out))
-        trained, scored = (column / column.mean(axis=0) for column in columns)
-        return Grid(
-            alphas,
-            rates,
-            data.as_held(trained),
-            data.as_held(scored),
-            tests,
-            np.stack(known),
-        )
-
-    def _splits(self, X: Any, labels: HostArray, groups: Any) -> list[tuple[Any, Any]]:
-        """Return the training and test rows of each fold."""
-        if groups is not None:
-            groups = check_groups(groups, len(labels))
-        cv = self._plain("cv")
-        splitter = cast(Any, check_cv(cv, labels, classifier=True))
-        try:
-            return list(splitter.split(X, labels, groups))
-        except (TypeError, ValueError) as error:
-            if hasattr(cv, "split"):
-                raise
-            msg = f"cv, if it is no splitter, must give pairs of training and test rows: {error}"
-            if cv is None or isinstance(cv, int):
-                msg = f"cv={cv} does not suit these rows: {error}"
-            raise ValueError(msg) from error
+        return list(search.learning_rates)
 
     def _choose(
-        self, template: LinearClassifier, problem: Problem, solver: Solver, run: Run
+        self, parameters: Mapping[str, Any], problem: Problem, solver: Solver, run: Run
     ) -> None:
         """Take over the results."""
         a, r = run.best(one_standard_error=self.one_standard_error)
         done, objective, rate = run.done, problem.objective, run.grid.rates[r]
-        template.alpha = float(run.grid.alphas[done[a]])
-        template.learning_rate = template.learning_rate if rate is None else rate
+        alpha = float(run.grid.alphas[done[a]])
+        best = LinearClassifier(**parameters).set_params(alpha=alpha)
+        if rate is not None:
+            best.learning_rate = rate
         paths = None
         if self.refit:
             xp, backend = objective.xp, objective.data.backend
-            alpha = backend.asarray(np.asarray([template.alpha]), objective.data.dtype)
-            own = replace(objective, alpha=alpha)
-            chosen = replace(problem, objective=own, alpha=template.alpha)
+            strength = backend.asarray(np.asarray([alpha]), objective.data.dtype)
+            own = replace(objective, alpha=strength)
             result = problem.rounded(run.refits[int(done[a]), r])
-            template._keep(chosen, solver, result, certificate_of(chosen.objective, solver, result))
+            certificate = certificate_of(own, solver, result)
+            chosen = replace(problem, objective=own, alpha=alpha)
+            keep(best, chosen.fitted(solver, result, certificate))
             parts = [run.refits[int(i), r].params for i in done]
             stacked = Params(
                 xp.concat([part.W for part in parts], axis=1),
@@ -535,23 +382,30 @@ class LinearClassifierCV(ClassifierMixin, BaseEstimator):
         # Last what computes nothing more: Ctrl-C finds the old choice, or all of the new one.
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
-        self.alphas_, self.alpha_ = run.grid.alphas[done], template.alpha
+        self.alphas_, self.alpha_ = run.grid.alphas[done], alpha
         self.cv_scores_, self.best_index_ = run.scores[done][:, 0], a
         if rate is not None:
             self.cv_scores_, self.best_index_ = run.scores[done], (a, r)
             self.learning_rate_ = rate
         if paths is not None:
             self.coefs_paths_, self.intercepts_paths_ = paths
-            self.best_estimator_ = template
-            fitted = {name: value for name, value in vars(template).items() if name.endswith("_")}
+            self.best_estimator_ = best
+            fitted = {name: value for name, value in vars(best).items() if name.endswith("_")}
             vars(self).update(fitted)
 
 
-def _rows(part: Any, n: int, fold: int) -> HostArray:
-    """Return the rows that a splitter names, as indices 0 … n − 1; it may give a mask."""
-    rows = backend_of(part).to_host(part) if is_array(part) else np.asarray(part)
-    try:
-        return np.arange(n)[rows if rows.size else rows.astype(np.intp)]
-    except IndexError as error:
-        msg = f"cv: fold {fold} names rows that X, of {n} rows, does not have: {error}"
-        raise ValueError(msg) from error
+def _host_scoring(
+    function: Callable[..., float],
+    parameters: Mapping[str, Any],
+    problem: Problem,
+    X: Any,
+    sample_weight: Any,
+) -> HostScoring:
+    def classifier(params: Params, alpha: float) -> LinearClassifier:
+        clf = LinearClassifier(**parameters).set_params(alpha=alpha, backend=None)
+        keep(clf, problem.model(params).to("numpy"))
+        return clf
+
+    labels, n = problem.classes[problem.codes], len(problem.codes)
+    weights = None if sample_weight is None else host_weights(sample_weight, n)
+    return HostScoring(function, X, labels, weights, problem.places, classifier)

@@ -17,7 +17,8 @@ from sklearn.utils import _safe_indexing  # pyright: ignore[reportPrivateUsage] 
 
 from xplinear.backends import backend_of
 from xplinear.data import ArrayData, Block, StreamedData
-from xplinear.estimator.classifier import LinearClassifier, accuracy, block_scores
+from xplinear.estimator.classifier import LinearClassifier
+from xplinear.estimator.predictions import accuracy, block_scores
 from xplinear.losses import Loss, SoftmaxLoss
 from xplinear.namespace import Array, Namespace, accumulator, device, is_array
 from xplinear.objective import Objective, Params, class_scores, scores

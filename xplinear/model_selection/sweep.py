@@ -16,16 +16,15 @@ from sklearn.exceptions import ConvergenceWarning
 from xplinear.arguments import integer
 from xplinear.backends import matmul_precision
 from xplinear.data import ArrayData, StreamedData
-from xplinear.estimator.classifier import at_the_floor
+from xplinear.estimator.solve import at_the_floor
 from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
 from xplinear.model_selection.scoring import SCORINGS, HostScoring, class_counts, without_classes
 from xplinear.namespace import Array
 from xplinear.objective import OBJECTIVE, Objective, Params, columns
-from xplinear.penalties import ElasticNetPenalty, NoPenalty
-from xplinear.solvers import GD, LBFGS, SGD, Solver
-from xplinear.solvers.gram import gram_pays
+from xplinear.penalties import L1Penalty, NoPenalty
+from xplinear.solvers import GD, Solver
 from xplinear.solvers.metric import loss_curvature
-from xplinear.solvers.protocol import take_models
+from xplinear.solvers.protocol import declared, take_models
 
 __all__ = [
     "Grid",
@@ -107,23 +106,34 @@ def automatic_alphas(objective: Objective, count: int = _GRID) -> HostArray:
     """
     OBJECTIVE("objective", objective)
     count = integer(1)("count", count)
-    xp, data, penalty = objective.xp, objective.data, objective.penalty
-    share = penalty.l1_ratio if isinstance(penalty, ElasticNetPenalty) else 1.0
     deviation, telling = _features(objective)
-    if penalty.smooth or share == 0.0:
+    strongest = _strongest_alphas(objective)
+    if strongest is None:
         unit = loss_curvature(objective.loss, objective.k) * deviation**2
         top, decades = unit.sum(), _L2_DECADES
     else:
-        start = Params(objective.zeros().W, _best_intercept(objective))
-        _, grads = objective.data_loss_and_grad(start)
-        entry = data.backend.to_host(xp.max(xp.abs(grads.W), axis=(1, 2))).astype(float) / share
-        slope = entry / np.where(deviation > 0, deviation, np.inf)
-        unit, (top, decades) = slope.max() * deviation, (entry.max(), _L1_DECADES)
+        slope = strongest / np.where(deviation > 0, deviation, np.inf)
+        unit, (top, decades) = slope.max() * deviation, (strongest.max(), _L1_DECADES)
     if not (top > 0.0 and telling.any()):
         msg = "alphas cannot be chosen: every feature is constant; give alphas as numbers"
         raise ValueError(msg)
     weakest = min(top * 10.0**-decades, unit[telling].min() * 10.0**-_SMALL_DECADES)
     return top * np.logspace(0.0, np.log10(weakest / top), count)
+
+
+def _strongest_alphas(objective: Objective) -> HostArray | None:
+    """Return the weakest α ``(p,)`` at which each feature alone has no weight; None if none does.
+
+    A penalty that does not say is taken for L1.
+    """
+    penalty, xp = objective.penalty, objective.xp
+    if penalty.smooth:
+        return None
+    start = Params(objective.zeros().W, _best_intercept(objective))
+    _, grads = objective.data_loss_and_grad(start)
+    alone = xp.permute_dims(grads.W, (1, 0, 2))  # each feature as a model of its own
+    alpha = getattr(penalty, "strongest_alpha", L1Penalty().strongest_alpha)(alone, xp=xp)
+    return None if alpha is None else objective.data.backend.to_host(alpha).astype(np.float64)
 
 
 def _features(objective: Objective) -> tuple[HostArray, HostArray]:
@@ -254,10 +264,10 @@ def stacks(
     its held-out rows would have been seen. A stack that memory does not hold is halved. Of one
     that Ctrl-C cuts short, the models that were done are yielded too, before `Interrupted`.
     """
-    if isinstance(solver, LBFGS) and solver.gram == "auto":  # one Gram matrix serves all
-        everything = _stacked(objective, grid, range(len(grid.alphas)), grid.lanes)
-        solver = replace(solver, gram=gram_pays(everything))
-    follows = hasattr(solver, "follow")
+    planned = declared(solver, "planned")
+    if planned is not None:
+        solver = planned(_stacked(objective, grid, range(len(grid.alphas)), grid.lanes))
+    follows = declared(solver, "follow") is not None
     width, depth = stack_width(objective, len(grid.lanes), follows=follows)
     waiting = [(grid.lanes, 0)]  # and the first of the strengths that are left to do
     while waiting:
@@ -271,9 +281,9 @@ def stacks(
             at = range(start, min(start + depth, len(grid.alphas)))
             stack = _stacked(objective, grid, at, lanes)
             own = solver
-            if isinstance(solver, SGD) and grid.rates[0] is not None:
-                rates = [cast(float, grid.rates[r]) for r, _ in lanes]
-                own = replace(solver, learning_rate=cast(Any, tuple(rates * len(at))))
+            if grid.rates[0] is not None:
+                rates = tuple(grid.rates[r] for r, _ in lanes)
+                own = declared(solver, "with_rates")(rates * len(at))
             interrupt: Interrupted | None = None
             with matmul_precision(precision):
                 try:

@@ -30,6 +30,10 @@ class Penalty(Protocol):
     finite; `xplinear.duality` bounds the optimum with it.
     A penalty that is a sum over the weights, the prox of each its own, may say so with
     ``separable = True``: where most weights are zero, `ProximalLBFGS` then looks at some only.
+    A kinked penalty may offer ``strongest_alpha(gradient, *, xp)``, from which a path of
+    strengths begins: the weakest α ``(m,)`` at which all weights are zero where the loss has this
+    gradient ``(p, m, k)`` at zero weights; None where there is none.
+    A penalty that is 0 everywhere says so with ``absent = True``: it has no strength.
 
     Attributes
     ----------
@@ -59,5 +63,11 @@ PENALTIES: dict[str, type[Penalty]] = {
     "l1": L1Penalty,
     "elastic_net": ElasticNetPenalty,
 }
+
+
+def has_strength(penalty: Penalty) -> bool:
+    """Return whether there is a penalty at all."""
+    return not getattr(penalty, "absent", False)
+
 
 PENALTY = offering(Penalty, "an object with the methods of xplinear.penalties.Penalty")

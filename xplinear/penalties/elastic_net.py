@@ -64,6 +64,11 @@ class ElasticNetPenalty:
         r, xp = self.l1_ratio, weights_namespace(W, step, xp=xp)
         return _L2.prox(_L1.prox(W, r * step, xp=xp), (1.0 - r) * step, xp=xp)
 
+    def strongest_alpha(self, gradient: Array, *, xp: Namespace = None) -> Array | None:
+        """Return that of L1 over r; where r is 0 no strength makes every weight zero."""
+        r = self.l1_ratio
+        return None if r == 0.0 else _L1.strongest_alpha(gradient, xp=xp) / r
+
     def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         """Return $Ω*(V) = ½‖soft(V, r)‖² / (1 − r)$ and 1; where r is 1, that of L1."""
         r = self.l1_ratio

@@ -50,8 +50,13 @@ class L1Penalty:
         """Return W soft-thresholded at ``step``."""
         return soft_threshold(W, step, xp=weights_namespace(W, step, xp=xp))
 
+    def strongest_alpha(self, gradient: Array, *, xp: Namespace = None) -> Array:
+        """Return the largest magnitude in the gradient ``(m,)``."""
+        xp = weights_namespace(gradient, xp=xp, name="gradient")
+        return xp.max(xp.abs(gradient), axis=(0, -1))
+
     def conjugate(self, V: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         """Return Ω*(tV) = 0 and $t = min(1, 1 / ‖V‖_∞)$: Ω* is infinite where |v| > 1."""
         xp = weights_namespace(V, xp=xp, name="V")
-        largest = xp.max(xp.abs(V), axis=(0, -1))
+        largest = self.strongest_alpha(V, xp=xp)
         return xp.zeros_like(largest), 1.0 / xp.where(largest > 1.0, largest, 1.0)

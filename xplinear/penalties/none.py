@@ -23,6 +23,7 @@ class NoPenalty:
 
     smooth = True
     separable = True
+    absent = True
 
     def value(self, W: Array, *, xp: Namespace = None) -> Array:
         """Return zeros ``(m,)``."""

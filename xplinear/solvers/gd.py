@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from xplinear.arguments import integer, number, one_of, settle
+from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
@@ -16,7 +18,7 @@ from xplinear.solvers.metric import (
     loss_curvature,
     plain_metric,
 )
-from xplinear.solvers.protocol import select, take_models
+from xplinear.solvers.protocol import check_suits, select, take_models
 from xplinear.solvers.proximal import Move, proximal_step
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_excess
@@ -80,15 +82,30 @@ class GD:
     array([[1.508]])
     """
 
-    state_type: ClassVar = GDState
-
     max_iter: int = 1000
     tol: float = 1e-4
     step_size: Literal["backtracking", "curvature"] | float = "backtracking"
 
+    state_type = GDState
+    exact = False
+
     def __post_init__(self) -> None:
         step_size = one_of("backtracking", "curvature") | number("(0, inf)")
         settle(self, max_iter=integer(1), tol=number("[0, inf)"), step_size=step_size)
+
+    @classmethod
+    def configured(cls, settings: Mapping[str, Any]) -> Self:
+        """Return the solver for these settings; a ``learning_rate`` is its step size."""
+        named = {"max_iter": "max_iter", "tol": "tol", "learning_rate": "step_size"}
+        given = {own: settings.get(name) for name, own in named.items()}
+        return cls(**{own: value for own, value in given.items() if value is not None})
+
+    def refuses(self, loss: Loss, penalty: Penalty) -> str | None:
+        """Refuse a kinked loss where the step is to come from its curvature."""
+        del penalty
+        if loss.smooth or self.step_size != "curvature":
+            return None
+        return "step_size='curvature' needs a smooth loss; use 'backtracking'"
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -97,6 +114,7 @@ class GD:
 
     def init(self, objective: Objective, params: Params) -> GDState:
         """Evaluate the start and choose the first step size."""
+        check_suits(self, objective)
         xp = objective.xp
         value, grads = objective.data_loss_and_grad(params)
         ones = xp.ones_like(params.b[:, 0])
@@ -104,9 +122,6 @@ class GD:
             metric = plain_metric(objective)
             step_size = self.step_size * ones
         else:
-            if self.step_size == "curvature" and not objective.loss.smooth:
-                msg = "step_size='curvature' needs a smooth loss; use 'backtracking'"
-                raise ValueError(msg)
             metric = feature_metric(objective, feature_moments(objective))
             curvature = loss_curvature(objective.loss, objective.k)
             step_size = ones / (curvature * metric.eigenvalue)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from xplinear.arguments import integer, number, settle
 from xplinear.data import Block
@@ -12,7 +12,7 @@ from xplinear.losses.polytope import Polytope
 from xplinear.losses.true_class import diagonal, pairwise_curvature, true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params, class_scores, columns
-from xplinear.penalties import L2Penalty
+from xplinear.penalties import L2Penalty, Penalty
 from xplinear.solvers.hessian import (
     augmented,
     augmented_rows,
@@ -21,11 +21,11 @@ from xplinear.solvers.hessian import (
     rows_hessian,
 )
 from xplinear.solvers.metric import centred_scores, safe_divisor
-from xplinear.solvers.protocol import select, take_models
+from xplinear.solvers.protocol import check_suits, select, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_gap
 
-__all__ = ["InteriorPoint", "InteriorPointState", "interior_point_pays"]
+__all__ = ["InteriorPoint", "InteriorPointState"]
 
 _SHARE = 0.25  # of a box, from its lower bounds, where a starts
 _SLACK = 1.5  # of the largest |v| at the start: the least slack then
@@ -104,7 +104,7 @@ class InteriorPoint:
 
     (weights s of sum 1; the last with a free intercept), c the constants in v and g the gradient
     of a·v in the scores. 10 to 25 iterations do, whatever the data and their units, but each
-    costs n c² p² + c³ p³ operations, and all rows are held in float64: see `interior_point_pays`.
+    costs n c² p² + c³ p³ operations, and all rows are held in float64: see `pays`.
 
     Parameters
     ----------
@@ -136,13 +136,51 @@ class InteriorPoint:
     0.752
     """
 
-    state_type: ClassVar = InteriorPointState
-
     max_iter: int = 100
     tol: float = 1e-4
 
+    state_type = InteriorPointState
+    needs_alpha = True
+
     def __post_init__(self) -> None:
         settle(self, max_iter=integer(1), tol=number("[0, inf)"))
+
+    def refuses(self, loss: Loss, penalty: Penalty) -> str | None:
+        """Refuse all but a maximum over a polytope, with L2."""
+        if penalty != L2Penalty():
+            return f"solver 'interior_point' needs penalty='l2', got {penalty!r}; use 'sgd'"
+        if _polytope(loss) is not None:
+            return None
+        return (
+            "solver 'interior_point' needs a loss that is a maximum over a polytope, such as "
+            f"'multiclass_hinge', 'crammer_singer' or 'absolute_error', got {loss!r}; use 'lbfgs' "
+            "where the loss is smooth, else 'sgd'"
+        )
+
+    def pays(self, objective: Objective, models: int = 1) -> bool:
+        """Return whether it fits in memory and takes seconds at most, for all models.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from xplinear.backends import get_backend
+        >>> from xplinear.data import ArrayData
+        >>> from xplinear.losses import CrammerSingerLoss
+        >>> data = ArrayData(np.eye(3), np.arange(3), backend=get_backend("numpy"))
+        >>> F = Objective(CrammerSingerLoss(), L2Penalty(), np.asarray([0.1]), data, k=3)
+        >>> InteriorPoint().pays(F)
+        True
+        """
+        polytope = _polytope(objective.loss)
+        if polytope is None or self.refuses(objective.loss, objective.penalty) is not None:
+            return False
+        n, k, d = objective.data.n, objective.k, objective.data.p + 1
+        c = columns(objective.loss, k)
+        blocks, size = (1, c) if _coupled(polytope) else (c, 1)
+        step = blocks * (n * size * (size + 1) * d**2 + 3.0 * (size * d) ** 3) + _OTHER * n * k
+        flops = models * step
+        entries = n * d + models * (n * (20 * k + size * (size + d)) + 4 * blocks * (size * d) ** 2)
+        return flops <= _FLOPS and 8 * entries <= _BYTES
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -151,16 +189,7 @@ class InteriorPoint:
 
     def init(self, objective: Objective, params: Params) -> InteriorPointState:
         """Evaluate the start, and make the rows ready."""
-        if objective.penalty != L2Penalty():
-            msg = f"solver 'interior_point' needs penalty='l2', got {objective.penalty!r}"
-            raise ValueError(msg)
-        if _polytope(objective.loss) is None:
-            msg = (
-                "solver 'interior_point' needs a loss that is a maximum over a polytope, such as "
-                "'multiclass_hinge', 'crammer_singer' or 'absolute_error', got "
-                f"{objective.loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
-            )
-            raise ValueError(msg)
+        check_suits(self, objective)
         data, backend = objective.data, objective.data.backend
         static = objective.loss, objective.fit_intercept, objective.k, objective.xp
         with backend.double_precision():
@@ -195,32 +224,6 @@ class InteriorPoint:
                 given=xp.take(rows.given, models, axis=0),
             ),
         )
-
-
-def interior_point_pays(objective: Objective, models: int = 1) -> bool:
-    """Return whether an interior point fits in memory and takes seconds at most, for all models.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from xplinear.backends import get_backend
-    >>> from xplinear.data import ArrayData
-    >>> from xplinear.losses import CrammerSingerLoss
-    >>> data = ArrayData(np.eye(3), np.arange(3), backend=get_backend("numpy"))
-    >>> F = Objective(CrammerSingerLoss(), L2Penalty(), np.asarray([0.1]), data, k=3)
-    >>> interior_point_pays(F)
-    True
-    """
-    polytope = _polytope(objective.loss)
-    if objective.penalty != L2Penalty() or polytope is None:
-        return False
-    n, k, d = objective.data.n, objective.k, objective.data.p + 1
-    c = columns(objective.loss, k)
-    blocks, size = (1, c) if _coupled(polytope) else (c, 1)
-    step = blocks * (n * size * (size + 1) * d**2 + 3.0 * (size * d) ** 3) + _OTHER * n * k
-    flops = models * step
-    entries = n * d + models * (n * (20 * k + size * (size + d)) + 4 * blocks * (size * d) ** 2)
-    return flops <= _FLOPS and 8 * entries <= _BYTES
 
 
 def _polytope(loss: Any) -> Polytope | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from xplinear.arguments import FLAG, integer, number, one_of, settle
 from xplinear.data import Block
+from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
@@ -31,7 +32,8 @@ from xplinear.solvers.metric import (
     spread,
     uncentred,
 )
-from xplinear.solvers.protocol import take_models
+from xplinear.solvers.newton import Newton
+from xplinear.solvers.protocol import check_suits, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import (
     SUFFICIENT,
@@ -46,6 +48,8 @@ __all__ = ["LBFGS", "LBFGSState", "Proposal"]
 _POWER_ITERATIONS = 5
 _UNTOLD = 0.03  # the metric alone is at times 1000 times too steep
 _LONG = 1e-5  # of the weights: steps that are followed by more
+_TRIED = 200  # iterations before a Newton step is worth what it costs
+_AFFORDABLE_STEP = 5e9  # operations of one: some tenths of a second
 _FACTOR = 4.0  # from one length of the first step to the next
 
 
@@ -138,16 +142,35 @@ class LBFGS:
     0.0537
     """
 
-    state_type: ClassVar = LBFGSState
-
     max_iter: int = 1000
     tol: float = 1e-4
     memory: int = 10
     gram: Literal["auto"] | bool = "auto"
 
+    state_type = LBFGSState
+
     def __post_init__(self) -> None:
         gram = one_of("auto") | FLAG
         settle(self, max_iter=integer(1), tol=number("[0, inf)"), memory=integer(1), gram=gram)
+
+    def refuses(self, loss: Loss, penalty: Penalty) -> str | None:
+        """Refuse what is kinked."""
+        kinds = (loss, "loss", "'smoothing' or 'sgd'"), (penalty, "penalty", "'proximal_lbfgs'")
+        for part, kind, remedy in kinds:
+            if not part.smooth:
+                return f"solver 'lbfgs' needs a smooth {kind}, got {part!r}; use {remedy}"
+        return None
+
+    def planned(self, objective: Objective) -> LBFGS:
+        """Let one Gram matrix serve all models."""
+        return replace(self, gram=gram_pays(objective)) if self.gram == "auto" else self
+
+    def relay(self, objective: Objective) -> tuple[LBFGS, Newton] | None:
+        """Where this is slow, its metric does not suit the data: exact Hessians do."""
+        rest = self.max_iter - _TRIED
+        if rest < 1 or not Newton().pays(objective, most=_AFFORDABLE_STEP):
+            return None
+        return replace(self, max_iter=_TRIED), Newton(rest, self.tol)
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -156,12 +179,7 @@ class LBFGS:
 
     def init(self, objective: Objective, params: Params) -> LBFGSState:
         """Evaluate the start and decompose the Gram matrix."""
-        loss, penalty = objective.loss, objective.penalty
-        kinds = (loss, "loss", "'smoothing' or 'sgd'"), (penalty, "penalty", "'proximal_lbfgs'")
-        for part, kind, remedy in kinds:
-            if not part.smooth:
-                msg = f"solver 'lbfgs' needs a smooth {kind}, got {part!r}; use {remedy}"
-                raise ValueError(msg)
+        check_suits(self, objective)
         params = evened(objective, params)
         return self.start(objective, params, *objective.data_loss_and_grad(params))
 

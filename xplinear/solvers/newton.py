@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from xplinear.arguments import integer, number, settle
+from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, device
 from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
@@ -23,7 +24,7 @@ from xplinear.solvers.metric import (
     spread,
     uncentred,
 )
-from xplinear.solvers.protocol import take_models
+from xplinear.solvers.protocol import check_suits, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import (
     SUFFICIENT,
@@ -33,7 +34,7 @@ from xplinear.solvers.stopping import (
     rounding_of,
 )
 
-__all__ = ["Newton", "NewtonState", "newton_pays"]
+__all__ = ["Newton", "NewtonState"]
 
 _NOISE = 8.0  # times eps and the mean: the rounding of what is centred
 _RIDGE = 100.0  # times eps: of the Hessian with a diagonal of ones
@@ -90,13 +91,41 @@ class Newton:
     (0.2243, 6)
     """
 
-    state_type: ClassVar = NewtonState
-
     max_iter: int = 1000
     tol: float = 1e-4
 
+    state_type = NewtonState
+
     def __post_init__(self) -> None:
         settle(self, max_iter=integer(1), tol=number("[0, inf)"))
+
+    def refuses(self, loss: Loss, penalty: Penalty) -> str | None:
+        """Refuse what is kinked, and losses without a Hessian."""
+        if loss.smooth and penalty.smooth and has_hessian(loss):
+            return None
+        return (
+            "solver 'newton' needs a smooth penalty and a loss with a Hessian, got "
+            f"{loss!r} and {penalty!r}; use 'auto'"
+        )
+
+    def pays(self, objective: Objective, models: int = 1, most: float = _CHEAP_STEP) -> bool:
+        """Return whether a step costs at most so many operations, for so many models at once.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from xplinear import losses, penalties
+        >>> from xplinear.backends import get_backend
+        >>> from xplinear.data import ArrayData
+        >>> data = ArrayData(np.eye(3), np.arange(3), backend=get_backend("numpy"))
+        >>> loss, penalty = losses.SoftmaxLoss(), penalties.L2Penalty()
+        >>> Newton().pays(Objective(loss, penalty, np.ones(1), data, k=3))
+        True
+        """
+        loss, data = objective.loss, objective.data
+        d = columns(loss, objective.k) * (data.p + 1)
+        flops = models * d * d * (2 * data.n + d)
+        return self.refuses(loss, objective.penalty) is None and flops <= most
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -106,12 +135,7 @@ class Newton:
     def init(self, objective: Objective, params: Params) -> NewtonState:
         """Evaluate the start and make its Hessian."""
         loss, penalty, xp = objective.loss, objective.penalty, objective.xp
-        if not (loss.smooth and penalty.smooth and has_hessian(loss)):
-            msg = (
-                "solver 'newton' needs a smooth penalty and a loss with a Hessian, got "
-                f"{loss!r} and {penalty!r}; use 'auto'"
-            )
-            raise ValueError(msg)
+        check_suits(self, objective)
         params, centre = evened(objective, params), sampled_centre(objective)
         zero = objective.loss_at_zero()
         compile_ = objective.data.backend.compile
@@ -150,29 +174,6 @@ class Newton:
         """Return the state of a stack of these models only."""
         kept = take_models(state._replace(centre=None), models, xp=xp)
         return kept._replace(centre=state.centre)
-
-
-def newton_pays(objective: Objective, models: int = 1, most: float = _CHEAP_STEP) -> bool:
-    """Return whether a step with the exact Hessian costs little, for so many models at once.
-
-    ``most`` are the operations it may take.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from xplinear import losses, penalties
-    >>> from xplinear.backends import get_backend
-    >>> from xplinear.data import ArrayData
-    >>> data = ArrayData(np.eye(3), np.arange(3), backend=get_backend("numpy"))
-    >>> loss, penalty = losses.SoftmaxLoss(), penalties.L2Penalty()
-    >>> newton_pays(Objective(loss, penalty, np.ones(1), data, k=3))
-    True
-    """
-    loss, data = objective.loss, objective.data
-    d = columns(loss, objective.k) * (data.p + 1)
-    flops = models * d * d * (2 * data.n + d)
-    smooth = loss.smooth and objective.penalty.smooth
-    return smooth and has_hessian(loss) and flops <= most
 
 
 def _solved(

@@ -32,9 +32,29 @@ class State(Protocol):
 class Solver(Protocol):
     """What a solver must offer; a frozen dataclass is the natural form.
 
-    It may also offer ``ahead(objective, state) -> Params``, a step further than ``state.params``:
-    the optimum is bounded from there; and ``state_type``, so that a state of another solver is
-    refused.
+    A solver of ``SOLVERS`` is made by name with those of ``max_iter``, ``tol``, ``patience``,
+    ``batch_size``, ``learning_rate``, ``momentum`` and ``seed`` that it has fields for, or by its
+    ``configured(settings)``, a class method, which is given them all, None where not given.
+
+    What more a solver can do, or cannot, it declares. All that is optional:
+
+    ==================================  ========================================================
+    ``refuses(loss, penalty)``          Why it cannot do these, and what can; None where it can.
+    ``exact = False``                   It does not go to the optimum: no certificate is made.
+    ``state_type``                      Of its states: those of another solver are refused.
+    ``needs_alpha = True``              It wants a penalty: by name, it is refused α = 0.
+    ``pays(objective, models)``         Whether "auto" may choose it for so many models at once.
+    ``relay(objective)``                For "auto": itself, with a shorter run, and the solver
+                                        that goes on where that was slow; or None.
+    ``planned(objective)``              Itself, as it should be for the many models of a sweep.
+    ``follow(objective, params,         The state of models that differ from earlier ones in α
+    previous, before)``                 only: their last state and their α.
+    ``ahead(objective, state)``         Parameters a step further on than ``state.params``: the
+                                        optimum is bounded from there.
+    ``with_rates(rates)``               Itself, with a learning rate for each model.
+    ``in_turn()``                       Itself, for one epoch of rows that come in turn; its
+                                        ``init`` then takes the state before as well.
+    ==================================  ========================================================
     """
 
     def iterations(self, n: int) -> int:
@@ -52,6 +72,26 @@ class Solver(Protocol):
     def take(self, state: Any, models: Array, *, xp: Namespace) -> State:
         """Return the state of a stack of these models only: ``models`` holds their indices."""
         ...
+
+
+_DEFAULTS: dict[str, Any] = {
+    "refuses": lambda loss, penalty: None,
+    "exact": True,
+    "needs_alpha": False,
+    "pays": lambda objective, models: True,
+} | dict.fromkeys(("ahead", "follow", "in_turn", "planned", "relay", "state_type", "with_rates"))
+
+
+def declared(solver: Any, name: str) -> Any:
+    """Return what a solver, or a class of them, declares of itself: see `Solver`."""
+    return getattr(solver, name, _DEFAULTS[name])
+
+
+def check_suits(solver: Solver, objective: Objective) -> None:
+    """Raise ValueError where a solver refuses the loss or the penalty."""
+    refusal = declared(solver, "refuses")(objective.loss, objective.penalty)
+    if refusal is not None:
+        raise ValueError(refusal)
 
 
 _WANTED = "an object with the methods of xplinear.solvers.Solver"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from xplinear.arguments import integer, number, settle
+from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
@@ -14,7 +15,7 @@ from xplinear.solvers.curvature import Bounds, bounds
 from xplinear.solvers.gram import gram_pays
 from xplinear.solvers.hessian import augmented, has_hessian, params_of_augmented
 from xplinear.solvers.metric import centred_scores, spread, uncentred
-from xplinear.solvers.protocol import take_models
+from xplinear.solvers.protocol import check_suits, take_models
 from xplinear.solvers.quadratic import (
     Quadratic,
     Trial,
@@ -134,14 +135,21 @@ class ProximalLBFGS:
     (0.2534, 0.74)
     """
 
-    state_type: ClassVar = ProximalLBFGSState
-
     max_iter: int = 1000
     tol: float = 1e-4
     memory: int = 10
 
+    state_type = ProximalLBFGSState
+
     def __post_init__(self) -> None:
         settle(self, max_iter=integer(1), tol=number("[0, inf)"), memory=integer(1))
+
+    def refuses(self, loss: Loss, penalty: Penalty) -> str | None:
+        """Refuse a kinked loss."""
+        del penalty
+        if loss.smooth:
+            return None
+        return f"solver 'proximal_lbfgs' needs a smooth loss, got {loss!r}; use 'sgd' or 'gd'"
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -150,12 +158,7 @@ class ProximalLBFGS:
 
     def init(self, objective: Objective, params: Params) -> ProximalLBFGSState:
         """Evaluate the start and bound the curvature of the loss."""
-        if not objective.loss.smooth:
-            msg = (
-                f"solver 'proximal_lbfgs' needs a smooth loss, got {objective.loss!r}; "
-                "use 'sgd' or 'gd'"
-            )
-            raise ValueError(msg)
+        check_suits(self, objective)
         zero = objective.loss_at_zero()
         return _started(objective, params, zero, _bounds(objective))
 

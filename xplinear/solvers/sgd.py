@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from xplinear.arguments import FLAG, NONE, integer, number, one_of, sequence, settle
 from xplinear.data.protocol import Batch
@@ -190,8 +190,6 @@ class SGD:
     True
     """
 
-    state_type: ClassVar = SGDState
-
     max_iter: int | None = None
     tol: float = 1e-4
     patience: int = 5
@@ -202,6 +200,9 @@ class SGD:
     nesterov: bool = False
     average: bool = False
     seed: int = 0
+
+    state_type = SGDState
+    exact = False
 
     def __post_init__(self) -> None:
         rate = number("(0, inf)")
@@ -218,6 +219,14 @@ class SGD:
             average=FLAG,
             seed=integer(0),
         )
+
+    def with_rates(self, rates: tuple[float, ...]) -> SGD:
+        """Return the solver with a learning rate for each model of a stack."""
+        return replace(self, learning_rate=rates)
+
+    def in_turn(self) -> SGD:
+        """Return the solver for an epoch of rows that come in turn, which may go on for ever."""
+        return replace(self, max_iter=1, schedule="inverse_scaling", average=False)
 
     @property
     def ends(self) -> bool:

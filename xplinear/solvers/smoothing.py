@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from xplinear.arguments import integer, number, settle
+from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
-from xplinear.penalties import L2Penalty
+from xplinear.penalties import L2Penalty, Penalty
 from xplinear.solvers.balance import evened
 from xplinear.solvers.bundle import Bundle, Classes, class_means, collect, no_points, prove
 from xplinear.solvers.kinks import bending_pays, first_width, inverse_hessians, rounded_loss
 from xplinear.solvers.lbfgs import LBFGS, LBFGSState
-from xplinear.solvers.protocol import select, take_models
+from xplinear.solvers.protocol import check_suits, select, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_gap
 
@@ -93,13 +94,25 @@ class Smoothing:
     0.752
     """
 
-    state_type: ClassVar = SmoothingState
-
     max_iter: int = 1000
     tol: float = 1e-3
 
+    state_type = SmoothingState
+    needs_alpha = True
+
     def __post_init__(self) -> None:
         settle(self, max_iter=integer(1), tol=number("[0, inf)"))
+
+    def refuses(self, loss: Loss, penalty: Penalty) -> str | None:
+        """Refuse all but a multiclass hinge with L2."""
+        if penalty != L2Penalty():
+            return f"solver 'smoothing' needs penalty='l2', got {penalty!r}; use 'sgd'"
+        if getattr(loss, "smoothed", None) is not None:
+            return None
+        return (
+            "solver 'smoothing' needs the loss 'multiclass_hinge' or 'crammer_singer', got "
+            f"{loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
+        )
 
     def iterations(self, n: int) -> int:
         """Return ``max_iter``."""
@@ -108,15 +121,7 @@ class Smoothing:
 
     def init(self, objective: Objective, params: Params) -> SmoothingState:
         """Evaluate the start, and decompose the Gram matrix as `LBFGS` does."""
-        if objective.penalty != L2Penalty():
-            msg = f"solver 'smoothing' needs penalty='l2', got {objective.penalty!r}; use 'sgd'"
-            raise ValueError(msg)
-        if getattr(objective.loss, "smoothed", None) is None:
-            msg = (
-                "solver 'smoothing' needs the loss 'multiclass_hinge' or 'crammer_singer', got "
-                f"{objective.loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
-            )
-            raise ValueError(msg)
+        check_suits(self, objective)
         xp, params = objective.xp, evened(objective, params)
         width = xp.full_like(objective.alpha, first_width(objective.loss))
         loss, smooth, _, grads = rounded_loss(objective, params, width)

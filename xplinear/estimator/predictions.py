@@ -1,0 +1,151 @@
+"""What is predicted of rows, block by block, in the library and on the device they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from xplinear.backends import Backend, backend_of
+from xplinear.data import Block, data_of
+from xplinear.data.blocks import joined
+from xplinear.estimator.standardize import column_bounds
+from xplinear.estimator.validation import check_features, dtype_name, labels_on
+from xplinear.losses.softmax import softmax
+from xplinear.namespace import Array, Namespace
+from xplinear.objective import Objective, Params, class_scores, scores
+
+__all__ = [
+    "accuracy",
+    "block_codes",
+    "block_decision",
+    "block_log_probabilities",
+    "block_probabilities",
+    "block_scores",
+    "labels_of",
+    "predicted",
+    "rows_on",
+]
+
+HostArray = np.ndarray[Any, np.dtype[Any]]
+
+
+def block_scores(xp: Namespace, block: Block, params: Params) -> Array:
+    """Return class scores ``(r, m, k)`` of a block, for `Data.map`."""
+    return class_scores(scores(block.X, params, xp=xp), xp=xp)
+
+
+def block_decision(xp: Namespace, block: Block, params: Params) -> Array:
+    """Return the decision function of a block, as `LinearClassifier.decision_function` has it."""
+    Z = block_scores(xp, block, params)[:, 0, :]
+    return Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z
+
+
+def block_codes(xp: Namespace, block: Block, params: Params) -> Array:
+    """Return the code ``(r,)`` of the largest score of each row."""
+    return xp.argmax(block_scores(xp, block, params)[:, 0, :], axis=1)
+
+
+def block_probabilities(xp: Namespace, block: Block, params: Params) -> Array:
+    """Return the softmax ``(r, k)`` of the scores."""
+    return softmax(block_scores(xp, block, params)[:, 0, :], xp=xp)
+
+
+def block_log_probabilities(xp: Namespace, block: Block, params: Params) -> Array:
+    """Return the logarithm ``(r, k)`` of the softmax, exact also where that is tiny."""
+    Z = block_scores(xp, block, params)[:, 0, :]
+    Z = Z - xp.max(Z, axis=1, keepdims=True)
+    return Z - xp.log(xp.sum(xp.exp(Z), axis=1, keepdims=True))
+
+
+def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
+    Z = class_scores(scores(block.X, params, xp=xp), xp=xp)
+    correct = xp.astype(xp.argmax(Z, axis=-1) == block.y[:, None], Z.dtype)
+    correct = correct if block.s is None else correct * block.s
+    return (xp.sum(correct, axis=0),)
+
+
+def accuracy(objective: Objective, params: Params) -> Array:
+    """Return the weighted share ``(m,)`` of the rows whose class has the largest score."""
+    static, held = (objective.xp,), objective.m * objective.k
+    (correct,) = objective.data.reduce(_block_correct, static, params, scores=held)
+    return correct / objective.data.weight_sum
+
+
+def rows_on(backend: Backend, X: Array, own: Backend) -> Array:
+    """Return X on the backend, or on the host where it comes from another library."""
+    return backend.asarray(X) if own.xp is backend.xp and own.name != "numpy" else own.fetch(X)
+
+
+def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
+    """Raise ValueError if rows in float64 are beyond a model in float32."""
+    most = float(backend.xp.finfo(dtype).max)
+    wide = most < np.finfo(np.float64).max and dtype_name(X) == "float64"
+    if wide and not backend.traced(X):
+        low, high = column_bounds(X, backend=backend)
+        beyond = np.maximum(-low, high) > most
+        if beyond.any():
+            column = np.flatnonzero(beyond)[0]
+            msg = (
+                f"X holds values that float32 cannot hold, in which the model computes: column "
+                f"{column} goes from {low[column]:g} to {high[column]:g}"
+            )
+            raise ValueError(msg)
+
+
+def predicted(clf: Any, X: Any, method: str, function: Callable[..., Array]) -> Array:
+    """Return what a function of blocks gives for all rows, in the library of X.
+
+    ``clf`` is a fitted classifier; its ``method`` is for messages.
+    """
+    check_is_fitted(clf)
+    backend, own = clf.backend_, backend_of(X)
+    if own.traced(X) and own.xp is backend.xp:
+        own = backend  # wherever it will be computed
+    moved = own.name != backend.name
+    problem = own.refuses(X) if moved and not own.traced(X) else None
+    if problem is not None:
+        msg = f"X {problem}"
+        raise TypeError(msg)
+    if moved and (own.name != getattr(clf, "_source", "numpy") or own.traced(X)):
+        msg = (
+            f"{type(clf).__name__}.{method}() and fit must use the same namespace and device: "
+            f"X is on {own.name}, the model on {backend.name}; "
+            f"clf.to({own.name!r}) gives a copy of the model there"
+        )
+        raise ValueError(msg)
+    with backend.undisturbed(gradients=True):
+        X, _ = check_features(clf, X, reset=False)
+        params, standard = getattr(clf, "_shifted", None) or (clf.params_, None)
+        rows = rows_on(backend, X, own)
+        wide = (params.b if standard is None else standard.centre).dtype
+        _check_conversion(rows, wide, backend)
+        data = data_of(rows, None, None, params.W.dtype, backend=backend)
+        parts = replace(data, standard=standard).map(
+            function, (backend.xp,), params, scores=len(clf.classes_)
+        )
+        if moved:
+            return own.asarray(np.concatenate([backend.to_host(part) for part in parts]))
+        return joined(list(parts), backend=backend)
+
+
+def labels_of(codes: Array, classes: HostArray) -> Array:
+    """Return the labels of class codes, in their library where it holds every one exactly."""
+    backend = backend_of(codes)
+    if backend.name == "numpy":
+        return classes[codes]
+    labels, near = labels_on(backend, classes), backend.near(codes)
+    if labels is not None:
+        if isinstance(near, np.ndarray):
+            return backend.asarray(classes[near])
+        return backend.xp.take(labels, codes, axis=0)
+    if backend.traced(codes):
+        msg = (
+            f"predict cannot be traced: classes_ are {classes.dtype}, which "
+            f"{backend.name} does not hold; trace decision_function"
+        )
+        raise TypeError(msg)
+    return classes[backend.to_host(codes)]

@@ -1,0 +1,446 @@
+"""A fit made ready: tables, arrays and settings become an objective, all checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+
+from xplinear.backends import Backend, backend_of, chosen_backend
+from xplinear.checks.certificate import Certificate
+from xplinear.data import ArrayData, Data, Standard, StreamedData, data_of
+from xplinear.estimator.predictions import rows_on
+from xplinear.estimator.settings import Settings
+from xplinear.estimator.standardize import (
+    column_bounds,
+    composed,
+    nearby,
+    restandardized,
+    standard_of,
+)
+from xplinear.estimator.validation import (
+    Features,
+    check_features,
+    check_labels,
+    check_lengths,
+    check_precision,
+    check_two_classes,
+    check_weights,
+    computation_dtype,
+    dtype_name,
+    encode_labels,
+    weights_and_unit,
+)
+from xplinear.formats.fitted import Fitted, Near
+from xplinear.minimize import Result
+from xplinear.namespace import Array, accumulator
+from xplinear.objective import Objective, Params
+from xplinear.solvers import SOLVERS, Solver
+from xplinear.solvers.automatic import cheap_passes
+from xplinear.solvers.protocol import declared
+
+__all__ = ["Problem", "history_of_one", "place_of", "prepare"]
+
+HostArray = np.ndarray[Any, np.dtype[Any]]
+
+_FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
+
+
+def place_of(estimator: Any, X: Any = None, *_: Any, **__: Any) -> Backend:
+    """Return where `fit` and `partial_fit` compute."""
+    return chosen_backend(estimator.backend) or backend_of(X)
+
+
+def history_of_one(history: Mapping[str, HostArray]) -> dict[str, HostArray]:
+    """Return the history of a result of one model, without the axis of the models."""
+    return {key: a[:, 0] if a.ndim == 2 else a for key, a in history.items()}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A fit made ready: everything checked, nothing of the estimator changed yet.
+
+    ``codes (n,)`` are on the host, of all rows; the objective has only the ``rows`` that count,
+    all if None. ``shifted`` says that scores must be computed in the standard's features.
+    """
+
+    objective: Objective
+    features: Features
+    classes: HostArray
+    source: str  # the backend of X as given
+    seed: int
+    alpha: float
+    held_out: Data | None
+    standard: Standard | None
+    shifted: bool
+    codes: HostArray
+    rows: HostArray | None
+    weight_unit: float  # log2 of the weight as given that counts 1
+    dtype: Any  # of the results; small problems are computed in float64
+
+    def fitted(
+        self,
+        solver: Solver,
+        result: Result,
+        certificate: Certificate | None = None,
+        before: Mapping[str, HostArray] | None = None,
+        sgd_state: Any = None,
+    ) -> Fitted:
+        """Return the model of a result; ``before`` is the history of what it went on from."""
+        backend = self.objective.data.backend
+        if certificate is None:
+            value = float(backend.to_host(self.objective.value(result.params))[0])
+        else:
+            value = float(certificate.objective[0])
+        history = history_of_one(result.history)
+        if before is not None:
+            history["seconds"] = history["seconds"] + before["seconds"][-1]
+            history = {key: np.concatenate([before[key], history[key]]) for key in history}
+        kind = type(solver)
+        return replace(
+            self.model(result.params),
+            alpha=self.alpha,
+            solver=next((name for name in SOLVERS if SOLVERS[name] is kind), kind.__name__),
+            objective=value,
+            history=history,
+            certificate=certificate,
+            source=self.source,
+            weight_unit=self.weight_unit,
+            sgd_state=sgd_state,
+        )
+
+    def model(self, params: Params) -> Fitted:
+        """Return the model of what the solver found, without more that is known of it."""
+        near = None
+        if self.shifted and self.standard is not None:
+            near = Near(self.held(params), self.standard)
+        own, names = self.unstandardized(params), self.features.names
+        return Fitted(own, self.classes, self.objective.data.backend, near, names)
+
+    def start_from(self, model: Fitted) -> Params:
+        """Return the parameters of a model as the solver sees them.
+
+        Raises
+        ------
+        ValueError
+            If it has other features or classes.
+        """
+        start = self.objective.zeros()
+        shape = tuple(model.params.W.shape)
+        if shape != tuple(start.W.shape) or list(model.classes) != list(self.classes):
+            msg = (
+                f"warm_start needs the features and classes of the last fit: {shape[0]} "
+                f"features, classes {model.classes[:10].tolist()}; set warm_start=False"
+            )
+            raise ValueError(msg)
+        data, xp = self.objective.data, self.objective.xp
+        model = model.to(data.backend)
+        params, standard = model.near or (model.params, None)
+        start = Params(*(data.backend.asarray(a, data.dtype) for a in params))
+        start = restandardized(start, standard, self.standard, xp=xp)
+        return start if self.objective.fit_intercept else Params(start.W, xp.zeros_like(start.b))
+
+    def unstandardized(self, params: Params) -> Params:
+        """Return what the solver found, as parameters for X itself, in the dtype of results."""
+        params, xp = self.held(params), self.objective.xp
+        if self.standard is None:
+            return params
+        return restandardized(params, self.standard, None, xp=xp)
+
+    def held(self, params: Params) -> Params:
+        """Return the parameters in the dtype of results."""
+        return Params(*(self.objective.xp.astype(a, self.dtype, copy=False) for a in params))
+
+    def rounded(self, result: Result) -> Result:
+        """Return the result at the parameters that the dtype of results can hold."""
+        xp, wide = self.objective.xp, self.objective.data.dtype
+        params = (xp.astype(a, wide, copy=False) for a in self.held(result.params))
+        return replace(result, params=Params(*params))
+
+    @property
+    def left_out(self) -> HostArray:
+        """The rows that do not count."""
+        return np.setdiff1d(np.arange(len(self.codes)), self.counted(np.arange(len(self.codes))))
+
+    def counted(self, per_row: HostArray) -> HostArray:
+        """Return of an array over all rows what the rows that count have."""
+        return per_row if self.rows is None else per_row[self.rows]
+
+    def places(self, index: HostArray) -> HostArray:
+        """Return where the given rows of X are among those that count, without the others."""
+        if self.rows is None:
+            return index
+        place = np.full(len(self.codes), -1)
+        place[self.rows] = np.arange(len(self.rows))
+        return place[index][place[index] >= 0]
+
+
+def _scaled(number: float, exponent: float) -> float:
+    """Return number · 2**exponent, infinite where float64 ends."""
+    with np.errstate(over="ignore"):
+        return float(np.float64(number) * np.exp2(exponent))
+
+
+def _counted_rows(weights: HostArray | None, dtype: Any, backend: Backend) -> HostArray | None:
+    """Return the rows whose weight, of at most 1, is not 0 in this dtype; None if all are."""
+    if weights is None:
+        return None
+    counts = weights >= float(backend.xp.finfo(dtype).smallest_normal)
+    return None if counts.all() else np.flatnonzero(counts)
+
+
+def _check_alpha(alpha: float, info: Any) -> None:
+    """Raise ValueError if a strength is beyond the dtype of the computation."""
+    if alpha > float(info.max):
+        msg = (
+            f"alpha = {alpha:g} is beyond float{info.bits}; where it is not given, it is "
+            "1 / (C n), n the sum of the weights: scale them, or give alpha"
+        )
+        raise ValueError(msg)
+
+
+def _check_reach(low: HostArray, high: HostArray, info: Any, backend: Backend) -> None:
+    """Raise ValueError if a dtype cannot hold some columns of X, or not what varies in them."""
+    largest = np.maximum(np.abs(low), np.abs(high))
+    lost = (largest > float(info.max)) | ((largest > 0) & (largest < float(info.smallest_normal)))
+    lost = lost | ((high > low) & (0.5 * high - 0.5 * low < float(info.eps) * largest))
+    if lost.any():
+        column = np.flatnonzero(lost)[0]
+        msg = (
+            f"X holds values that float{info.bits} cannot hold, or not tell apart: column {column} "
+            f"goes from {low[column]:g} to {high[column]:g}; scale and centre it"
+            + ", or compute in float64: jax.config.update('jax_enable_x64', True)"
+            * (backend.name.startswith("jax") and info.bits == 32)
+        )
+        raise ValueError(msg)
+
+
+class _Sample(NamedTuple):
+    """Rows, labels and weights, checked, and what they are computed in."""
+
+    X: Array  # on the backend, or on the host
+    features: Features
+    source: str  # the backend of X as given
+    backend: Backend
+    classes: HostArray
+    codes: HostArray
+    weights: HostArray | None
+    # Class weights are about the loss: neither a score nor a scaler before the classifier sees
+    # them.
+    unclassed: HostArray | None
+    weight_unit: float
+    dtype: Any
+    result_dtype: Any
+
+    def part(self, index: HostArray | None, weights: HostArray | None) -> ArrayData | StreamedData:
+        """Return some rows; of weights only the ratios count, and equal ones need none."""
+        own = None if weights is None else weights if index is None else weights[index]
+        own = None if own is None or own.min() == own.max() else own / own.max()
+        return data_of(
+            self.X,
+            self.codes if index is None else self.codes[index],
+            None if own is None else own[:, None],
+            self.dtype,
+            index,
+            backend=self.backend,
+            classes=len(self.classes),
+        )
+
+
+def _sample(
+    settings: Settings,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    owner: Any,
+    classes: HostArray | None,
+    *,
+    reset: bool,
+) -> _Sample:
+    partial, backend = classes is not None, chosen_backend(settings.backend)
+    labels = check_labels(owner, y)
+    X, features = check_features(owner, X, reset=reset)
+    check_lengths(X, labels)
+    own = backend_of(X)
+    backend = backend or own
+    if not (settings.accelerate and os.environ.get("XPLINEAR_ACCELERATE") != "0"):
+        backend = backend.reference()
+    classes, codes = encode_labels(labels, classes)
+    weights, unit = weights_and_unit(sample_weight, settings.class_weight, codes, classes)
+    if not partial:
+        check_two_classes(weights, codes, classes)
+    rows = rows_on(backend, X, own)
+    dtype, result_dtype = _dtypes(settings, rows, len(classes), backend, partial=partial)
+    return _Sample(
+        X=rows,
+        features=features,
+        source=own.name,
+        backend=backend,
+        classes=classes,
+        codes=codes,
+        weights=weights,
+        unclassed=check_weights(sample_weight, None, codes, classes),
+        weight_unit=unit,
+        dtype=dtype,
+        result_dtype=result_dtype,
+    )
+
+
+def _dtypes(
+    settings: Settings, rows: Array, k: int, backend: Backend, *, partial: bool
+) -> tuple[Any, Any]:
+    """Return the dtype to compute in and that of the results."""
+    xp = backend.xp
+    dtype = computation_dtype(rows, settings.dtype, backend)
+    check_precision(settings.precision, dtype, backend)
+    exact = declared(settings.solver_or_class, "exact") and not (partial or settings.stochastic)
+    cheap = cheap_passes(rows.shape[0], rows.shape[1], k)
+    if settings.dtype is None and settings.precision == "float32" and cheap and exact:
+        # On few rows float64 costs little, and the rounding of float32 as many iterations.
+        return accumulator(xp.empty((0,), **backend.kind(dtype)), xp=xp), dtype
+    return dtype, dtype
+
+
+def _reachable(
+    settings: Settings, sample: _Sample, rows: HostArray | None, *, centre: bool
+) -> Standard | None:
+    """Return what brings the features within reach of the arithmetic; None where they are.
+
+    Raises
+    ------
+    ValueError
+        If the device has no dtype for the values of X.
+    """
+    X, backend = sample.X, sample.backend
+    xp, wide, stored = backend.xp, sample.result_dtype, dtype_name(X)
+    low, high = column_bounds(X, rows, backend=backend)
+    bits = xp.finfo(wide).bits
+    if stored.endswith("float64"):
+        wide = accumulator(xp.empty((0,), **backend.kind(wide)), xp=xp)
+    found = nearby(low, high, bits, xp.finfo(wide).bits, centre=centre)
+    if found is None:
+        return None
+    if "float" not in stored or (stored.endswith("float64") and xp.finfo(wide).bits < 64):
+        _check_reach(low, high, xp.finfo(wide), backend)
+    if not settings.standardize:
+        found.warn(low, high, bits)
+    return found.standard(wide, backend=backend)
+
+
+def _held_out(settings: Settings, rows: HostArray, codes: HostArray, seed: int) -> HostArray:
+    """Return the rows that `early_stopping` holds out, of every class its share."""
+    size, state = settings.validation_fraction, seed % 2**32
+    try:
+        parts = train_test_split(rows, test_size=size, stratify=codes, random_state=state)
+    except ValueError as error:
+        msg = (
+            f"early_stopping cannot hold out validation_fraction={size} of {len(rows)} rows "
+            f"({error}): both parts need rows of every class; set another validation_fraction, "
+            "or early_stopping=False"
+        )
+        raise ValueError(msg) from error
+    return np.asarray(parts[1])
+
+
+def _strength(settings: Settings, total: float, before: Fitted | None, *, partial: bool) -> float:
+    """Return α, given or from C and the sum of the weights."""
+    if settings.alpha is not None:
+        return settings.alpha
+    if not partial:
+        with np.errstate(all="ignore"):  # C = inf
+            C = 1.0 if settings.C is None else settings.C
+            return float(1.0 / (C * np.float64(total)))
+    if settings.C is not None:
+        msg = (
+            f"partial_fit cannot use C={settings.C!r}: alpha = 1 / (C n) needs the number of all "
+            "rows to come; give alpha instead (after fit, set_params(C=None) goes on at alpha_)"
+        )
+        raise ValueError(msg)
+    return _FIRST_ALPHA if before is None or before.alpha is None else before.alpha
+
+
+def prepare(
+    settings: Settings,
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
+    *,
+    owner: Any,
+    classes: HostArray | None = None,
+    before: Fitted | None = None,
+    scored: bool = False,
+) -> Problem:
+    """Check everything, and return the problem to solve.
+
+    Parameters
+    ----------
+    settings : Settings
+    X, y, sample_weight : arrays
+        As `LinearClassifier.fit` takes them.
+    owner : estimator
+        Whose name errors give; it is not changed.
+    classes : ndarray, optional
+        Given by `partial_fit`, whose rows are a part of all.
+    before : Fitted, optional
+        What `partial_fit` goes on from.
+    scored : bool, default False
+        Whether rows are scored too: then those of class weight 0 are not left out, as those of
+        weight 0 are.
+    """
+    partial, seed = classes is not None, settings.random_state
+    sample = _sample(settings, X, y, sample_weight, owner, classes, reset=before is None)
+    if not isinstance(seed, int):
+        seed = int(check_random_state(seed).randint(2**31 - 1))
+    backend, dtype, k = sample.backend, sample.dtype, len(sample.classes)
+    visible = _counted_rows(sample.unclassed, dtype, backend)
+    counted = visible if scored else _counted_rows(sample.weights, dtype, backend)
+    scaled = visible if settings.standardize else counted
+    if before is not None and before.near is not None:  # it goes on in the same coordinates
+        standard = before.near.to(backend, before.backend).standard
+    else:
+        centre = settings.fit_intercept and not partial
+        standard = _reachable(settings, sample, scaled, centre=centre)
+    shifted, held_out, train = standard is not None, None, sample.weights
+    if settings.early_stopping and not partial:
+        all_rows = np.arange(len(sample.codes)) if counted is None else counted
+        index = _held_out(settings, all_rows, sample.codes[all_rows], seed)
+        held_out = sample.part(index, sample.weights)
+        # Weight 0 instead of a copy of all the other rows.
+        train = np.ones(len(sample.codes)) if train is None else train.copy()
+        train[index] = 0.0
+    total = len(sample.codes) if train is None else _scaled(train.sum(), sample.weight_unit)
+    alpha = _strength(settings, total, before, partial=partial)
+    _check_alpha(alpha, backend.xp.finfo(dtype))
+    data = sample.part(counted, train)
+    objective = Objective(
+        backend.accelerated(settings.loss),
+        settings.penalty,
+        backend.asarray(np.asarray([alpha], dtype=np.float64), dtype),
+        replace(data, standard=standard),
+        k,
+        settings.fit_intercept,
+    )
+    if settings.standardize:
+        seen = replace(sample.part(scaled, sample.unclassed), standard=standard)
+        standard = composed(standard, standard_of(replace(objective, data=seen)))
+        objective = replace(objective, data=replace(data, standard=standard))
+    return Problem(
+        objective=objective,
+        features=sample.features,
+        classes=sample.classes,
+        source=sample.source,
+        seed=seed,
+        alpha=alpha,
+        held_out=held_out and replace(held_out, standard=standard),
+        standard=standard,
+        shifted=shifted,
+        codes=sample.codes,
+        rows=counted,
+        weight_unit=sample.weight_unit,
+        dtype=sample.result_dtype,
+    )

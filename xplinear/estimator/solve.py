@@ -1,0 +1,221 @@
+"""Which solver goes to the optimum, the fit itself, and what is said where it fell short."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from xplinear.arguments import configured
+from xplinear.backends import matmul_precision
+from xplinear.checks.certificate import Certificate, certify
+from xplinear.estimator.predictions import accuracy
+from xplinear.estimator.problem import Problem, history_of_one
+from xplinear.estimator.settings import Settings
+from xplinear.formats.fitted import Fitted
+from xplinear.minimize import Interrupted, Progress, Result, minimize
+from xplinear.objective import Objective, Params
+from xplinear.penalties import has_strength
+from xplinear.solvers import SOLVERS, Solver
+from xplinear.solvers.automatic import automatic_solver, cheap_passes
+from xplinear.solvers.protocol import declared
+
+__all__ = [
+    "Solution",
+    "at_the_floor",
+    "certificate_of",
+    "solve",
+    "solve_in_turn",
+    "solver_for",
+    "warn_of_no_optimum",
+]
+
+_WORSE = 1.01  # than no weights at all, but for the noise of short fits
+_SEPARATED = 1e-4  # share of the first loss below which every row is on its side
+
+
+def certificate_of(objective: Objective, solver: Solver, result: Result) -> Certificate | None:
+    """Return how far a result can be from the optimum; None where the solver does not go there.
+
+    Short fits that do not would pay much for two more passes.
+    """
+    return certify(objective, result, solver) if declared(solver, "exact") else None
+
+
+def solver_for(
+    settings: Settings, objective: Objective, seed: int, *, partial: bool = False
+) -> Any:
+    """Return the solver of a fit, or of a call of `partial_fit`, told what the settings say."""
+    solver, data = settings.solver, objective.data
+    if solver == "auto":
+        cheap = cheap_passes(data.n, data.p, objective.k)
+        exact = cheap and not (partial or settings.stochastic)
+        penalized = not settings.unpenalized
+        solver = automatic_solver(objective, penalized=penalized) if exact else "sgd"
+    if isinstance(solver, str):
+        rate = settings.learning_rate
+        told = {
+            "max_iter": settings.max_iter,
+            "tol": settings.tol,
+            "patience": settings.n_iter_no_change,
+            "batch_size": settings.batch_size,
+            "learning_rate": None if rate == "auto" else rate,
+            "momentum": settings.momentum,
+            "seed": seed,
+        }
+        solver = configured(SOLVERS[solver], told)
+    if not partial:
+        return solver
+    in_turn = declared(solver, "in_turn")
+    if in_turn is None:
+        msg = f"partial_fit needs solver='sgd' (or 'auto'), got {settings.solver!r}"
+        raise ValueError(msg)
+    return in_turn()
+
+
+def _with_newton(settings: Settings, objective: Objective, solver: Any) -> tuple[Any, Any]:
+    """Return the solver and what goes on where it does not get there; None if nothing can."""
+    relay = declared(solver, "relay") if settings.solver == "auto" else None
+    return (relay and relay(objective)) or (solver, None)
+
+
+def _minimized(
+    precision: str,
+    objective: Objective,
+    solver: Any,
+    start: Params | None = None,
+    **settings: Any,
+) -> tuple[Result, KeyboardInterrupt | None]:
+    """Return what `minimize` finds, and the Ctrl-C to raise again once it is kept."""
+    with matmul_precision(precision):
+        try:
+            return minimize(objective, solver, start, **settings), None
+        except Interrupted as interrupt:
+            return interrupt.result, interrupt
+
+
+class Solution(NamedTuple):
+    """A fitted model, and the Ctrl-C to raise again once it is kept."""
+
+    fitted: Fitted
+    interrupt: KeyboardInterrupt | None
+
+
+def solve(
+    settings: Settings,
+    problem: Problem,
+    start: Params | None,
+    callbacks: Sequence[Callable[[Progress], bool | None]],
+) -> Solution:
+    """Solve a problem, and say so where rounding or ``max_iter`` ended that."""
+    objective = problem.objective
+    minimized = partial(_minimized, settings.precision, objective)
+    solver, newton = _with_newton(
+        settings, objective, solver_for(settings, objective, problem.seed)
+    )
+    held_out = problem.held_out
+    result, interrupt = minimized(
+        solver,
+        start,
+        validation_score=partial(accuracy, replace(objective, data=held_out)) if held_out else None,
+        patience=settings.n_iter_no_change,
+        min_improvement=settings.tol,
+        callbacks=callbacks,
+    )
+    before = None
+    if newton and interrupt is None and result.reasons[0] in ("max_iter", "rounding"):
+        before, solver = history_of_one(result.history), newton
+        result, interrupt = minimized(newton, result.params, callbacks=callbacks)
+    if result.reason == "max_iter" and not result.converged.all():
+        made = result.n_iter + (0 if before is None else len(before["seconds"]))
+        warnings.warn(
+            f"stopped after max_iter={made} iterations before tol={settings.tol} was reached: more "
+            "would improve the weights; raise max_iter, or tol if they are good enough",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    _warn_at_the_floor(objective, getattr(solver, "tol", settings.tol), result, settings.precision)
+    result = problem.rounded(result)
+    certificate = None
+    try:
+        certificate = certificate_of(objective, solver, result)
+    except KeyboardInterrupt as error:
+        interrupt = interrupt or error
+    return Solution(problem.fitted(solver, result, certificate, before), interrupt)
+
+
+def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) -> Solution:
+    """Make one epoch of SGD, going on from a model if there is one."""
+    objective = problem.objective
+    solver = solver_for(settings, objective, problem.seed, partial=True)
+    start = objective.zeros() if model is None else problem.start_from(model)
+    previous = None if model is None else model.sgd_state
+    if model is not None and previous is not None and previous.moments is not None:
+        # Each call's weights are told in a unit of its own.
+        factor = 2.0 ** float(np.clip(model.weight_unit - problem.weight_unit, -60.0, 60.0))
+        moments = previous.moments
+        moments = moments._replace(
+            weight=factor * moments.weight, deviation=factor * moments.deviation
+        )
+        previous = previous._replace(moments=moments)
+    with matmul_precision(settings.precision):
+        state = solver.init(objective, start, previous)
+    result, interrupt = _minimized(settings.precision, objective, solver, state=state)
+    before = model.history if model is not None and previous is not None else None
+    fitted = problem.fitted(solver, result, before=before, sgd_state=result.state)
+    return Solution(fitted, interrupt)
+
+
+def _warn_at_the_floor(
+    objective: Objective,
+    tol: float,
+    result: Result,
+    precision: str,
+) -> None:
+    """Say so when rounding, not ``tol``, ended the run."""
+    floored = np.asarray(result.reasons) == "rounding"
+    if floored.any():
+        measure = "gap" if np.isfinite(result.lower_bound).any() else "residual"
+        measured = f"{measure} {result.residual[floored].max():.0e}"
+        message = at_the_floor(objective, precision, measured, tol)
+        warnings.warn(message, ConvergenceWarning, stacklevel=5)
+
+
+def warn_of_no_optimum(objective: Objective, value: float) -> None:
+    """Say so when there is no optimum, or the start was better than what was found."""
+    backend, xp = objective.data.backend, objective.xp
+    numbers = xp.stack([objective.loss_at_zero()[0], xp.max(objective.alpha)])
+    zero, alpha = backend.to_host(numbers).tolist()
+    free = alpha == 0.0 or not has_strength(objective.penalty)
+    if free and objective.loss.probabilistic and value < _SEPARATED * zero:
+        warnings.warn(
+            "a linear function separates the classes, and nothing holds the weights: they grow as "
+            "long as the fit goes on; set a penalty",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    if not value <= _WORSE * zero:
+        warnings.warn(
+            f"the objective is {value:.4g}, above the {zero:.4g} of zero weights: nothing was "
+            "learnt; set learning_rate='auto', standardize=True or another solver",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
+def at_the_floor(objective: Objective, precision: str, measured: str, tol: float) -> str:
+    """Return what rounding prevented, and what to do."""
+    floor, remedy = f"float{objective.xp.finfo(objective.data.dtype).bits}", ""
+    if precision == "tf32":
+        floor, remedy = precision, "use precision='float32' or "
+    elif floor == "float32":
+        remedy = "use dtype='float64' or "
+    return (
+        f"stopped at the {floor} floor: relative {measured}, above tol={tol:g}, and rounding hides "
+        f"what would improve the weights; {remedy}raise tol"
+    )

@@ -1,0 +1,48 @@
+"""What ``solver="auto"`` means: the first solver that can do a problem, and is worth it."""
+
+from __future__ import annotations
+
+from xplinear.objective import Objective
+from xplinear.solvers import SOLVERS
+from xplinear.solvers.protocol import declared
+
+__all__ = ["automatic_solver", "cheap_passes"]
+
+_PREFERRED = "newton", "lbfgs", "proximal_lbfgs", "interior_point", "smoothing"
+_CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
+
+
+def cheap_passes(n: int, p: int, k: int) -> bool:
+    """Whether going to the optimum takes seconds."""
+    return n * p * k <= _CHEAP_PASS
+
+
+def automatic_solver(
+    objective: Objective, lanes: int = 1, strengths: int = 1, *, penalized: bool = True
+) -> str:
+    """Return the name of the solver that finds the optimum of this objective, or ``sgd``.
+
+    ``lanes`` models are solved at a time, which follow a path of ``strengths``; a solver that
+    follows none solves all at once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xplinear import losses, penalties
+    >>> from xplinear.backends import get_backend
+    >>> from xplinear.data import ArrayData
+    >>> data = ArrayData(np.eye(3), np.arange(3), backend=get_backend("numpy"))
+    >>> loss, penalty = losses.MulticlassHingeLoss(), penalties.L2Penalty()
+    >>> automatic_solver(Objective(loss, penalty, np.ones(1), data, k=3))
+    'interior_point'
+    """
+    for name in _PREFERRED:
+        solver = SOLVERS[name]()
+        models = lanes if declared(solver, "follow") else lanes * strengths
+        if (
+            declared(solver, "refuses")(objective.loss, objective.penalty) is None
+            and declared(solver, "pays")(objective, models)
+            and (penalized or not declared(solver, "needs_alpha"))
+        ):
+            return name
+    return "sgd"
