@@ -58,7 +58,7 @@ def xplinear_epochs(name: str, X: np.ndarray, y: np.ndarray, *, accelerate: bool
     def epoch() -> float:
         nonlocal state
         state = solver.step(F, state)
-        return float(backend.to_host(state.loss)[0])
+        return float(backend.to_host(state.report.loss)[0])
 
     return Contender(epoch, -(-len(X) // BATCH))
 

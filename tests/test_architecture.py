@@ -411,7 +411,7 @@ class TestLaw3:
         with guard():
             for _ in range(3):
                 state = config.step(objective, state)
-        assert np.isfinite(backend.to_numpy(state.loss)).all()
+        assert np.isfinite(backend.to_numpy(state.report.loss)).all()
 
 
 @contextmanager

@@ -387,6 +387,7 @@ def optimization() -> Iterator[Call]:
         solver=[*SHARED["solver"], "lbfgs", "auto"],
         params=POINT,
         state=["x", 3, [], {}, Nothing(), BEST.params],
+        loop=["x", 3, [], {}, Nothing(), BEST.state],
         validation_score=["x", 3, [], Nothing(), True],
         patience=[*COUNT, *NONE],
         min_improvement=[*AT_LEAST_0, *NONE],

@@ -148,7 +148,8 @@ class HalfSteps:
 
     def init(self, objective, params):
         state = self.inner.init(objective, params)
-        return state._replace(step_size=0.5 * state.step_size)
+        report = state.report
+        return state._replace(report=report._replace(step_size=0.5 * report.step_size))
 
     def step(self, objective, state):
         return self.inner.step(objective, state)

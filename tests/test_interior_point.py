@@ -143,9 +143,9 @@ def test_the_bound_is_never_above_the_minimum_nor_the_value_below(numpy_backend,
     state = solver.init(objective, objective.zeros())
     for _ in range(40):
         before, state = state, solver.step(objective, state)
-        assert (state.lower_bound >= before.lower_bound).all()
+        assert (state.report.lower_bound >= before.report.lower_bound).all()
         assert (state.value <= before.value).all()
-        assert (state.lower_bound <= best * (1.0 + 1e-8)).all()
+        assert (state.report.lower_bound <= best * (1.0 + 1e-8)).all()
         np.testing.assert_allclose(state.value, objective.value(state.params), rtol=1e-13)
         assert (state.value >= best * (1.0 - 1e-8)).all()
 
@@ -388,7 +388,7 @@ def test_one_iteration_on_every_backend(backend, numpy_backend):
             for _ in range(3):
                 state = solver.step(objective, state)
             states.append(
-                [case.to_numpy(a) for a in (state.value, state.lower_bound, state.params.W)]
+                [case.to_numpy(a) for a in (state.value, state.report.lower_bound, state.params.W)]
             )
         for a, b in zip(*states, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import xplinear as xl
 from xplinear import cli
 from xplinear.losses import SoftmaxLoss
-from xplinear.minimize import Interrupted, _Loop, _Stack, minimize
+from xplinear.minimize import Interrupted, Loop, _observed, _released, minimize
 from xplinear.penalties import L2Penalty
 from xplinear.solvers import GD, LBFGS, SGD
 
@@ -72,7 +72,7 @@ class TestMinimize:
         alphas = (1e-4, 3.0, 0.3, 1e-3, 1.0)
         objective = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=alphas)
         whole = [minimize(objective, LBFGS(i, tol=1e-6)) for i in range(1, 13)]
-        widths = {len(result.state.step_size) for result in whole}
+        widths = {len(result.state.report.step_size) for result in whole}
         assert len(widths) > 1  # models have left
         found = []
         for line in range(1, 600, 3):
@@ -90,7 +90,7 @@ class TestMinimize:
             assert len(result.history["seconds"]) == result.n_iter
             last = expected.history["loss"][-1] + expected.history["penalty"][-1]
             np.testing.assert_allclose(objective.value(result.params), last, rtol=1e-12)
-            assert len(result.state.step_size) in widths
+            assert len(result.state.report.step_size) in widths
 
     def test_survives_pickling(self, numpy_backend):
         """As between processes."""
@@ -105,7 +105,8 @@ class TestMinimize:
 @contextmanager
 def _ctrl_c_at(line):
     """Raise at a line of the loop, counted over all iterations."""
-    functions = minimize.__wrapped__, _Loop.after, _Loop.released, _Stack.fill, _Stack.observed
+    functions = (minimize.__wrapped__, Loop.after, Loop.last.fget, Loop.observing, Loop.reason)
+    functions = (*functions, _observed, _released)
     code, count = {function.__code__ for function in functions}, 0
 
     def trace(frame, event, _):
@@ -192,7 +193,7 @@ class TestClassifier:
         assert vars(clf) == before
         monkeypatch.setattr(SGD, "step", step)
         with monkeypatch.context() as patch:
-            patch.setattr(_Loop, "reason", pressed)
+            patch.setattr(Loop, "reason", pressed)
             with pytest.raises(KeyboardInterrupt):
                 clf.partial_fit(X[70:], Y[70:])
         expected = xl.LinearClassifier(random_state=0).partial_fit(X[:70], Y[:70], [0, 1, 2])

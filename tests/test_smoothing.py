@@ -110,12 +110,12 @@ def test_the_bound_is_never_above_the_minimum(numpy_backend, loss):
     best = [optimum(loss, alpha) for alpha in ALPHAS]
     solver = Smoothing(tol=1e-6)
     state = solver.init(objective, objective.zeros())
-    before = state.lower_bound
+    before = state.report.lower_bound
     for _ in range(200):
         state = solver.step(objective, state)
-        assert (state.lower_bound >= before).all()
-        assert (state.lower_bound <= np.multiply(best, 1.0 + 1e-7)).all()
-        before = state.lower_bound
+        assert (state.report.lower_bound >= before).all()
+        assert (state.report.lower_bound <= np.multiply(best, 1.0 + 1e-7)).all()
+        before = state.report.lower_bound
 
 
 def test_crammer_and_singer_of_scikit_learn(numpy_backend):

@@ -143,8 +143,8 @@ def test_lbfgs_stalls_honestly_where_rounding_hides_the_rest(backend):
     objective = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=(0.01,), dtype="float32")
     result = minimize(objective, LBFGS(tol=1e-12))
     assert result.n_iter < 200
-    assert backend.to_numpy(result.state.stalled).all()
-    assert backend.to_numpy(result.state.residual)[0] < 1e-4
+    assert backend.to_numpy(result.state.report.stalled).all()
+    assert backend.to_numpy(result.state.report.residual)[0] < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_sgd_models_that_leave_the_stack_leave_the_others_alone(backend, monkeyp
     solver = SGD(max_iter=40, schedule="constant", batch_size=50, tol=1e-3, patience=2)
     stacked = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=alphas)
     together = minimize(stacked, solver)
-    assert together.state.loss.shape[0] < len(alphas)  # some have left
+    assert together.state.report.loss.shape[0] < len(alphas)  # some have left
     W = backend.to_numpy(together.params.W)
     for j, alpha in enumerate(alphas):
         single = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=(alpha,))
@@ -365,9 +365,9 @@ def test_a_converged_model_stays_while_others_move(numpy_backend):
     state, seen = solver.init(objective, objective.zeros()), None
     for _ in range(200):
         state = solver.step(objective, state)
-        if state.converged[0] and seen is None:
+        if state.report.converged[0] and seen is None:
             seen = state.params.W[:, 0].copy()
-            assert not state.converged[1]
+            assert not state.report.converged[1]
     np.testing.assert_array_equal(state.params.W[:, 0], seen)
 
 
@@ -424,7 +424,7 @@ def test_a_diverging_model_does_not_disturb_its_stack(numpy_backend):
     )
     solver = SGD(max_iter=5, learning_rate=0.02)
     state = solver.init(objective, objective.zeros())
-    wild = state._replace(step_size=np.asarray([0.02, 1e4]))
+    wild = state._replace(report=state.report._replace(step_size=np.asarray([0.02, 1e4])))
     calm = minimize(objective, solver, state=state).params
     with pytest.warns(RuntimeWarning, match="diverged for 1 of 2"):
         mixed = minimize(objective, solver, state=wild).params

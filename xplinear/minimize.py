@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from xplinear.arguments import (
     ArgumentError,
     check_finite,
     check_same_library,
+    instance,
     integer,
     number,
 )
@@ -38,6 +39,7 @@ from xplinear.solvers.protocol import (
     Solver,
     State,
     check_suits,
+    declared,
     select,
     take_models,
 )
@@ -45,6 +47,7 @@ from xplinear.solvers.protocol import (
 __all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
 HostArray = np.ndarray[Any, np.dtype[np.float64]]
+Indices = np.ndarray[Any, np.dtype[np.intp]]
 
 _QUICK = 1e7  # products in a pass, of rows, features, models and classes
 
@@ -94,6 +97,123 @@ class Progress(NamedTuple):
         )
 
 
+class Observed(NamedTuple):
+    """What the host knows of an iteration, of all models ``(m,)``: those that left, as they left.
+
+    Flags are 0.0 or 1.0; ``seconds`` are since the start.
+    """
+
+    penalty: HostArray
+    validation_score: HostArray
+    loss: HostArray
+    step_size: HostArray
+    converged: HostArray
+    diverged: HostArray
+    residual: HostArray
+    stalled: HostArray
+    lower_bound: HostArray
+    seconds: float
+
+
+class Loop(NamedTuple):
+    """All that `minimize` keeps between iterations: arrays, numbers and text, fit for a file.
+
+    One value, so that Ctrl-C finds it whole. A run that goes on from it is the same to the last
+    bit where the arrays lie in memory as they did: each column of weights contiguous.
+
+    Attributes
+    ----------
+    subject : str
+        What is minimized: nothing else can go on from here.
+    iteration : int
+        Iterations made.
+    state : State
+        Of the models that are running: they are still in the stack.
+    running : ndarray of int
+        Which models these are.
+    left : tuple of (ndarray of int, Params)
+        Which models left together, and with what.
+    best : Params
+        The best so far of those running.
+    best_score : ndarray of shape (m,)
+        By what it is the best: larger is better.
+    waited : ndarray of shape (m,)
+        Iterations since then.
+    history : list of Observed
+        Of each iteration.
+    """
+
+    subject: str
+    iteration: int
+    state: Any
+    running: Indices
+    left: tuple[tuple[Indices, Params], ...]
+    best: Params
+    best_score: HostArray
+    waited: Indices
+    history: list[Observed]
+
+    @property
+    def last(self) -> Observed:
+        """What was observed of the last iteration; before the first, nothing."""
+        if self.iteration:
+            return self.history[self.iteration - 1]
+        return Observed._make([*np.full((9, len(self.waited)), np.nan), 0.0])
+
+    def observing(self, table: HostArray, seconds: float) -> Observed:
+        """Return what is known of all models, by the ``table (9, running)`` of some."""
+        if self.left:
+            *before, _ = self.last._replace(diverged=np.zeros(len(self.waited)))
+            full = np.stack(before)
+            full[:, self.running] = table
+            table = full
+        return Observed._make([*table, seconds])
+
+    def after(
+        self, state: State, observed: Observed, stack: Objective, least: float | None
+    ) -> Loop:
+        """Return what there is after one more iteration.
+
+        Its parameters are the best if they improve the objective or, where ``least`` is given,
+        the validation score by so much.
+        """
+        merit = -(observed.loss + observed.penalty) if least is None else observed.validation_score
+        better, best = merit > self.best_score + (least or 0.0), self.best
+        if better.any():
+            keep = stack.data.backend.asarray(better[self.running])
+            best = select(keep, state.params, best, xp=stack.xp)
+        self.history.append(observed)
+        return self._replace(
+            iteration=self.iteration + 1,
+            state=state,
+            best=best,
+            best_score=np.where(better, merit, self.best_score),
+            waited=np.where(better, 0, self.waited + 1),
+        )
+
+    def reason(self, patience: int | None) -> str | None:
+        """Return why to stop here, None where there is no reason."""
+        if (self.last.converged > 0).all():
+            return "converged"
+        waited = patience is not None and (self.waited >= patience).all()
+        return "early_stopping" if waited else None
+
+    def whole(self, params: Params, objective: Objective) -> Params:
+        """Return the parameters of all models, those that left included."""
+        if not self.left:
+            return params
+        xp = objective.xp
+        models, parts = zip(*self.left, (self.running, params), strict=True)
+        order = objective.data.backend.asarray(np.argsort(np.concatenate(models)))
+        W = xp.concat([part.W for part in parts], axis=1)
+        b = xp.concat([part.b for part in parts], axis=0)
+        return take_models(Params(W, b), order, xp=xp)
+
+
+Callbacks: TypeAlias = Sequence[Callable[[Progress], bool | None]]
+LOOP = instance(Loop, "the loop of a Result of minimize")
+
+
 @dataclass(frozen=True)
 class Result:
     """What `minimize` found.
@@ -122,6 +242,8 @@ class Result:
         ``"interrupted"``.
     reasons : tuple of m strings
         The same for each model; ``"rounding"`` where the dtype's rounding stopped it before tol.
+    loop : Loop
+        What to go on from.
     """
 
     params: Params
@@ -133,6 +255,7 @@ class Result:
     history: dict[str, np.ndarray[Any, Any]]
     reason: str
     reasons: tuple[str, ...]
+    loop: Loop
 
 
 class Interrupted(KeyboardInterrupt):
@@ -184,11 +307,12 @@ def minimize(
     params: Params | None = None,
     *,
     state: State | None = None,
+    loop: Loop | None = None,
     validation_score: Callable[[Params], Array] | None = None,
     patience: int = 5,
     min_improvement: float = 1e-4,
     release: bool = True,
-    callbacks: Sequence[Callable[[Progress], bool | None]] = (),
+    callbacks: Callbacks = (),
 ) -> Result:
     """Minimize the objective.
 
@@ -199,7 +323,10 @@ def minimize(
     params : Params, optional
         Where to start; zeros by default.
     state : State, optional
-        A state of this solver to go on from, instead of ``params``.
+        A state of this solver, of all models, to go on from instead of ``params``.
+    loop : Loop, optional
+        ``result.loop`` of an earlier run of this problem, to go on from as if it had not ended:
+        ``max_iter`` is that of the whole, and so are history and patience.
     validation_score : callable, optional
         Score ``(m,)`` of parameters, larger is better, on the device. With it, a model stops
         after ``patience`` iterations without an improvement of ``min_improvement``, and its
@@ -245,53 +372,44 @@ def minimize(
     >>> result.reason, result.params.W.shape
     ('converged', (3, 2, 3))
     """
-    _check_start(objective, solver, params, state, validation_score)
+    subject = _subject(objective)
+    _check_start(objective, solver, subject, params, state, loop, validation_score)
     patience = integer(1)("patience", patience)
     min_improvement = number("[0, inf)")("min_improvement", min_improvement)
     release = FLAG("release", release)
     callbacks = CALLABLES("callbacks", callbacks)
-    backend = objective.data.backend
-    start = time.perf_counter()
-    callbacks = _logged(objective, solver, callbacks)
-    if state is None:
-        with backend.products(0.0):  # blocks, and most of what solvers multiply
-            state = solver.init(objective, objective.zeros() if params is None else params)
-    stack = _Stack(objective, solver, np.arange(objective.m))
-    nothing = np.full(objective.m, -np.inf), np.zeros(objective.m, dtype=int)
-    loop = _Loop(0, stack, state, state.params, *nothing)
-    iterations = solver.iterations(objective.data.n)
-    rows: list[HostArray] = []
-    seconds: list[float] = []
-    least = 0.0 if validation_score is None else min_improvement
-    limit = None if validation_score is None else patience
+    backend, start = objective.data.backend, time.perf_counter()
+    callbacks = _logged(subject, objective, solver, callbacks)
+    least, limit = (None, None) if validation_score is None else (min_improvement, patience)
     reason, interrupt = None, None
+    if loop is None:
+        loop = _first_loop(subject, objective, solver, params, state)
+    else:
+        loop = loop._replace(history=loop.history[: loop.iteration])  # this run's own
+        reason = loop.reason(limit)
+    start -= loop.last.seconds
+    stack = objective.take(backend.asarray(loop.running)) if loop.left else objective
+    iterations = solver.iterations(objective.data.n)
     try:
-        for iteration in range(1, iterations + 1):
-            stack = loop.stack
-            with backend.products(0.0):
-                state = solver.step(stack.objective, loop.state)
-                row = backend.to_host(stack.observed(state, validation_score)).astype(np.float64)
-            seconds.append(time.perf_counter() - start)
-            rows.append(stack.fill(row, rows[-1] if rows else None))
-            loss_, penalty_, score_, step_, converged_, diverged_, *_ = rows[-1]
-            _warn_of_divergence(iteration, diverged_, step_)
-            loop = loop.after(state, -(loss_ + penalty_) if limit is None else score_, least)
-            stopped = False
-            if callbacks:
-                numbers = iteration, iterations, loss_, penalty_, score_, step_, seconds[-1]
-                progress = Progress(*numbers, stack.whole(state.params))
-                stopped = sum(bool(callback(progress)) for callback in callbacks) > 0
-            reason = loop.reason(converged_, limit, stopped=stopped)
+        for iteration in range(loop.iteration + 1, iterations + 1):
             if reason is not None:
                 break
             if release and limit is None:
-                loop = loop.released(converged_)
+                loop, stack = _released(loop, stack, solver)
+            with backend.products(0.0):
+                state = solver.step(stack, loop.state)
+                table = backend.to_host(_observed(stack, state, validation_score))
+            observed = loop.observing(table.astype(np.float64), time.perf_counter() - start)
+            _warn_of_divergence(iteration, observed)
+            loop = loop.after(state, observed, stack, least)
+            stopped = callbacks and _stopped(callbacks, loop, iterations, objective)
+            reason = "callback" if stopped else loop.reason(limit)
     except KeyboardInterrupt as error:
         if not loop.iteration:
             raise
         reason, interrupt = "interrupted", error
     best = limit is not None or interrupt is not None
-    result = _result(objective, loop, rows, seconds, reason or "max_iter", best=best)
+    result = _result(objective, loop, reason or "max_iter", best=best)
     _LOG.info(
         "%s after %d iterations, %.2f s",
         " or ".join(dict.fromkeys(result.reasons)),
@@ -303,204 +421,162 @@ def minimize(
     return result
 
 
+def _subject(objective: Objective) -> str:
+    """Return what is minimized, for the log, and to know it again."""
+    data, loss, penalty = objective.data, objective.loss, objective.penalty
+    shape = f"n={data.n}, p={data.p}, k={objective.k}, {objective.m} models"
+    intercept = "" if objective.fit_intercept else ", intercepts as given"
+    return f"{loss!r} + alpha {penalty!r}: {shape}{intercept}"
+
+
 def _check_start(
     objective: Objective,
     solver: Solver,
+    subject: str,
     params: Params | None,
     state: State | None,
+    loop: Loop | None,
     validation_score: Any,
 ) -> None:
     """Raise ArgumentError where what is to be minimized, how, and from where, do not agree."""
     (CALLABLE | NONE)("validation_score", validation_score)
     (SOLVER if objective.m == 1 else SOLVER_OF_STACKS)("solver", solver)
     check_suits(solver, objective)
-    if state is not None:
-        objective.check_params(STATE("state", state).params, "the params of state")
+    (LOOP | NONE)("loop", loop)
+    if loop is not None:
+        if params is not None or state is not None:
+            msg = "loop is to go on from; give no params and no state with it"
+            raise ArgumentError(msg)
+        if loop.subject != subject:
+            msg = f"loop must be of this problem, {subject}; it is of {loop.subject}"
+            raise ArgumentError(msg)
+        if loop.left and validation_score is not None:
+            msg = "loop cannot go on with validation_score: models have left its stack"
+            raise ArgumentError(msg)
+    elif state is not None:
+        m = STATE("state", state).report.loss.shape[0]
+        if m < objective.m:
+            msg = f"state is of {m} of {objective.m} models, the others left: give loop instead"
+            raise ArgumentError(msg)
+        objective.check_params(state.params, "the params of state")
     elif params is not None:
         objective.check_params(params)
         check_finite("params: W", params.W)
         check_finite("params: b", params.b)
+    kind, state = declared(solver, "state_type"), loop.state if loop else state
+    if kind is not None and state is not None:
+        instance(kind, f"a {kind.__name__}, of this solver")("state", state)
 
 
-def _result(
-    objective: Objective,
-    loop: _Loop,
-    rows: Sequence[HostArray],
-    seconds: Sequence[float],
-    reason: str,
-    *,
-    best: bool,
-) -> Result:
+def _first_loop(
+    subject: str, objective: Objective, solver: Solver, params: Params | None, state: State | None
+) -> Loop:
+    """Return what there is before the first iteration."""
+    m = objective.m
+    if state is None:
+        with objective.data.backend.products(0.0):  # blocks, and most of what solvers multiply
+            state = solver.init(objective, objective.zeros() if params is None else params)
+        STATE("state", state)
+    nothing = np.full(m, -np.inf), np.zeros(m, dtype=np.intp)
+    return Loop(subject, 0, state, np.arange(m), (), state.params, *nothing, [])
+
+
+def _observed(
+    objective: Objective, state: State, validation_score: Callable[[Params], Array] | None
+) -> Array:
+    """Return what `Observed` holds of an iteration, ``(9, models running)``."""
+    xp = objective.xp
+    penalty = objective.penalty_value(state.params)
+    score = xp.full_like(penalty, xp.nan)
+    if validation_score is not None:
+        score = validation_score(state.params)
+        check_same_library("what validation_score returns", score, "alpha", penalty)
+        if score.shape != penalty.shape:
+            msg = (
+                f"validation_score must return one score per model, shape {penalty.shape}, "
+                f"got shape {tuple(score.shape)}"
+            )
+            raise ArgumentError(msg)
+    return xp.stack([xp.astype(a, penalty.dtype) for a in (penalty, score, *state.report)])
+
+
+def _released(loop: Loop, stack: Objective, solver: Solver) -> tuple[Loop, Objective]:
+    """Return what goes on without models that are done: none of them, or a quarter at least.
+
+    Where each smaller stack is compiled anew, half of it leaves, down to a power of 2, and
+    only where a pass takes milliseconds.
+    """
+    asarray, xp, data = stack.data.backend.asarray, stack.xp, stack.data
+    done = np.nonzero(loop.last.converged[loop.running] > 0)[0]
+    m = len(loop.running)
+    least = m / 4
+    if data.backend.compiles:
+        done = done[: m - (1 << (m - len(done) - 1).bit_length())]
+        least = m / 2 if data.n * data.p * m * stack.k > _QUICK else m
+    if len(done) < least:
+        return loop, stack
+    staying = np.setdiff1d(np.arange(m), done)
+    gone, kept = asarray(done), asarray(staying)
+    left = loop.running[done], take_models(loop.state.params, gone, xp=xp)
+    loop = loop._replace(
+        state=solver.take(loop.state, kept, xp=xp),
+        running=loop.running[staying],
+        left=(*loop.left, left),
+        best=take_models(loop.best, kept, xp=xp),
+    )
+    return loop, stack.take(kept)
+
+
+def _stopped(callbacks: Callbacks, loop: Loop, iterations: int, objective: Objective) -> bool:
+    """Tell the callbacks of an iteration; return whether one of them wants to stop."""
+    last = loop.last
+    numbers = last.loss, last.penalty, last.validation_score, last.step_size, last.seconds
+    params = loop.whole(loop.state.params, objective)
+    progress = Progress(loop.iteration, iterations, *numbers, params)
+    return sum(bool(callback(progress)) for callback in callbacks) > 0
+
+
+def _result(objective: Objective, loop: Loop, reason: str, *, best: bool) -> Result:
     """Return what was found by the last iteration that is complete."""
-    n = loop.iteration
-    table = np.asarray(rows[:n] or [np.full((9, objective.m), np.nan)])
-    converged, stalled = table[-1, 4] > 0, table[-1, 7] > 0
-    done = "finished" if np.isnan(table[-1, 6]).all() else "converged"
-    names = ("loss", "penalty", "validation_score", "step_size")
-    params = loop.best_params if best else loop.state.params
+    loop = loop._replace(history=loop.history[: loop.iteration])
+    last, shape = loop.last, (loop.iteration, objective.m)
+    converged = last.converged > 0
+    done = "finished" if np.isnan(last.residual).all() else "converged"
+    names = "loss", "penalty", "validation_score", "step_size"
+    history = {name: [getattr(row, name) for row in loop.history] for name in names}
     return Result(
-        params=objective.canonical(loop.stack.whole(params)),
+        params=objective.canonical(loop.whole(loop.best if best else loop.state.params, objective)),
         state=loop.state,
-        n_iter=n,
+        n_iter=loop.iteration,
         converged=converged,
-        residual=table[-1, 6],
-        lower_bound=table[-1, 8],
-        history={name: table[:n, i] for i, name in enumerate(names)}
-        | {"seconds": np.asarray(seconds[:n])},
+        residual=last.residual,
+        lower_bound=last.lower_bound,
+        history={name: np.reshape(rows, shape) for name, rows in history.items()}
+        | {"seconds": np.asarray([row.seconds for row in loop.history])},
         reason=done if reason == "converged" else reason,
         reasons=tuple(
             "rounding" if floor else done if through else reason
-            for through, floor in zip(converged, stalled, strict=True)
+            for through, floor in zip(converged, last.stalled > 0, strict=True)
         ),
+        loop=loop,
     )
 
 
-def _logged(
-    objective: Objective, solver: Solver, callbacks: Sequence[Callable[[Progress], bool | None]]
-) -> Sequence[Callable[[Progress], bool | None]]:
+def _logged(subject: str, objective: Objective, solver: Solver, callbacks: Callbacks) -> Callbacks:
     """Tell the log what begins; return the callbacks, and that of the log where it wants more."""
-    data, backend = objective.data, objective.data.backend
-    _LOG.info(
-        "minimize %r + alpha %r: n=%d, p=%d, k=%d, %d models; %r; on %s, device %s",
-        *(objective.loss, objective.penalty),
-        *(data.n, data.p, objective.k, objective.m),
-        *(solver, backend.name, backend.device),
-    )
+    where = objective.data.backend
+    _LOG.info("minimize %s; %r; on %s, device %s", subject, solver, where.name, where.device)
     if _LOG.isEnabledFor(logging.DEBUG):
         return (*callbacks, partial(_LOG.debug, "%s"))
     return callbacks
 
 
-def _warn_of_divergence(iteration: int, diverged: HostArray, step_size: HostArray) -> None:
+def _warn_of_divergence(iteration: int, observed: Observed) -> None:
+    diverged = observed.diverged
     if diverged.any():
         warnings.warn(
             f"iteration {iteration} diverged for {int(diverged.sum())} of {len(diverged)} models; "
-            f"undone, step size now {step_size.min():.3g}",
+            f"undone, step size now {observed.step_size.min():.3g}",
             RuntimeWarning,
             stacklevel=4,
-        )
-
-
-@dataclass(frozen=True)
-class _Stack:
-    """The models still running; those that converged leave, and are put back in the end."""
-
-    objective: Objective
-    solver: Solver
-    models: np.ndarray[Any, Any]
-    left: tuple[tuple[np.ndarray[Any, Any], Params], ...] = ()
-
-    def observed(self, state: State, validation_score: Callable[[Params], Array] | None) -> Array:
-        """Return what `minimize` decides from, ``(9, models running)``."""
-        xp = self.objective.xp
-        penalty = self.objective.penalty_value(state.params)
-        score = xp.full_like(penalty, xp.nan)
-        if validation_score is not None:
-            score = validation_score(state.params)
-            check_same_library("what validation_score returns", score, "alpha", penalty)
-            if score.shape != penalty.shape:
-                msg = (
-                    f"validation_score must return one score per model, shape {penalty.shape}, "
-                    f"got shape {tuple(score.shape)}"
-                )
-                raise ArgumentError(msg)
-        observed = (
-            state.loss,
-            penalty,
-            score,
-            state.step_size,
-            state.converged,
-            state.diverged,
-            state.residual,
-            state.stalled,
-            state.lower_bound,
-        )
-        return xp.stack([xp.astype(a, penalty.dtype) for a in observed])
-
-    def fill(self, row: HostArray, previous: HostArray | None) -> HostArray:
-        """Return a row of all models: what left keeps its last values, and has not diverged."""
-        if previous is None:
-            return row
-        full = previous.copy()
-        full[5] = 0.0
-        full[:, self.models] = row
-        return full
-
-    def leaving(self, converged: HostArray) -> np.ndarray[Any, np.dtype[np.intp]]:
-        """Return which models are to leave, of those that are done: none, or a quarter at least.
-
-        Where each smaller stack is compiled anew, half of it leaves, down to a power of 2, and
-        only where a pass takes milliseconds.
-        """
-        done = np.nonzero(converged[self.models])[0]
-        m, data = len(self.models), self.objective.data
-        least = m / 4
-        if data.backend.compiles:
-            running = m - len(done)
-            done = done[: m - (1 << (running - 1).bit_length())]
-            least = m / 2 if data.n * data.p * m * self.objective.k > _QUICK else m
-        return done if len(done) >= least else done[:0]
-
-    def whole(self, params: Params) -> Params:
-        """Return the parameters of all models, those that left included."""
-        if not self.left:
-            return params
-        xp = self.objective.xp
-        models, parts = zip(*self.left, (self.models, params), strict=True)
-        order = self.objective.data.backend.asarray(np.argsort(np.concatenate(models)))
-        W = xp.concat([part.W for part in parts], axis=1)
-        b = xp.concat([part.b for part in parts], axis=0)
-        return take_models(Params(W, b), order, xp=xp)
-
-
-class _Loop(NamedTuple):
-    """What there is after an iteration: one value, so that Ctrl-C finds it whole."""
-
-    iteration: int
-    stack: _Stack
-    state: State
-    best_params: Params
-    best_score: HostArray
-    waited: np.ndarray[Any, Any]
-
-    def after(self, state: State, merit: HostArray, least: float) -> _Loop:
-        """Return what there is after one more iteration, by how good its parameters are."""
-        stack, best_params = self.stack, self.best_params
-        better = merit > self.best_score + least
-        if better.any():
-            backend = stack.objective.data.backend
-            keep = backend.asarray(better[stack.models])
-            best_params = select(keep, state.params, best_params, xp=backend.xp)
-        return self._replace(
-            iteration=self.iteration + 1,
-            state=state,
-            best_params=best_params,
-            best_score=np.where(better, merit, self.best_score),
-            waited=np.where(better, 0, self.waited + 1),
-        )
-
-    def reason(self, converged: HostArray, patience: int | None, *, stopped: bool) -> str | None:
-        """Return why to stop here, None where there is no reason."""
-        if stopped:
-            return "callback"
-        if converged.all():
-            return "converged"
-        waited = patience is not None and (self.waited >= patience).all()
-        return "early_stopping" if waited else None
-
-    def released(self, converged: HostArray) -> _Loop:
-        """Return what goes on without the models that are done."""
-        stack, solver = self.stack, self.stack.solver
-        asarray, xp = stack.objective.data.backend.asarray, stack.objective.xp
-        leaving = stack.leaving(converged)
-        if not leaving.size:
-            return self
-        staying = np.setdiff1d(np.arange(len(stack.models)), leaving)
-        gone, kept = asarray(leaving), asarray(staying)
-        left = stack.models[leaving], take_models(self.state.params, gone, xp=xp)
-        objective = stack.objective.take(kept)
-        return self._replace(
-            stack=_Stack(objective, solver, stack.models[staying], (*stack.left, left)),
-            state=solver.take(self.state, kept, xp=xp),
-            best_params=take_models(self.best_params, kept, xp=xp),
         )

@@ -128,8 +128,8 @@ def after_epochs(
         state = solver.init(F, one.params(F))
         for _ in range(2):
             state = solver.step(F, state)
-        ends = state.params, state.current, state.velocity, state.average
-        result.append([state.loss, *(array for end in ends for array in end)])
+        ends = state.params, *state.walk
+        result.append([state.report.loss, *(array for end in ends for array in end)])
     return result
 
 

@@ -481,7 +481,7 @@ def epoch(F: Objective, batch_size: int) -> Callable[[], tuple[Array, ...]]:
     def run() -> tuple[Array, ...]:
         nonlocal state
         state = solver.step(F, state)
-        return state.loss, state.current.W
+        return state.report.loss, state.walk.current.W
 
     return run
 

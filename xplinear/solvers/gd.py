@@ -20,6 +20,7 @@ from xplinear.solvers.metric import (
 )
 from xplinear.solvers.protocol import check_suits, select, take_models
 from xplinear.solvers.proximal import Move, proximal_step
+from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_excess
 
 __all__ = ["GD", "GDState"]
@@ -29,13 +30,7 @@ class GDState(NamedTuple):
     """State of `GD`; ``params`` is ``current``, or the best iterate where the loss is kinked."""
 
     params: Params
-    loss: Array
-    step_size: Array
-    converged: Array
-    diverged: Array
-    residual: Array
-    stalled: Array
-    lower_bound: Array
+    report: Report
     current: Params
     current_loss: Array
     grads: Params
@@ -91,6 +86,7 @@ class GD:
     tol: float = 1e-4
     step_size: Literal["backtracking", "curvature"] | float = "backtracking"
 
+    state_type = GDState
     exact = False
 
     def __post_init__(self) -> None:
@@ -121,7 +117,6 @@ class GD:
         check_suits(self, objective)
         xp = objective.xp
         value, grads = objective.data_loss_and_grad(params)
-        flags = xp.zeros_like(value, dtype=xp.bool)
         ones = xp.ones_like(params.b[:, 0])
         if isinstance(self.step_size, (int, float)):
             metric = plain_metric(objective)
@@ -133,13 +128,7 @@ class GD:
         zero = objective.loss_at_zero()
         return GDState(
             params=params,
-            loss=value,
-            step_size=step_size,
-            converged=flags,
-            diverged=flags,
-            residual=xp.ones_like(ones),
-            stalled=flags,
-            lower_bound=xp.full_like(ones, -xp.inf),
+            report=first_report(value, step_size, xp=xp),
             current=params,
             current_loss=value,
             grads=grads,
@@ -154,7 +143,8 @@ class GD:
         smooth, compile_ = objective.loss.smooth, objective.data.backend.compile
         decay = 1.0 if smooth else 1.0 - state.t / self.max_iter
         move = compile_(proximal_step, objective.penalty, objective.xp)(
-            state.current, state.grads, state.metric, decay * state.step_size, objective.alpha
+            *(state.current, state.grads, state.metric),
+            *(decay * state.report.step_size, objective.alpha),
         )
         loss, grads = objective.data_loss_and_grad(move.trial)
         searches = smooth and self.step_size == "backtracking"
@@ -164,7 +154,7 @@ class GD:
 
     def take(self, state: GDState, models: Array, *, xp: Namespace) -> GDState:
         """Return the state of a stack of these models only."""
-        kept = GDState(*take_models(state._replace(metric=None), models, xp=xp))
+        kept = take_models(state._replace(metric=None), models, xp=xp)
         return kept._replace(metric=state.metric.take(models, xp=xp))
 
 
@@ -180,9 +170,10 @@ def _judge(
     grads: Params,
     tol: float,
 ) -> GDState:
+    report = state.report
     before = state.current_loss + weighted_penalty(penalty, xp, state.current.W, alpha)
     residual = relative_excess(state.zero, before, 0.5 * move.length / move.step_size, xp=xp)
-    converged = state.converged
+    converged = report.converged
     if smooth:
         converged = converged | (residual <= tol)
     accept = loss <= state.limit
@@ -190,12 +181,12 @@ def _judge(
         rise = move.slope + move.length / (2.0 * move.step_size)
         slack = 10.0 * float(xp.finfo(move.length.dtype).eps) * xp.abs(state.current_loss)
         accept = accept & (loss <= state.current_loss + rise + slack)
-        step_size = xp.where(accept, 1.2 * state.step_size, 0.5 * state.step_size)
+        step_size = xp.where(accept, 1.2 * report.step_size, 0.5 * report.step_size)
         diverged = xp.zeros_like(accept)
     else:
-        step_size = xp.where(accept, state.step_size, 0.1 * state.step_size)
+        step_size = xp.where(accept, report.step_size, 0.1 * report.step_size)
         diverged = ~accept & ~converged
-    accept = accept & ~state.converged
+    accept = accept & ~report.converged
 
     current = select(accept, move.trial, state.current, xp=xp)
     current_loss = xp.where(accept, loss, state.current_loss)
@@ -203,18 +194,20 @@ def _judge(
     if not smooth:
         now, best = (
             value + weighted_penalty(penalty, xp, W, alpha)
-            for value, W in ((loss, move.trial.W), (state.loss, state.params.W))
+            for value, W in ((loss, move.trial.W), (report.loss, state.params.W))
         )
         better = accept & (now < best)
         params = select(better, move.trial, state.params, xp=xp)
-        kept = xp.where(better, loss, state.loss)
+        kept = xp.where(better, loss, report.loss)
     return state._replace(
         params=params,
-        loss=kept,
-        step_size=step_size,
-        converged=converged,
-        diverged=diverged,
-        residual=residual,
+        report=report._replace(
+            loss=kept,
+            step_size=step_size,
+            converged=converged,
+            diverged=diverged,
+            residual=residual,
+        ),
         current=current,
         current_loss=current_loss,
         grads=select(accept, grads, state.grads, xp=xp),

@@ -22,6 +22,7 @@ from xplinear.solvers.hessian import (
 )
 from xplinear.solvers.metric import centred_scores, safe_divisor
 from xplinear.solvers.protocol import check_suits, select, take_models
+from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_gap
 
 __all__ = ["InteriorPoint", "InteriorPointState"]
@@ -78,13 +79,7 @@ class InteriorPointState(NamedTuple):
     """State of `InteriorPoint`; ``params`` are the best so far, ``residual`` their relative gap."""
 
     params: Params
-    loss: Array
-    step_size: Array
-    converged: Array
-    diverged: Array
-    residual: Array
-    stalled: Array
-    lower_bound: Array
+    report: Report
     value: Array  # F at params
     zero: Array  # F at W = 0, b = 0
     product: Array  # the least mean of the products that are 0 at the optimum
@@ -144,6 +139,7 @@ class InteriorPoint:
     max_iter: int = 100
     tol: float = 1e-4
 
+    state_type = InteriorPointState
     needs_alpha = True
 
     def __post_init__(self) -> None:
@@ -217,8 +213,7 @@ class InteriorPoint:
         theta, *others = state.point
         rows = state.rows
         light = cast("Any", state)._replace(point=None, rows=None)
-        kept = InteriorPointState(*take_models(light, models, xp=xp))
-        return kept._replace(
+        return take_models(light, models, xp=xp)._replace(
             point=Point(
                 xp.take(theta, models, axis=0),
                 *(None if a is None else xp.take(a, models, axis=1) for a in others),
@@ -311,15 +306,14 @@ def _start(
     value, mean = _value(loss, problem, params, xp=xp)
     point = _centre(problem, xp=xp)
     none, zero = xp.zeros_like(value), xp.astype(zero, value.dtype)
+    report = first_report(mean, xp.ones_like(value), xp=xp)
     return InteriorPointState(
         params=params,
-        loss=mean,
-        step_size=xp.ones_like(value),
-        converged=value <= 0.0,
-        diverged=none > 0,
-        residual=value / safe_divisor(value, xp=xp),
-        stalled=none > 0,
-        lower_bound=none,  # no loss is negative
+        report=report._replace(
+            converged=value <= 0.0,
+            residual=value / safe_divisor(value, xp=xp),
+            lower_bound=none,  # no loss is negative
+        ),
         value=value,
         zero=zero,
         product=_mean_product(problem, point, xp=xp),
@@ -332,32 +326,35 @@ def _start(
 def _advance(
     loss: Any, free: bool, xp: Namespace, state: InteriorPointState, alpha: Array, tol: float
 ) -> InteriorPointState:
+    report, running = state.report, ~state.report.converged
     problem = _problem(loss.polytope, free, state.rows, alpha, xp=xp)
-    point, step = _iterated(problem, state.point, ~state.converged, xp=xp)
+    point, step = _iterated(problem, state.point, running, xp=xp)
     params = _params(problem, point.theta, state.params, xp=xp)
     value, mean = _value(loss, problem, params, xp=xp)
-    better = (value < state.value) & ~state.converged
+    better = (value < state.value) & running
     best = xp.where(better, value, state.value)
     bound = _bound(problem, point, xp=xp)
-    higher = (bound > state.lower_bound) & ~state.converged
-    bound = xp.minimum(xp.where(higher, bound, state.lower_bound), best)
+    higher = (bound > report.lower_bound) & running
+    bound = xp.minimum(xp.where(higher, bound, report.lower_bound), best)
     residual = relative_gap(state.zero, best, bound, xp=xp)
     product = _mean_product(problem, point, xp=xp)
     eps = float(xp.finfo(best.dtype).eps)
     # Products may shrink for a while before the gap does; below rounding that means nothing.
     progress = (product < _LESS * state.product) & (product > eps * best)
-    progress = progress | (residual < _LESS * state.residual)
+    progress = progress | (residual < _LESS * report.residual)
     idle = xp.where(progress, 0.0, state.idle + 1.0)
     reached = (residual <= tol) | (best - bound <= eps * state.zero)
-    stalled = (idle >= _PATIENCE) & ~reached & ~state.converged
+    stalled = (idle >= _PATIENCE) & ~reached & running
     return state._replace(
         params=select(better, params, state.params, xp=xp),
-        loss=xp.where(better, mean, state.loss),
-        step_size=xp.where(state.converged, state.step_size, step),
-        converged=state.converged | reached | stalled,
-        residual=residual,
-        stalled=state.stalled | stalled,
-        lower_bound=bound,
+        report=report._replace(
+            loss=xp.where(better, mean, report.loss),
+            step_size=xp.where(running, step, report.step_size),
+            converged=report.converged | reached | stalled,
+            residual=residual,
+            stalled=report.stalled | stalled,
+            lower_bound=bound,
+        ),
         value=best,
         product=xp.where(product < state.product, product, state.product),
         idle=idle,

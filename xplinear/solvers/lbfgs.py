@@ -33,13 +33,14 @@ from xplinear.solvers.metric import (
     uncentred,
 )
 from xplinear.solvers.newton import Newton
-from xplinear.solvers.protocol import check_suits, select, take_models
+from xplinear.solvers.protocol import check_suits, take_models
+from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import (
     SUFFICIENT,
     backtracked,
+    moved,
     relative_excess,
     rounding_of,
-    stopping,
 )
 
 __all__ = ["LBFGS", "LBFGSState", "Proposal"]
@@ -87,13 +88,7 @@ class LBFGSState(NamedTuple):
     """State of `LBFGS`; vectors ``(m, c p + c)`` hold W and the intercept at the centre."""
 
     params: Params
-    loss: Array
-    step_size: Array
-    converged: Array
-    diverged: Array
-    residual: Array
-    stalled: Array
-    lower_bound: Array
+    report: Report
     point: Array
     gradient: Array
     value: Array
@@ -152,6 +147,8 @@ class LBFGS:
     memory: int = 10
     gram: Literal["auto"] | bool = "auto"
 
+    state_type = LBFGSState
+
     def __post_init__(self) -> None:
         gram = one_of("auto") | FLAG
         settle(self, max_iter=integer(1), tol=number("[0, inf)"), memory=integer(1), gram=gram)
@@ -204,17 +201,10 @@ class LBFGS:
             objective.alpha,
         )
         nothing = xp.zeros_like(gradient[:, 0])
-        flags = xp.zeros_like(nothing, dtype=xp.bool)
         empty = xp.stack([xp.zeros_like(point)] * self.memory, axis=1)
         state = LBFGSState(
             params=params,
-            loss=data_loss,
-            step_size=xp.ones_like(nothing),
-            converged=flags,
-            diverged=flags,
-            residual=xp.ones_like(nothing),
-            stalled=flags,
-            lower_bound=xp.full_like(nothing, -xp.inf),
+            report=first_report(data_loss, xp.ones_like(nothing), xp=xp),
             point=point,
             gradient=gradient,
             value=value,
@@ -260,17 +250,14 @@ class LBFGS:
         pre = state.preconditioner
         ridge, inner, base = (xp.take(a, models, axis=0) for a in (pre.ridge, pre.inner, pre.base))
         blocks = take_models(pre.blocks, models, xp=xp)
-        kept = LBFGSState(*take_models(state._replace(preconditioner=None), models, xp=xp))
+        kept = take_models(state._replace(preconditioner=None), models, xp=xp)
         return kept._replace(
             preconditioner=pre._replace(ridge=ridge, inner=inner, base=base, blocks=blocks)
         )
 
     def ahead(self, objective: Objective, state: LBFGSState) -> Params:
         """Return where the next full step leads."""
-        free = state._replace(
-            converged=state.diverged, step_size=objective.xp.ones_like(state.step_size)
-        )
-        return self.propose(objective, free).params
+        return self.propose(objective, _free(state, xp=objective.xp)).params
 
     def bend(self, objective: Objective, state: LBFGSState, blocks: Array) -> LBFGSState:
         """Return the state preconditioned by inverse Hessians ``(m, c, p + 1, p + 1)``."""
@@ -377,15 +364,9 @@ def _follow(
     # The tiny steps at the end of a fit say nothing of the long way to the next strength.
     short = _LONG**2 * dot(point, point, xp=xp)
     keep = ((curvature > 1e-12 * length) & (length > short[:, None]))[:, :, None]
-    flags = xp.zeros_like(previous.converged)
     return previous._replace(
         params=params,
-        loss=loss,
-        step_size=xp.ones_like(previous.step_size),
-        converged=flags,
-        diverged=flags,
-        stalled=flags,
-        lower_bound=xp.full_like(previous.lower_bound, -xp.inf),
+        report=first_report(loss, xp.ones_like(previous.report.step_size), xp=xp),
         point=point,
         gradient=gradient,
         value=value,
@@ -464,17 +445,24 @@ def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
+def _free(state: LBFGSState, *, xp: Namespace) -> LBFGSState:
+    """Return the state of models that all make a full step."""
+    report = state.report
+    step_size = xp.ones_like(report.step_size)
+    return state._replace(report=report._replace(converged=report.diverged, step_size=step_size))
+
+
 def _measured(xp: Namespace, state: LBFGSState, tol: float) -> LBFGSState:
     """Return a first state with its residual: a start may already be good."""
-    free = state._replace(converged=state.diverged, step_size=xp.ones_like(state.step_size))
-    residual = _residual(state, _propose(False, xp, free).slope, xp=xp)
-    return state._replace(residual=residual, converged=residual <= _bar(tol, state, xp=xp))
+    residual = _residual(state, _propose(False, xp, _free(state, xp=xp)).slope, xp=xp)
+    converged = residual <= _bar(tol, state, xp=xp)
+    return state._replace(report=state.report._replace(residual=residual, converged=converged))
 
 
 def _bar(tol: float, state: LBFGSState, *, xp: Namespace) -> Array:
     """Return what the residual must reach: less, where no step has told of the curvature yet."""
     told = xp.any(state.steps != 0.0, axis=(1, 2))
-    return tol * xp.where(told, 1.0, xp.full_like(state.step_size, _UNTOLD))
+    return tol * xp.where(told, 1.0, xp.full_like(state.report.step_size, _UNTOLD))
 
 
 def _residual(state: LBFGSState, slope: Array, *, xp: Namespace) -> Array:
@@ -521,11 +509,11 @@ def _direction(state: LBFGSState, *, xp: Namespace) -> Array:
 def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
     """Return the trial points of one step."""
     direction, c = _direction(state, xp=xp), state.params.b.shape[1]
-    moved = state.step_size * xp.astype(~state.converged, direction.dtype)
-    trial = state.point - moved[:, None] * direction
+    length = state.report.step_size * xp.astype(~state.report.converged, direction.dtype)
+    trial = state.point - length[:, None] * direction
     centre = state.preconditioner.centre
     params = uncentred(fit_intercept, centre, params_of(trial, c, xp=xp), xp=xp)
-    return Proposal(trial, params, -moved * dot(direction, state.gradient, xp=xp))
+    return Proposal(trial, params, -length * dot(direction, state.gradient, xp=xp))
 
 
 def _judge(
@@ -541,11 +529,11 @@ def _judge(
 ) -> LBFGSState:
     """Keep the trial points that are good enough, and learn the curvature on the way there."""
     trial, params, slope = proposal
-    pre = state.preconditioner
+    report, pre = state.report, state.preconditioner
     value, gradient = _evaluate(penalty, even, xp, trial, loss, grads, pre.centre, alpha)
     enough = state.value + SUFFICIENT * xp.astype(slope, value.dtype)
     accept = value <= enough + rounding_of(state, xp=xp)
-    accept = accept & ~state.converged
+    accept = accept & ~report.converged
 
     step, change = trial - state.point, gradient - state.gradient
     curvature = dot(step, change, xp=xp)
@@ -562,19 +550,15 @@ def _judge(
     shorter = backtracked(state.value, value, xp.astype(slope, value.dtype), xp=xp)
     shorter = xp.astype(shorter, slope.dtype)
     keep = accept[:, None]
-    gradient = xp.where(keep, gradient, state.gradient)
-    kept = xp.where(accept, value, state.value)
     # Of the point before: the direction from here is not known yet.
-    residual = _residual(state, slope / safe_divisor(state.step_size, xp=xp), xp=xp)
-    residual = xp.where(state.converged, state.residual, residual)
+    residual = _residual(state, slope / safe_divisor(report.step_size, xp=xp), xp=xp)
+    residual = xp.where(report.converged, report.residual, residual)
+    step_size = xp.where(accept, 1.0, shorter * report.step_size)
+    bar = _bar(tol, state, xp=xp)
+    state = moved(state, accept, params, loss, value, step_size, residual, bar, xp=xp)
     return state._replace(
-        **stopping(state, accept, value, residual, _bar(tol, state, xp=xp), xp=xp),
-        params=select(accept, params, state.params, xp=xp),
-        loss=xp.where(accept, loss, state.loss),
-        step_size=xp.where(accept, 1.0, shorter * state.step_size),
         point=xp.where(keep, trial, state.point),
-        gradient=gradient,
-        value=kept,
+        gradient=xp.where(keep, gradient, state.gradient),
         steps=remembered(state.steps, step),
         changes=remembered(state.changes, change),
         scale=scale,

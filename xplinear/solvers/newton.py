@@ -24,13 +24,14 @@ from xplinear.solvers.metric import (
     spread,
     uncentred,
 )
-from xplinear.solvers.protocol import check_suits, select, take_models
+from xplinear.solvers.protocol import check_suits, take_models
+from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import (
     SUFFICIENT,
     backtracked,
+    moved,
     relative_excess,
     rounding_of,
-    stopping,
 )
 
 __all__ = ["Newton", "NewtonState"]
@@ -45,13 +46,7 @@ class NewtonState(NamedTuple):
     """State of `Newton`; vectors ``(m, c, p + 1)`` hold W and the intercept at the centre."""
 
     params: Params
-    loss: Array
-    step_size: Array
-    converged: Array
-    diverged: Array
-    residual: Array
-    stalled: Array
-    lower_bound: Array
+    report: Report
     point: Array
     direction: Array  # H⁻¹ times the gradient
     decrement: Array  # the gradient times that: twice what the step promises
@@ -98,6 +93,8 @@ class Newton:
 
     max_iter: int = 1000
     tol: float = 1e-4
+
+    state_type = NewtonState
 
     def __post_init__(self) -> None:
         settle(self, max_iter=integer(1), tol=number("[0, inf)"))
@@ -168,13 +165,14 @@ class Newton:
     def ahead(self, objective: Objective, state: NewtonState) -> Params:
         """Return where three more full steps lead: there the bound of the optimum is tight."""
         for _ in range(_STEPS_AHEAD):
-            state = self.step(objective, state._replace(converged=state.diverged))
+            free = state.report._replace(converged=state.report.diverged)
+            state = self.step(objective, state._replace(report=free))
         point = state.point - state.direction
         return _params(objective.fit_intercept, objective.xp, point, state.centre)
 
     def take(self, state: NewtonState, models: Array, *, xp: Namespace) -> NewtonState:
         """Return the state of a stack of these models only."""
-        kept = NewtonState(*take_models(state._replace(centre=None), models, xp=xp))
+        kept = take_models(state._replace(centre=None), models, xp=xp)
         return kept._replace(centre=state.centre)
 
 
@@ -256,29 +254,23 @@ def _start(
     )
     value = loss + weighted_penalty(penalty, xp, params.W, alpha)
     residual = relative_excess(zero, value, 0.5 * decrement, xp=xp)
-    flags, nothing = xp.zeros_like(loss, dtype=xp.bool), xp.zeros_like(loss)
+    report = first_report(loss, xp.ones_like(decrement), xp=xp)
     return NewtonState(
         params=params,
-        loss=loss,
-        step_size=xp.ones_like(decrement),
-        converged=residual <= tol,
-        diverged=flags,
-        residual=residual,
-        stalled=flags,
-        lower_bound=xp.full_like(loss, -xp.inf),
+        report=report._replace(converged=residual <= tol, residual=residual),
         point=point,
         direction=direction,
         decrement=decrement,
         value=value,
         zero=zero,
-        idle=nothing,
+        idle=xp.zeros_like(loss),
         centre=centre,
     )
 
 
 def _propose(fit_intercept: bool, xp: Namespace, state: NewtonState) -> tuple[Array, Params]:
-    moved = state.step_size * xp.astype(~state.converged, state.point.dtype)
-    trial = state.point - moved[:, None, None] * state.direction
+    length = state.report.step_size * xp.astype(~state.report.converged, state.point.dtype)
+    trial = state.point - length[:, None, None] * state.direction
     return trial, _params(fit_intercept, xp, trial, state.centre)
 
 
@@ -298,10 +290,11 @@ def _judge(
     tol: float,
 ) -> NewtonState:
     """Keep the trial points that are good enough, and solve for the next direction."""
+    converged, step_size = state.report.converged, state.report.step_size
     value = loss + weighted_penalty(penalty, xp, params.W, alpha)
-    slope = xp.astype(-state.step_size * state.decrement, value.dtype)
+    slope = xp.astype(-step_size * state.decrement, value.dtype)
     accept = value <= state.value + SUFFICIENT * slope + rounding_of(state, xp=xp)
-    accept = accept & ~state.converged
+    accept = accept & ~converged
     direction, decrement = _solved(
         shift_invariant, even, xp, trial, grads, H, penalty, alpha, curvature, state.centre
     )
@@ -314,13 +307,6 @@ def _judge(
     shorter = xp.astype(backtracked(state.value, value, slope, xp=xp), point.dtype)
     kept = xp.where(accept, value, state.value)
     residual = relative_excess(state.zero, kept, 0.5 * decrement, xp=xp)
-    return state._replace(
-        **stopping(state, accept, value, residual, tol, xp=xp),
-        params=select(accept, params, state.params, xp=xp),
-        loss=xp.where(accept, loss, state.loss),
-        step_size=xp.where(accept | state.converged, 1.0, shorter * state.step_size),
-        point=point,
-        direction=direction,
-        decrement=decrement,
-        value=kept,
-    )
+    step_size = xp.where(accept | converged, 1.0, shorter * step_size)
+    state = moved(state, accept, params, loss, value, step_size, residual, tol, xp=xp)
+    return state._replace(point=point, direction=direction, decrement=decrement)

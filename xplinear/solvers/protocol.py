@@ -7,50 +7,26 @@ from typing import Any, Protocol, cast
 from xplinear.arguments import offering
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
+from xplinear.solvers.report import Report
 
 __all__ = ["Solver", "State", "select", "take_models"]
 
 
 class State(Protocol):
-    """What `minimize` reads of any solver's state; all but ``params`` have shape ``(m,)``.
+    """What `minimize` reads of any solver's state.
 
     Attributes
     ----------
     params : Params
         The solution so far.
-    loss : Array
-        Mean data loss, at ``params`` or, for SGD, over the epoch that led there.
-    step_size : Array
-        Step size of the next iteration.
-    converged : Array of bool
-        The model is done and no longer moves.
-    diverged : Array of bool
-        The last iteration was undone and the step size reduced.
-    residual : Array
-        $√(e / 10 (F(0) − F))$, e an estimate of F − F*; NaN where the solver measures none, the
-        relative gap where it has a lower bound.
-    stalled : Array of bool
-        Converged, though not to ``tol``: rounding hides any further decrease.
-    lower_bound : Array
-        A proven lower bound of F; −inf where the solver has none.
+    report : xplinear.solvers.report.Report
+        How far it is.
     """
 
     @property
     def params(self) -> Params: ...
     @property
-    def loss(self) -> Array: ...
-    @property
-    def step_size(self) -> Array: ...
-    @property
-    def converged(self) -> Array: ...
-    @property
-    def diverged(self) -> Array: ...
-    @property
-    def residual(self) -> Array: ...
-    @property
-    def stalled(self) -> Array: ...
-    @property
-    def lower_bound(self) -> Array: ...
+    def report(self) -> Report: ...
 
 
 class Solver(Protocol):
@@ -65,6 +41,7 @@ class Solver(Protocol):
     ==================================  ========================================================
     ``refuses(loss, penalty)``          Why it cannot do these, and what can; None where it can.
     ``exact = False``                   It does not go to the optimum: no certificate is made.
+    ``state_type``                      Of its states: those of another solver are refused.
     ``needs_alpha = True``              It wants a penalty: by name, it is refused α = 0.
     ``pays(objective, models)``         Whether "auto" may choose it for so many models at once.
     ``relay(objective)``                For "auto": itself, with a shorter run, and the solver
@@ -102,7 +79,7 @@ _DEFAULTS: dict[str, Any] = {
     "exact": True,
     "needs_alpha": False,
     "pays": lambda objective, models: True,
-} | dict.fromkeys(("ahead", "follow", "in_turn", "planned", "relay", "with_rates"))
+} | dict.fromkeys(("ahead", "follow", "in_turn", "planned", "relay", "state_type", "with_rates"))
 
 
 def declared(solver: Any, name: str) -> Any:
@@ -132,12 +109,13 @@ def select(which: Array, a: Params, b: Params, *, xp: Namespace) -> Params:
 def take_models(part: Any, models: Array, *, xp: Namespace) -> Any:
     """Return these models' part: of `Params`, of arrays with the models first, of tuples of such.
 
-    None and integers belong to all models and stay.
+    Tuples keep their type. None and integers belong to all models and stay.
     """
     if isinstance(part, Params):
         # As in `Objective.zeros`: each column of weights stays contiguous in memory.
         W = xp.take(xp.permute_dims(part.W, (1, 2, 0)), models, axis=0)
         return Params(xp.permute_dims(W, (2, 0, 1)), xp.take(part.b, models, axis=0))
     if isinstance(part, tuple):
-        return tuple(take_models(a, models, xp=xp) for a in cast("tuple[Any, ...]", part))
+        own = [take_models(a, models, xp=xp) for a in cast("tuple[Any, ...]", part)]
+        return tuple(own) if type(part) is tuple else type(part)(*own)
     return part if part is None or isinstance(part, int) else xp.take(part, models, axis=0)

@@ -15,7 +15,7 @@ from xplinear.solvers.curvature import Bounds, bounds
 from xplinear.solvers.gram import gram_pays
 from xplinear.solvers.hessian import augmented, has_hessian, params_of_augmented
 from xplinear.solvers.metric import centred_scores, spread, uncentred
-from xplinear.solvers.protocol import check_suits, select, take_models
+from xplinear.solvers.protocol import check_suits, take_models
 from xplinear.solvers.quadratic import (
     Quadratic,
     Trial,
@@ -27,12 +27,13 @@ from xplinear.solvers.quadratic import (
     prox,
     start,
 )
+from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import (
     SUFFICIENT,
     backtracked,
+    moved,
     relative_excess,
     rounding_of,
-    stopping,
 )
 from xplinear.solvers.working_set import (
     Columns,
@@ -64,13 +65,7 @@ class ProximalLBFGSState(NamedTuple):
     """State of `ProximalLBFGS`; points ``(m, c, p + 1)`` hold W and the intercept at the centre."""
 
     params: Params
-    loss: Array
-    step_size: Array
-    converged: Array
-    diverged: Array
-    residual: Array
-    stalled: Array
-    lower_bound: Array
+    report: Report
     point: Array
     gradient: Array  # of the data loss alone
     value: Array
@@ -144,6 +139,8 @@ class ProximalLBFGS:
     tol: float = 1e-4
     memory: int = 10
 
+    state_type = ProximalLBFGSState
+
     def __post_init__(self) -> None:
         settle(self, max_iter=integer(1), tol=number("[0, inf)"), memory=integer(1))
 
@@ -177,8 +174,9 @@ class ProximalLBFGS:
 
     def ahead(self, objective: Objective, state: ProximalLBFGSState) -> Params:
         """Return where the next step would go, for a dual point that is nearer the optimum."""
-        free = state._replace(converged=state.diverged)  # that no model is running moves nothing
-        return self._propose(objective, free)[1].params
+        # That no model is running would move nothing.
+        free = state.report._replace(converged=state.report.diverged)
+        return self._propose(objective, state._replace(report=free))[1].params
 
     def _propose(
         self, objective: Objective, state: ProximalLBFGSState
@@ -209,7 +207,7 @@ class ProximalLBFGS:
     ) -> ProximalLBFGSState:
         """Return the state of a stack of these models only."""
         own = state._replace(metric=None)  # pyright: ignore[reportArgumentType]
-        return ProximalLBFGSState(*take_models(own, models, xp=xp))._replace(metric=state.metric)
+        return take_models(own, models, xp=xp)._replace(metric=state.metric)
 
     def follow(
         self, objective: Objective, params: Params, previous: ProximalLBFGSState, before: Array
@@ -255,7 +253,7 @@ def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns |
         return None, flat(state.point, xp=xp).shape[1], False
     gain = compile_(_gain, objective.penalty, xp)(state, objective.alpha)
     look = compile_(ranking, xp)
-    order, summary = look(state.params.W, gain, state.short, ~state.converged)
+    order, summary = look(state.params.W, gain, state.short, ~state.report.converged)
     most = _affordable(objective, state.point) // state.point.shape[1] - 1
     q, weights, short = needed(objective, summary, most)
     return (compile_(chosen, q, xp)(order) if q < objective.data.p else None), weights, short
@@ -293,16 +291,10 @@ def _start(
 ) -> ProximalLBFGSState:
     W, b = params
     ones = xp.ones_like(b[:, 0])
-    flags = xp.zeros_like(ones, dtype=xp.bool)
+    report = first_report(loss, ones, xp=xp)
     return ProximalLBFGSState(
         params=params,
-        loss=loss,
-        step_size=ones,
-        converged=flags,
-        diverged=flags,
-        residual=xp.full_like(ones, xp.inf),
-        stalled=flags,
-        lower_bound=xp.full_like(loss, -xp.inf),
+        report=report._replace(residual=xp.full_like(ones, xp.inf)),
         point=augmented(W, b + centred_scores(metric.centre, W, xp=xp), xp=xp),
         gradient=_gradient(grads, metric.centre, xp=xp),
         value=loss + weighted_penalty(penalty, xp, W, alpha),
@@ -310,7 +302,7 @@ def _start(
         idle=xp.zeros_like(ones),
         eigenvalue=ones,
         scale=ones,
-        short=flags,
+        short=report.stalled,
         metric=metric,
     )
 
@@ -329,7 +321,7 @@ def _exact_model(
     )
     met, bound = xp.linalg.diagonal(H), flat(bound, xp=xp)
     # Divided by η, no curvature would stay none: it is raised instead.
-    raised = met + _DAMPED * (1.0 / state.step_size - 1.0)[:, None] * bound
+    raised = met + _DAMPED * (1.0 / state.report.step_size - 1.0)[:, None] * bound
     raised = xp.maximum(raised, _LEAST_CURVATURE * bound)
     index = xp.cumulative_sum(xp.ones_like(met[0, :]))
     D = xp.reshape(raised, point.shape)
@@ -368,7 +360,7 @@ def _learnt_model(
     U = xp.reshape(xp.stack(risen + fallen, axis=1), (m * 2 * memory, c, width))
     U = narrowed(U, columns, xp=xp)
     ones = xp.ones_like(S[:, :, :1])
-    eta = state.step_size
+    eta = state.report.step_size
     return Quadratic(
         start=narrowed(state.point, columns, xp=xp),
         gradient=eta[:, None, None] * narrowed(state.gradient, columns, xp=xp),
@@ -402,7 +394,7 @@ def _propose(
     gained, left = promise(penalty, xp, model, trial)
     excess = gained + left
     if model.exact is None:  # with η, which is in g and α too, at least η² of that with 1
-        excess = excess / (state.step_size * state.step_size)
+        excess = excess / (state.report.step_size * state.report.step_size)
     point = widened(trial.x, state.point, columns, xp=xp)
     if columns is not None:
         D = state.metric.bound
@@ -431,40 +423,38 @@ def _judge(
 ) -> ProximalLBFGSState:
     """Keep the trial points that are good enough, and learn the curvature from all of them."""
     trial, params, excess, short, eigenvalue = proposal
+    report = state.report
     gradient = _gradient(grads, state.metric.centre, xp=xp)
     value = loss + weighted_penalty(penalty, xp, params.W, alpha)
     step, change = trial - state.point, gradient - state.gradient
-    rise = (value - loss) - (state.value - state.loss)  # of the penalty
+    rise = (value - loss) - (state.value - report.loss)  # of the penalty
     slope = rise + xp.astype(inner(state.gradient, step, xp=xp), value.dtype)
     slope = xp.where(slope < 0.0, slope, 0.0)
     accept = value <= state.value + SUFFICIENT * slope + rounding_of(state, xp=xp)
-    accept = accept & ~state.converged
+    accept = accept & ~report.converged
     keep = accept[:, None, None]
     shorter = xp.clip(backtracked(state.value, value, slope, xp=xp), 0.1, 0.25) if exact else 0.5
-    longer = (4.0 if exact else 2.0) * state.step_size
+    longer = (4.0 if exact else 2.0) * report.step_size
     longer = xp.minimum(longer, xp.ones_like(longer))
-    shorter = xp.astype(shorter * state.step_size, longer.dtype)
+    shorter = xp.astype(shorter * report.step_size, longer.dtype)
     residual = relative_excess(state.zero, state.value, excess, xp=xp)
     eps = float(xp.finfo(residual.dtype).eps)
     lost = excess <= eps * xp.abs(xp.astype(state.value, excess.dtype))
     # A model that is bent more than the loss promises too little to be believed; but where it
     # promises less than rounding, so does the step that bent it.
     doubtful = 2.0 * tol * xp.ones_like(residual)
-    bent = (state.step_size < 1.0) & ~lost
+    bent = (report.step_size < 1.0) & ~lost
     residual = xp.where(bent, xp.maximum(residual, doubtful), residual)
-    done = stopping(state, accept, value, residual, tol, xp=xp)
-    done = done | {"converged": done["converged"] | (lost & (residual <= _NEAR * tol))}
-    return state._replace(
-        **done,
+    step_size = xp.where(accept, longer, shorter)
+    after = moved(state, accept, params, loss, value, step_size, residual, tol, xp=xp)
+    done = after.report.converged | (lost & (residual <= _NEAR * tol))
+    return after._replace(
         **({} if state.steps is None else _learnt(state, step, change, xp=xp)),
-        params=select(accept, params, state.params, xp=xp),
-        loss=xp.where(accept, loss, state.loss),
-        step_size=xp.where(accept, longer, shorter),
+        report=after.report._replace(converged=done),
         point=xp.where(keep, trial, state.point),
         gradient=xp.where(keep, gradient, state.gradient),
-        value=xp.where(accept, value, state.value),
         short=short,
-        eigenvalue=xp.where(state.converged, state.eigenvalue, eigenvalue),
+        eigenvalue=xp.where(report.converged, state.eigenvalue, eigenvalue),
     )
 
 
@@ -475,7 +465,7 @@ def _learnt(
     metric = state.metric
     curvature = inner(step, change, xp=xp)
     least = 1e-7 * inner(step, metric.diagonal * step, xp=xp)
-    useful = xp.isfinite(curvature) & (curvature > least) & ~state.converged
+    useful = xp.isfinite(curvature) & (curvature > least) & ~state.report.converged
     bent = inner(change, of_weights(metric.inverse, 1.0 / metric.diagonal, change, xp=xp), xp=xp)
     scale = bent / xp.where(useful, curvature, 1.0)
     learn = useful[:, None, None]

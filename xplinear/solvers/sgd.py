@@ -27,6 +27,7 @@ from xplinear.solvers.metric import (
 )
 from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.proximal import proximal_step
+from xplinear.solvers.report import Report, first_report
 
 __all__ = ["SCHEDULES", "SGD", "SGDState"]
 
@@ -52,30 +53,42 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
 }
 
 
-class SGDState(NamedTuple):
-    """State of `SGD`; weights and velocity are kept with the intercept at the features' centre."""
+class Walk(NamedTuple):
+    """Where the updates are, their velocity, and the mean of the iterates so far."""
 
-    params: Params
-    loss: Array
-    step_size: Array
-    converged: Array
-    diverged: Array
-    residual: Array
-    stalled: Array
-    lower_bound: Array
     current: Params
     velocity: Params
     average: Params
-    averaged: int
-    best: Array  # lowest objective so far, and where
-    best_current: Params
-    best_loss: Array
-    waited: Array
-    limit: Array
+
+
+class Best(NamedTuple):
+    """The lowest objective ``(m,)`` of an epoch so far, and the data loss and iterate there."""
+
+    value: Array
+    loss: Array
+    current: Params
+
+
+class Counts(NamedTuple):
+    """What was made so far, earlier runs of `partial_fit` included in all but ``averaged``."""
+
+    epochs: int
+    updates: int
+    averaged: int  # epochs in the mean of the iterates
+
+
+class SGDState(NamedTuple):
+    """State of `SGD`; all but ``params`` keep the intercept at the features' centre."""
+
+    params: Params
+    report: Report
+    walk: Walk
+    best: Best
+    waited: Array  # epochs without an improvement
+    limit: Array  # a loss above this is divergence
     metric: Metric
     moments: Moments | None
-    epoch: int
-    updates: int
+    counts: Counts
 
 
 class _Steps(NamedTuple):
@@ -190,6 +203,7 @@ class SGD:
     average: bool = False
     seed: int = 0
 
+    state_type = SGDState
     exact = False
 
     def __post_init__(self) -> None:
@@ -257,35 +271,23 @@ class SGD:
         nothing = velocity = Params(xp.zeros_like(params.W), xp.zeros_like(params.b))
         if previous is not None:
             shift = metric.centre - previous.metric.centre
-            W, b = previous.velocity
+            W, b = previous.walk.velocity
             velocity = Params(W, b + centred_scores(shift, W, xp=xp))
         wide = accumulator(ones, xp=xp)
         start, zero = (
             xp.astype(sample_loss(objective, at), wide) for at in (params, objective.zeros())
         )
-        flags = xp.zeros_like(start, dtype=xp.bool)
+        report = first_report(start, step_size, xp=xp)
         return SGDState(
             params=params,
-            loss=start,
-            step_size=step_size,
-            converged=flags,
-            diverged=flags,
-            residual=xp.full_like(start, xp.nan),
-            stalled=flags,
-            lower_bound=xp.full_like(start, -xp.inf),
-            current=current,
-            velocity=velocity,
-            average=nothing,
-            averaged=0,
-            best=xp.full_like(start, xp.inf),
-            best_current=current,
-            best_loss=start,
+            report=report._replace(residual=xp.full_like(start, xp.nan)),
+            walk=Walk(current, velocity, nothing),
+            best=Best(xp.full_like(start, xp.inf), start, current),
             waited=xp.zeros_like(start),
             limit=10.0 * xp.maximum(start, zero),
             metric=metric,
             moments=moments,
-            epoch=previous.epoch if previous else 0,
-            updates=previous.updates if previous else 0,
+            counts=previous.counts._replace(averaged=0) if previous else Counts(0, 0, 0),
         )
 
     def _given(self, objective: Objective) -> Array:
@@ -331,7 +333,8 @@ class SGD:
         xp, data, penalty = objective.xp, objective.data, objective.penalty
         epochs, per_epoch = self._affordable(objective), math.ceil(data.n / self.batch_size)
         factor = SCHEDULES[self.schedule]
-        average = self.average and state.epoch >= (epochs // 2 if self.ends else 1)
+        done = state.counts
+        average = self.average and done.epochs >= (epochs // 2 if self.ends else 1)
 
         prepare = data.backend.compile(_prepare, self.momentum, objective.fit_intercept, xp)
         carry, steps = prepare(state, objective.alpha, data.weight_sum / data.n)
@@ -341,30 +344,28 @@ class SGD:
             carry,
             steps,
             batch_size=self.batch_size,
-            shuffle=(self.seed, state.epoch),
+            shuffle=(self.seed, done.epochs),
             schedule=[
-                factor(t, epochs * per_epoch)
-                for t in range(state.updates, state.updates + per_epoch)
+                factor(t, epochs * per_epoch) for t in range(done.updates, done.updates + per_epoch)
             ],
             fold=data.backend.kernel(objective.loss, "sgd"),
         )
-        averaged = state.averaged + int(average)
+        averaged = done.averaged + int(average)
         settle = data.backend.compile(_settle, self.ends, penalty, average, xp)
         share = 1.0 / (averaged * per_epoch) if average else 0.0
-        last = self.ends and state.epoch + 1 >= epochs
+        last = self.ends and done.epochs + 1 >= epochs
         settled = settle(
             *(state, carry, objective.alpha, data.weight_sum),
             *(share, per_epoch, last, self.tol, self.patience),
         )
         if last and not penalty.smooth:
             settled = self._clear(objective, settled)
-        return settled._replace(
-            averaged=averaged, epoch=state.epoch + 1, updates=state.updates + per_epoch
-        )
+        counts = Counts(done.epochs + 1, done.updates + per_epoch, averaged)
+        return settled._replace(counts=counts)
 
     def take(self, state: SGDState, models: Array, *, xp: Namespace) -> SGDState:
         """Return the state of a stack of these models only."""
-        kept = SGDState(*take_models(state._replace(metric=None, moments=None), models, xp=xp))
+        kept = take_models(state._replace(metric=None, moments=None), models, xp=xp)
         return kept._replace(metric=state.metric.take(models, xp=xp))
 
     def _clear(self, objective: Objective, state: SGDState) -> SGDState:
@@ -372,7 +373,7 @@ class SGD:
         xp, params = objective.xp, state.params
         loss, grads = objective.data_loss_and_grad(params)
         bound = loss_curvature(objective.loss, objective.k) * state.metric.eigenvalue
-        step_size = xp.ones_like(state.step_size) / bound
+        step_size = xp.ones_like(state.report.step_size) / bound
         trial = proximal_step(
             objective.penalty, xp, params, grads, state.metric, step_size, objective.alpha
         ).trial
@@ -389,11 +390,12 @@ def _prepare(
     mean_weight: Array,
 ) -> tuple[_Carry, _Steps]:
     """Return where an epoch starts and its constants, in the full shape of what they multiply."""
-    W, b = state.current
+    (W, b), velocity, _ = state.walk
+    step_size = state.report.step_size
     scale = state.metric.scale[:, :, None] * xp.ones_like(W)
     # Weights of mean 1 leave the step as it is.
-    eta = (state.step_size / xp.astype(mean_weight, W.dtype))[:, None]
-    lasting = state.step_size / (1.0 - momentum)
+    eta = (step_size / xp.astype(mean_weight, W.dtype))[:, None]
+    lasting = step_size / (1.0 - momentum)
     steps = _Steps(
         centre=state.metric.centre,
         weights=eta * scale,
@@ -401,7 +403,7 @@ def _prepare(
         penalty=(lasting * alpha)[:, None] * scale,
     )
     nothing = Params(xp.zeros_like(W), xp.zeros_like(b))
-    return (state.current, state.velocity, nothing, xp.zeros_like(state.loss)), steps
+    return (state.walk.current, velocity, nothing, xp.zeros_like(state.report.loss)), steps
 
 
 def _settle(
@@ -420,42 +422,44 @@ def _settle(
     patience: int,
 ) -> SGDState:
     """Judge an epoch: keep it, or go back to the best point where it diverged."""
-    current, velocity, total, seen = carry
+    (current, velocity, total, seen), best, report = carry, state.best, state.report
     loss = seen / weight_sum
-    diverged = ~(loss <= state.limit) & ~state.converged
-    undone = diverged | state.converged
-    current = select(diverged, state.best_current, current, xp=xp)
-    current = select(state.converged, state.current, current, xp=xp)
+    diverged = ~(loss <= state.limit) & ~report.converged
+    undone = diverged | report.converged
+    current = select(diverged, best.current, current, xp=xp)
+    current = select(report.converged, state.walk.current, current, xp=xp)
     nothing = Params(xp.zeros_like(current.W), xp.zeros_like(current.b))
     velocity = select(undone, nothing, velocity, xp=xp)
-    loss = xp.where(diverged, state.best_loss, loss)
-    loss = xp.where(state.converged, state.loss, loss)
+    loss = xp.where(diverged, best.loss, loss)
+    loss = xp.where(report.converged, report.loss, loss)
 
-    result = current
+    result, mean = current, state.walk.average
     if average:
-        old = state.average
+        old = mean
         mean = Params(
             old.W + share * (total.W - per_epoch * old.W),
             old.b + share * (total.b - per_epoch * old.b),
         )
         result = select(undone, current, mean, xp=xp)
-        state = state._replace(average=mean)
     params = Params(result.W, result.b - centred_scores(state.metric.centre, result.W, xp=xp))
 
     now = loss + weighted_penalty(penalty, xp, current.W, alpha)
-    lower = now < state.best
-    improved = now + tol * xp.abs(now) < state.best
+    lower = now < best.value
+    improved = now + tol * xp.abs(now) < best.value
     waited = xp.where(improved | diverged | ends, 0.0, state.waited + 1.0)
     return state._replace(
         params=params,
-        loss=loss,
-        step_size=xp.where(diverged, 0.1 * state.step_size, state.step_size),
-        converged=state.converged | (waited >= patience) | last,
-        diverged=diverged,
-        current=current,
-        velocity=velocity,
-        best=xp.where(lower, now, state.best),
-        best_current=select(lower, current, state.best_current, xp=xp),
-        best_loss=xp.where(lower, loss, state.best_loss),
+        report=report._replace(
+            loss=loss,
+            step_size=xp.where(diverged, 0.1 * report.step_size, report.step_size),
+            converged=report.converged | (waited >= patience) | last,
+            diverged=diverged,
+        ),
+        walk=Walk(current, velocity, mean),
+        best=Best(
+            xp.where(lower, now, best.value),
+            xp.where(lower, loss, best.loss),
+            select(lower, current, best.current, xp=xp),
+        ),
         waited=waited,
     )

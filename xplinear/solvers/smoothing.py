@@ -15,6 +15,7 @@ from xplinear.solvers.bundle import Bundle, Classes, class_means, collect, no_po
 from xplinear.solvers.kinks import bending_pays, first_width, inverse_hessians, rounded_loss
 from xplinear.solvers.lbfgs import LBFGS, LBFGSState
 from xplinear.solvers.protocol import check_suits, select, take_models
+from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_gap
 
 __all__ = ["Smoothing", "SmoothingState"]
@@ -37,13 +38,7 @@ class SmoothingState(NamedTuple):
     """State of `Smoothing`; ``params`` are the best so far, ``residual`` is the relative gap."""
 
     params: Params
-    loss: Array
-    step_size: Array
-    converged: Array
-    diverged: Array
-    residual: Array
-    stalled: Array
-    lower_bound: Array
+    report: Report
     value: Array  # F at params
     zero: Array  # F at W = 0, b = 0
     width: Array
@@ -102,6 +97,7 @@ class Smoothing:
     max_iter: int = 1000
     tol: float = 1e-3
 
+    state_type = SmoothingState
     needs_alpha = True
 
     def __post_init__(self) -> None:
@@ -131,20 +127,18 @@ class Smoothing:
         loss, smooth, _, grads = rounded_loss(objective, params, width)
         inner = self._descent.start(objective, params, smooth, grads)
         value = loss + objective.penalty_value(params)
-        flags = xp.zeros_like(inner.converged)
+        report = first_report(loss, inner.report.step_size, xp=xp)
         return SmoothingState(
             params=params,
-            loss=loss,
-            step_size=inner.step_size,
-            converged=value <= 0.0,
-            diverged=flags,
-            residual=xp.ones_like(value),
-            stalled=flags,
-            lower_bound=xp.zeros_like(value),  # no loss is negative
+            report=report._replace(
+                converged=value <= 0.0,
+                residual=xp.ones_like(value),
+                lower_bound=xp.zeros_like(value),  # no loss is negative
+            ),
             value=value,
             zero=objective.loss_at_zero(),
             width=width,
-            fresh=flags,
+            fresh=report.stalled,
             age=xp.zeros_like(width),
             inner=inner,
             bundle=no_points(objective, params, value),
@@ -164,24 +158,29 @@ class Smoothing:
         value = loss + objective.penalty_value(proposal.params)
         centre, t = inner.preconditioner.centre, state.t + 1
         bundle = compile_(collect, xp)(state.bundle, grads, dual, centre)
-        bound = state.lower_bound
+        bound = state.report.lower_bound
         if t % _EVERY == 0:
             intercept = inner.point[:, -proposal.params.b.shape[1] :]  # at the centre
             bundle, bound = prove(objective, bundle, state.classes, intercept, state.value, bound)
         least = _LEAST_WIDTH * float(xp.finfo(objective.data.dtype).eps)
         advance = compile_(_advance, least, xp)
         light = cast("Any", state)._replace(
-            inner=None, bundle=None, classes=None, lower_bound=bound, t=None
+            report=state.report._replace(lower_bound=bound),
+            inner=None,
+            bundle=None,
+            classes=None,
+            t=None,
         )
         light = advance(
             *(light, proposal.params, loss, value, loss - smooth),
-            *(inner.idle, inner.step_size, self.tol),
+            *(inner.idle, inner.report.step_size, self.tol),
         )
+        outer = light.report
         inner = inner._replace(
-            step_size=light.step_size,
+            report=inner.report._replace(
+                step_size=outer.step_size, converged=outer.converged, stalled=outer.stalled
+            ),
             value=xp.where(light.fresh, _ANY, inner.value),
-            converged=light.converged,
-            stalled=light.stalled,
         )
         return light._replace(inner=inner, bundle=bundle, classes=state.classes, t=t)
 
@@ -189,10 +188,7 @@ class Smoothing:
         """Return the state of a stack of these models only."""
         inner = self._descent.take(state.inner, models, xp=xp)
         light = cast("Any", state)._replace(inner=None)
-        kept = SmoothingState(*take_models(light, models, xp=xp))
-        return kept._replace(
-            inner=inner, bundle=Bundle(*kept.bundle), classes=Classes(*kept.classes)
-        )
+        return take_models(light, models, xp=xp)._replace(inner=inner)
 
     @property
     def _descent(self) -> LBFGS:
@@ -212,25 +208,27 @@ def _advance(
     tol: float,
 ) -> Any:
     """Return the state, less its large parts, after the pass at ``params``."""
-    better = (value < state.value) & ~state.converged
+    report, running = state.report, ~state.report.converged
+    better = (value < state.value) & running
     best = xp.where(better, value, state.value)
-    gap = best - state.lower_bound
+    gap = best - report.lower_bound
     # At the last width: rounding the kinks costs nothing that counts, or nothing that is seen.
     last = (bias <= _LAST_BIAS * tol * best) | (state.width <= least)
     done = (bias > _BIAS * gap) | (idle >= _IDLE) | (state.age > _STAGE)
     done = done & ~state.fresh & ~last
-    residual = relative_gap(state.zero, best, state.lower_bound, xp=xp)
+    residual = relative_gap(state.zero, best, report.lower_bound, xp=xp)
     reached = residual <= tol
-    stalled = last & (idle >= _PATIENCE) & ~reached & ~state.converged
-    stalled = state.stalled | stalled
+    stalled = report.stalled | (last & (idle >= _PATIENCE) & ~reached & running)
     again = xp.where(state.fresh, 1.0, step_size)
     return state._replace(
         params=select(better, params, state.params, xp=xp),
-        loss=xp.where(better, loss, state.loss),
-        step_size=xp.where(done, 0.0, again),
-        converged=state.converged | reached | stalled,
-        residual=residual,
-        stalled=stalled,
+        report=report._replace(
+            loss=xp.where(better, loss, report.loss),
+            step_size=xp.where(done, 0.0, again),
+            converged=report.converged | reached | stalled,
+            residual=residual,
+            stalled=stalled,
+        ),
         value=best,
         width=xp.where(done, _SHRINK * state.width, state.width),
         fresh=done,

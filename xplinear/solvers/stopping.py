@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from xplinear.namespace import Array, Namespace
+from xplinear.objective import Params
+from xplinear.solvers.protocol import select
 
 __all__ = [
     "SUFFICIENT",
     "backtracked",
+    "moved",
     "relative_excess",
     "relative_gap",
     "rounding_of",
-    "stopping",
 ]
 
 SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
@@ -64,20 +66,36 @@ def relative_gap(zero: Array, value: Array, bound: Array, *, xp: Namespace) -> A
     return xp.where(nothing, 0.0, xp.maximum(relative, gained))
 
 
-def stopping(
-    state: Any, accept: Array, value: Array, residual: Array, tol: float | Array, *, xp: Namespace
-) -> dict[str, Array]:
-    """Return the fields of the next state that say whether its models are done.
+def moved(
+    state: Any,
+    accept: Array,
+    params: Params,
+    loss: Array,
+    value: Array,
+    step_size: Array,
+    residual: Array,
+    tol: float | Array,
+    *,
+    xp: Namespace,
+) -> Any:
+    """Return the state with what models reached that ``accept (m,)``, and whether they are done.
 
-    ``accept (m,)`` tells which models moved, to F of ``value`` and ``residual``.
+    That is F of ``value``, of which ``loss`` is the data's; ``residual`` is of the state before.
     """
+    report = state.report
     moving = accept & (value < state.value - 0.1 * rounding_of(state, xp=xp))
-    idle = xp.where(moving | state.converged, 0.0, state.idle + 1.0)
+    idle = xp.where(moving | report.converged, 0.0, state.idle + 1.0)
     reached = residual <= tol
-    stalled = state.stalled | (~reached & ~state.converged & (idle >= _PATIENCE))
-    return {
-        "residual": residual,
-        "idle": idle,
-        "stalled": stalled,
-        "converged": state.converged | reached | stalled,
-    }
+    stalled = report.stalled | (~reached & ~report.converged & (idle >= _PATIENCE))
+    return state._replace(
+        params=select(accept, params, state.params, xp=xp),
+        report=report._replace(
+            loss=xp.where(accept, loss, report.loss),
+            step_size=step_size,
+            converged=report.converged | reached | stalled,
+            residual=residual,
+            stalled=stalled,
+        ),
+        value=xp.where(accept, value, state.value),
+        idle=idle,
+    )
