@@ -37,7 +37,7 @@ from xplinear.backends import Backend, BackendError, get_backend
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data import ArrayData
 from xplinear.losses import SoftmaxLoss
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array
 from xplinear.objective import Objective
 from xplinear.penalties import L2Penalty
 from xplinear.solvers import SGD
