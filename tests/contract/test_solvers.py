@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.optimize import LinearConstraint
 from scipy.optimize import minimize as scipy_minimize
+from sklearn.exceptions import ConvergenceWarning
 from typer.testing import CliRunner
 
 import xplinear as xl
@@ -18,7 +20,7 @@ from xplinear.cli import app
 from xplinear.losses import LOSSES, MulticlassHingeLoss, SoftmaxLoss
 from xplinear.minimize import minimize
 from xplinear.penalties import PENALTIES, L1Penalty, L2Penalty, has_strength
-from xplinear.solvers import GD, SOLVERS
+from xplinear.solvers import GD, LBFGS, SOLVERS
 from xplinear.solvers.automatic import automatic_solver
 from xplinear.solvers.protocol import declared
 
@@ -368,3 +370,73 @@ def test_an_object_needs_no_more_than_the_protocol() -> None:
     np.testing.assert_allclose(clf.objective_, optimum(SoftmaxLoss(), L2Penalty(), 0.1), rtol=1e-6)
     with pytest.raises(ValueError, match="partial_fit needs solver='sgd'"):
         clf.partial_fit(X, Y, classes=[0, 1, 2])
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_on_few_rows_float64_is_for_those_that_go_to_the_optimum(name: str) -> None:
+    smooth = refusal(SOLVERS[name](), SoftmaxLoss(), L2Penalty()) is None
+    loss = "softmax" if smooth else "multiclass_hinge"
+    exact, seen = declared(SOLVERS[name], "exact"), []
+    for solver in (name, SOLVERS[name](max_iter=3)):
+        clf = xl.LinearClassifier(loss, solver=solver, max_iter=3, alpha=0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # after 3 iterations
+            clf.fit(
+                X.astype(np.float32), Y, callbacks=[lambda now: seen.append(now.params.W.dtype)]
+            )
+        assert clf.coef_.dtype == np.float32
+        assert hasattr(clf, "certificate_") == exact
+    assert set(seen) == {np.dtype(np.float64 if exact else np.float32)}
+
+
+def test_a_penalty_by_name_takes_the_ratio() -> None:
+    l1, twin, other = (
+        xl.LinearClassifier(alpha=0.05, tol=1e-8, **penalty).fit(X, Y).objective_
+        for penalty in (
+            {"penalty": "l1"},
+            {"penalty": "elastic_net", "l1_ratio": 1.0},
+            {"penalty": "elastic_net"},
+        )
+    )
+    np.testing.assert_allclose(twin, l1, rtol=1e-9)
+    assert other < 0.99 * l1
+
+
+def test_one_gram_matrix_is_worth_it_for_many(numpy_backend: Any) -> None:
+    data = np.broadcast_to(0.0, (50, 400)), np.broadcast_to(0, 50)
+    one, many = (
+        numpy_backend.objective(SoftmaxLoss(), L2Penalty(), *data, alpha=np.ones(m))
+        for m in (1, 100)
+    )
+    assert [LBFGS().planned(F).gram for F in (one, many)] == [False, True]
+    assert LBFGS(gram=False).planned(many) == LBFGS(gram=False)
+
+
+@dataclass(frozen=True)
+class Planning(Mine):
+    """A solver that plans for a sweep."""
+
+    def planned(self, objective: Any) -> Planning:
+        assert objective.m == 2 * 3  # strengths × folds, and all rows
+        return replace(self, max_iter=55)
+
+
+def test_a_sweep_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(Mine, "iterations", lambda self, _: steps.append(self.max_iter) or 20)
+    xl.LinearClassifierCV([0.1, 0.02], solver=Planning(), cv=2).fit(X, Y)
+    assert set(steps) == {55}
+
+
+def test_where_lbfgs_is_slow_newton_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xplinear.solvers.lbfgs._TRIED", 3)
+    wide = rng.standard_normal((300, 72))
+    y = np.argmax(wide[:, :3] + 1.0 * rng.standard_normal((300, 3)), axis=1)
+    clf = xl.LinearClassifier(alpha=1e-3, tol=1e-8).fit(wide, y)
+    assert clf.solver_ == "newton"
+    assert clf.history_["loss"].shape == (clf.n_iter_,)
+    short = xl.LinearClassifier(alpha=1e-3, tol=0.1, max_iter=3)
+    assert short.fit(wide, y).solver_ == "lbfgs"
+    named = xl.LinearClassifier(alpha=1e-3, solver="lbfgs", tol=1e-8).fit(wide, y)
+    assert named.solver_ == "lbfgs"
+    np.testing.assert_allclose(clf.objective_, named.objective_, rtol=1e-9)
