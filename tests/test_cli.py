@@ -223,7 +223,7 @@ class TestTrainAndPredict:
 
     def test_defaults_are_those_of_the_classifier(self):
         own = inspect.signature(LinearClassifier).parameters
-        options = inspect.signature(cli.train).parameters
+        options = inspect.signature(cli.train.train).parameters
         same = {
             name: option.default
             for name, option in options.items()
@@ -306,8 +306,10 @@ class TestTrainAndPredict:
         assert re.fullmatch(r"warning: stopped after max_iter=2 .*\n", result.stderr)
 
     def test_progress_bar(self, monkeypatch):
-        console = cli.Console
-        monkeypatch.setattr(cli, "Console", lambda **o: console(**o, force_terminal=True, width=90))
+        console = cli.terminal.Console
+        monkeypatch.setattr(
+            cli.terminal, "Console", lambda **o: console(**o, force_terminal=True, width=90)
+        )
         result = CliRunner().invoke(
             cli.app, ["train", "digits", "--solver", "sgd", "--max-iter", "4"]
         )
@@ -326,7 +328,7 @@ class TestTrainAndPredict:
             assert text in picture
 
     def test_no_bar_without_a_terminal(self, monkeypatch):
-        monkeypatch.setattr(cli, "_LINE_SECONDS", np.inf)
+        monkeypatch.setattr(cli.terminal, "_LINE_SECONDS", np.inf)
         assert CliRunner().invoke(cli.app, ["train", "digits"]).stderr == ""
 
     @pytest.mark.parametrize(
@@ -340,7 +342,7 @@ class TestTrainAndPredict:
         ],
     )
     def test_lines_without_a_terminal(self, arguments, line, monkeypatch):
-        monkeypatch.setattr(cli, "_LINE_SECONDS", 0.0)
+        monkeypatch.setattr(cli.terminal, "_LINE_SECONDS", 0.0)
         command, *options = arguments
         result = CliRunner().invoke(cli.app, [command, "digits", *options])
         assert re.search(line, result.stderr)
@@ -393,7 +395,7 @@ class TestSweep:
 
     def test_defaults_are_those_of_the_classifier(self):
         own = inspect.signature(xplinear.LinearClassifierCV).parameters
-        options = inspect.signature(cli.sweep).parameters
+        options = inspect.signature(cli.sweep.sweep).parameters
         same = {name: option.default for name, option in options.items() if name in own}
         assert same.pop("cv") == 5
         assert same.pop("standardize") is None  # it is for tables
@@ -401,8 +403,10 @@ class TestSweep:
         assert len(same) == 13
 
     def test_progress_bar(self, monkeypatch):
-        console = cli.Console
-        monkeypatch.setattr(cli, "Console", lambda **o: console(**o, force_terminal=True, width=90))
+        console = cli.terminal.Console
+        monkeypatch.setattr(
+            cli.terminal, "Console", lambda **o: console(**o, force_terminal=True, width=90)
+        )
         result = CliRunner().invoke(cli.app, ["sweep", "digits", "--alphas=1,0.1", "--cv=2"])
         assert re.search(r"3/6\S* models, alpha 1.00e-01, loss 0\.\d{4}", result.stderr)
 
@@ -496,7 +500,7 @@ def test_backends():
 
 def test_backends_keep_the_brackets_of_extras(monkeypatch):
     status = xplinear.backends.BackendStatus("cupy", False, "", (), "use xplinear[cuda13]")
-    monkeypatch.setattr(cli, "available_backends", lambda: [status])
+    monkeypatch.setattr(cli.backends, "available_backends", lambda: [status])
     assert "not available: use xplinear[cuda13]" in run("backends")
 
 
@@ -513,7 +517,7 @@ class TestParity:
             parity.Comparison("numpy", "float64", "softmax", penalty, 0.0, error_here, 0.0)
             for penalty, error_here in (("l2", error), ("l1", 0.0))
         ]
-        monkeypatch.setattr(cli, "compare", lambda *_: rows)
+        monkeypatch.setattr(cli.parity, "compare", lambda *_: rows)
         output = run("parity", expect=1)
         assert "BROKEN: l2 " in output
         assert f"{error:.1e}" in output
