@@ -5,61 +5,95 @@ from __future__ import annotations
 import shlex
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xplinear.checks.certificate import Certificate
-from xplinear.cli.options import echo, ending_of
-from xplinear.cli.terminal import progress_bar
+from xplinear.cli.options import Context, Given, check_file, check_picture, echo, ending_of
+from xplinear.cli.terminal import Table, progress_bar, show
 from xplinear.datasets import Dataset, holdout, load
 from xplinear.datasets.preparation import Preparation
 from xplinear.estimator.classifier import LinearClassifier
 from xplinear.estimator.validation import dtype_name
-from xplinear.formats.model_file import save
+from xplinear.formats.model_file import ENDING, save
 from xplinear.formats.writing import written
 from xplinear.losses import LOSSES
 from xplinear.model_selection.cross_validation import LinearClassifierCV
 
-__all__ = [
-    "certificate_record",
-    "described",
-    "files",
-    "fitted",
-    "loaded",
-    "problem_of",
-    "record_of",
-    "results",
-    "save_fit",
-    "save_picture",
-    "show_next",
-    "standardizes",
-]
+__all__ = ["Report", "certificate_record", "fit", "problem_of", "save_picture"]
 
 _NO_LABEL = np.zeros(1, dtype=int)
 _DPI = 150
 
 
-def loaded(
-    data: str,
-    format_: str | None,
-    target: str | None,
-    test_fraction: float,
-    seed: int,
-    *,
-    impute: bool,
-) -> tuple[Dataset, dict[str, Any] | None]:
+class Report(NamedTuple):
+    """What a command says of a fit that the other one does not: of the record, and for people."""
+
+    record: dict[str, Any]
+    rows: dict[str, str]  # of the table, towards its end
+    chosen: Mapping[str, str] = MappingProxyType({})  # in its midst
+    tables: Sequence[Table] = ()
+
+
+def fit(
+    ctx: Context,
+    given: Given,
+    plot: Path | None,
+    estimator: Callable[..., Any],
+    report: Callable[[Any, dict[str, Any]], Report],
+) -> None:
+    """Load the data, fit, say how good it is, write the files, and say what to do next."""
+    check_picture(plot)
+    check_file("--out", given.out, ENDING)
+    dataset, preparation = _loaded(given)
+    # Columns of a table are in units of their own.
+    is_table = dataset.target is not None
+    standardize = is_table if given.standardize is None else given.standardize
+    clf = estimator(standardize=standardize, random_state=given.seed)
+    start = time.perf_counter()
+    with progress_bar() as news:
+        clf.fit(dataset.X, dataset.y, callbacks=[news])
+    seconds = time.perf_counter() - start
+    best = clf.best_estimator_ if isinstance(clf, LinearClassifierCV) else clf
+    record = _record(best, dataset, seconds)
+    own, files = report(clf, record), {"model": given.out, "picture": plot}
+    rows = {**_described(record), **own.chosen, **_results(record, best, dataset), **own.rows}
+    rows |= {name: str(path) for name, path in files.items() if path is not None}
+    show(record | own.record | files, [*own.tables, rows], as_json=given.as_json)
+    # Last of all: Ctrl-C before that leaves nothing behind.
+    with written(given.out, plot) as (model, picture):
+        if model is not None:
+            save(best, model, preparation)
+        if picture is not None:
+            from xplinear.plot import LossCurveDisplay, ValidationCurveDisplay
+
+            curve = LossCurveDisplay if best is clf else ValidationCurveDisplay
+            save_picture(curve.from_estimator(clf, data=dataset.name).figure_, picture)
+    if not given.as_json:
+        _show_next(ctx, best.solver_, given.out)
+
+
+def save_picture(figure: Any, path: Path) -> None:
+    """Write a picture in the format of its ending; a device has none, and gets PNG."""
+    figure.savefig(path, format=path.suffix[1:] or "png", dpi=_DPI)
+
+
+def _loaded(given: Given) -> tuple[Dataset, dict[str, Any] | None]:
     """Return data to train on, and what a model file keeps of how a file became numbers."""
-    if not 0.0 <= test_fraction < 1.0:
-        msg = f"--test-fraction must lie between 0 and 1, got {test_fraction}; 0 holds out no rows"
+    data, fraction, impute = given.data, given.test_fraction, given.impute
+    if not 0.0 <= fraction < 1.0:
+        msg = f"--test-fraction must lie between 0 and 1, got {fraction}; 0 holds out no rows"
         raise ValueError(msg)
-    dataset = load(data, ending=ending_of(format_), target=target, mixed=True, missing=impute)
+    ending = ending_of(given.format_)
+    dataset = load(data, ending=ending, target=given.target, mixed=True, missing=impute)
     _warn_of_row_numbers(dataset)
     if dataset.X_test is not None:
         _warn_of_new_labels(dataset)
-    dataset = dataset if test_fraction == 0.0 else holdout(dataset, test_fraction, seed)
+    dataset = dataset if fraction == 0.0 else holdout(dataset, fraction, given.seed)
     if dataset.names is None:
         if impute:
             msg = f"--impute is for tables, .csv and .parquet; {dataset.name} is none"
@@ -98,20 +132,7 @@ def _warn_of_new_labels(dataset: Dataset) -> None:
         warnings.warn(message, UserWarning, stacklevel=2)
 
 
-def standardizes(wanted: bool | None, dataset: Dataset) -> bool:
-    """Return whether to standardize: columns of a table are in units of their own."""
-    return dataset.target is not None if wanted is None else wanted
-
-
-def fitted(clf: LinearClassifier | LinearClassifierCV, dataset: Dataset) -> float:
-    """Fit under a progress bar; return the seconds it took."""
-    start = time.perf_counter()
-    with progress_bar() as show:
-        clf.fit(dataset.X, dataset.y, callbacks=[show])
-    return time.perf_counter() - start
-
-
-def record_of(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str, Any]:
+def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str, Any]:
     """Return what is reported of a fit, under the names that scripts read."""
     n, p = dataset.X.shape
     record = {
@@ -164,7 +185,7 @@ def problem_of(clf: LinearClassifier) -> str:
     return f"{clf.loss} + {strength} · {clf.penalty}"
 
 
-def described(record: Mapping[str, Any]) -> dict[str, str]:
+def _described(record: Mapping[str, Any]) -> dict[str, str]:
     """Return the rows that say what was computed, and where."""
     n, p, k = (record[name] for name in "npk")
     rows = {"data": f"{record['data']}: {n:,} rows, {p:,} features, {k:,} classes"}
@@ -177,7 +198,7 @@ def described(record: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
-def results(record: Mapping[str, Any], clf: LinearClassifier, dataset: Dataset) -> dict[str, str]:
+def _results(record: Mapping[str, Any], clf: LinearClassifier, dataset: Dataset) -> dict[str, str]:
     """Return the rows that say how good the fit is."""
     rows: dict[str, str] = {}
     if "test_accuracy" in record:
@@ -225,40 +246,7 @@ def _how_far(clf: LinearClassifier) -> str:
     return f"{end}; {left} of what training can gain is left, proven"
 
 
-def files(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return the rows of the files that are written."""
-    there = {name: record[name] for name in ("model", "picture")}
-    return {name: str(path) for name, path in there.items() if path is not None}
-
-
-def save_fit(
-    clf: LinearClassifier | LinearClassifierCV,
-    preparation: dict[str, Any] | None,
-    data: str,
-    out: Path | None,
-    plot: Path | None,
-) -> None:
-    """Write the model and the picture, last of all: Ctrl-C before that leaves nothing behind."""
-    with written(out, plot) as (model, picture):
-        if model is not None:
-            best = clf.best_estimator_ if isinstance(clf, LinearClassifierCV) else clf
-            save(best, model, preparation)
-        if picture is not None:
-            from xplinear.plot import LossCurveDisplay, ValidationCurveDisplay
-
-            if isinstance(clf, LinearClassifierCV):
-                display = ValidationCurveDisplay.from_estimator(clf, data=data)
-            else:
-                display = LossCurveDisplay.from_estimator(clf, data=data)
-            save_picture(display.figure_, picture)
-
-
-def save_picture(figure: Any, path: Path) -> None:
-    """Write a picture in the format of its ending; a device has none, and gets PNG."""
-    figure.savefig(path, format=path.suffix[1:] or "png", dpi=_DPI)
-
-
-def show_next(ctx: Any, solver: str, out: Path | None) -> None:
+def _show_next(ctx: Any, solver: str, out: Path | None) -> None:
     """Say which commands to try next, and what for."""
     command, data = ctx.command.name, ctx.params["data"]
     steps: dict[str, str] = {}

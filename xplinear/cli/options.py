@@ -10,9 +10,10 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -33,25 +34,21 @@ __all__ = [
     "Context",
     "Data",
     "Format",
-    "Impute",
+    "Given",
     "Json",
     "Losses",
     "Model",
-    "ModelFile",
-    "Seed",
-    "Standardize",
     "Target",
-    "TestFraction",
     "application",
     "backends_of",
     "check_file",
     "check_picture",
     "echo",
     "ending_of",
+    "fits",
     "names_of",
     "numbers_of",
     "option",
-    "with_settings_of",
 ]
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -179,22 +176,6 @@ Target = Annotated[
     str | None,
     option(help="Column (or array, or file) of the labels; the last column by default."),
 ]
-Impute = Annotated[
-    bool, option("--impute", help="Fill missing values: median, or the most frequent text.")
-]
-Seed = Annotated[int, option(min=0, max=2**32 - 1, help="Of the split and the shuffles.")]
-TestFraction = Annotated[
-    float, option(help="Rows held out where DATA has no test part; 0 for none.")
-]
-Standardize = Annotated[
-    bool | None,
-    option(
-        "--standardize/--no-standardize",
-        help="Train on features of mean 0 and variance 1; by default for tables only.",
-        show_default=False,
-    ),
-]
-ModelFile = Annotated[Path | None, option(help="Save the model: FILE.safetensors.")]
 Json = Annotated[bool, option("--json", help="Print JSON, for other programs.")]
 Backends = Annotated[
     str | None,
@@ -244,28 +225,66 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def with_settings_of(
+class Given(NamedTuple):
+    """What `train` and `sweep` are given beside the settings of their estimators."""
+
+    data: Data
+    format_: Format = None
+    standardize: Annotated[
+        bool | None,
+        option(
+            "--standardize/--no-standardize",
+            help="Train on features of mean 0 and variance 1; by default for tables only.",
+            show_default=False,
+        ),
+    ] = None
+    seed: Annotated[int, option(min=0, max=2**32 - 1, help="Of the split and the shuffles.")] = 0
+    target: Target = None
+    impute: Annotated[
+        bool, option("--impute", help="Fill missing values: median, or the most frequent text.")
+    ] = False
+    test_fraction: Annotated[
+        float, option(help="Rows held out where DATA has no test part; 0 for none.")
+    ] = 0.25
+    out: Annotated[Path | None, option(help="Save the model: FILE.safetensors.")] = None
+    as_json: Json = False
+
+
+def fits(
     estimator: type, *, but: Sequence[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the settings of an estimator as options, in place of its ``**settings``."""
+    """Make a command of a function of the context, what is `Given`, own options, and settings.
+
+    The settings of the estimator are options under their names, with their defaults.
+    """
     defaults = inspect.signature(estimator).parameters
     settings = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name].default, annotation=kind
-        )
+        _parameter(name, kind, defaults[name].default)
         for name, kind in _SETTINGS.items()
         if name in defaults and name not in but
     ]
+    data, *given = (
+        _parameter(name, kind, Given._field_defaults.get(name, inspect.Parameter.empty))
+        for name, kind in get_type_hints(Given, include_extras=True).items()
+    )
 
-    def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command, eval_str=True)
-        *parameters, _ = own.parameters.values()
-        needed = [one for one in parameters if one.default is one.empty]
-        rest = [one.replace(kind=one.KEYWORD_ONLY) for one in parameters if one not in needed]
-        vars(command)["__signature__"] = own.replace(parameters=[*needed, *settings, *rest])
+    def decorated(fit: Callable[..., None]) -> Callable[..., None]:
+        ctx, _, *own, _ = inspect.signature(fit, eval_str=True).parameters.values()
+        own = [_parameter(one.name, one.annotation, one.default) for one in own]
+
+        @wraps(fit)
+        def command(ctx: Context, **options: Any) -> None:
+            given = Given(**{name: options.pop(name) for name in Given._fields})
+            fit(ctx, given, **options)
+
+        vars(command)["__signature__"] = inspect.Signature([ctx, data, *settings, *own, *given])
         return command
 
     return decorated
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
 
 
 def names_of(option: str, names: str | None, known: Sequence[str]) -> list[str]:
