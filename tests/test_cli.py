@@ -258,6 +258,16 @@ class TestTrainAndPredict:
         run("train", table, "--out", model)
         assert rows_of(run("predict", model, some))["accuracy"] == "1.0000"
 
+    def test_a_class_named_label(self, tmp_path):
+        table, model, out = (tmp_path / name for name in ("a.csv", "m.safetensors", "out.csv"))
+        table.write_text("a,kind\n" + "0,label\n5,other\n" * 20)
+        run("train", table, "--out", model)
+        run("predict", model, table, "--proba", "--out", out)
+        header, first, *_ = out.read_text().splitlines()
+        assert header == "label,probability of label,other"
+        label, *probabilities = first.split(",")
+        assert (label, float(probabilities[0]) > 0.5) == ("label", True)
+
     def test_codes_with_leading_zeros(self, tmp_path):
         model, codes, numbers = (tmp_path / name for name in ("m.safetensors", "a.csv", "b.csv"))
         codes.write_text("a,kind\n" + "0,01\n5,02\n" * 20)

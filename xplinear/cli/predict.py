@@ -175,7 +175,10 @@ def _write_predictions(out: Path, clf: LinearClassifier, labels: Any, probabilit
     """Write a table: labels, and a column of probabilities for each class if they are given."""
     header, columns = ["label"], [labels.tolist()]
     if probabilities is not None:
-        header, columns = header + clf.classes_.tolist(), columns + probabilities.T.tolist()
+        # A class of that name must not be taken for the labels.
+        named = {"label": "probability of label"}
+        header += [named.get(label, label) for label in clf.classes_.tolist()]
+        columns += probabilities.T.tolist()
     rows = [header, *zip(*columns, strict=True)]
     if str(out) == "-":
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)

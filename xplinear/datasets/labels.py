@@ -18,6 +18,7 @@ __all__ = [
     "TRUTHS",
     "UNLABELLED",
     "in_terms_of",
+    "is_code",
     "is_number",
     "number",
     "parsed_labels",
@@ -41,6 +42,11 @@ def is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_code(text: str) -> bool:
+    """Whether a text is digits of which a number would lose the first: leading zeros."""
+    return text.isdigit() and text[0] == "0" < text
 
 
 def value_of(text: str) -> Any:
@@ -80,8 +86,7 @@ def parsed_labels(file: File, column: str, texts: Sequence[str]) -> HostArray:
     labels = np.asarray(texts, dtype=str)
     if set(texts) <= set(TRUTHS):
         return np.asarray([TRUTHS[text] for text in texts])
-    codes = any(text.isdigit() and text[0] == "0" < text for text in texts)
-    if codes or not all(map(is_number, texts)):
+    if any(map(is_code, texts)) or not all(map(is_number, texts)):
         return labels
     values = [value_of(text) for text in texts]
     if all(isinstance(value, int) for value in values):

@@ -1,7 +1,8 @@
 """From the columns of a table to a matrix of numbers, kept with the model as JSON.
 
 Numbers stay as they are, each category of a text becomes a column of zeros and ones, and
-missing values become what was learned in training if that was asked for.
+missing values become what was learned in training if that was asked for. Codes with leading
+zeros in a text file, such as the zip code 01234, are texts.
 """
 
 from __future__ import annotations

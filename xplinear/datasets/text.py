@@ -21,7 +21,15 @@ from xplinear.datasets.columns import (
     no_missing,
     target_column,
 )
-from xplinear.datasets.labels import MISSING, TRUTHS, UNLABELLED, is_number, number, parsed_labels
+from xplinear.datasets.labels import (
+    MISSING,
+    TRUTHS,
+    UNLABELLED,
+    is_code,
+    is_number,
+    number,
+    parsed_labels,
+)
 from xplinear.datasets.reader import File, Parts, Request
 
 __all__ = ["read_csv"]
@@ -69,6 +77,8 @@ def _parse_csv(file: File, request: Request) -> Parts:
     features = feature_columns(file, names, label, request)
     text = {j for j in features if columns is not None and columns.texts[names[j]] is not None}
     skip = line if header else 0
+    if request.mixed and columns is None:
+        text = _columns_of_codes(file, features, skip)
     try:
         parts = _parse_cells(file, names, label, features, text, set(), request, skip)
     except UnicodeDecodeError:
@@ -227,6 +237,31 @@ def _kinds_of_columns(file: File, columns: set[int], skip: int) -> tuple[set[int
         numbers -= {j for j, cell in there.items() if j in numbers and not is_number(cell)}
         truths -= {j for j, cell in there.items() if cell not in TRUTHS}
     return columns - numbers - truths, truths - numbers
+
+
+def _columns_of_codes(file: File, features: Sequence[int], skip: int) -> set[int]:
+    """Return the columns with numbers that begin with 0, such as the zip code 01234."""
+    if not _may_have_codes(file):
+        return set()
+    return {
+        j
+        for line, row in file.rows()
+        if line > skip
+        for j in features
+        if j < len(row) and is_code(row[j].strip())
+    }
+
+
+def _may_have_codes(file: File) -> bool:
+    """Whether 0 and a digit begin a word: a quick look, as most files have no codes."""
+    between, digits = np.zeros((2, 256), dtype=bool)
+    between[list(b'\n\t ,"')] = digits[list(b"0123456789")] = True
+    with file.open() as content:
+        while lines := content.readlines(2**20):
+            x = np.frombuffer(b"\n" + b"".join(lines), dtype=np.uint8)
+            if (between[x[:-2]] & (x[1:-1] == ord("0")) & digits[x[2:]]).any():
+                return True
+    return False
 
 
 def _first_bad_cell(
