@@ -9,9 +9,9 @@ import numpy as np
 
 from xplinear.backends import Backend
 from xplinear.checks.gradients import check_gradient
+from xplinear.checks.parity import random_objective
 from xplinear.cli.options import Backends, Json, Losses, backends_of, names_of, option
 from xplinear.cli.terminal import Table, conclude, show, status
-from xplinear.data import ArrayData
 from xplinear.losses import LOSSES
 from xplinear.objective import Objective, Params
 from xplinear.penalties import PENALTIES
@@ -62,14 +62,9 @@ def check_gradients(
 def _random_problem(
     backend: Backend, loss: str, penalty: str, seed: int
 ) -> tuple[Objective, Params]:
-    """Return a small weighted objective and a point, in float64."""
-    n, p, m, k = 20, 4, 1, 3
-    random = np.random.default_rng(seed)
-    X, s = random.standard_normal((n, p)), random.uniform(0.5, 2.0, (n, 1))
-    y = random.integers(0, k, n, dtype=np.int32)
-    W, b = random.standard_normal((p, m, k)), random.standard_normal((m, k))
-    W[0] = 0.0  # where L1 has its kink
-    X, y, s, alpha, W, b = (backend.asarray(a) for a in (X, y, s, np.asarray([0.1]), W, b))
-    data = ArrayData(X, y, s, backend=backend)
-    objective = Objective(backend.accelerated(LOSSES[loss]()), PENALTIES[penalty](), alpha, data, k)
-    return objective, Params(W, b)
+    """Return a small weighted objective and a point where L1 has kinks, in float64."""
+    objective, (W, b) = random_objective(
+        backend, backend.xp.float64, loss, penalty, shape=(20, 4, 3), alphas=[0.1], seed=seed
+    )
+    first = backend.asarray(np.arange(4.0)[:, None, None] == 0.0)
+    return objective, Params(backend.xp.where(first, 0.0, W), b)
