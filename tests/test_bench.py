@@ -30,9 +30,11 @@ def measured(batch=64, m=1, **changes):
 def quick(monkeypatch):
     """Small cells, and ceilings that are not measured."""
     monkeypatch.setattr(bench, "measure_ceilings", lambda _: CEILINGS)
-    monkeypatch.setattr(cli, "CELLS", SMALL)
+    monkeypatch.setattr(cli.bench, "CELLS", SMALL)
     own = bench.measure
-    monkeypatch.setattr(cli, "measure", lambda backends, seconds: own(backends, seconds, SMALL))
+    monkeypatch.setattr(
+        cli.bench, "measure", lambda backends, seconds: own(backends, seconds, SMALL)
+    )
 
 
 def run(*arguments):
@@ -198,7 +200,7 @@ class TestCommand:
 
     def test_what_is_left_out_is_listed(self, quick, monkeypatch):
         monkeypatch.setattr(
-            cli, "measure", lambda *_: iter([measured(), measured(m=45, reason="needs 9 GB")])
+            cli.bench, "measure", lambda *_: iter([measured(), measured(m=45, reason="needs 9 GB")])
         )
         result = run("--backends=numpy")
         assert result.exit_code == 0, result.output
@@ -207,7 +209,7 @@ class TestCommand:
 
     def test_an_error_exits_1(self, quick, monkeypatch, tmp_path):
         rows = [measured(), measured(m=45, reason="failed: ValueError: so")]
-        monkeypatch.setattr(cli, "measure", lambda *_: iter(rows))
+        monkeypatch.setattr(cli.bench, "measure", lambda *_: iter(rows))
         result = run("--backends=numpy", "--out", tmp_path / "b.csv")
         assert result.exit_code == 1
         assert "1 of 2 cells without an error" in result.stdout
@@ -215,7 +217,7 @@ class TestCommand:
 
     def test_json(self, quick, monkeypatch):
         rows = [measured(), measured(m=45, reason="failed: ValueError: so")]
-        monkeypatch.setattr(cli, "measure", lambda *_: iter(rows))
+        monkeypatch.setattr(cli.bench, "measure", lambda *_: iter(rows))
         result = run("--backends=numpy", "--json")
         assert result.exit_code == 1
         record = json.loads(result.stdout)
@@ -227,7 +229,7 @@ class TestCommand:
             yield measured()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli, "measure", until_ctrl_c)
+        monkeypatch.setattr(cli.bench, "measure", until_ctrl_c)
         result = run("--backends=numpy", "--out", tmp_path / "b.csv")
         assert result.exit_code == 130
         assert result.stderr == "interrupted: nothing is saved\n"
@@ -236,11 +238,11 @@ class TestCommand:
 
     def test_progress_on_a_terminal(self, quick, monkeypatch):
         stderr = io.StringIO()
-        monkeypatch.setattr(cli, "measure", lambda *_: iter([measured()]))
+        monkeypatch.setattr(cli.bench, "measure", lambda *_: iter([measured()]))
         monkeypatch.setattr(
-            cli, "Console", lambda **o: Console(file=stderr, force_terminal=True, width=90)
+            cli.terminal, "Console", lambda **o: Console(file=stderr, force_terminal=True, width=90)
         )
-        cli._measure([], [get_backend("numpy")], 1.0)
+        cli.bench._measure([], [get_backend("numpy")], 1.0)
         assert "1 of 4 done, last numpy: batch 64" in stderr.getvalue()
 
     @pytest.mark.parametrize(

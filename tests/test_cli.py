@@ -225,7 +225,7 @@ class TestTrainAndPredict:
 
     def test_defaults_are_those_of_the_classifier(self):
         own = inspect.signature(LinearClassifier).parameters
-        options = inspect.signature(cli.train).parameters
+        options = inspect.signature(cli.train.train).parameters
         same = {
             name: option.default
             for name, option in options.items()
@@ -259,6 +259,16 @@ class TestTrainAndPredict:
         model = tmp_path / "m.safetensors"
         run("train", table, "--out", model)
         assert rows_of(run("predict", model, some))["accuracy"] == "1.0000"
+
+    def test_a_class_named_label(self, tmp_path):
+        table, model, out = (tmp_path / name for name in ("a.csv", "m.safetensors", "out.csv"))
+        table.write_text("a,kind\n" + "0,label\n5,other\n" * 20)
+        run("train", table, "--out", model)
+        run("predict", model, table, "--proba", "--out", out)
+        header, first, *_ = out.read_text().splitlines()
+        assert header == "label,probability of label,other"
+        label, *probabilities = first.split(",")
+        assert (label, float(probabilities[0]) > 0.5) == ("label", True)
 
     def test_codes_with_leading_zeros(self, tmp_path):
         model, codes, numbers = (tmp_path / name for name in ("m.safetensors", "a.csv", "b.csv"))
@@ -308,8 +318,10 @@ class TestTrainAndPredict:
         assert re.fullmatch(r"warning: stopped after max_iter=2 .*\n", result.stderr)
 
     def test_progress_bar(self, monkeypatch):
-        console = cli.Console
-        monkeypatch.setattr(cli, "Console", lambda **o: console(**o, force_terminal=True, width=90))
+        console = cli.terminal.Console
+        monkeypatch.setattr(
+            cli.terminal, "Console", lambda **o: console(**o, force_terminal=True, width=90)
+        )
         result = CliRunner().invoke(
             cli.app, ["train", "digits", "--solver", "sgd", "--max-iter", "4"]
         )
@@ -328,7 +340,7 @@ class TestTrainAndPredict:
             assert text in picture
 
     def test_no_bar_without_a_terminal(self, monkeypatch):
-        monkeypatch.setattr(cli, "_LINE_SECONDS", np.inf)
+        monkeypatch.setattr(cli.terminal, "_LINE_SECONDS", np.inf)
         assert CliRunner().invoke(cli.app, ["train", "digits"]).stderr == ""
 
     @pytest.mark.parametrize(
@@ -342,7 +354,7 @@ class TestTrainAndPredict:
         ],
     )
     def test_lines_without_a_terminal(self, arguments, line, monkeypatch):
-        monkeypatch.setattr(cli, "_LINE_SECONDS", 0.0)
+        monkeypatch.setattr(cli.terminal, "_LINE_SECONDS", 0.0)
         command, *options = arguments
         result = CliRunner().invoke(cli.app, [command, "digits", *options])
         assert re.search(line, result.stderr)
@@ -395,7 +407,7 @@ class TestSweep:
 
     def test_defaults_are_those_of_the_classifier(self):
         own = inspect.signature(xplinear.LinearClassifierCV).parameters
-        options = inspect.signature(cli.sweep).parameters
+        options = inspect.signature(cli.sweep.sweep).parameters
         same = {name: option.default for name, option in options.items() if name in own}
         assert same.pop("cv") == 5
         assert same.pop("standardize") is None  # it is for tables
@@ -403,8 +415,10 @@ class TestSweep:
         assert len(same) == 13
 
     def test_progress_bar(self, monkeypatch):
-        console = cli.Console
-        monkeypatch.setattr(cli, "Console", lambda **o: console(**o, force_terminal=True, width=90))
+        console = cli.terminal.Console
+        monkeypatch.setattr(
+            cli.terminal, "Console", lambda **o: console(**o, force_terminal=True, width=90)
+        )
         result = CliRunner().invoke(cli.app, ["sweep", "digits", "--alphas=1,0.1", "--cv=2"])
         assert re.search(r"3/6\S* models, alpha 1.00e-01, loss 0\.\d{4}", result.stderr)
 
@@ -498,7 +512,7 @@ def test_backends():
 
 def test_backends_keep_the_brackets_of_extras(monkeypatch):
     status = xplinear.backends.BackendStatus("cupy", False, "", (), "use xplinear[cuda13]")
-    monkeypatch.setattr(cli, "available_backends", lambda: [status])
+    monkeypatch.setattr(cli.backends, "available_backends", lambda: [status])
     assert "not available: use xplinear[cuda13]" in run("backends")
 
 
@@ -515,7 +529,7 @@ class TestParity:
             parity.Comparison("numpy", "float64", "softmax", penalty, 0.0, error_here, 0.0)
             for penalty, error_here in (("l2", error), ("l1", 0.0))
         ]
-        monkeypatch.setattr(cli, "compare", lambda *_: rows)
+        monkeypatch.setattr(cli.parity, "compare", lambda *_: rows)
         output = run("parity", expect=1)
         assert "BROKEN: l2 " in output
         assert f"{error:.1e}" in output

@@ -120,7 +120,7 @@ def test_json_of_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """What the page says of each command is what it prints: keys, types, and the example."""
     monkeypatch.chdir(tmp_path)
     few = [bench.Cell(64, 784, 10, 1)]
-    monkeypatch.setattr(cli, "measure", lambda backends, _: bench.measure(backends, 0.1, few))
+    monkeypatch.setattr(cli.bench, "measure", lambda backends, _: bench.measure(backends, 0.1, few))
     page = ROOT / "docs" / "json.md"
     run(page, {})
     documented: dict[str, dict[str, tuple[str, str]]] = {}

@@ -341,7 +341,7 @@ class TestCommandLine:
             raise KeyboardInterrupt
 
         if late == "save":
-            monkeypatch.setattr(cli, "save", pressed)
+            monkeypatch.setattr(cli.fitting, "save", pressed)
         else:
             monkeypatch.setattr("matplotlib.figure.Figure.savefig", pressed)
         options = ["--out", str(tmp_path / "m.safetensors"), "--plot", str(tmp_path / "m.png")]
@@ -361,7 +361,7 @@ class TestCommandLine:
             file.write("half")
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli.csv, "writer", pressed)
+        monkeypatch.setattr(cli.predict.csv, "writer", pressed)
         assert CliRunner().invoke(cli.app, command).exit_code == 130
         assert labels.read_text() == before
         assert len(list(tmp_path.iterdir())) == 2
@@ -402,7 +402,7 @@ _SHOWS_THAT_IT_RUNS = """
 import signal
 from xplinear import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the background ignores it
-cli._LINE_SECONDS = 0.0
+cli.terminal._LINE_SECONDS = 0.0
 cli.main()
 """
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import xplinear
 from xplinear import LinearClassifier, cli
+from xplinear.datasets import load
 from xplinear.persist import content_of
 
 rng = np.random.default_rng(0)
@@ -169,9 +170,35 @@ def test_impute_is_for_tables():
 
 
 def test_too_many_categories(tmp_path, monkeypatch):
-    monkeypatch.setattr("xplinear.datasets.preparation._DENSE_BYTES", 10_000)
+    monkeypatch.setattr("xplinear.datasets.preparation.DENSE_BYTES", 10_000)
     path = write(tmp_path / "a.csv", {"name": [f"n{i}" for i in range(N)], "y": BUYS})
     assert "column 'name' has 400 categories" in run("train", path, expect=2)
+
+
+@pytest.mark.parametrize("code", ["01", " 01 ", '"01"'])
+def test_codes_with_leading_zeros_are_text(code, tmp_path):
+    lines = [f"{zip_},{i % 7}.5,0.{i % 3},{i % 2}" for i, zip_ in enumerate([code, 20, 3] * 20)]
+    path, model = tmp_path / "a.csv", tmp_path / "m.safetensors"
+    path.write_text("\n".join(["zip,size,share,y", *lines]))
+    run("train", path, "--out", model)
+    columns = content_of(model)["preparation"]["columns"]
+    assert [column["categories"] for column in columns] == [["01", "20", "3"], None, None]
+    found = run("predict", model, path, "--json")["labels"]
+    (tmp_path / "b.csv").write_text("\n".join(["zip,size,share", *(x[:-2] for x in lines)]))
+    assert run("predict", model, tmp_path / "b.csv", "--json")["labels"] == found
+    path.write_text("\n".join(["zip,size,share,y", *(x.replace(code, "1") for x in lines)]))
+    run("train", path, "--out", model)
+    columns = content_of(model)["preparation"]["columns"]
+    assert [column["categories"] for column in columns] == [None] * 3
+
+
+def test_codes_begin_where_a_cell_does(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b,y\n" + "0,1.01,a\n100,-0.02,b\n0.5,2001,a\n" * 9)
+    data = load(tmp_path / "a.csv", mixed=True)
+    assert (data.texts, data.X[2].tolist()) == ({}, [0.5, 2001.0])
+    (tmp_path / "a.csv").write_text("a,b,y\n" + "0,1.01,a\n100,007,b\n" * 9)
+    assert load(tmp_path / "a.csv", mixed=True).texts == {"b": ("1.01", "007")}
+    assert load(tmp_path / "a.csv").X[1].tolist() == [100.0, 7.0]
 
 
 def test_a_stray_text_among_numbers_is_told(tmp_path):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from xplinear.arguments import NONE, instance
-from xplinear.backends.base import undisturbed
+from xplinear.backends.base import HostArray, undisturbed
 from xplinear.duality import value_and_lower_bound
 from xplinear.minimize import Result, place_of
 from xplinear.objective import Objective
 from xplinear.solvers.protocol import SOLVER, Solver, declared
 
 __all__ = ["Certificate", "certify"]
-
-_HostArray = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +44,18 @@ class Certificate:
     (True, ('converged',))
     """
 
-    objective: _HostArray
-    lower_bound: _HostArray
-    residual: _HostArray
+    objective: HostArray
+    lower_bound: HostArray
+    residual: HostArray
     reasons: tuple[str, ...]
 
     @property
-    def gap(self) -> _HostArray:
+    def gap(self) -> HostArray:
         """``objective − lower_bound``: at most so much could F still decrease; ∞ if unknown."""
         return self.objective - self.lower_bound
 
     @property
-    def relative_gap(self) -> _HostArray:
+    def relative_gap(self) -> HostArray:
         """The gap over ``|objective|``."""
         return self.gap / np.maximum(np.abs(self.objective), np.finfo(np.float64).tiny)
 

@@ -25,6 +25,7 @@ from xplinear.arguments import (
     scores_namespace,
 )
 from xplinear.backends import Backend, backend_of
+from xplinear.backends.base import HostArray
 from xplinear.data import Block
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
@@ -33,8 +34,6 @@ from xplinear.objective import Objective, Params, loss_and_grads
 __all__ = ["GradientCheck", "check_gradient", "numerical_gradient"]
 
 _LEVELS = 4  # step sizes tried in a check
-
-HostArray = np.ndarray[Any, np.dtype[np.float64]]
 
 
 # What a backend compiles takes xp first.

@@ -23,8 +23,6 @@ __all__ = ["TOLERANCES", "WEIGHT_TOLERANCES", "Comparison", "compare", "random_o
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5}
 WEIGHT_TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
 
-_N, _P, _K = 640, 20, 5
-_ALPHAS = (1e-3, 1e-1)  # a stack of two models
 _SGD = SGD(max_iter=10, batch_size=64)  # 100 steps
 # A score that rounding puts on the other side of a kink changes the gradient of its row by 1:
 # steps so short that this stays within the tolerance, from weights whose scores are no ties.
@@ -103,23 +101,33 @@ def compare(
 
 
 def random_objective(
-    backend: Backend, dtype: Any, loss: str, penalty: str
+    backend: Backend,
+    dtype: Any,
+    loss: str,
+    penalty: str,
+    *,
+    shape: tuple[int, int, int] = (640, 20, 5),
+    alphas: Sequence[float] = (1e-3, 1e-1),
+    seed: int = 7,
 ) -> tuple[Objective, Params]:
-    """Return the objective of two models, and a point, that backends are compared on."""
-    random = np.random.Generator(np.random.PCG64(7))
+    """Return the objective of a few models, and a point, that backends are compared on.
+
+    The shape is that of rows, features and classes, of which there must be at least as many
+    features.
+    """
+    (n, p, k), m = shape, len(alphas)
+    random = np.random.Generator(np.random.PCG64(seed))
     # Values that float32 holds exactly: the same problem in either precision.
-    X = random.standard_normal((_N, _P)).astype(np.float32)
-    y = np.argmax(X[:, :_K] + random.gumbel(size=(_N, _K)), axis=1).astype(np.int32)
-    s = random.integers(0, 4, size=(_N, 1)).astype(np.float32)
-    W = random.standard_normal((_P, len(_ALPHAS), _K)).astype(np.float32)
-    b = random.standard_normal((len(_ALPHAS), _K)).astype(np.float32)
-    X, s, W, b = (backend.asarray(a, dtype) for a in (X, s, W, b))
+    X = random.standard_normal((n, p)).astype(np.float32)
+    y = np.argmax(X[:, :k] + random.gumbel(size=(n, k)), axis=1).astype(np.int32)
+    s = random.integers(0, 4, size=(n, 1)).astype(np.float32)
+    W = random.standard_normal((p, m, k)).astype(np.float32)
+    b = random.standard_normal((m, k)).astype(np.float32)
+    alpha = np.asarray(alphas, dtype=np.float32)
+    X, s, W, b, alpha = (backend.asarray(a, dtype) for a in (X, s, W, b, alpha))
     data = ArrayData(X, backend.asarray(y), s, backend=backend)
-    alpha = backend.asarray(np.asarray(_ALPHAS, dtype=np.float32), dtype)
-    objective = Objective(
-        backend.accelerated(LOSSES[loss]()), PENALTIES[penalty](), alpha, data, _K
-    )
-    return objective, Params(W, b)
+    accelerated = backend.accelerated(LOSSES[loss]())
+    return Objective(accelerated, PENALTIES[penalty](), alpha, data, k), Params(W, b)
 
 
 def _measure(

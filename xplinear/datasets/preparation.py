@@ -1,7 +1,8 @@
 """From the columns of a table to a matrix of numbers, kept with the model as JSON.
 
 Numbers stay as they are, each category of a text becomes a column of zeros and ones, and
-missing values become what was learned in training if that was asked for.
+missing values become what was learned in training if that was asked for. Codes with leading
+zeros in a text file, such as the zip code 01234, are texts.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Any
 import numpy as np
 from sklearn.preprocessing import OneHotEncoder
 
-from xplinear.datasets import Columns, Dataset, is_number
+from xplinear.backends.base import HostArray
+from xplinear.datasets.dataset import Columns, Dataset
+from xplinear.datasets.labels import is_number
+from xplinear.datasets.reader import DENSE_BYTES
 
 __all__ = ["Column", "Preparation"]
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
-
-_DENSE_BYTES = 4 * 2**30  # categories that take more than this when they are columns are refused
 _MANY, _FEW = 1000, 20  # categories: more are told; fewer are not, however few rows each has
 _FEW_ROWS = 5  # of a category
 _NUMBER = re.compile(
@@ -120,7 +121,7 @@ class Preparation:
                 columns.append(Column(name, tuple(sorted(texts)), most))
         prepared = cls(tuple(columns), dataset.target, dataset.index_base)
         size = 8 * len(prepared.feature_names) * dataset.X.shape[0]
-        if size > _DENSE_BYTES:
+        if size > DENSE_BYTES:
             worst = max(columns, key=lambda column: len(column.categories or ()))
             msg = (
                 f"{dataset.name}: column {worst.name!r} has {len(worst.categories or ()):,} "

@@ -1,0 +1,71 @@
+"""``xplinear info``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import xplinear
+from xplinear.cli.fitting import certificate_record, problem_of
+from xplinear.cli.options import Json, Model
+from xplinear.cli.terminal import show
+from xplinear.datasets.preparation import Preparation
+from xplinear.estimator.classifier import LinearClassifier
+from xplinear.formats.model_file import content_of
+
+__all__ = ["info"]
+
+
+def info(model: Model, as_json: Json = False) -> None:
+    """Show what a model file holds: the problem, the classes, the features, the versions."""
+    clf, content = xplinear.load(model), content_of(model)
+    names: list[str] = list(getattr(clf, "feature_names_in_", ()))
+    record = {
+        "loss": clf.loss,
+        "penalty": clf.penalty,
+        "alpha": getattr(clf, "alpha_", None),
+        "C": clf.C,
+        "standardize": clf.standardize,
+        "classes": clf.classes_.tolist(),
+        "n_features": clf.n_features_in_,
+        "feature_names": names or None,
+        "shape": clf.coef_.shape,
+        "dtype": clf.coef_.dtype,
+        "objective": getattr(clf, "objective_", None),
+        "certificate": certificate_record(clf),
+        "preparation": content["preparation"],
+        "libraries": content["libraries"],
+    }
+    show(record, [_rows(record, clf)], as_json=as_json)
+
+
+def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
+    names = record["feature_names"] or ()
+    rows = {
+        "problem": problem_of(clf) + ", standardized features" * record["standardize"],
+        "classes": _some(record["classes"]),
+        "features": f"{record['n_features']:,}{': ' * bool(names)}{_some(names)}",
+        "coefficients": f"{record['shape']}, {record['dtype']}",
+    }
+    if record["objective"] is not None:
+        rows["objective"] = f"{record['objective']:.6g}"
+    if record["certificate"] is not None:
+        rows["certificate"] = str(clf.certificate_)
+    if record["preparation"] is not None:
+        preparation = Preparation.from_record(record["preparation"])
+        for column in preparation.columns:
+            kind = "a number" if column.categories is None else _some(column.categories)
+            filled = "" if column.fill is None else f"; where missing {column.fill}"
+            rows[f"column {column.name}"] = kind + filled
+        if preparation.index_base is not None:
+            rows["feature numbers"] = f"counted from {preparation.index_base}, in .svm files"
+        if preparation.target is not None:
+            rows["labels"] = f"column {preparation.target}"
+    versions = (f"{name} {version}" for name, version in record["libraries"].items())
+    return rows | {"saved with": ", ".join(versions)}
+
+
+def _some(values: Sequence[Any], most: int = 10) -> str:
+    """Return the first of the values, and how many more there are."""
+    more = f", … ({len(values):,})" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more

@@ -1,0 +1,86 @@
+"""``xplinear sweep``."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from xplinear.cli.fitting import Report, fit
+from xplinear.cli.options import Context, Given, fits, numbers_of, option
+from xplinear.cli.terminal import Table
+from xplinear.model_selection.cross_validation import LinearClassifierCV
+
+__all__ = ["sweep"]
+
+
+@fits(LinearClassifierCV, but=["batch_size"])
+def sweep(
+    ctx: Context,
+    given: Given,
+    alphas: Annotated[
+        str | None, option(help="Strengths, 1e-5,1e-4,…; or how many, chosen for the data; 20.")
+    ] = None,
+    cv: Annotated[int, option(min=2, help="Folds.")] = 5,
+    one_se: Annotated[
+        bool, option("--one-se", help="The strongest within one standard error.")
+    ] = False,
+    learning_rates: Annotated[
+        str | None, option(help="Of sgd, all in the same stack: 0.001,0.01,…")
+    ] = None,
+    plot: Annotated[Path | None, option(help="Draw the scores: FILE.png.")] = None,
+    **settings: Any,
+) -> None:
+    """Choose the strength of the penalty by cross-validation."""
+    count = int(alphas) if alphas is not None and alphas.isdigit() else None
+    estimator = partial(
+        LinearClassifierCV,
+        numbers_of("--alphas", alphas) if count is None else count,
+        cv=cv,
+        one_standard_error=one_se,
+        learning_rates=numbers_of("--learning-rates", learning_rates),
+        **settings,
+    )
+    fit(ctx, given, plot, estimator, _report)
+
+
+def _report(clf: LinearClassifierCV, record: dict[str, Any]) -> Report:
+    *grid, folds = clf.cv_scores_.shape
+    models = int(np.prod(grid)) * (folds + 1)  # those of the folds, and those to all rows
+    # As its numbers are: larger is better, so that log loss is negated.
+    scoring = "neg_log_loss" if clf.scoring == "log_loss" else clf.scoring
+    return Report(
+        {
+            "alphas": clf.alphas_,
+            "learning_rates": clf.learning_rates,
+            "scoring": scoring,
+            "scores": clf.cv_scores_,
+            "models": models,
+        },
+        {
+            "objective": f"{record['objective']:.6g}",
+            "training": f"{models:,} models, {record['seconds']:.2f} s",
+        },
+        {"chosen": f"alpha = {clf.alpha_:.4g}  ({clf.loss} + alpha · {clf.penalty})"},
+        [_scores_table(clf, f"mean {scoring}")],
+    )
+
+
+def _scores_table(clf: LinearClassifierCV, score: str) -> Table:
+    rates = clf.learning_rates or ()
+    title = ["learning rate"] if rates else []
+    table = Table("alpha", *title, score, "standard error", "")
+    for index in np.ndindex(clf.cv_scores_.shape[:-1]):
+        scores = clf.cv_scores_[index]
+        chosen = clf.best_index_ == (index if rates else index[0])
+        table.add_row(
+            f"{clf.alphas_[index[0]]:.3e}",
+            *(f"{rates[r]:g}" for r in index[1:]),
+            f"{scores.mean():.4f}",
+            f"{scores.std(ddof=1) / len(scores) ** 0.5:.4f}",
+            "chosen" if chosen else "",
+            style="bold" if chosen else None,
+        )
+    return table

@@ -1,0 +1,102 @@
+"""What the reader of a file format is given, and what it returns."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import pickle
+import zipfile
+import zlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, NamedTuple, cast
+
+from xplinear.backends.base import HostArray
+from xplinear.datasets.dataset import Columns
+
+__all__ = ["DAMAGED", "DENSE_BYTES", "File", "Parts", "Request", "no_target"]
+
+DENSE_BYTES = 4 * 2**30  # what takes more than this when it is dense is refused
+DAMAGED = (EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+
+
+class Parts(NamedTuple):
+    """What a reader returns."""
+
+    X: HostArray
+    y: HostArray | None
+    X_test: HostArray | None = None
+    y_test: HostArray | None = None
+    names: tuple[str, ...] | None = None
+    target: str | None = None
+    texts: Mapping[str, Sequence[str]] = MappingProxyType({})
+    index_base: int | None = None
+
+
+class Request(NamedTuple):
+    """What a reader is asked for: see `load`."""
+
+    target: str | None
+    n_features: int | None
+    columns: Columns | None
+    classes: HostArray | None
+    index_base: int | None
+    mixed: bool
+    missing: bool
+
+    @property
+    def remedy(self) -> str:
+        """What to do about missing values."""
+        if self.mixed:
+            return "fill or drop them, or use --impute"
+        trained = self.columns is not None
+        return "fill or drop them" + ", or train with --impute" * trained
+
+    @property
+    def numbers(self) -> str:
+        """What is wrong with a feature that is no number, and what to do about it."""
+        if self.columns is not None:
+            return "the model was trained on numbers there; write them as in training"
+        return "features must be numbers; encode or drop the column, or name it as the target"
+
+
+class File(NamedTuple):
+    """A file to read: where it is, what messages call it, and the ending that tells its format."""
+
+    path: Path
+    name: str
+    ending: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def separator(self) -> str:
+        return "\t" if self.ending.startswith(".tsv") else ","
+
+    def open(self) -> IO[bytes]:
+        """Open it for reading, unpacked."""
+        packed = self.ending.endswith(".gz")
+        return cast(IO[bytes], gzip.open(self.path)) if packed else self.path.open("rb")
+
+    @contextmanager
+    def text(self) -> Generator[io.TextIOWrapper]:
+        """Open it for reading as text."""
+        with self.open() as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+            yield text
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the cells of each row that is not blank, and the number of its last line."""
+        with self.text() as file:
+            reader = csv.reader(file, delimiter=self.separator)
+            yield from ((reader.line_num, row) for row in reader if row)
+
+
+def no_target(source: str, target: str | None) -> None:
+    """Raise if a column is asked for where there is none."""
+    if target is not None:
+        msg = f"target does not apply to {source}: its labels are known"
+        raise ValueError(msg)
