@@ -103,13 +103,17 @@ def compare(
 
 
 def random_objective(
-    backend: Backend, dtype: Any, loss: str, penalty: str
+    backend: Backend, dtype: Any, loss: str, penalty: str, *, labels: int = 1
 ) -> tuple[Objective, Params]:
-    """Return the objective of two models, and a point, that backends are compared on."""
+    """Return the objective of two models, and a point, that backends are compared on.
+
+    The models share their labels, or with ``labels=2`` each has its own.
+    """
     random = np.random.Generator(np.random.PCG64(7))
     # Values that float32 holds exactly: the same problem in either precision.
     X = random.standard_normal((_N, _P)).astype(np.float32)
     y = np.argmax(X[:, :_K] + random.gumbel(size=(_N, _K)), axis=1).astype(np.int32)
+    y = y if labels == 1 else np.stack([y, (y + 1) % _K], axis=1)
     s = random.integers(0, 4, size=(_N, 1)).astype(np.float32)
     W = random.standard_normal((_P, len(_ALPHAS), _K)).astype(np.float32)
     b = random.standard_normal((len(_ALPHAS), _K)).astype(np.float32)
@@ -125,16 +129,20 @@ def random_objective(
 def _measure(
     backend: Backend, dtype: str, loss: str, penalty: str
 ) -> tuple[list[np.ndarray[Any, Any]], ...]:
-    """Return the objective, its gradient, and the weights after 100 SGD steps."""
+    """Return two objectives, their gradients, and the weights after 100 SGD steps of the first."""
     with backend.double_precision() if dtype == "float64" else nullcontext():
-        objective, params = random_objective(backend, getattr(backend.xp, dtype), loss, penalty)
-        value, grads = objective.value_and_grad(params)
+        what = backend, getattr(backend.xp, dtype), loss, penalty
+        objective, params = random_objective(*what)
+        own, _ = random_objective(*what, labels=2)
+        (value, grads), (own_value, own_grads) = (
+            F.value_and_grad(params) for F in (objective, own)
+        )
         smooth = objective.loss.smooth
         start, solver = (objective.zeros(), _SGD) if smooth else (params, _KINKED_SGD)
         trained = minimize(objective, solver, start).params
         return tuple(
             [backend.to_host(a).astype(np.float64) for a in arrays]
-            for arrays in ([value], grads, trained)
+            for arrays in ([value, own_value], [*grads, *own_grads], trained)
         )
 
 

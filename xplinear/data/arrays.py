@@ -19,7 +19,7 @@ from xplinear.arguments import (
     instance,
     integer,
 )
-from xplinear.backends.base import Backend
+from xplinear.backends.base import Backend, HostArray
 from xplinear.data.blocks import (
     Budget,
     labelled,
@@ -46,6 +46,10 @@ _BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
 _CLASSES, _ROWS = NONE | integer(1), integer(0)
 
 
+def _in_column(codes: HostArray, column: Any) -> str:
+    return f" in column {column}" if len(codes) > 1 else ""
+
+
 @dataclass(frozen=True, eq=False)
 class ArrayData:
     """X, y and weights as arrays of one backend; X stays as it is stored.
@@ -54,8 +58,8 @@ class ArrayData:
     ----------
     X : Array of shape (n, p)
         Any numeric dtype; converted to ``dtype`` block by block.
-    y : Array of shape (n,)
-        Class codes 0 … k−1, integer, checked by the caller.
+    y : Array of shape (n,), (n, 1) or (n, m)
+        Class codes 0 … k−1, integer, checked by the caller; of all models, or of each its own.
     s : Array of shape (n, 1) or (n, m), optional
         Weights in ``dtype``; None is 1 everywhere and costs nothing.
     dtype : optional
@@ -64,6 +68,9 @@ class ArrayData:
         The column of ``s`` that serves each model, an integer: ``s`` is then ``(n, f)``, one
         column per fold, however many models share it.
     backend : Backend
+    targets : Array of shape (m,), optional
+        The column of ``y`` that serves each model, as ``models`` says it of ``s``: ``y`` is then
+        ``(n, L)``, one column per label, however many models share it.
     standard : Standard, optional
         Blocks and mini-batches hold standardized features; X stays as it is.
     classes : int, optional
@@ -88,6 +95,7 @@ class ArrayData:
     dtype: Any = None
     models: Array | None = None
     backend: Backend = field(kw_only=True)
+    targets: Array | None = field(default=None, kw_only=True)
     standard: Standard | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
@@ -127,27 +135,40 @@ class ArrayData:
         """Σ_i s_ij, ``(1,)`` or ``(m,)``."""
         return weight_sum(self)
 
-    def check_classes(self, k: int) -> None:
-        """Raise ArgumentError if y holds other codes than 0 … k − 1; the labels are read once."""
+    def check_classes(self, k: int, m: int) -> None:
+        """Raise ArgumentError if y holds other codes than 0 … k − 1, or is not for m models.
+
+        The labels are read once.
+        """
+        given = (*self.y.shape, 1)[1] if self.targets is None else self.targets.shape[0]
+        if given not in (1, m):
+            msg = f"y must have one column for all models, or one for each of the {m}, got {given}"
+            raise ArgumentError(msg)
         if self.classes is None:
-            xp = self.backend.xp
-            ends = xp.stack([xp.min(self.y), xp.max(self.y)])
             try:
-                low, high = self.backend.to_host(ends).tolist()
+                low, high = self._code_range()
             except (TypeError, NotImplementedError):  # traced, or meta: there are no values
                 return
-            if low < 0:
-                msg = f"y must hold class codes from 0 on; it goes from {low} to {high}"
-                raise ArgumentError(msg)
-            object.__setattr__(self, "classes", high + 1)
+            at = low.argmin()
+            if low[at] < 0:
+                msg = f"y must hold class codes from 0 on; it goes from {low[at]} to {high[at]}"
+                raise ArgumentError(msg + _in_column(low, at))
+            object.__setattr__(self, "classes", int(high.max()) + 1)
             if self.s is not None:
                 check_weights(self.s)
         if self.classes is not None and self.classes > k:
+            high = self._code_range()[1] if self.y.ndim > 1 else np.zeros(1)
             msg = (
                 f"k must be the number of classes, at least {self.classes} for class codes y up to "
-                f"{self.classes - 1}, got {k}"
+                f"{self.classes - 1}{_in_column(high, high.argmax())}, got {k}"
             )
             raise ArgumentError(msg)
+
+    def _code_range(self) -> HostArray:
+        """Return the lowest and the highest code of each column of y ``(2, L)``."""
+        xp = self.backend.xp
+        ends = xp.stack([xp.min(self.y, axis=0), xp.max(self.y, axis=0)])
+        return np.reshape(self.backend.to_host(ends), (2, -1))
 
     @cached_property
     def weights(self) -> Array | None:
@@ -218,6 +239,7 @@ class ArrayData:
             schedule,
             batch_size,
             self.models,
+            self.targets,
             self.standard,
             *args,
         )
@@ -243,7 +265,8 @@ class ArrayData:
         else:
             return self.block(0, self.n, -(-self.n // rows))
         y = None if self.y is None else xp.take(self.y, index, axis=0)
-        return Block(self._at(index), y, of_models(s, self.models, xp=xp))
+        y, s = of_models(y, self.targets, xp=xp), of_models(s, self.models, xp=xp)
+        return Block(self._at(index), y, s)
 
     def _at(self, index: Array) -> Array:
         """Return some rows of X as blocks hold them."""

@@ -71,6 +71,8 @@ class Source(Protocol):
     @property
     def models(self) -> Array | None: ...
     @property
+    def targets(self) -> Array | None: ...
+    @property
     def standard(self) -> Standard | None: ...
     @property
     def budget(self) -> Budget: ...
@@ -156,6 +158,7 @@ def minibatch(
     rows: tuple[Any, ...],
     factor: float | Array,
     models: Array | None,
+    targets: Array | None,
     standard: Standard | None,
     *args: Any,
 ) -> Any:
@@ -164,8 +167,8 @@ def minibatch(
     ``rows`` are X, y and s, and how many of them count if not all do.
     """
     X, y, s, *count = rows
-    X, s = standardized(X, dtype, standard, xp=xp), of_models(s, models, xp=xp)
-    n = X.shape[0]
+    X = standardized(X, dtype, standard, xp=xp)
+    y, s, n = of_models(y, targets, xp=xp), of_models(s, models, xp=xp), X.shape[0]
     if count:
         there = xp.arange(n, dtype=xp.int32, device=device(X))[:, None] < count[0]
         there, n = xp.astype(there, dtype), xp.astype(count[0], dtype)
@@ -182,11 +185,9 @@ def standardized(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespa
     return xp.astype((X - standard.centre) * standard.scale, dtype, copy=False)
 
 
-def of_models(weights: Array | None, models: Array | None, *, xp: Namespace) -> Array | None:
-    """Return the weights of each model, given its column."""
-    if weights is None or models is None:
-        return weights
-    return xp.take(weights, models, axis=-1)
+def of_models(a: Array | None, columns: Array | None, *, xp: Namespace) -> Array | None:
+    """Return the weights or labels of each model, given its column."""
+    return a if a is None or columns is None else xp.take(a, columns, axis=1)
 
 
 def shares(source: Source) -> tuple[Array, Array]:
@@ -219,9 +220,9 @@ def labelled(source: Source, X: Array, rows: slice) -> Block:
     # Without labels nothing is summed, and rows that were added do not matter.
     weights = None if source.y is None else source.weights
     s = None if weights is None else weights[rows, :]
-    y = None if source.y is None else source.y[rows]
+    y = None if source.y is None else source.y[rows, ...]
     X = standardized(X, source.dtype, source.standard, xp=xp)
-    return Block(X, y, of_models(s, source.models, xp=xp))
+    return Block(X, of_models(y, source.targets, xp=xp), of_models(s, source.models, xp=xp))
 
 
 def weight_sum(source: Source) -> Array:
@@ -236,11 +237,16 @@ def weight_sum(source: Source) -> Array:
 
 def take(source: _AnySource, models: Array) -> _AnySource:
     """Return the same rows for a stack of these models only; nothing is copied."""
-    if source.s is None or (source.s.shape[1] == 1 and source.models is None):
+
+    def kept(a: Array | None, own: Array | None) -> Array | None:
+        if own is not None:
+            return source.backend.xp.take(own, models)
+        return None if a is None or math.prod(a.shape[1:]) == 1 else models
+
+    weights, labels = kept(source.s, source.models), kept(source.y, source.targets)
+    if weights is None and labels is None:
         return source
-    own = source.models
-    kept = models if own is None else source.backend.xp.take(own, models)
-    return replace(cast(Any, source), models=kept)
+    return replace(cast(Any, source), models=weights, targets=labels)
 
 
 def _row_bytes(source: Source, scores: int) -> int:

@@ -16,7 +16,10 @@ __all__ = ["Batch", "Block", "Data", "Standard"]
 
 
 class Block(NamedTuple):
-    """Some rows: ``X (r, p)`` in the computation's dtype, ``y (r,)``, ``s (r, 1 or m)`` or None."""
+    """Some rows: ``X (r, p)`` in the computation's dtype, y and s, which may be one per model.
+
+    ``y (r,)`` or ``(r, 1 or m)``, ``s (r, 1 or m)`` or None.
+    """
 
     X: Array
     y: Array
@@ -43,7 +46,10 @@ class Standard(NamedTuple):
 
 
 class Data(Protocol):
-    """A source of n rows with p features, y class codes 0 … k−1 and weights s."""
+    """A source of n rows with p features, y class codes 0 … k−1 and weights s.
+
+    Both may have a column for each model.
+    """
 
     @property
     def backend(self) -> Backend: ...
@@ -69,8 +75,8 @@ class Data(Protocol):
         """Σ_i s_ij, shape ``(1,)`` or ``(m,)``."""
         ...
 
-    def check_classes(self, k: int) -> None:
-        """Raise ValueError if y holds other class codes than 0 … k − 1."""
+    def check_classes(self, k: int, m: int) -> None:
+        """Raise ValueError if y holds other class codes than 0 … k − 1, or is not for m models."""
         ...
 
     def map(

@@ -35,7 +35,7 @@ class StreamedData(ArrayData):
     ----------
     X : ndarray of shape (n, p)
         Or a memory map; any numeric dtype and layout, read-only too.
-    y, s, dtype, models, backend, standard, classes, budget, padding
+    y, s, dtype, models, backend, targets, standard, classes, budget, padding
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
@@ -145,6 +145,7 @@ class StreamedData(ArrayData):
                     schedule[i * batches : (i + 1) * batches],
                     batch_size,
                     self.models,
+                    self.targets,
                     self.standard,
                     *args,
                 )

@@ -170,7 +170,8 @@ def _block_log_probabilities(xp: Namespace, block: Block, params: Params) -> Arr
 
 def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
     Z = class_scores(scores(block.X, params, xp=xp), xp=xp)
-    correct = xp.astype(xp.argmax(Z, axis=-1) == block.y[:, None], Z.dtype)
+    y = xp.reshape(block.y, (Z.shape[0], -1))
+    correct = xp.astype(xp.argmax(Z, axis=-1) == y, Z.dtype)
     correct = correct if block.s is None else correct * block.s
     return (xp.sum(correct, axis=0),)
 

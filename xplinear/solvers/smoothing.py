@@ -394,7 +394,7 @@ def _block_classes(k: int, xp: Namespace, block: Block, like: Array) -> tuple[Ar
     X, y, s = block
     s = xp.ones_like(X[:, :1]) if s is None else s
     m = like.shape[0]
-    true = y[:, None, None] == xp.arange(k, dtype=xp.int32, device=device(X))
+    true = true_class(xp.zeros((1, 1, k), dtype=X.dtype, device=device(X)), y, xp=xp)
     members = (s + like)[:, :, None] * xp.astype(true, X.dtype)  # (n, m, k)
     total = xp.reshape(members, (X.shape[0], m * k)).T @ X
     wide = accumulator(X, xp=xp)
