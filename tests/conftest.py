@@ -77,6 +77,7 @@ class BackendCase:
         dtype: str = "float64",
         stored: str | None = None,
         models: Any = None,
+        targets: Any = None,
         fit_intercept: bool = True,
     ) -> Objective:
         """Return an objective of host arrays; X is kept in ``stored`` if given, else in dtype."""
@@ -87,6 +88,7 @@ class BackendCase:
             getattr(self.xp, dtype),
             None if models is None else self.asarray(models),
             backend=self.backend,
+            targets=None if targets is None else self.asarray(targets),
         )
         return Objective(
             loss, penalty, self.asarray(alpha, dtype), data, k=k, fit_intercept=fit_intercept

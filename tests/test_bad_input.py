@@ -179,10 +179,11 @@ SCORES: list[Any] = [
     *(None, 3, "x", [], Z.tolist(), {}, Nothing(), function, Y, TRUTH, Z * 1j, Z.astype(str)),
     *(Z.astype(object), np.float64(1.0), np.asarray(1.0)),
 ]
+COLUMN = Y3[:, None]
 WRONG_CODES = [Y3 - 1, Y3 + 1, np.full(N, 2**40)]  # of the right type and shape
 CODES: list[Any] = [
     *(None, 3, "x", [], Y3.tolist(), {}, Nothing(), function, Y3 * 1.0, Y3 * 1j, *WRONG_CODES),
-    *(Y3[:-1], Y3[:, None], np.stack([Y3, Y3]), Y3.astype(str), Y3.astype(object), Y3 > 0, Z),
+    *(Y3[:-1], COLUMN, np.stack([Y3, Y3]), Y3.astype(str), Y3.astype(object), Y3 > 0, Z),
 ]
 CLASSES = [*COUNT, *NONE]
 WEIGHTS: list[Any] = [
@@ -371,10 +372,12 @@ def optimization() -> Iterator[Call]:
     yield called(
         *("optimization", ArrayData, {"X": X, "y": Y3, "backend": BACKEND_NUMPY}),
         X=[*(x for x in SCORES if x is not TRUTH), Z[:, 0], Z[:, :, None], Z[:0], Z[:, :0]],
-        y=[y for y in CODES if y is not None and not any(y is codes for codes in WRONG_CODES)],
+        # Codes are checked with k, and one column of them is for all models.
+        y=[y for y in CODES if y is not None and not any(y is ok for ok in (*WRONG_CODES, COLUMN))],
         s=[*("x", 3, [], np.ones(N), np.ones((N - 1, 1)), np.ones((N, 0)), Y3[:, None], Nothing())],
         dtype=["float32", "x", 3, np.int32, bool],
         models=[],
+        targets=[],
         backend=[*NAME, *NONE],
         standard=[],
         classes=COUNT,

@@ -406,8 +406,11 @@ def check_rows(X: Any, y: Any, s: Any) -> None:
     n = X.shape[0]
     check_same_library("y", y, "X", X)
     check_array("y", y, kind="integral")
-    if tuple(y.shape) != (n,):
-        msg = f"y must have one class code per row of X, shape ({n},), got {tuple(y.shape)}"
+    if len(y.shape) not in (1, 2) or y.shape[0] != n or 0 in y.shape:
+        msg = (
+            f"y must have one class code per row of X, shape ({n},), or one per row and model, "
+            f"({n}, m), got {tuple(y.shape)}"
+        )
         raise ArgumentError(msg)
     if s is not None:
         check_same_library("s", s, "X", X)
@@ -495,7 +498,9 @@ def scores_namespace(Z: Any, y: Any, *, xp: Namespace) -> Namespace:
     check_same_library("y", y, "Z", Z)
     check_array("y", y, kind="integral")
     lead = tuple(Z.shape[:-1])
-    if tuple(y.shape) != lead[: len(y.shape)]:
+    own = tuple(y.shape)
+    shared = len(lead) == 2 and own == (lead[0], 1)  # by all models
+    if own != lead[: len(own)] and not shared:
         msg = (
             f"y must have one class code for each row of scores Z of shape {tuple(Z.shape)}; its "
             f"shape is {tuple(y.shape)}, and must be {lead} or a part of it from the left"

@@ -18,7 +18,7 @@ from typing import Any
 from xplinear.data import Block
 from xplinear.data.rows import Rows
 from xplinear.losses import Loss
-from xplinear.losses.true_class import true_class
+from xplinear.losses.true_class import of_true_class, true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params, class_scores, weighted_penalty
 
@@ -115,9 +115,11 @@ def _block_flows(
         return xp.sum(xp.where(A > 0, A, 0.0), axis=0), xp.sum(xp.where(A < 0, -A, 0.0), axis=0)
     n, m, k = A.shape
     true = true_class(A, block.y, xp=xp)
-    members = xp.astype(true[:, 0, :], A.dtype)
-    flow = members.T @ xp.reshape(xp.where(true, 0.0, A), (n, m * k))
-    return (xp.permute_dims(xp.reshape(flow, (k, m, k)), (1, 0, 2)),)
+    t = true.shape[1]  # targets: 1 that all models share, or m
+    members = xp.permute_dims(xp.astype(true, A.dtype), (1, 2, 0))
+    A = xp.reshape(xp.where(true, 0.0, A), (n, t, m // t * k))
+    flow = xp.reshape(members @ xp.permute_dims(A, (1, 0, 2)), (t, k, m // t, k))
+    return (xp.reshape(xp.permute_dims(flow, (0, 2, 1, 3)), (m, k, k)),)
 
 
 def _balance(shift_invariant: bool, xp: Namespace, *flows: Array) -> Array:
@@ -179,7 +181,7 @@ def _feasible(
         return A if ratio is None else A * xp.where(A > 0, ratio[0, ...], ratio[1, ...])
     true = true_class(A, y, xp=xp)
     if ratio is not None:
-        A = A * xp.take(ratio, xp.astype(y, xp.int32), axis=0)
+        A = A * of_true_class(ratio, y, xp=xp)
     A = xp.where(true, 0.0, A)
     return xp.where(true, -xp.sum(A, axis=-1, keepdims=True), A)
 

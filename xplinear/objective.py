@@ -156,7 +156,7 @@ class Objective:
             raise ArgumentError(msg)
         check_finite("alpha", self.alpha, least=0.0)
         self._check_library("alpha", self.alpha)
-        self.data.check_classes(self.k)
+        self.data.check_classes(self.k, self.m)
 
     @property
     def xp(self) -> Namespace:

@@ -93,6 +93,23 @@ def test_value_and_grad(case: Any, loss: str, dtype: str) -> None:
                     )
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_value_and_grad_of_labels_per_model(case: Any, loss: str) -> None:
+    kernel = kernel_of(case, loss, "value_and_grad")
+    rng = np.random.default_rng(0)
+    for n, m, k in ((40, 3, 4), (5, 2, 300), (2, 2, 1500)):
+        Z, codes = case.asarray(rng.standard_normal((n, m, k))), rng.integers(0, k, (n, m))
+        for y in (codes, codes[:, :1]):
+            ours = kernel(LOSSES[loss](), Z, case.asarray(y), xp=case.xp)
+            for j in range(m):
+                alone = LOSSES[loss]().value_and_grad(
+                    Z[:, j, :], case.asarray(y[:, j % y.shape[1]])
+                )
+                for a, b in zip(ours, alone, strict=True):
+                    one = case.to_numpy(a)[:, j, ...]
+                    np.testing.assert_allclose(one, case.to_numpy(b), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.filterwarnings("ignore:invalid value")  # of NumPy, at the NaN
 @pytest.mark.parametrize("loss", LOSSES)
 def test_value_and_grad_of_nan_ties_and_kinks(case: Any, loss: str) -> None:
@@ -142,6 +159,8 @@ def rows(n: int = 37, p: int = 5, k: int = 3) -> dict[str, Any]:
 SMALL = SGD(max_iter=2, batch_size=16)
 PRODUCTS = replace(SMALL, batch_size=150)  # too large for the kernel of a whole epoch
 weights = np.random.default_rng(2).uniform(0.5, 2.0, (37, 3)).round(1)
+labels = np.random.default_rng(3).integers(0, 3, (37, 3))
+many_labels = {"y": np.tile(labels, (5, 1))[:170], "targets": [2, 0]}
 SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "plain": (SMALL, rows()),
     "two classes": (SMALL, rows(k=2)),
@@ -157,12 +176,16 @@ SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "common weights": (SMALL, rows() | {"s": weights[:, :1]}),
     "weights per model": (SMALL, rows() | {"s": weights[:, :2]}),
     "weights per fold": (SMALL, rows() | {"s": weights, "models": [2, 0]}),
+    "labels per model": (SMALL, rows() | {"y": labels[:, :2]}),
+    "labels per target": (SMALL, rows() | {"y": labels, "targets": [2, 0]}),
+    "a column of labels": (SMALL, rows() | {"y": labels[:, :1]}),
     "strided": (SMALL, rows() | {"strided": True}),
     "columns first": (SMALL, rows() | {"X": np.asfortranarray(rows()["X"])}),
     "bytes": (SMALL, rows() | {"X": np.arange(185).reshape(37, 5) % 7, "stored": "uint8"}),
     "products": (PRODUCTS, rows(n=170)),
     "products, two classes": (PRODUCTS, rows(n=170, k=2)),
     "products, many classes": (PRODUCTS, rows(n=170, k=40)),
+    "products, labels per target": (PRODUCTS, rows(n=170) | many_labels),
     "products, averaged": (replace(PRODUCTS, average=True), rows(n=170)),
 }
 
@@ -190,6 +213,14 @@ def test_sgd_of_every_objective(case: Any, loss: str, penalty: str, batch_size: 
     kernel_of(case, loss, "sgd")
     solver = replace(SMALL, batch_size=batch_size)
     compare(case, after_epochs(case, solver, loss=loss, penalty=penalty, **rows(n=160)), 1e-9)
+
+
+@pytest.mark.parametrize("batch_size", [16, 150])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_sgd_of_labels_per_model(case: Any, loss: str, batch_size: int) -> None:
+    kernel_of(case, loss, "sgd")
+    solver, problem = replace(SMALL, batch_size=batch_size), rows(n=170) | many_labels
+    compare(case, after_epochs(case, solver, loss=loss, **problem), 1e-9)
 
 
 @needs_compiler

@@ -115,29 +115,33 @@ __device__ T row_loss(const T* z, T* g, int y, T weight, int k, int c, T margin,
   return active ? weight * loss.value() : 0;
 }
 
-// The weights of the rows: (n, columns), of which model j uses column models[j], or j, or the one.
-struct Weights {
-  const T* s;
+// Labels or weights of the rows: (n, columns), of which model j uses column models[j], or j, or the
+// one. Without any, all are 1.
+template <class V>
+struct PerModel {
+  const V* values;
   const int* models;
   int columns;
-  __device__ T operator()(long long row, int model) const {
-    if (!s) return 1;
-    return s[row * columns + (models ? models[model] : columns == 1 ? 0 : model)];
+  __device__ V operator()(long long row, int model) const {
+    if (!values) return 1;
+    return values[row * columns + (models ? models[model] : columns == 1 ? 0 : model)];
   }
 };
 
 // Scores Z (n, m, c) to losses (n, m) and their gradient G (n, m, c), which may be Z.
 // y and s are those of the rows `rows`, or of the first n. Block (team, rows at a time).
-extern "C" __global__ void loss(const T* Z, const int* y, const T* s, const int* models,
-                                const long long* rows, T* values, T* G, long long n, int m, int k,
-                                int c, int s_columns, T margin) {
+extern "C" __global__ void loss(const T* Z, const int* y, const int* targets, const T* s,
+                                const int* models, const long long* rows, T* values, T* G,
+                                long long n, int m, int k, int c, int y_columns, int s_columns,
+                                T margin) {
   SHARED(memory);
   long long i = (long long)blockIdx.x * blockDim.y + threadIdx.y;
   bool active = i < n * m;
   long long row = !active ? 0 : rows ? rows[i / m] : i / m;
-  T weight = active ? Weights{s, models, s_columns}(row, i % m) : 0;
-  T value = row_loss(Z + i * c, G + i * c, active ? y[row] : 0, weight, k, c, margin, active,
-                     threadIdx.x, blockDim.x, (T*)memory);
+  int label = active ? PerModel<int>{y, targets, y_columns}(row, i % m) : 0;
+  T weight = active ? PerModel<T>{s, models, s_columns}(row, i % m) : 0;
+  T value = row_loss(Z + i * c, G + i * c, label, weight, k, c, margin, active, threadIdx.x,
+                     blockDim.x, (T*)memory);
   if (active && threadIdx.x == 0) values[i] = value;
 }
 
@@ -208,18 +212,20 @@ __device__ void product(const T* A, int a, int al, int rows, const T* B, int b, 
 // so registers are kept to a fourth of a multiprocessor's, in double precision to half.
 extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 ? 4 : 2)
     sgd(const S* __restrict__ X, long long row_stride, long long column_stride,
-        const int* __restrict__ y, const T* __restrict__ s, const int* __restrict__ models,
-        const long long* __restrict__ rows, const T* __restrict__ factors,
-        const T* __restrict__ centre, const T* __restrict__ steps, const T* __restrict__ shrinks,
-        T* W, T* V, T* total, double* seen, T* exchange, unsigned* arrivals, long long n, int batch,
-        int p, int P, int m, int k, int c, int s_columns, int centre_columns, int members,
-        int width, int tile, T margin, T momentum, int nesterov, T l1, T l2) {
+        const int* __restrict__ y, const int* __restrict__ targets, const T* __restrict__ s,
+        const int* __restrict__ models, const long long* __restrict__ rows,
+        const T* __restrict__ factors, const T* __restrict__ centre, const T* __restrict__ steps,
+        const T* __restrict__ shrinks, T* W, T* V, T* total, double* seen, T* exchange,
+        unsigned* arrivals, long long n, int batch, int p, int P, int m, int k, int c,
+        int y_columns, int s_columns, int centre_columns, int members, int width, int tile,
+        T margin, T momentum, int nesterov, T l1, T l2) {
   SHARED(memory);
   const int thread = threadIdx.x, group = blockIdx.x / members, member = blockIdx.x % members;
   const int groups = gridDim.x / members, first = member * width, count = min(width, P - first);
   const int ld = width | 1;  // odd: columns of the tile fall on different memory banks
   const Update advance{momentum, l1, l2, nesterov};
-  const Weights weight_of{s, models, s_columns};
+  const PerModel<int> label_of{y, targets, y_columns};
+  const PerModel<T> weight_of{s, models, s_columns};
   T* x = (T*)memory;  // two tiles of rows: one in use, one arriving
   T *w = x + 2 * tile * ld, *v = w + c * ld, *step = v + c * ld, *shrink = step + c * ld;
   T *gradient = shrink + c * ld, *z = gradient + c * ld, *weights = z + tile * c;
@@ -262,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 ? 4 : 2)
           }
         }
       for (int r = thread; r < size; r += blockDim.x) {
-        labels[buffer * tile + r] = y[rows[start + r]];
+        labels[buffer * tile + r] = label_of(rows[start + r], model);
         weights[buffer * tile + r] = weight_of(rows[start + r], model);
       }
     };

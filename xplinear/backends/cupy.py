@@ -93,6 +93,10 @@ def _pointer(array: cupy.ndarray | None) -> Any:
     return np.intp(0) if array is None else array
 
 
+def _columns(array: cupy.ndarray | None) -> int:
+    return 0 if array is None else array.size // len(array)
+
+
 def _at(array: cupy.ndarray, row: int) -> np.intp:
     return np.intp(array.data.ptr + row * array.strides[0])
 
@@ -107,19 +111,19 @@ def _strides(X: cupy.ndarray) -> tuple[np.int64, ...]:
 
 
 def _loss_launcher(
-    loss: Loss, dtype: np.dtype[Any], m: int, c: int, columns: int = 0
+    loss: Loss, dtype: np.dtype[Any], m: int, c: int, labels: int, weights: int = 0
 ) -> Callable[..., None]:
     """Return a function that launches the kernel ``loss``, for many calls with the same shapes.
 
-    It takes n and the pointers of Z ``(n, m, c)``, y, s ``(n, columns)``, models, rows, values
-    ``(n, m)`` and G, which may be Z.
+    It takes n and the pointers of Z ``(n, m, c)``, y ``(n, labels)``, targets, s ``(n, weights)``,
+    models, rows, values ``(n, m)`` and G, which may be Z.
     """
     k = max(c, 2)
     # A warp serves several rows of few classes, a block one row of very many.
     team = min(32, 1 << (k // 4).bit_length()) if k <= _WARP_CLASSES else _THREADS
     teams = _THREADS // team
     kernel = _kernel("loss", type(loss), str(dtype), str(dtype))
-    numbers = *_integers(m, k, c, columns), dtype.type(getattr(loss, "margin", 0.0))
+    numbers = *_integers(m, k, c, labels, weights), dtype.type(getattr(loss, "margin", 0.0))
 
     def launch(n: int, *pointers: Any) -> None:
         grid, arguments = (-(-n * m // teams),), (*pointers, np.int64(n), *numbers)
@@ -137,8 +141,8 @@ def _value_and_grad(
     with device:
         Z, y = cupy.ascontiguousarray(Z), cupy.ascontiguousarray(y, np.int32)
         values, G = cupy.empty((n, m), Z.dtype), cupy.empty_like(Z)
-        nothing = _pointer(None)
-        _loss_launcher(loss, Z.dtype, m, k)(n, Z, y, nothing, nothing, nothing, values, G)
+        launch, nothing = _loss_launcher(loss, Z.dtype, m, k, _columns(y)), [_pointer(None)] * 4
+        launch(n, Z, y, *nothing, values, G)
     return values, G
 
 
@@ -150,6 +154,7 @@ class _Packed(NamedTuple):
     y: cupy.ndarray
     s: cupy.ndarray | None
     models: cupy.ndarray | None
+    targets: cupy.ndarray | None
     rows: cupy.ndarray
     schedule: np.ndarray[Any, Any]
     size: int
@@ -161,6 +166,10 @@ class _Packed(NamedTuple):
     total: cupy.ndarray | None
     rule: tuple[Any, ...]  # momentum, nesterov, shares of L1 and L2
 
+    def labels(self) -> tuple[Any, ...]:
+        """Return pointers to labels and weights, each with those to the columns of the models."""
+        return self.y, *map(_pointer, (self.targets, self.s, self.models))
+
     def kernel(self, name: str) -> cupy.RawKernel:
         return _kernel(name, type(self.loss), str(self.W.dtype), str(self.X.dtype))
 
@@ -168,7 +177,7 @@ class _Packed(NamedTuple):
 def _sgd(loss: Loss, epoch: Epoch) -> Any:
     """Fold SGD's update over the mini-batches of an epoch, as `fold_in_python` does."""
     rule: Any = epoch.update.rule
-    (X, y, s), (steps, models, standard) = epoch.rows, epoch.shared
+    (X, y, s), (steps, models, targets, standard) = epoch.rows, epoch.shared
     (W, b), velocity, total, seen = epoch.carry
     shares, real = _SHARES.get(type(rule.penalty)), W.dtype.type
     if shares is None or standard is not None or str(X.dtype) not in _TYPES:
@@ -179,6 +188,7 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
         y=cupy.ascontiguousarray(y, np.int32),
         s=None if s is None else cupy.ascontiguousarray(s),
         models=None if models is None else cupy.ascontiguousarray(models, np.int32),
+        targets=None if targets is None else cupy.ascontiguousarray(targets, np.int32),
         rows=cupy.ascontiguousarray(epoch.order, np.int64),
         schedule=np.asarray(epoch.schedule, real),
         size=min(epoch.size, len(epoch.order)),
@@ -256,11 +266,11 @@ def _in_one_kernel(epoch: _Packed) -> cupy.ndarray | None:
     exchange = cupy.empty((groups, 2, plan.members, plan.tile, c), W.dtype)
     arrivals = cupy.zeros(groups, np.uint32)
     arguments = (
-        *(X, *_strides(X), epoch.y, _pointer(epoch.s), _pointer(epoch.models), epoch.rows),
+        *(X, *_strides(X), *epoch.labels(), epoch.rows),
         *(cupy.asarray(epoch.schedule), centre, epoch.step, epoch.shrink, W, epoch.V),
         *(_pointer(epoch.total), losses, exchange, arrivals, np.int64(len(epoch.rows))),
         *_integers(epoch.size, X.shape[1], P, m, max(c, 2), c),
-        *_integers(0 if epoch.s is None else epoch.s.shape[1], len(centre)),
+        *_integers(_columns(epoch.y), _columns(epoch.s), len(centre)),
         *_integers(plan.members, plan.width, plan.tile),
         *(W.dtype.type(getattr(epoch.loss, "margin", 0.0)), *epoch.rule),
     )
@@ -275,7 +285,7 @@ def _by_products(epoch: _Packed) -> cupy.ndarray | None:
     """
     if len(epoch.centre) > 1:
         return None
-    X, W, size, s = epoch.X, epoch.W, epoch.size, epoch.s
+    X, W, size = epoch.X, epoch.W, epoch.size
     (m, c, P), n, item = W.shape, len(epoch.rows), W.dtype.itemsize
     per_piece = size * max(1, min(_PIECE_BYTES // (size * P * item), -(-n // size)))
     piece = cupy.empty((min(per_piece, n), P), W.dtype)
@@ -283,9 +293,9 @@ def _by_products(epoch: _Packed) -> cupy.ndarray | None:
     gradient, losses = cupy.empty_like(W), cupy.zeros(m, np.float64)
     # All that does not change from step to step is made here: a step takes microseconds.
     gather, update = epoch.kernel("gather"), epoch.kernel("update")
-    loss = _loss_launcher(epoch.loss, W.dtype, m, c, 0 if s is None else s.shape[1])
+    loss = _loss_launcher(epoch.loss, W.dtype, m, c, _columns(epoch.y), _columns(epoch.s))
     weights = gradient, epoch.step, epoch.shrink, W, epoch.V, _pointer(epoch.total)
-    labels = epoch.y, _pointer(s), _pointer(epoch.models)
+    labels = epoch.labels()
     multiply = cublas.sgemm if item == 4 else cublas.dgemm
     handle, blocks = cupy.cuda.device.get_cublas_handle(), (-(-W.size // _THREADS),)
     plain, transposed = cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T

@@ -28,6 +28,7 @@ class Shared(NamedTuple):
 
     constants: Any = None
     models: Array | None = None  # which column of the weights is whose
+    targets: Array | None = None  # and which of the labels
     standard: Any = None
 
 

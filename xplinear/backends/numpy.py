@@ -70,7 +70,7 @@ def _softmax(
     del loss, xp
     n, m, k = Z.shape
     G = Z.reshape(n * m, k).T.copy()
-    y = y if m == 1 else np.repeat(y, m)
+    y = y.reshape(-1) if y.size == n * m else np.repeat(y, m)
     true = np.multiply(y, n * m, dtype=np.intp) + np.arange(n * m)
     G -= np.maximum.reduce(G, axis=0)
     flat = G.reshape(-1)

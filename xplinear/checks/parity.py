@@ -108,10 +108,12 @@ def random_objective(
     *,
     shape: tuple[int, int, int] = (640, 20, 5),
     alphas: Sequence[float] = (1e-3, 1e-1),
+    labels: int = 1,
     seed: int = 7,
 ) -> tuple[Objective, Params]:
     """Return the objective of a few models, and a point, that backends are compared on.
 
+    The models share their labels, or with as many ``labels`` as models each has its own.
     The shape is that of rows, features and classes, of which there must be at least as many
     features.
     """
@@ -120,6 +122,7 @@ def random_objective(
     # Values that float32 holds exactly: the same problem in either precision.
     X = random.standard_normal((n, p)).astype(np.float32)
     y = np.argmax(X[:, :k] + random.gumbel(size=(n, k)), axis=1).astype(np.int32)
+    y = y if labels == 1 else np.stack([(y + j) % k for j in range(labels)], axis=1)
     s = random.integers(0, 4, size=(n, 1)).astype(np.float32)
     W = random.standard_normal((p, m, k)).astype(np.float32)
     b = random.standard_normal((m, k)).astype(np.float32)
@@ -133,16 +136,20 @@ def random_objective(
 def _measure(
     backend: Backend, dtype: str, loss: str, penalty: str
 ) -> tuple[list[np.ndarray[Any, Any]], ...]:
-    """Return the objective, its gradient, and the weights after 100 SGD steps."""
+    """Return two objectives, their gradients, and the weights after 100 SGD steps of the first."""
     with backend.double_precision() if dtype == "float64" else nullcontext():
-        objective, params = random_objective(backend, getattr(backend.xp, dtype), loss, penalty)
-        value, grads = objective.value_and_grad(params)
+        what = backend, getattr(backend.xp, dtype), loss, penalty
+        objective, params = random_objective(*what)
+        own, _ = random_objective(*what, labels=2)
+        (value, grads), (own_value, own_grads) = (
+            F.value_and_grad(params) for F in (objective, own)
+        )
         smooth = objective.loss.smooth
         start, solver = (objective.zeros(), _SGD) if smooth else (params, _KINKED_SGD)
         trained = minimize(objective, solver, start).params
         return tuple(
             [backend.to_host(a).astype(np.float64) for a in arrays]
-            for arrays in ([value], grads, trained)
+            for arrays in ([value, own_value], [*grads, *own_grads], trained)
         )
 
 

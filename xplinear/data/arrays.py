@@ -29,8 +29,8 @@ class ArrayData:
     ----------
     X : Array of shape (n, p)
         Any numeric dtype; converted to ``dtype`` block by block.
-    y : Array of shape (n,)
-        Class codes 0 … k−1, integer, checked by the caller.
+    y : Array of shape (n,), (n, 1) or (n, m)
+        Class codes 0 … k−1, integer, checked by the caller; of all models, or of each its own.
     s : Array of shape (n, 1) or (n, m), optional
         Weights in ``dtype``; None is 1 everywhere and costs nothing.
     dtype : optional
@@ -39,6 +39,9 @@ class ArrayData:
         The column of ``s`` that serves each model, an integer: ``s`` is then ``(n, f)``, one
         column per fold, however many models share it.
     backend : Backend
+    targets : Array of shape (m,), optional
+        The column of ``y`` that serves each model, as ``models`` says it of ``s``: ``y`` is then
+        ``(n, L)``, one column per label, however many models share it.
     standard : Standard, optional
         Of the features of blocks and mini-batches; X stays as it is.
     classes : int, optional
@@ -63,6 +66,7 @@ class ArrayData:
     dtype: Any = None
     models: Array | None = None
     backend: Backend = field(kw_only=True)
+    targets: Array | None = field(default=None, kw_only=True)
     standard: Standard | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)

@@ -17,6 +17,7 @@ import numpy as np
 from xplinear.arguments import ArgumentError, check_weights
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch, Shared, Update
+from xplinear.backends.transfer import HostArray
 from xplinear.data.protocol import Batch, Block
 from xplinear.data.rows import DenseRows, FarStandard, Standard
 from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
@@ -81,6 +82,8 @@ class Source(Protocol):
     def s(self) -> Array | None: ...
     @property
     def models(self) -> Array | None: ...
+    @property
+    def targets(self) -> Array | None: ...
     @property
     def standard(self) -> Standard | None: ...
     @property
@@ -172,7 +175,7 @@ def epoch_of(
 ) -> Epoch:
     """Return what `Backend.fold` is given, of the source or of some of its rows."""
     changes = Update(update, rule, source.backend.xp, source.dtype)
-    shared = Shared(constants, source.models, source.standard)
+    shared = Shared(constants, source.models, source.targets, source.standard)
     return Epoch(_minibatch, changes, shared, carry, rows, order, schedule, size)
 
 
@@ -185,7 +188,7 @@ def _minibatch(
     """
     X, y, s, *count = rows
     function, rule, xp, dtype = update
-    s, n = of_models(s, shared.models, xp=xp), X.shape[0]
+    y, s, n = of_models(y, shared.targets, xp=xp), of_models(s, shared.models, xp=xp), X.shape[0]
     if count:
         there = xp.arange(n, dtype=xp.int32, device=device(X))[:, None] < count[0]
         there, n = xp.astype(there, dtype), xp.astype(count[0], dtype)
@@ -212,11 +215,9 @@ def rows_of(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -
     return DenseRows(xp.astype(X - near[:, 0], dtype, copy=False), Standard(*own))
 
 
-def of_models(weights: Array | None, models: Array | None, *, xp: Namespace) -> Array | None:
-    """Return the weights of each model, given its column."""
-    if weights is None or models is None:
-        return weights
-    return xp.take(weights, models, axis=-1)
+def of_models(a: Array | None, columns: Array | None, *, xp: Namespace) -> Array | None:
+    """Return the weights or labels of each model, given its column."""
+    return a if a is None or columns is None else xp.take(a, columns, axis=1)
 
 
 def shares(source: Source) -> tuple[Array, Array]:
@@ -245,13 +246,17 @@ def sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Arr
 
 def labelled(source: Source, X: Array, rows: slice) -> Block:
     """Return rows in the dtype of the computation, with their labels and weights."""
-    xp = source.backend.xp
     # Without labels nothing is summed, and rows that were added do not matter.
     weights = None if source.y is None else source.weights
     s = None if weights is None else weights[rows, :]
-    y = None if source.y is None else source.y[rows]
-    some = rows_of(X, source.dtype, source.standard, xp=xp)
-    return Block(some, y, of_models(s, source.models, xp=xp))
+    y = None if source.y is None else source.y[rows, ...]
+    return _block(source, X, y, s)
+
+
+def _block(source: Source, X: Array, y: Array | None, s: Array | None) -> Block:
+    xp = source.backend.xp
+    y, s = of_models(y, source.targets, xp=xp), of_models(s, source.models, xp=xp)
+    return Block(rows_of(X, source.dtype, source.standard, xp=xp), y, s)
 
 
 def weight_sum(source: Source) -> Array:
@@ -277,9 +282,9 @@ def with_weights(
     return replace(source, s=weights, models=models)
 
 
-def with_labels(source: _AnySource, labels: Array) -> _AnySource:
-    """Return the same rows with other labels, of the rows held."""
-    return replace(source, y=labels, classes=None)
+def with_labels(source: _AnySource, labels: Array, targets: Array | None = None) -> _AnySource:
+    """Return the same rows with other labels; ``targets``: the column that serves each model."""
+    return replace(source, y=labels, targets=targets, classes=None)
 
 
 def with_standard(source: _AnySource, standard: Standard | None) -> _AnySource:
@@ -293,33 +298,58 @@ def take(source: _AnySource, models: Array) -> _AnySource:
     if standard is not None and standard.centre.shape[1:] > (1,):
         own = standard._make(xp.take(a, models, axis=1) for a in standard)
         source = with_standard(source, own)
-    if source.s is None or (source.s.shape[1] == 1 and source.models is None):
+
+    def kept(a: Array | None, own: Array | None) -> Array | None:
+        if own is not None:
+            return xp.take(own, models)
+        return None if a is None or math.prod(a.shape[1:]) == 1 else models
+
+    weights, labels = kept(source.s, source.models), kept(source.y, source.targets)
+    if weights is None and labels is None:
         return source
-    kept = models if source.models is None else xp.take(source.models, models)
-    return replace(source, models=kept)
+    return replace(source, models=weights, targets=labels)
 
 
-def check_classes(source: Source, k: int) -> None:
-    """Raise ArgumentError if y holds other codes than 0 … k − 1; the labels are read once."""
+def check_classes(source: Source, k: int, m: int) -> None:
+    """Raise ArgumentError if y holds other codes than 0 … k − 1, or is not for m models.
+
+    The labels are read once.
+    """
+    y, targets = source.y, source.targets
+    given = math.prod(y.shape[1:]) if targets is None else targets.shape[0]
+    if given not in (1, m):
+        msg = f"y must have one column for all models, or one for each of the {m}, got {given}"
+        raise ArgumentError(msg)
     if source.classes is None:
-        xp = source.backend.xp
-        ends = xp.stack([xp.min(source.y), xp.max(source.y)])
         try:
-            low, high = source.backend.to_host(ends).tolist()
+            low, high = _code_range(source)
         except (TypeError, NotImplementedError):  # traced, or meta: there are no values
             return
-        if low < 0:
-            msg = f"y must hold class codes from 0 on; it goes from {low} to {high}"
-            raise ArgumentError(msg)
-        object.__setattr__(source, "classes", high + 1)
+        at = low.argmin()
+        if low[at] < 0:
+            msg = f"y must hold class codes from 0 on; it goes from {low[at]} to {high[at]}"
+            raise ArgumentError(msg + _in_column(low, at))
+        object.__setattr__(source, "classes", int(high.max()) + 1)
         if source.s is not None:
             check_weights(source.s)
     if source.classes is not None and source.classes > k:
+        high = _code_range(source)[1] if y.ndim > 1 else np.zeros(1)
         msg = (
             f"k must be the number of classes, at least {source.classes} for class codes y up to "
-            f"{source.classes - 1}, got {k}"
+            f"{source.classes - 1}{_in_column(high, high.argmax())}, got {k}"
         )
         raise ArgumentError(msg)
+
+
+def _code_range(source: Source) -> HostArray:
+    """Return the lowest and the highest code of each column of y ``(2, L)``."""
+    xp = source.backend.xp
+    ends = xp.stack([xp.min(source.y, axis=0), xp.max(source.y, axis=0)])
+    return np.reshape(source.backend.to_host(ends), (2, -1))
+
+
+def _in_column(codes: HostArray, column: Any) -> str:
+    return f" in column {column}" if len(codes) > 1 else ""
 
 
 def weights_held(source: Source) -> Array | None:
@@ -349,8 +379,7 @@ def sample(source: Source, rows: int) -> Block:
     else:
         return block(source, 0, n, -(-n // rows))
     y = None if source.y is None else xp.take(source.y, index, axis=0)
-    some = rows_of(source.gathered(index), source.dtype, source.standard, xp=xp)
-    return Block(some, y, of_models(s, source.models, xp=xp))
+    return _block(source, source.gathered(index), y, s)
 
 
 def block(source: Source, start: int, stop: int, step: int = 1) -> Block:

@@ -18,7 +18,10 @@ __all__ = ["Batch", "Block", "Data", "Standard"]
 
 
 class Block(NamedTuple):
-    """Some rows: their products, ``y (r,)``, and ``s (r, 1 or m)`` or None."""
+    """Some rows: their products, and y and s, which may be one per model.
+
+    ``y (r,)`` or ``(r, 1 or m)``, ``s (r, 1 or m)`` or None.
+    """
 
     rows: Rows
     y: Array
@@ -44,7 +47,10 @@ class Batch(NamedTuple):
 
 
 class Data(Protocol):
-    """A source of n rows with p features, y class codes 0 … k−1 and weights s."""
+    """A source of n rows with p features, y class codes 0 … k−1 and weights s.
+
+    Both may have a column for each model.
+    """
 
     @property
     def backend(self) -> Backend: ...
@@ -75,8 +81,8 @@ class Data(Protocol):
         """Σ_i s_ij, shape ``(1,)`` or ``(m,)``."""
         ...
 
-    def check_classes(self, k: int) -> None:
-        """Raise ValueError if y holds other class codes than 0 … k − 1."""
+    def check_classes(self, k: int, m: int) -> None:
+        """Raise ValueError if y holds other class codes than 0 … k − 1, or is not for m models."""
         ...
 
     def as_held(self, weights: Any) -> Array:
@@ -90,8 +96,11 @@ class Data(Protocol):
         """
         ...
 
-    def with_labels(self, labels: Array) -> Data:
-        """Return the same rows with other labels, of the rows held."""
+    def with_labels(self, labels: Array, targets: Array | None = None) -> Data:
+        """Return the same rows with other labels ``(held,)`` or ``(held, m)``.
+
+        Or ``(held, L)``, and ``targets (m,)`` the column that serves each model.
+        """
         ...
 
     def with_standard(self, standard: Standard | None) -> Data:

@@ -62,7 +62,8 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
 
 def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
     Z = block_scores(xp, block, params)
-    correct = xp.astype(xp.argmax(Z, axis=-1) == block.y[:, None], Z.dtype)
+    y = xp.reshape(block.y, (Z.shape[0], -1))
+    correct = xp.astype(xp.argmax(Z, axis=-1) == y, Z.dtype)
     correct = correct if block.s is None else correct * block.s
     return (xp.sum(correct, axis=0),)
 

@@ -1,7 +1,8 @@
 """Losses: functions of scores and labels; they never see X, W or the penalty.
 
 ``Z (..., k)`` are scores, the axes of ``y`` are the leading axes of ``Z``:
-``y (n,)`` serves ``Z (n, k)`` and the stacked ``Z (n, m, k)``.
+``y (n,)`` serves ``Z (n, k)`` and the stacked ``Z (n, m, k)``, whose models have labels of their
+own in ``y (n, m)``; ``y (n, 1)`` is for all of them.
 A new loss is one file plus one line in ``LOSSES``.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xplinear.namespace import Array, Namespace, device
 
-__all__ = ["diagonal", "pairwise_curvature", "true_class", "true_score"]
+__all__ = ["diagonal", "of_true_class", "pairwise_curvature", "true_class", "true_score"]
 
 
 def true_class(Z: Array, y: Array, *, xp: Namespace) -> Array:
@@ -16,6 +16,15 @@ def true_class(Z: Array, y: Array, *, xp: Namespace) -> Array:
 def true_score(Z: Array, true: Array, *, xp: Namespace) -> Array:
     """Return z_y ``(..., 1)``: a sum over a mask, which every backend does without a gather."""
     return xp.sum(xp.where(true, Z, 0.0), axis=-1, keepdims=True)
+
+
+def of_true_class(table: Array, y: Array, *, xp: Namespace) -> Array:
+    """Return the rows ``(n, m, k)`` of a ``table (k, m, k)`` for the class and model of each."""
+    k, m, _ = table.shape
+    y = xp.reshape(xp.astype(y, xp.int32), (y.shape[0], -1))
+    index = y * m + xp.arange(m, dtype=xp.int32, device=device(table))
+    own = xp.take(xp.reshape(table, (k * m, k)), xp.reshape(index, (-1,)), axis=0)
+    return xp.reshape(own, (-1, m, k))
 
 
 def diagonal(D: Array, *, xp: Namespace) -> Array:

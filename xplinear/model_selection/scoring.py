@@ -20,6 +20,7 @@ from xplinear.data import Block, Data
 from xplinear.estimator.classifier import LinearClassifier
 from xplinear.estimator.predictions import accuracy, block_scores
 from xplinear.losses import Loss, SoftmaxLoss
+from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator, device, is_array
 from xplinear.objective import Objective, Params
 from xplinear.solvers.protocol import take_models
@@ -43,7 +44,7 @@ def _block_counts(k: int, xp: Namespace, block: Block, params: Params) -> tuple[
     Z = block_scores(xp, block, params)
     classes = xp.arange(k, dtype=xp.int32, device=device(Z))
     predicted = xp.astype(xp.astype(xp.argmax(Z, axis=-1), xp.int32)[..., None] == classes, Z.dtype)
-    true = xp.astype(block.y[:, None] == classes, Z.dtype)[:, None, :]
+    true = xp.astype(true_class(Z, block.y, xp=xp), Z.dtype)
     weight = xp.ones_like(Z[..., :1]) if block.s is None else block.s[..., None]
     wide = accumulator(Z, xp=xp)
     counted = true * weight, predicted * weight, true * predicted * weight

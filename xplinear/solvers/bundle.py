@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xplinear.data import Block
+from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params
 from xplinear.solvers.metric import safe_divisor, spread
@@ -60,7 +61,7 @@ def class_means(objective: Objective, centre: Array) -> Classes:
 
 def _block_classes(k: int, xp: Namespace, block: Block, like: Array) -> tuple[Array, Array]:
     s = block.weights(xp=xp)
-    true = block.y[:, None, None] == xp.arange(k, dtype=xp.int32, device=device(s))
+    true = true_class(xp.zeros((1, 1, k), dtype=s.dtype, device=device(s)), block.y, xp=xp)
     members = (s + like)[:, :, None] * xp.astype(true, s.dtype)  # (n, m, k)
     total, _ = block.rows.gradient(members, xp=xp)
     wide = accumulator(s, xp=xp)

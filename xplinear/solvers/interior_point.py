@@ -9,7 +9,7 @@ from xplinear.arguments import integer, number, settle
 from xplinear.data import Block
 from xplinear.losses import Loss
 from xplinear.losses.polytope import Polytope
-from xplinear.losses.true_class import diagonal, pairwise_curvature, true_class
+from xplinear.losses.true_class import diagonal, of_true_class, pairwise_curvature, true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params, class_scores, columns
 from xplinear.penalties import L2Penalty, Penalty
@@ -48,9 +48,9 @@ _BYTES = 2**30
 class Rows(NamedTuple):
     """All rows, made ready once: what an iteration reads and does not change.
 
-    X ``(n, p + 1)`` is centred, its last column 1 where the intercept is free, else 0; weights
-    ``(n, m)`` sum to 1, as do the shares of the classes ``(m, k)``; ``given (m, c)`` is the
-    intercept that is not free.
+    X ``(n, p + 1)`` is centred, its last column 1 where the intercept is free, else 0; y
+    ``(n,)`` or ``(n, 1 or m)``; weights ``(n, m)`` sum to 1, as do the shares of the classes
+    ``(m, k)``; ``given (m, c)`` is the intercept that is not free.
     """
 
     X: Array
@@ -212,6 +212,7 @@ class InteriorPoint:
         """Return the state of a stack of these models only; the rows stay."""
         theta, *others = state.point
         rows = state.rows
+        shared = rows.y.ndim == 1 or rows.y.shape[1] == 1
         light = cast("Any", state)._replace(point=None, rows=None)
         return take_models(light, models, xp=xp)._replace(
             point=Point(
@@ -219,6 +220,7 @@ class InteriorPoint:
                 *(None if a is None else xp.take(a, models, axis=1) for a in others),
             ),
             rows=rows._replace(
+                y=rows.y if shared else xp.take(rows.y, models, axis=1),
                 weights=xp.take(rows.weights, models, axis=1),
                 share=xp.take(rows.share, models, axis=0),
                 given=xp.take(rows.given, models, axis=0),
@@ -236,7 +238,7 @@ def _coupled(polytope: Polytope) -> bool:
 
 
 class Kinks(NamedTuple):
-    """Of the polytope of each row ``(n, 1, k)``, and which a_j are variables ``(n, m, k)``."""
+    """Of the polytope of each row ``(n, 1 or m, k)``, and which a_j are variables ``(n, m, k)``."""
 
     true: Array
     lower: Array
@@ -269,8 +271,9 @@ def _rows(free: bool, k: int, block: Block, b: Array, *, xp: Namespace) -> Rows:
     centre, given = shared @ X, xp.astype(b, X.dtype)
     centre, given = (centre, xp.zeros_like(given)) if free else (xp.zeros_like(centre), given)
     X = augmented_rows(X, centre, 1.0 if free else 0.0, xp=xp)
-    members = xp.astype(true_class(xp.zeros((1, k), **_kind(X)), block.y, xp=xp), X.dtype)
-    return Rows(X, block.y, weights, weights.T @ members, centre, given)
+    true = true_class(xp.zeros((1, 1, k), **_kind(X)), block.y, xp=xp)
+    share = xp.sum(xp.where(true, weights[:, :, None], 0.0), axis=0)
+    return Rows(X, block.y, weights, share, centre, given)
 
 
 def _takes_part(polytope: Polytope, free: bool, rows: Rows) -> Array:
@@ -716,7 +719,7 @@ def _circulating(problem: Problem, A: Array, *, xp: Namespace) -> Array:
     flow = (r[:, :, None] - r[:, None, :]) / xp.sum(there, axis=1)[:, None, None]
     flow = xp.where(flow > 0, flow, 0.0) * there[:, :, None] * there[:, None, :]
     flow = flow / safe_divisor(rows.share, xp=xp)[:, :, None]
-    own = xp.take(xp.permute_dims(flow, (1, 0, 2)), xp.astype(rows.y, xp.int32), axis=0)
+    own = of_true_class(xp.permute_dims(flow, (1, 0, 2)), rows.y, xp=xp)
     A = xp.where(kinks.true, 0.0, A) + own
     return A / (1.0 + xp.max(xp.sum(flow, axis=2), axis=1)[:, None])
 
