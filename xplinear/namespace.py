@@ -10,16 +10,7 @@ from typing import Any, TypeAlias
 import array_api_compat
 import numpy as np
 
-__all__ = [
-    "Array",
-    "Namespace",
-    "accumulator",
-    "array_namespace",
-    "device",
-    "is_array",
-    "name_of",
-    "widest",
-]
+__all__ = ["Array", "Namespace", "accumulator", "array_namespace", "device", "is_array"]
 
 # The standard defines no static types for arrays or namespaces.
 Array: TypeAlias = Any
