@@ -101,6 +101,7 @@ def test_two_parts_equal_the_whole(numpy_backend: Any, run: Any, part: float) ->
         again = minimize(objective, solver, loop=half.loop)
         assert_same(numpy_backend, again, whole)
         assert (np.diff(again.history["seconds"]) > 0).all()
+        assert len(half.loop.history) == half.n_iter
 
 
 @pytest.mark.parametrize("solver", [LBFGS(16, tol=1e-6), SGD(8, average=True)])
