@@ -155,7 +155,7 @@ def find_the_optimum(case: Any, solver: Any, *problem: Any) -> None:
         F = stack(case, *problem)
         result = minimize(F, solver)
     assert result.reasons == ("converged",) * F.m
-    assert result.state.loss.shape[0] < F.m  # some have left
+    assert result.state.report.loss.shape[0] < F.m  # some have left
     found = case.to_numpy(F.value(result.params))
     rtol = solver.tol if isinstance(solver, Smoothing) else 1e-8
     np.testing.assert_allclose(found, optima(solver, *problem), rtol=rtol)

@@ -18,7 +18,7 @@ from xplinear.data import ArrayData, Block, Standard, StreamedData
 from xplinear.data.blocks import padded, shuffled
 from xplinear.data.protocol import Batch
 from xplinear.data.rows import DenseRows, FarStandard
-from xplinear.estimator.classifier import block_scores
+from xplinear.estimator.predictions import block_scores
 from xplinear.losses import SoftmaxLoss
 from xplinear.penalties import L2Penalty
 from xplinear.solvers.metric import feature_moments
@@ -105,8 +105,9 @@ class Plain:
     def weight_sum(self):
         return np.asarray([float(self.n)]) if self.s is None else self.s.sum(axis=0)
 
-    def check_classes(self, k):
+    def check_classes(self, k, m):
         assert self.labels.max() < k
+        assert self.labels.ndim == 1 or self.labels.shape[1] == m
 
     def as_held(self, weights):
         return np.asarray(weights)
@@ -114,18 +115,19 @@ class Plain:
     def with_weights(self, weights, models=None):
         return replace(self, s=weights if models is None else weights[:, models])
 
-    def with_labels(self, labels):
-        return replace(self, labels=labels)
+    def with_labels(self, labels, targets=None):
+        return replace(self, labels=labels if targets is None else labels[:, targets])
 
     def with_standard(self, standard):
         return replace(self, standard=standard)
 
     def take(self, models):
-        s, standard = self.s, self.standard
+        s, standard, labels = self.s, self.standard, self.labels
+        labels = labels if labels.ndim == 1 else labels[:, models]
         s = s if s is None or s.shape[1] == 1 else s[:, models]
         if standard is not None and standard[0].ndim == 2:
             standard = tuple(a[:, models] for a in standard)
-        return replace(self, s=s, standard=standard)
+        return replace(self, s=s, standard=standard, labels=labels)
 
     def _some(self, at):
         X, s = self.X[at], None if self.s is None else self.s[at]
@@ -145,11 +147,14 @@ class Plain:
     def sample(self, rows):
         return Block(*self._some(slice(None, None, -(-self.n // rows))))
 
-    def epoch(self, update, static, carry, *args, batch_size, shuffle, schedule, fold=None):
+    def epoch(
+        self, update, rule, carry, constants=None, *, batch_size, shuffle, schedule, fold=None
+    ):
         order = shuffled(self.n, *shuffle)
         for i, factor in enumerate(schedule):
             at = order[i * batch_size : (i + 1) * batch_size]
-            carry = update(*static, carry, Batch(*self._some(at), len(at)), factor, *args)
+            batch = Batch(*self._some(at), len(at))
+            carry = update(rule, np, carry, batch, factor, constants)
         return carry
 
 
@@ -215,25 +220,31 @@ def source(request, backend, tmp_path):
 
 
 SHARED, EACH = OWN[:, :, 0], OWN
-# Weights, the column that serves each model, and the standard.
+LABELS, TARGETS = np.stack([Y, 2 - Y], axis=1), [1, 0, 1]
+# Weights, the column that serves each model, the standard, and whether labels are per model.
 KINDS = [
-    (None, None, None, None),
-    (S[:, :1], None, Standard, SHARED),
-    (S, FOLDS, Standard, EACH),
-    (S, FOLDS, FarStandard, SHARED),
-    (None, None, FarStandard, EACH),
+    (None, None, None, None, False),
+    (S[:, :1], None, Standard, SHARED, False),
+    (S, FOLDS, Standard, EACH, True),
+    (S, FOLDS, FarStandard, SHARED, False),
+    (None, None, FarStandard, EACH, True),
 ]
 
 
 def kinds(backend, source):
     """Yield a source with weights and a standard, and the same in plain NumPy."""
     # Where each is compiled for seconds, the one that has everything must do.
-    for s, folds, kind, both in KINDS[2:3] if source.backend.compiles else KINDS:
-        plain = Plain(X, Y).with_weights(s, folds).with_standard(both)
+    for s, folds, kind, both, many in KINDS[2:3] if source.backend.compiles else KINDS:
+        data, plain = source, Plain(X, Y)
+        if many:
+            added = padded(LABELS, source.held - N, backend=source.backend)
+            data = source.with_labels(added, backend.asarray(TARGETS))
+            plain = plain.with_labels(LABELS, TARGETS)
+        plain = plain.with_weights(s, folds).with_standard(both)
         standard = None if kind is None else kind(*map(backend.asarray, both))
         weights = None if s is None else source.as_held(s)
         models = None if folds is None else backend.asarray(folds)
-        yield source.with_weights(weights, models).with_standard(standard), plain
+        yield data.with_weights(weights, models).with_standard(standard), plain
 
 
 def objectives(backend, data, plain):
@@ -291,22 +302,25 @@ def test_samples_are_rows_with_their_labels(backend, source):
             counts = backend.to_numpy(block.weights(xp=backend.xp)).max(axis=1) > 0
             assert counts.sum() > 0.7 * rows
             near = np.abs(found[counts, None] - expected).max(axis=2) < 1e-9
-            assert (near & (labels[counts, None] == Y)).any(axis=1).all()
+            same = labels[counts][:, None] == plain.labels
+            same = same if same.ndim == 2 else same.all(axis=2)
+            assert (near & same).any(axis=1).all()
 
 
 def test_mini_batches(backend, source):
     settings = {"batch_size": 64, "shuffle": (3, 1), "schedule": [1.0, 2.0, 1.0, 1.0, 1.0, 3.0]}
     for data, plain in kinds(backend, source):
         zero = np.zeros((P, M, 1))
-        found = data.epoch(_decayed, (backend.xp,), backend.asarray(zero), **settings)
-        assert_same(backend, [found], [plain.epoch(_decayed, (np,), zero, **settings)])
+        found = data.epoch(_decayed, 0.7, backend.asarray(zero), **settings)
+        assert_same(backend, [found], [plain.epoch(_decayed, 0.7, zero, **settings)])
 
 
-def _decayed(xp, carry, batch, factor):
+def _decayed(rule, xp, carry, batch, factor, constants):
     """Fold the mean of the features, for each model, over the mini-batches."""
+    assert constants is None
     s = batch.rows.ones(xp=xp) if batch.s is None else batch.s
     dW, _ = batch.rows.gradient(s[:, :, None] + xp.zeros_like(carry)[:1, :, :], xp=xp)
-    return 0.7 * carry + factor * dW / batch.count
+    return rule * carry + factor * dW / batch.count
 
 
 def test_other_labels(backend, source):

@@ -392,7 +392,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         >>> clf.to("numpy").backend_.name
         'numpy'
         """
-        fitted = fitted_of(self).to(backend)
+        fitted = fitted_of(self).to(get_backend(backend).accelerating(self.accelerate))
         settings: dict[str, Any] = {**self.get_params(deep=False), "backend": fitted.backend.name}
         moved = type(self)(**settings)
         keep(moved, fitted)
@@ -620,5 +620,5 @@ def _classifier(
             names = np.asarray(preparation.feature_names, dtype=object)
             fitted = fitted._replace(feature_names=names)
     clf = LinearClassifier.from_params(fitted.params, fitted.classes, **settings)
-    keep(clf, fitted)
+    keep(clf, fitted._replace(backend=clf.backend_))
     return clf
