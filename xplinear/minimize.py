@@ -389,7 +389,8 @@ def minimize(
         reason = loop.reason(limit)
     start -= loop.last.seconds
     stack = objective.take(backend.asarray(loop.running)) if loop.left else objective
-    iterations = solver.iterations(objective.data.n)
+    counted = declared(solver, "iterations_on")
+    iterations = counted(objective) if counted else solver.iterations(objective.data.n)
     try:
         for iteration in range(loop.iteration + 1, iterations + 1):
             if reason is not None:

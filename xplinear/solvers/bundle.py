@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xplinear.data import Block
+from xplinear.data.rows import spread
 from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params
-from xplinear.solvers.metric import safe_divisor, spread
+from xplinear.solvers.metric import safe_divisor
 
 __all__ = ["Bundle", "Classes", "class_means", "collect", "no_points", "prove"]
 

@@ -11,13 +11,7 @@ from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
-from xplinear.solvers.metric import (
-    Metric,
-    feature_metric,
-    feature_moments,
-    loss_curvature,
-    plain_metric,
-)
+from xplinear.solvers.metric import Metric, feature_metric, loss_curvature, plain_metric
 from xplinear.solvers.protocol import check_suits, select, take_models
 from xplinear.solvers.proximal import Move, proximal_step
 from xplinear.solvers.report import Report, first_report
@@ -122,7 +116,7 @@ class GD:
             metric = plain_metric(objective)
             step_size = self.step_size * ones
         else:
-            metric = feature_metric(objective, feature_moments(objective))
+            metric = feature_metric(objective)
             curvature = loss_curvature(objective.loss, objective.k)
             step_size = ones / (curvature * metric.eigenvalue)
         zero = objective.loss_at_zero()

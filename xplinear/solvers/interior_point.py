@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from xplinear.arguments import integer, number, settle
 from xplinear.data import Block
+from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
 from xplinear.losses.polytope import Polytope
 from xplinear.losses.true_class import diagonal, of_true_class, pairwise_curvature, true_class
@@ -20,7 +21,7 @@ from xplinear.solvers.hessian import (
     params_of_augmented,
     rows_hessian,
 )
-from xplinear.solvers.metric import centred_scores, safe_divisor
+from xplinear.solvers.metric import safe_divisor
 from xplinear.solvers.protocol import check_suits, select, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_gap
