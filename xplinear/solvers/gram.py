@@ -150,8 +150,9 @@ def preconditioner(objective: Objective, gram: bool) -> Preconditioner:
     ridge, c = penalty_curvature(objective), columns(objective.loss, objective.k)
     rows = _sampled_rows(objective, gram)
     with objective.data.backend.products(objective.data.p**3 if gram else 0.0):
-        measured = decompose(rows, ridge)
-    pre = Preconditioner(*measured, ridge, ridge, ridge, 1.0 / curvature)
+        centre, basis, spectrum, bound = decompose(rows, ridge)
+    bias = 1.0 / curvature
+    pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, ridge, bias)
     return pre.strengthened(ridge, c, xp=objective.xp)
 
 

@@ -9,6 +9,7 @@ from xplinear.data.rows import Rows
 from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params, class_scores, columns
+from xplinear.solvers.hessian import augmented_rows
 from xplinear.solvers.lbfgs import LBFGSState
 from xplinear.solvers.metric import safe_divisor
 
@@ -117,8 +118,8 @@ def _inverse_hessian(
     most = xp.argsort(weight, descending=True)[: min(_BENT, rows.shape[0])]
     h = xp.take(weight, most)
     h = h * (xp.sum(weight) / safe_divisor(xp.sum(h), xp=xp))
-    X = rows.take(most, xp=xp).common(xp=xp) - centre
-    X = xp.concat([X, xp.full_like(X[:, :1], free)], axis=1) * xp.sqrt(h)[:, None]
+    X = augmented_rows(rows.take(most, xp=xp).common(xp=xp), centre, free, xp=xp)
+    X = X * xp.sqrt(h)[:, None]
     H = X.T @ X
     # Squared units in which features compare.
     scale = xp.sum(basis * basis, axis=1) if basis.shape[1] else xp.ones_like(centre)

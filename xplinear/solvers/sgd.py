@@ -431,23 +431,18 @@ def _settle(
     undone = diverged | report.converged
     current = select(diverged, best.current, current, xp=xp)
     current = select(report.converged, state.walk.current, current, xp=xp)
-    nothing = Params(xp.zeros_like(current.W), xp.zeros_like(current.b))
-    velocity = select(undone, nothing, velocity, xp=xp)
+    velocity = select(undone, Params(*(xp.zeros_like(a) for a in velocity)), velocity, xp=xp)
     loss = xp.where(diverged, best.loss, loss)
     loss = xp.where(report.converged, report.loss, loss)
 
     result, mean = current, state.walk.average
     if average:
-        old = mean
-        mean = Params(
-            old.W + share * (total.W - per_epoch * old.W),
-            old.b + share * (total.b - per_epoch * old.b),
-        )
+        both = zip(mean, total, strict=True)
+        mean = Params(*(old + share * (new - per_epoch * old) for old, new in both))
         result = select(undone, current, mean, xp=xp)
     params = Params(result.W, result.b - centred_scores(state.metric.centre, result.W, xp=xp))
 
     now = loss + weighted_penalty(penalty, xp, current.W, alpha)
-    lower = now < best.value
     improved = now + tol * xp.abs(now) < best.value
     waited = xp.where(improved | diverged | ends, 0.0, state.waited + 1.0)
     return state._replace(
@@ -459,10 +454,16 @@ def _settle(
             diverged=diverged,
         ),
         walk=Walk(current, velocity, mean),
-        best=Best(
-            xp.where(lower, now, best.value),
-            xp.where(lower, loss, best.loss),
-            select(lower, current, best.current, xp=xp),
-        ),
+        best=_best(best, now, loss, current, xp=xp),
         waited=waited,
+    )
+
+
+def _best(best: Best, value: Array, loss: Array, current: Params, *, xp: Namespace) -> Best:
+    """Return the better one of the best so far and the current iterate."""
+    lower = value < best.value
+    return Best(
+        xp.where(lower, value, best.value),
+        xp.where(lower, loss, best.loss),
+        select(lower, current, best.current, xp=xp),
     )
