@@ -7,8 +7,8 @@ from typing import Any
 import array_api_strict as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError
-from xplinear.backends.transfer import native
+from xplinear.backends.base import Backend, BackendError, native
+from xplinear.namespace import HostArray
 
 __all__ = ["describe", "follow", "select"]
 
@@ -43,7 +43,7 @@ def _name(device: Any) -> str:
     return str(device).split("'")[1]  # its only public form is the repr
 
 
-def _fetch(x: Any) -> np.ndarray[Any, Any]:
+def _fetch(x: Any) -> HostArray:
     """Return a NumPy array; other devices than the CPU refuse a direct conversion."""
     return np.asarray(x if x.device == _CPU else x.to_device(_CPU))
 

@@ -21,11 +21,13 @@ from xplinear.backends.base import (
     BackendError,
     free_host_memory,
     is_memory_error,
+    native,
 )
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
 from xplinear.backends.threads import Setting, Threads, renewed_in_children
-from xplinear.backends.transfer import native, upload_ahead
+from xplinear.backends.transfer import upload_ahead
+from xplinear.namespace import HostArray
 
 __all__ = ["describe", "follow", "select"]
 
@@ -247,7 +249,7 @@ class _Copies:
         event.record(self._compute)
         return event
 
-    def pinned(self, slot: int) -> np.ndarray[Any, Any]:
+    def pinned(self, slot: int) -> HostArray:
         self._copied[slot].synchronize()
         return self._pinned[slot].numpy().view(self._dtype)
 
@@ -271,7 +273,7 @@ def _free_gpu_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + cached
 
 
-def _fetch(x: torch.Tensor) -> np.ndarray[Any, Any]:
+def _fetch(x: torch.Tensor) -> HostArray:
     x = x.detach().cpu().resolve_conj().resolve_neg()
     return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bfloat16
 

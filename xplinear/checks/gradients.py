@@ -25,10 +25,9 @@ from xplinear.arguments import (
     scores_namespace,
 )
 from xplinear.backends import Backend, backend_of
-from xplinear.backends.base import HostArray
 from xplinear.data import Block
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
+from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace, device
 from xplinear.objective import Objective, Params, loss_and_grads
 
 __all__ = ["GradientCheck", "check_gradient", "numerical_gradient"]

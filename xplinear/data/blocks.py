@@ -17,10 +17,9 @@ import numpy as np
 from xplinear.arguments import ArgumentError, check_weights
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch, Shared, Update
-from xplinear.backends.transfer import HostArray
 from xplinear.data.protocol import Batch, Block
 from xplinear.data.rows import DenseRows, FarStandard, Standard
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
+from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace, device
 
 __all__ = [
     "Budget",
@@ -146,7 +145,7 @@ def padded(rows: Array, padding: int, *, backend: Backend, weigh: bool = False) 
     return backend.asarray(np.concatenate(parts, out=into))
 
 
-def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+def _aligned(shape: tuple[int, ...], dtype: Any) -> HostArray:
     """Return memory that JAX shares instead of copying it."""
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + 64, np.uint8)

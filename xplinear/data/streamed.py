@@ -12,13 +12,13 @@ import numpy as np
 
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch
-from xplinear.backends.transfer import Rows
+from xplinear.backends.transfer import RowIndices
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
 from xplinear.data.blocks import Budget, epoch_of, padded, shuffled
 from xplinear.data.protocol import Data
 from xplinear.data.rows import Standard
-from xplinear.namespace import Array
+from xplinear.namespace import Array, HostArray
 
 __all__ = ["StreamedData", "data_of"]
 
@@ -50,7 +50,7 @@ class StreamedData:
            [0., 0., 1.]])
     """
 
-    X: np.ndarray[Any, np.dtype[Any]]
+    X: HostArray
     y: Array
     s: Array | None = None
     dtype: Any = None
@@ -61,7 +61,7 @@ class StreamedData:
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
     padding: int = field(default=0, kw_only=True)
-    rows: np.ndarray[Any, np.dtype[Any]] | None = field(default=None, kw_only=True)
+    rows: HostArray | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.dtype is None:
@@ -108,14 +108,14 @@ class StreamedData:
         start, stop, step = rows.indices(self.held)
         return self._moved(rows if stop <= self.n else self._within(start, stop, step))
 
-    def _within(self, start: int, stop: int, step: int = 1) -> Rows:
+    def _within(self, start: int, stop: int, step: int = 1) -> RowIndices:
         """Return a run of rows; the first stands for those that weigh nothing."""
         if stop <= self.n:
             return range(start, stop, step)
         index = np.arange(start, stop, step)
         return np.where(index < self.n, index, 0)
 
-    def _moved(self, rows: slice | Rows) -> Array:
+    def _moved(self, rows: slice | RowIndices) -> Array:
         """Return some rows, copied: no backend shares memory with the host's X."""
         at = rows if self.rows is None else self.rows[rows]
         return self.backend.asarray(np.array(self.X[at], self.X.dtype.newbyteorder("=")))
@@ -130,7 +130,7 @@ class StreamedData:
             for X, end in zip(uploaded, ends, strict=True):
                 yield X, slice(*end)
 
-    def _uploaded(self, pieces: Sequence[Rows]) -> Generator[Array]:
+    def _uploaded(self, pieces: Sequence[RowIndices]) -> Generator[Array]:
         """Yield pieces of X on the device, each until the next is asked for."""
         if self.rows is not None:
             own = self.rows
@@ -184,7 +184,7 @@ def data_of(
     y: Array,
     s: Array | None = None,
     dtype: Any = None,
-    rows: np.ndarray[Any, np.dtype[Any]] | None = None,
+    rows: HostArray | None = None,
     *,
     backend: Backend,
     classes: int | None = None,
