@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from xplinear.arguments import NONE, ArgumentError, check_dtype, check_rows, instance, integer
 from xplinear.backends.base import Backend
-from xplinear.backends.epoch import Epoch
 from xplinear.data import blocks
-from xplinear.data.blocks import Budget, epoch_of, shuffled
+from xplinear.data.blocks import Budget
 from xplinear.data.rows import Standard
-from xplinear.namespace import Array
+from xplinear.namespace import Array, HostArray
 
 __all__ = ["ArrayData"]
 
@@ -119,6 +118,7 @@ class ArrayData:
     map = blocks.map_
     reduce = blocks.reduce
     sample = blocks.sample
+    epoch = blocks.epoch
 
     def gathered(self, rows: slice | Array) -> Array:
         """Return some rows of X as they are stored."""
@@ -132,21 +132,9 @@ class ArrayData:
             rows = slice(first, min(first + size, self.held))
             yield self.X[rows, :], rows
 
-    def epoch(
-        self,
-        update: Callable[..., Any],
-        rule: Hashable,
-        carry: Any,
-        constants: Any = None,
-        *,
-        batch_size: int,
-        shuffle: tuple[int, int],
-        schedule: Sequence[float],
-        fold: Callable[[Epoch], Any] | None = None,
-    ) -> Any:
-        """Fold an update over shuffled mini-batches."""
-        rows, order = (self.X, self.y, self.s), self.backend.asarray(shuffled(self.n, *shuffle))
-        changes = update, rule, carry, constants
-        return (fold or self.backend.fold)(
-            epoch_of(self, *changes, rows, order, schedule, batch_size)
-        )
+    def drawn(
+        self, order: HostArray, batch_size: int
+    ) -> Generator[tuple[tuple[Array, Array, Array | None], Array]]:
+        """Yield X, y and s themselves and the order: all batches are made of one part."""
+        del batch_size
+        yield (self.X, self.y, self.s), self.backend.asarray(order)

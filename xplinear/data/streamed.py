@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from xplinear.backends.base import Backend
-from xplinear.backends.epoch import Epoch
 from xplinear.backends.transfer import RowIndices
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
-from xplinear.data.blocks import Budget, epoch_of, padded, shuffled
+from xplinear.data.blocks import Budget, padded
 from xplinear.data.protocol import Data
 from xplinear.data.rows import Standard
 from xplinear.namespace import Array, HostArray
@@ -100,6 +99,7 @@ class StreamedData:
     map = blocks.map_
     reduce = blocks.reduce
     sample = blocks.sample
+    epoch = blocks.epoch
 
     def gathered(self, rows: slice | Array) -> Array:
         """Return some rows of X as they are stored, on the device."""
@@ -133,50 +133,32 @@ class StreamedData:
     def _uploaded(self, pieces: Sequence[RowIndices]) -> Generator[Array]:
         """Yield pieces of X on the device, each until the next is asked for."""
         if self.rows is not None:
-            own = self.rows
-            pieces = [
-                own[piece.start : piece.stop] if isinstance(piece, range) else own[piece]
-                for piece in pieces
-            ]
+            slices = (slice(a.start, a.stop) if isinstance(a, range) else a for a in pieces)
+            pieces = [self.rows[a] for a in slices]
         with closing(self.backend.upload(self.X, pieces)) as uploaded:
             for X in uploaded:
                 yield self.backend.asarray(X)
 
-    def epoch(
-        self,
-        update: Callable[..., Any],
-        rule: Hashable,
-        carry: Any,
-        constants: Any = None,
-        *,
-        batch_size: int,
-        shuffle: tuple[int, int],
-        schedule: Sequence[float],
-        fold: Callable[[Epoch], Any] | None = None,
-    ) -> Any:
-        """Fold an update over shuffled mini-batches.
+    def drawn(
+        self, order: HostArray, batch_size: int
+    ) -> Generator[tuple[tuple[Array, Array, Array | None], Array]]:
+        """Yield parts of X, y and s, and the order of their rows.
 
-        The shuffled rows of many whole mini-batches are gathered on the host and go to the
-        device together.
+        Those of many whole mini-batches are gathered on the host and go to the device together.
         """
-        fold, xp, asarray = fold or self.backend.fold, self.backend.xp, self.backend.asarray
-        order = shuffled(self.n, *shuffle)
-        batches = max(1, self.backend.block_bytes // (batch_size * self.p * self.X.itemsize))
-        size = batches * batch_size
+        xp, asarray = self.backend.xp, self.backend.asarray
+        batch_bytes = batch_size * self.p * self.X.itemsize
+        size = batch_size * max(1, self.backend.block_bytes // batch_bytes)
         pieces = [order[i : i + size] for i in range(0, self.n, size)]
         counts = [len(piece) for piece in pieces]
         if self.padding:
             more = self.backend.padding(self.X, counts[-1])
             pieces[-1] = np.append(pieces[-1], np.zeros(more, order.dtype))
         with closing(self._uploaded(pieces)) as uploaded:
-            for i, (X, piece, count) in enumerate(zip(uploaded, pieces, counts, strict=True)):
+            for X, piece, count in zip(uploaded, pieces, counts, strict=True):
                 at = asarray(piece)
                 y, s = (None if a is None else xp.take(a, at, axis=0) for a in (self.y, self.s))
-                rows, own = (X, y, s), schedule[i * batches : (i + 1) * batches]
-                at = asarray(np.arange(count, dtype=order.dtype))
-                changes = update, rule, carry, constants
-                carry = fold(epoch_of(self, *changes, rows, at, own, batch_size))
-        return carry
+                yield (X, y, s), asarray(np.arange(count, dtype=order.dtype))
 
 
 def data_of(
