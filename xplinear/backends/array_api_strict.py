@@ -30,13 +30,7 @@ def _on(device: Any) -> Backend:
             raise TypeError(msg) from error
 
     name = "array_api_strict" if device == _CPU else f"array_api_strict:{_name(device)}"
-    return Backend(
-        name=name,
-        xp=xp,
-        device=device,
-        move=move,
-        fetch=_fetch,
-    )
+    return Backend(name=name, xp=xp, device=device, move=move, fetch=_fetch)
 
 
 def _name(device: Any) -> str:

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
@@ -218,9 +217,7 @@ class Backend:
     products: Callable[[float], AbstractContextManager[Any]] = nullcontext
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     tensor_cores: bool = False
-    kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(default_factory=dict)
     accelerates: bool = True
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -275,7 +272,7 @@ class Backend:
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""
         plain = self.plain_fold or self.fold
-        return replace(self, kernels=MappingProxyType({}), fold=plain, accelerates=False)
+        return replace(self, kernels={}, fold=plain, accelerates=False)
 
     def accelerating(self, accelerate: bool) -> Backend:
         """Return this backend, but its reference if so chosen, here or by the environment."""

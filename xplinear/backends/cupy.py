@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import array_api_compat.cupy as xp
@@ -370,9 +369,7 @@ def _on(index: int) -> Backend:
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
         release_memory=partial(_release_memory, index),
         synchronize=device.synchronize,
-        kernels=MappingProxyType(
-            {(loss, name): kernel for loss in _LOSSES for name, kernel in kernels.items()}
-        ),
+        kernels={(loss, name): kernel for loss in _LOSSES for name, kernel in kernels.items()},
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
 from typing import Any, cast
 
 import array_api_compat.numpy as xp
@@ -93,7 +92,7 @@ _BACKEND = Backend(
     fold=_fold,
     each=blas.each,
     products=blas.products,
-    kernels=MappingProxyType({(SoftmaxLoss, "value_and_grad"): _softmax}),
+    kernels={(SoftmaxLoss, "value_and_grad"): _softmax},
 )
 
 

@@ -14,13 +14,7 @@ import array_api_compat.torch as xp
 import numpy as np
 import torch
 
-from xplinear.backends.base import (
-    GPU_COLUMNS,
-    Backend,
-    BackendError,
-    is_memory_error,
-    native,
-)
+from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory_error, native
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
 from xplinear.backends.threads import Setting, Threads, renewed_in_children

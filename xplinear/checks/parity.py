@@ -44,12 +44,9 @@ class Comparison(NamedTuple):
     @property
     def passed(self) -> bool:
         """Whether every difference is within its tolerance."""
-        tolerance, weight_tolerance = TOLERANCES[self.dtype], WEIGHT_TOLERANCES[self.dtype]
-        return (
-            self.loss_error <= tolerance
-            and self.gradient_error <= tolerance
-            and self.weights_error <= weight_tolerance
-        )
+        errors = self.loss_error, self.gradient_error  # either may be NaN
+        within = all(error <= TOLERANCES[self.dtype] for error in errors)
+        return within and self.weights_error <= WEIGHT_TOLERANCES[self.dtype]
 
 
 def compare(

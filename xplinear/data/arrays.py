@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from xplinear.arguments import NONE, ArgumentError, check_dtype, check_rows, instance, integer
+from xplinear.arguments import ArgumentError
 from xplinear.backends.base import Backend
 from xplinear.data import blocks
 from xplinear.data.blocks import Budget
@@ -15,9 +15,6 @@ from xplinear.data.rows import Standard
 from xplinear.namespace import Array, HostArray
 
 __all__ = ["ArrayData"]
-
-_BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
-_CLASSES, _ROWS = NONE | integer(1), integer(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,18 +69,10 @@ class ArrayData:
     padding: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        _BACKEND("backend", self.backend)
-        _CLASSES("classes", self.classes)
-        _ROWS("padding", self.padding)
-        if self.y is not None:  # else they are rows to predict, which are checked
-            check_rows(self.X, self.y, self.s)
+        blocks.settle(self, lambda: self.X)
         if self.n < 1:
             msg = f"padding must be less than the {self.held} rows of X, got {self.padding}"
             raise ArgumentError(msg)
-        if self.dtype is None:
-            object.__setattr__(self, "dtype", self.X.dtype)
-        if self.y is not None:
-            check_dtype("dtype", self.dtype, xp=self.backend.xp)
 
     @property
     def n(self) -> int:

@@ -14,7 +14,15 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 
-from xplinear.arguments import ArgumentError, check_weights
+from xplinear.arguments import (
+    NONE,
+    ArgumentError,
+    check_dtype,
+    check_rows,
+    check_weights,
+    instance,
+    integer,
+)
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data.protocol import Batch, Block, Data
@@ -33,6 +41,7 @@ __all__ = [
     "reduce",
     "rows_per_block",
     "sample",
+    "settle",
     "shares",
     "shuffled",
     "take",
@@ -43,6 +52,8 @@ __all__ = [
     "with_weights",
 ]
 
+_BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
+_CLASSES, _ROWS = NONE | integer(1), integer(0)
 _FEW_ROWS = 256  # a block of fewer rows wastes the matrix product ...
 _FEW_BYTES = 64 * 2**20  # ... unless even these would take more than this
 
@@ -258,6 +269,24 @@ def _block(source: Source, X: Array, y: Array | None, s: Array | None) -> Block:
     return Block(_rows_of(X, source.dtype, source.standard, xp=xp), y, s)
 
 
+def settle(source: Source, find: Callable[[], Array], n: int | None = None) -> None:
+    """Check that the parts of a source belong together, and settle its dtype.
+
+    ``find`` gives X on the backend, or the first of its n rows.
+    """
+    _BACKEND("backend", source.backend)
+    _CLASSES("classes", source.classes)
+    _ROWS("padding", source.padding)
+    X = find()
+    labelled = source.y is not None  # else they are rows to predict, which are checked
+    if labelled:
+        check_rows(X, source.y, source.s, n)
+    if source.dtype is None:
+        object.__setattr__(source, "dtype", X.dtype)
+    if labelled:
+        check_dtype("dtype", source.dtype, xp=source.backend.xp)
+
+
 def weight_sum(source: Source) -> Array:
     """Return Σ_i s_ij, ``(1,)`` or ``(m,)``."""
     xp = source.backend.xp
@@ -409,15 +438,20 @@ def _results(
     backend, budget = source.backend, source.budget
     apply = backend.compile(function, *static)
     done = failed = 0
+
+    def applied(stored: tuple[Array, slice]) -> Any:
+        return apply(_labelled(source, *stored), *args)
+
     while done < source.n:
         size = rows_per_block(source, scores)
         try:
-            for stop, result in _pass(source, apply, args, done, size):
-                done = stop
-                if failed:
-                    _warn(failed, size)
-                    failed = 0
-                yield result
+            with closing(source.stored(done, size)) as blocks:
+                for result in backend.each(applied, blocks):
+                    done = min(done + size, source.held)
+                    if failed:
+                        _warn(failed, size)
+                        failed = 0
+                    yield result
         except Exception as error:
             if not backend.out_of_memory(error):
                 raise
@@ -431,20 +465,6 @@ def _results(
         budget.bytes = size // 2 * _row_bytes(source, scores)
         gc.collect()  # an exception that crosses threads is part of a cycle
         backend.release_memory()
-
-
-def _pass(
-    source: Source, apply: Callable[..., Any], args: tuple[Any, ...], start: int, size: int
-) -> Iterator[tuple[int, Any]]:
-    """Yield the result of each block, with the row after its last."""
-
-    def applied(stored: tuple[Array, slice]) -> Any:
-        return apply(_labelled(source, *stored), *args)
-
-    with closing(source.stored(start, size)) as blocks:
-        for result in source.backend.each(applied, blocks):
-            start = min(start + size, source.held)
-            yield start, result
 
 
 def _warn(failed: int, size: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from xplinear.arguments import instance
 from xplinear.backends.base import Backend
 from xplinear.backends.transfer import RowIndices
 from xplinear.data import blocks
@@ -20,6 +21,8 @@ from xplinear.data.rows import Standard
 from xplinear.namespace import Array, HostArray
 
 __all__ = ["StreamedData", "data_of"]
+
+_HOST_ARRAY = instance(np.ndarray, "a NumPy array")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +66,8 @@ class StreamedData:
     rows: HostArray | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.dtype is None:
-            object.__setattr__(self, "dtype", self._moved(slice(1)).dtype)
+        _HOST_ARRAY("X", self.X)
+        blocks.settle(self, lambda: self._moved(slice(1)), self.held)
 
     @property
     def n(self) -> int:
