@@ -397,13 +397,16 @@ def check_array(
     return xp
 
 
-def check_rows(X: Any, y: Any, s: Any) -> None:
-    """Raise ArgumentError unless rows, class codes and weights, if any, belong together."""
+def check_rows(X: Any, y: Any, s: Any, n: int | None = None) -> None:
+    """Raise ArgumentError unless rows, class codes and weights, if any, belong together.
+
+    ``n`` is the number of rows where X holds only some of them.
+    """
     check_array("X", X, kind=_REAL)
     if len(X.shape) != 2 or 0 in X.shape:
         msg = f"X must have the shape (n, p), neither 0; its shape is {tuple(X.shape)}"
         raise ArgumentError(msg)
-    n = X.shape[0]
+    n = X.shape[0] if n is None else n
     check_same_library("y", y, "X", X)
     check_array("y", y, kind="integral")
     if len(y.shape) not in (1, 2) or y.shape[0] != n or 0 in y.shape:

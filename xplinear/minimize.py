@@ -30,13 +30,12 @@ from xplinear.arguments import (
     number,
 )
 from xplinear.backends.base import Backend, undisturbed
-from xplinear.namespace import Array
+from xplinear.namespace import Array, HostArray
 from xplinear.objective import OBJECTIVE, Objective, Params
 from xplinear.solvers import Solver, State, protocol
 
 __all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
-HostArray = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 
 _QUICK = 1e7  # products in a pass, of rows, features, models and classes
@@ -242,7 +241,7 @@ class Result:
     converged: np.ndarray[Any, np.dtype[np.bool_]]
     residual: HostArray
     lower_bound: HostArray
-    history: dict[str, np.ndarray[Any, Any]]
+    history: dict[str, HostArray]
     reason: str
     reasons: tuple[str, ...]
     loop: Loop
