@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import xplinear
-from xplinear.cli.fitting import certificate_record, problem_of
+from xplinear.cli.fitting import certificate_record
 from xplinear.cli.options import Json, Model
 from xplinear.cli.terminal import show
 from xplinear.datasets.preparation import Preparation
-from xplinear.estimator.classifier import LinearClassifier
+from xplinear.estimator.classifier import LinearClassifier, problem_of
 from xplinear.formats.model_file import content_of
 
 __all__ = ["info"]
@@ -40,9 +40,11 @@ def info(model: Model, as_json: Json = False) -> None:
 
 
 def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
-    names = record["feature_names"] or ()
+    names, alpha = record["feature_names"] or (), record["alpha"]
+    # Weights that were given, not fitted, know no number of rows.
+    strength = f"1 / ({clf.C or 1.0:g} n)" if alpha is None else f"{alpha:g}"
     rows = {
-        "problem": problem_of(clf) + ", standardized features" * record["standardize"],
+        "problem": problem_of(clf, strength) + ", standardized features" * record["standardize"],
         "classes": _some(record["classes"]),
         "features": f"{record['n_features']:,}{': ' * bool(names)}{_some(names)}",
         "coefficients": f"{record['shape']}, {record['dtype']}",
