@@ -45,7 +45,22 @@ from xplinear.minimize import Progress
 from xplinear.namespace import Array
 from xplinear.objective import Params, columns
 
-__all__ = ["LinearClassifier", "is_probabilistic", "load", "save"]
+__all__ = ["LinearClassifier", "is_probabilistic", "load", "problem_of", "save"]
+
+
+def problem_of(clf: Any, alpha: str) -> str:
+    """Return what a classifier minimizes as the formula has it, for a strength.
+
+    Examples
+    --------
+    >>> problem_of(LinearClassifier(penalty="l1"), "0.5")
+    'softmax + 0.5 · l1'
+    """
+    loss, penalty = (
+        part if isinstance(part, str) else type(part).__name__
+        for part in (clf.loss, "none" if clf.penalty is None else clf.penalty)
+    )
+    return f"{loss}, no penalty" if penalty == "none" else f"{loss} + {alpha} · {penalty}"
 
 
 def _checked_params(params: Params, k: int, loss: Loss) -> Params:
