@@ -6,7 +6,6 @@ import functools
 import gc
 import math
 import sys
-import warnings
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 
-from xplinear.arguments import ArgumentError, check_weights
+from xplinear.arguments import ArgumentError, check_weights, warn
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.backends.transfer import HostArray
@@ -457,11 +456,10 @@ def _pass(
 
 
 def _warn(failed: int, size: int) -> None:
-    warnings.warn(
+    warn(
         f"out of memory with blocks of {failed} rows; this pass went on, and others will be made, "
         f"with {size} rows at a time: results are the same",
         RuntimeWarning,
-        stacklevel=3,
     )
 
 

@@ -172,10 +172,7 @@ class Problem:
 
     def unstandardized(self, params: Params) -> Params:
         """Return what the solver found, as parameters for X itself, in the dtype of results."""
-        params, xp = self.held(params), self.objective.xp
-        if self.standard is None:
-            return params
-        return restandardized(params, self.standard, None, xp=xp)
+        return restandardized(self.held(params), self.standard, None, xp=self.objective.xp)
 
     def held(self, params: Params) -> Params:
         """Return the parameters in the dtype of results."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from xplinear.arguments import configured
+from xplinear.arguments import configured, warn
 from xplinear.backends import matmul_precision
 from xplinear.checks.certificate import Certificate, certify
 from xplinear.estimator.predictions import accuracy
@@ -133,11 +132,10 @@ def solve(
         result, interrupt = minimized(newton, result.params, callbacks=callbacks)
     if result.reason == "max_iter" and not result.converged.all():
         made = result.n_iter + (0 if before is None else len(before["seconds"]))
-        warnings.warn(
+        warn(
             f"stopped after max_iter={made} iterations before tol={settings.tol} was reached: more "
             "would improve the weights; raise max_iter, or tol if they are good enough",
             ConvergenceWarning,
-            stacklevel=4,
         )
     _warn_at_the_floor(objective, getattr(solver, "tol", settings.tol), result, settings.precision)
     result = problem.rounded(result)
@@ -183,7 +181,7 @@ def _warn_at_the_floor(
         measure = "gap" if np.isfinite(result.lower_bound).any() else "residual"
         measured = f"{measure} {result.residual[floored].max():.0e}"
         message = at_the_floor(objective, precision, measured, tol)
-        warnings.warn(message, ConvergenceWarning, stacklevel=5)
+        warn(message, ConvergenceWarning)
 
 
 def warn_of_no_optimum(objective: Objective, value: float) -> None:
@@ -193,18 +191,16 @@ def warn_of_no_optimum(objective: Objective, value: float) -> None:
     zero, alpha = backend.to_host(numbers).tolist()
     free = alpha == 0.0 or not has_strength(objective.penalty)
     if free and objective.loss.probabilistic and value < _SEPARATED * zero:
-        warnings.warn(
+        warn(
             "a linear function separates the classes, and nothing holds the weights: they grow as "
             "long as the fit goes on; set a penalty",
             ConvergenceWarning,
-            stacklevel=4,
         )
     if not value <= _WORSE * zero:
-        warnings.warn(
+        warn(
             f"the objective is {value:.4g}, above the {zero:.4g} of zero weights: nothing was "
             "learnt; set learning_rate='auto', standardize=True or another solver",
             ConvergenceWarning,
-            stacklevel=4,
         )
 
 

@@ -12,11 +12,11 @@ numbers of float32, and the scores of 20000 ± 1 cancel against the intercept.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from xplinear.arguments import warn
 from xplinear.backends import Backend
 from xplinear.data import Standard
 from xplinear.data.rows import FarStandard, centred_scores
@@ -124,13 +124,11 @@ class Nearby(NamedTuple):
             else (f"column {column}" if len(columns) == 1 else f"{len(columns)} columns")
         )
         largest = max(abs(low[column]), abs(high[column]))
-        warnings.warn(
+        warn(
             f"{what} of X cannot be computed with in float{bits} as they are (column {column} "
             f"reaches {largest:.0e}) and were multiplied by a power of 2 (column {column}: "
             f"2**{power}, about {2.0**power:.0e}): the penalty acts on the weights of what came "
             "out. Scale X, or set standardize=True",
-            UserWarning,
-            stacklevel=6,  # the caller of `fit`
         )
 
 
@@ -226,6 +224,8 @@ def restandardized(
     Computed in float64 where there is one: a mean far from 0 cancels in the intercept. Weights
     beyond the range of their dtype become the largest there is.
     """
+    if old is new:
+        return params
     dtype, wide = params.W.dtype, accumulator(params.b, xp=xp)
     W, b = (xp.astype(a, wide) for a in params)
     none = xp.zeros_like(W[:, 0, 0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
@@ -12,7 +11,7 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, validate_data
 
-from xplinear.arguments import DTYPE, NONE, naming, number, one_of, shown
+from xplinear.arguments import DTYPE, NONE, naming, number, one_of, shown, warn
 from xplinear.backends import PRECISIONS, Backend, backend_of
 from xplinear.estimator.tables import matrix_of, series_of, table_of
 from xplinear.namespace import Array, accumulator, is_array, name_of
@@ -251,11 +250,10 @@ def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
         msg = f"{name} has records of dtype {labels.dtype}; give one number or text per row"
         raise ValueError(msg)
     if labels.ndim == 2 and labels.shape[1] == 1:
-        warnings.warn(
+        warn(
             "A column-vector y was passed when a 1d array was expected. "
             "Please change the shape of y to (n_samples,), for example using ravel().",
             DataConversionWarning,
-            stacklevel=3,
         )
         labels = labels[:, 0]
     if labels.ndim != 1:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any
 
 import numpy as np
 
 import xplinear
+from xplinear.arguments import warn
 from xplinear.data import Standard
 from xplinear.formats.fitted import Fitted
 from xplinear.formats.writing import check_writable, written
@@ -104,12 +104,10 @@ def _warn_of_coarse_features(standard: Standard, W: HostArray) -> None:
     centre, scale = (a.astype(np.float64) for a in standard)
     moved = np.finfo(np.float32).eps * np.abs(centre * scale) * np.abs(W).max(axis=1)
     if moved.sum() > _SEEN:
-        warnings.warn(
+        warn(
             f"an ONNX file takes X in float32, which moves the scores of this model by up to "
             f"{moved.sum():.2g}: column {moved.argmax()} lies too far from 0 for its spread. "
             "Subtract a constant from it before training and prediction",
-            UserWarning,
-            stacklevel=4,
         )
 
 

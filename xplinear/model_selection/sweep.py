@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from xplinear.arguments import integer
+from xplinear.arguments import integer, warn
 from xplinear.backends import matmul_precision
 from xplinear.data import ArrayData
 from xplinear.estimator.solve import at_the_floor
@@ -360,11 +359,10 @@ def _within_memory(
     # Not in `except`: until its end, the traceback holds the arrays of the run that failed.
     gc.collect()
     backend.release_memory()
-    warnings.warn(
+    warn(
         f"out of memory with a stack of {stack.m} models; going on with half as many at a time: "
         "results are the same within tol, it takes more passes",
         RuntimeWarning,
-        stacklevel=5,
     )
     return None
 
@@ -547,11 +545,9 @@ class Run:
         end = self.rises_to
         if end is not None:
             alpha = self.grid.alphas[0 if end == "strongest" else -1]
-            warnings.warn(
+            warn(
                 f"the best mean score is that of the {end} alpha, {alpha:.3g}: better ones may lie "
                 f"beyond the grid; give {end.replace('est', 'er')} alphas too",
-                UserWarning,
-                stacklevel=4,
             )
 
     def best(self, *, one_standard_error: bool) -> tuple[int, int]:
@@ -585,16 +581,15 @@ class Run:
         """Say once how many models stopped before ``tol``, and why."""
         count = {reason: self.reasons.count(reason) for reason in ("max_iter", "rounding")}
         if count["max_iter"]:
-            warnings.warn(
+            warn(
                 f"{count['max_iter']} of {len(self.reasons)} models stopped at max_iter before "
                 f"tol={tol:g} was reached: more would improve their weights; raise max_iter, or "
                 "tol if they are good enough",
                 ConvergenceWarning,
-                stacklevel=4,
             )
         if count["rounding"]:
             worst, gap = max(self.stalled)
             measured = f"{'gap' if gap else 'residual'} up to {worst:.0e}"
             floor = at_the_floor(objective, precision, measured, tol)
             message = f"{count['rounding']} of {len(self.reasons)} models {floor}"
-            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+            warn(message, ConvergenceWarning)
