@@ -24,14 +24,7 @@ from xplinear.namespace import Array, Namespace, accumulator, array_namespace
 from xplinear.objective import Objective, Params
 from xplinear.solvers.metric import feature_moments, vary
 
-__all__ = [
-    "Nearby",
-    "column_bounds",
-    "composed",
-    "nearby",
-    "restandardized",
-    "standard_of",
-]
+__all__ = ["Nearby", "column_bounds", "composed", "nearby", "restandardized", "standard_of"]
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 
@@ -128,7 +121,7 @@ class Nearby(NamedTuple):
             f"{what} of X cannot be computed with in float{bits} as they are (column {column} "
             f"reaches {largest:.0e}) and were multiplied by a power of 2 (column {column}: "
             f"2**{power}, about {2.0**power:.0e}): the penalty acts on the weights of what came "
-            "out. Scale X, or set standardize=True",
+            "out. Scale X, or set standardize=True"
         )
 
 
