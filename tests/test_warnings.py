@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 import xplinear as xl
 
@@ -67,3 +68,8 @@ def test_only_one_place_warns() -> None:
     ]
     own = ("arguments.py", "cli/", "datasets/")  # tables are read in one step
     assert [name for name in users if not name.startswith(own)] == []
+
+
+def test_the_tolerance_is_that_of_the_solver() -> None:
+    with pytest.warns(ConvergenceWarning, match="before tol=1e-09 was reached"):
+        fit(solver=xl.solvers.LBFGS(tol=1e-9, max_iter=1))

@@ -340,3 +340,16 @@ def test_sgd_of_very_different_weights_comes_near_the_optimum():
     weights = inner.lognormal(0.0, 2.0, 5000)
     sgd, exact = (fitted(rows, labels, weights, solver=s) for s in ("sgd", "lbfgs"))
     assert sgd.objective_ < 1.03 * exact.objective_
+
+
+def test_a_callable_sees_the_rows_that_count():
+    weights = np.where(np.arange(len(Y)) % 5 == 0, 1e-320, 1.0)  # which no product can bear
+    seen = []
+
+    def scoring(y, Z):
+        assert len(y) == len(Z)
+        seen.append(len(y))
+        return float(np.mean(np.argmax(Z, axis=1) == y))
+
+    xl.LinearClassifierCV([0.1], cv=2, scoring=scoring, refit=False).fit(X, Y, weights)
+    assert sum(seen) == np.sum(weights == 1.0)
