@@ -233,5 +233,5 @@ def test_it_goes_on_in_the_library_where_it_was(numpy_backend: Any) -> None:
     strict = pytest.importorskip("array_api_strict")
     loop = minimize(stack(numpy_backend, SoftmaxLoss(), L2), LBFGS(3)).loop
     elsewhere = replace(numpy_backend, backend=backend_of(strict.asarray(0)))
-    with pytest.raises(ArgumentError, match="params of state: W must be .* array_api_strict"):
+    with pytest.raises(ArgumentError, match=r"params of state: W must be .* array_api_strict"):
         minimize(stack(elsewhere, SoftmaxLoss(), L2), LBFGS(6), loop=loop)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from xplinear.arguments import check_labels
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch
 from xplinear.backends.transfer import Rows
@@ -64,6 +65,8 @@ class StreamedData:
     rows: np.ndarray[Any, np.dtype[Any]] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.y is not None:  # as in `ArrayData`
+            check_labels(self.y, self.s, self.held)
         if self.dtype is None:
             object.__setattr__(self, "dtype", self._moved(slice(1)).dtype)
 
