@@ -44,6 +44,7 @@ from xplinear.minimize import minimize
 from xplinear.model_selection import LinearClassifierCV
 from xplinear.objective import Objective, Params
 from xplinear.persist import load
+from xplinear.version import VERSION
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -70,7 +71,7 @@ else:
         return sorted({*globals(), *_ON_DEMAND})
 
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until a program asks
 

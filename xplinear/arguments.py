@@ -397,18 +397,17 @@ def check_array(
     return xp
 
 
-def check_rows(X: Any, y: Any, s: Any) -> None:
-    """Raise ArgumentError unless rows, class codes and weights, if any, belong together."""
+def check_rows(X: Any, y: Any, s: Any, n: int | None = None) -> None:
+    """Raise ArgumentError unless rows, class codes and weights, if any, belong together.
+
+    ``n`` is the number of rows where X holds only some of them.
+    """
     check_array("X", X, kind=_REAL)
     if len(X.shape) != 2 or 0 in X.shape:
         msg = f"X must have the shape (n, p), neither 0; its shape is {tuple(X.shape)}"
         raise ArgumentError(msg)
+    n = X.shape[0] if n is None else n
     check_same_library("y", y, "X", X)
-    check_labels(y, s, X.shape[0])
-
-
-def check_labels(y: Any, s: Any, n: int) -> None:
-    """Raise ArgumentError unless class codes, and weights if any, are those of n rows."""
     check_array("y", y, kind="integral")
     if len(y.shape) not in (1, 2) or y.shape[0] != n or 0 in y.shape:
         msg = (
@@ -417,7 +416,7 @@ def check_labels(y: Any, s: Any, n: int) -> None:
         )
         raise ArgumentError(msg)
     if s is not None:
-        check_same_library("s", s, "y", y)
+        check_same_library("s", s, "X", X)
         check_array("s", s, ndim=2)
         if s.shape[0] != n or s.shape[1] < 1:
             msg = f"s must have the shape ({n}, 1) or ({n}, m), got {tuple(s.shape)}"

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-import xplinear
 from xplinear.backends import BACKENDS, Backend, BackendError, available_backends, get_backend
 from xplinear.datasets import FORMATS, NAMES
 from xplinear.formats.writing import check_writable
@@ -26,6 +25,7 @@ from xplinear.losses import LOSSES
 from xplinear.model_selection.scoring import SCORINGS
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SOLVERS
+from xplinear.version import VERSION
 
 __all__ = [
     "BACKEND_NAMES",
@@ -102,7 +102,7 @@ class _Commands(TyperGroup):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        echo(f"xplinear {xplinear.__version__}")
+        echo(f"xplinear {VERSION}")
         raise typer.Exit
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.reader import DAMAGED, File, Parts, Request
+from xplinear.namespace import HostArray
 
 __all__ = ["read_npy", "read_npz"]
 

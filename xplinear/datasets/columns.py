@@ -6,9 +6,9 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.dataset import Columns
 from xplinear.datasets.reader import File, Request
+from xplinear.namespace import HostArray
 
 __all__ = [
     "SEPARATORS",

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.reader import File
+from xplinear.namespace import HostArray
 
 __all__ = [
     "EXACT",

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.arrays import read_npy, read_npz
 from xplinear.datasets.columns import columns_with
 from xplinear.datasets.dataset import Columns, Dataset
@@ -21,6 +20,7 @@ from xplinear.datasets.parquet import read_parquet
 from xplinear.datasets.reader import File, Parts, Request, no_target
 from xplinear.datasets.svmlight import read_svmlight
 from xplinear.datasets.text import read_csv
+from xplinear.namespace import HostArray
 
 __all__ = ["FORMATS", "load"]
 

@@ -10,8 +10,8 @@ from typing import cast
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.reader import DAMAGED, Parts
+from xplinear.namespace import HostArray
 
 __all__ = ["NAMES", "read_idx_directory"]
 

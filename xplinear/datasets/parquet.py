@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.columns import (
     as_trained,
     columns_with,
@@ -18,6 +17,7 @@ from xplinear.datasets.columns import (
 )
 from xplinear.datasets.labels import UNLABELLED, parsed_labels
 from xplinear.datasets.reader import DAMAGED, File, Parts, Request
+from xplinear.namespace import HostArray
 
 __all__ = ["read_parquet"]
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from sklearn.preprocessing import OneHotEncoder
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.dataset import Columns, Dataset
 from xplinear.datasets.labels import is_number
 from xplinear.datasets.reader import DENSE_BYTES
+from xplinear.namespace import HostArray
 
 __all__ = ["Column", "Preparation"]
 

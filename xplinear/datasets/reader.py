@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, NamedTuple, cast
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.dataset import Columns
+from xplinear.namespace import HostArray
 
 __all__ = ["DAMAGED", "DENSE_BYTES", "File", "Parts", "Request", "no_target"]
 

@@ -14,7 +14,7 @@ from xplinear.data.blocks import joined
 from xplinear.estimator.standardize import column_bounds
 from xplinear.estimator.validation import check_features, dtype_name, labels_on
 from xplinear.losses.softmax import softmax
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array, HostArray, Namespace
 from xplinear.objective import Objective, Params, class_scores
 
 __all__ = [
@@ -24,8 +24,6 @@ __all__ = [
     "predicted",
     "rows_on",
 ]
-
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 
 def block_scores(xp: Namespace, block: Block, params: Params) -> Array:

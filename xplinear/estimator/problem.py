@@ -37,7 +37,7 @@ from xplinear.estimator.validation import (
 )
 from xplinear.formats.fitted import Fitted, Near
 from xplinear.minimize import Result
-from xplinear.namespace import Array, accumulator
+from xplinear.namespace import Array, HostArray, accumulator
 from xplinear.objective import Objective, Params
 from xplinear.solvers import SOLVERS, Solver
 from xplinear.solvers.automatic import cheap_passes
@@ -45,7 +45,6 @@ from xplinear.solvers.protocol import declared
 
 __all__ = ["Problem", "Sample", "history_of_one", "place_of", "prepare"]
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
 

@@ -155,16 +155,11 @@ def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) ->
     solver = solver_for(settings, objective, problem.seed, partial=True)
     start = objective.zeros() if model is None else problem.start_from(model)
     previous = None if model is None else model.sgd_state
-    if model is not None and previous is not None and previous.moments is not None:
-        # Each call's weights are told in a unit of its own.
-        factor = 2.0 ** float(np.clip(model.weight_unit - problem.sample.weight_unit, -60.0, 60.0))
-        moments = previous.moments
-        moments = moments._replace(
-            weight=factor * moments.weight, deviation=factor * moments.deviation
-        )
-        previous = previous._replace(moments=moments)
+    # Each call's weights are told in a unit of its own.
+    shift = 0.0 if model is None else model.weight_unit - problem.sample.weight_unit
+    unit = 2.0 ** float(np.clip(shift, -60.0, 60.0))
     with matmul_precision(settings.precision):
-        state = solver.init(objective, start, previous)
+        state = solver.init(objective, start, previous, unit)
     result, interrupt = _minimized(settings.precision, objective, solver, state=state)
     before = model.history if model is not None and previous is not None else None
     fitted = problem.fitted(solver, result, before=before, sgd_state=result.state)

@@ -20,7 +20,7 @@ import numpy as np
 from xplinear.backends import Backend
 from xplinear.data import Standard
 from xplinear.data.rows import FarStandard, centred_scores
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace
+from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace
 from xplinear.objective import Objective, Params
 from xplinear.solvers.metric import feature_moments, vary
 
@@ -33,7 +33,6 @@ __all__ = [
     "standard_of",
 ]
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _BLOCK_BYTES = 2**20  # the second look at a block finds it in the cache
 _FEW_COLUMNS = 64  # below, a minimum along the rows is slow: several rows are taken as one

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_array, validate_data
 from xplinear.arguments import DTYPE, NONE, naming, number, one_of, shown
 from xplinear.backends import PRECISIONS, Backend, backend_of
 from xplinear.estimator.tables import matrix_of, series_of, table_of
-from xplinear.namespace import Array, accumulator, is_array, name_of
+from xplinear.namespace import Array, HostArray, accumulator, is_array, name_of
 
 __all__ = [
     "Features",
@@ -36,7 +36,6 @@ __all__ = [
     "weights_and_unit",
 ]
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 _CHECK_BYTES = 2**26
 # Dtypes of rows: those that float32 holds, and wider ones.
 _NARROW = ("bool", "int8", "int16", "uint8", "uint16", "float16", "bfloat16", "float32")

@@ -14,7 +14,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialized
 
-import xplinear
 from xplinear.arguments import DTYPE, NONE, plain
 from xplinear.backends import get_backend
 from xplinear.checks.certificate import Certificate
@@ -25,6 +24,7 @@ from xplinear.losses import LOSSES
 from xplinear.objective import Params
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SOLVERS
+from xplinear.version import VERSION
 
 __all__ = ["content_of", "read", "write"]
 
@@ -99,7 +99,7 @@ def write(
         "reasons": None if certificate is None else certificate.reasons,
         "feature_names": None if fitted.feature_names is None else fitted.feature_names.tolist(),
         "preparation": preparation,
-        "libraries": libraries() | {"xplinear": xplinear.__version__},
+        "libraries": libraries() | {"xplinear": VERSION},
     }
     tensors = {
         key: np.ascontiguousarray(a, a.dtype.newbyteorder("=")) for key, a in tensors.items()
@@ -133,7 +133,7 @@ def read(
     except (KeyError, TypeError, AttributeError) as error:
         msg = (
             f"{os.fspath(path)!r} was written by xplinear {content['libraries']['xplinear']} and "
-            f"does not suit this one, {xplinear.__version__} ({error!r}); upgrade xplinear"
+            f"does not suit this one, {VERSION} ({error!r}); upgrade xplinear"
         )
         raise ValueError(msg) from error
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
 
 import numpy as np
 
-import xplinear
 from xplinear.data import Standard
 from xplinear.formats.fitted import Fitted
 from xplinear.formats.writing import check_writable, written
+from xplinear.namespace import HostArray
+from xplinear.version import VERSION
 
 try:
     from onnx import NodeProto, TensorProto, checker, helper, numpy_helper, save_model
@@ -25,8 +25,6 @@ __all__ = ["to_onnx"]
 _OPSET, _IR_VERSION = 15, 8
 _SEEN = 0.01  # of a score: what rounding may move it by without a word
 _LARGEST = float(np.finfo(np.float32).max)
-
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 
 def to_onnx(fitted: Fitted, path: str | os.PathLike[str], *, probabilistic: bool) -> None:
@@ -90,7 +88,7 @@ def to_onnx(fitted: Fitted, path: str | os.PathLike[str], *, probabilistic: bool
     model = helper.make_model(
         graph,
         producer_name="xplinear",
-        producer_version=xplinear.__version__,
+        producer_version=VERSION,
         ir_version=_IR_VERSION,
         opset_imports=[helper.make_opsetid("", _OPSET)],
     )

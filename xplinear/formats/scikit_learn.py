@@ -15,14 +15,13 @@ from xplinear.arguments import NONE, number
 from xplinear.backends import backend_of
 from xplinear.formats.fitted import Fitted
 from xplinear.losses import LOSSES
-from xplinear.namespace import array_namespace, is_array
+from xplinear.namespace import HostArray, array_namespace, is_array
 from xplinear.objective import Params
 
 __all__ = ["SklearnClassifier", "from_sklearn", "settings_of", "to_sklearn"]
 
 SklearnClassifier: TypeAlias = LogisticRegression | SGDClassifier | LinearSVC
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _ROWS = "the number of rows, or the sum of their weights, because alpha = 1 / (C n)"
 _N_SAMPLES = replace(number("(0, inf)"), wants=(_ROWS,)) | NONE

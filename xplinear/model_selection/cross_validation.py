@@ -27,7 +27,7 @@ from xplinear.minimize import time_left
 from xplinear.model_selection.folds import CV, folds_of, splits_of
 from xplinear.model_selection.scoring import OTHER_NAMES, SCORINGS, HostScoring
 from xplinear.model_selection.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
-from xplinear.namespace import Array
+from xplinear.namespace import Array, HostArray
 from xplinear.objective import Objective, Params
 from xplinear.penalties import has_strength
 from xplinear.solvers import Solver
@@ -38,7 +38,6 @@ __all__ = ["LinearClassifierCV"]
 
 # ruff: noqa: RUF009 - `parameter` makes fields, as `dataclasses.field` does
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _STRENGTHS = sequence(number("(0, inf)"), "a sequence of positive, finite numbers, such as [1.0]")
 _MOST = 1000  # strengths over 7 decades: each is 1.6 % less than the one before it

@@ -12,11 +12,10 @@ from xplinear.arguments import NONE, integer, satisfying
 from xplinear.backends import backend_of
 from xplinear.estimator.problem import Problem
 from xplinear.estimator.validation import check_groups, check_weights
-from xplinear.namespace import Array, is_array
+from xplinear.namespace import Array, HostArray, is_array
 
 __all__ = ["CV", "Folds", "folds_of", "splits_of"]
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _SPLITTER = satisfying(
     lambda cv: callable(getattr(cv, "split", None)) and not isinstance(cv, (str, bytes, type)),

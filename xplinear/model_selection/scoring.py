@@ -21,13 +21,11 @@ from xplinear.estimator.classifier import LinearClassifier
 from xplinear.estimator.predictions import accuracy, block_scores
 from xplinear.losses import Loss, SoftmaxLoss
 from xplinear.losses.true_class import true_class
-from xplinear.namespace import Array, Namespace, accumulator, device, is_array
+from xplinear.namespace import Array, HostArray, Namespace, accumulator, device, is_array
 from xplinear.objective import Objective, Params
 from xplinear.solvers.protocol import take_models
 
 __all__ = ["OTHER_NAMES", "SCORINGS", "HostScoring", "class_counts", "without_classes"]
-
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 
 def without_classes(params: Params, known: Array, *, xp: Namespace) -> Params:

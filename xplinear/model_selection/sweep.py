@@ -19,7 +19,7 @@ from xplinear.data import ArrayData
 from xplinear.estimator.solve import at_the_floor
 from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
 from xplinear.model_selection.scoring import SCORINGS, HostScoring, class_counts, without_classes
-from xplinear.namespace import Array
+from xplinear.namespace import Array, HostArray
 from xplinear.objective import OBJECTIVE, Objective, Params, columns
 from xplinear.penalties import L1Penalty, NoPenalty
 from xplinear.solvers import GD, Solver
@@ -45,7 +45,6 @@ _EXTENSIONS, _FURTHER = 2, 5  # each by a fifth of the grid
 _SAMPLE_ROWS = 8192
 _STATE_VECTORS = 32  # arrays of the size of the weights that a solver holds
 _WIDE = 640  # columns from which a product of matrices on a CPU no longer gains by more
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 
 class SweepProgress(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.model_selection.cross_validation import LinearClassifierCV
 from xplinear.model_selection.scoring import OTHER_NAMES
+from xplinear.namespace import HostArray
 from xplinear.plot import drawing
 
 __all__ = ["CoefficientPathDisplay", "ValidationCurveDisplay"]
