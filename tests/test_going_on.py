@@ -170,6 +170,17 @@ def test_ctrl_c_anywhere_loses_nothing(numpy_backend: Any) -> None:
     assert_same(numpy_backend, minimize(objective, solver, loop=loop), whole)
 
 
+def test_what_left_is_known_as_it_left_and_does_not_diverge_again(numpy_backend: Any) -> None:
+    loop = minimize(stack(numpy_backend, SoftmaxLoss(), L2), LBFGS(tol=1e-6)).loop
+    last = loop.last._replace(diverged=np.ones(len(ALPHAS)))
+    loop = loop._replace(history=[*loop.history[:-1], last])
+    seen = loop.observing(np.zeros((9, len(loop.running))), 1.0)
+    gone = np.concatenate([models for models, _ in loop.left])
+    assert gone.size
+    assert not seen.diverged.any()
+    np.testing.assert_array_equal(seen.loss[gone], last.loss[gone])
+
+
 def test_what_is_done_stays_done(numpy_backend: Any) -> None:
     objective = stack(numpy_backend, SoftmaxLoss(), L2)
     for solver in (LBFGS(tol=1e-4), LBFGS(3)):
