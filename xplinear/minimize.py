@@ -30,7 +30,7 @@ from xplinear.arguments import (
     warn,
 )
 from xplinear.backends.base import Backend, undisturbed
-from xplinear.namespace import Array, HostArray
+from xplinear.namespace import Array, HostArray, name_of
 from xplinear.objective import OBJECTIVE, Objective, Params
 from xplinear.solvers import Solver, State, protocol
 
@@ -180,6 +180,11 @@ class Loop(NamedTuple):
             waited=np.where(better, 0, self.waited + 1),
         )
 
+    def judged_anew(self) -> Loop:
+        """Return the loop without a best so far: it was so by another measure."""
+        nothing = np.full_like(self.best_score, -np.inf), np.zeros_like(self.waited)
+        return self._replace(best=self.state.params, best_score=nothing[0], waited=nothing[1])
+
     def reason(self, patience: int | None) -> str | None:
         """Return why to stop here, None where there is no reason."""
         if (self.last.converged > 0).all():
@@ -315,7 +320,8 @@ def minimize(
         A state of this solver, of all models, to go on from instead of ``params``.
     loop : Loop, optional
         ``result.loop`` of an earlier run of this problem, to go on from as if it had not ended:
-        ``max_iter`` is that of the whole, and so are history and patience.
+        ``max_iter`` is that of the whole, and so are history and patience; models that converged
+        stay as they are, whatever ``tol`` is now.
     validation_score : callable, optional
         Score ``(m,)`` of parameters, larger is better, on the device. With it, a model stops
         after ``patience`` iterations without an improvement of ``min_improvement``, and its
@@ -371,9 +377,12 @@ def minimize(
     callbacks = _logged(subject, objective, solver, callbacks)
     least, limit = (None, None) if validation_score is None else (min_improvement, patience)
     loop = _first_loop(subject, objective, solver, params, state, loop)
+    if loop.iteration and np.isnan(loop.last.validation_score).all() == (limit is not None):
+        loop = loop.judged_anew()
     start -= loop.last.seconds
     reason, interrupt = loop.reason(limit) if loop.iteration else None, None
     stack = objective.take(backend.asarray(loop.running)) if loop.left else objective
+    stack.check_params(loop.state.params, "the params of state")
     counted = protocol.declared(solver, "iterations_on")
     iterations = counted(objective) if counted else solver.iterations(objective.data.n)
     try:
@@ -406,7 +415,7 @@ def minimize(
 def _subject(objective: Objective) -> str:
     """Return what is minimized, for the log, and to know it again."""
     data, loss, penalty = objective.data, objective.loss, objective.penalty
-    shape = f"n={data.n}, p={data.p}, k={objective.k}, {objective.m} models"
+    shape = f"{name_of(data.dtype)}, n={data.n}, p={data.p}, k={objective.k}, {objective.m} models"
     intercept = "" if objective.fit_intercept else ", intercepts as given"
     return f"{loss!r} + alpha {penalty!r}: {shape}{intercept}"
 
@@ -440,7 +449,6 @@ def _check_start(
         if m < objective.m:
             msg = f"state is of {m} of {objective.m} models, the others left: give loop instead"
             raise ArgumentError(msg)
-        objective.check_params(state.params, "the params of state")
     elif params is not None:
         objective.check_params(params)
         check_finite("params: W", params.W)

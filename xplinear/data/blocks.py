@@ -16,6 +16,7 @@ import numpy as np
 from xplinear.arguments import (
     NONE,
     ArgumentError,
+    check_array,
     check_dtype,
     check_rows,
     check_weights,
@@ -343,25 +344,26 @@ def check_classes(source: Source, k: int, m: int) -> None:
 
     The labels are read once.
     """
-    y, targets = source.y, source.targets
-    given = math.prod(y.shape[1:]) if targets is None else targets.shape[0]
-    if given not in (1, m):
-        msg = f"y must have one column for all models, or one for each of the {m}, got {given}"
-        raise ArgumentError(msg)
+    y, s = source.y, source.s
+    _check_columns("y", y, "targets", source.targets, m)
     if source.classes is None:
         try:
-            low, high = _code_range(source)
+            low, high = _range(y, source.backend)
         except (TypeError, NotImplementedError):  # traced, or meta: there are no values
             return
         at = low.argmin()
         if low[at] < 0:
             msg = f"y must hold class codes from 0 on; it goes from {low[at]} to {high[at]}"
             raise ArgumentError(msg + _in_column(low, at))
+        if s is not None:
+            check_weights(s)
+        _check_chosen(source, "targets", y, source.targets)
+        _check_chosen(source, "models", s, source.models)
         object.__setattr__(source, "classes", int(high.max()) + 1)
-        if source.s is not None:
-            check_weights(source.s)
+    if s is not None:
+        _check_columns("s", s, "models", source.models, m)
     if source.classes is not None and source.classes > k:
-        high = _code_range(source)[1] if y.ndim > 1 else np.zeros(1)
+        high = _range(y, source.backend)[1] if y.ndim > 1 else np.zeros(1)
         msg = (
             f"k must be the number of classes, at least {source.classes} for class codes y up to "
             f"{source.classes - 1}{_in_column(high, high.argmax())}, got {k}"
@@ -369,11 +371,36 @@ def check_classes(source: Source, k: int, m: int) -> None:
         raise ArgumentError(msg)
 
 
-def _code_range(source: Source) -> HostArray:
-    """Return the lowest and the highest code of each column of y ``(2, L)``."""
-    xp = source.backend.xp
-    ends = xp.stack([xp.min(source.y, axis=0), xp.max(source.y, axis=0)])
-    return np.reshape(source.backend.to_host(ends), (2, -1))
+def _check_columns(name: str, a: Array, chosen: str, columns: Array | None, m: int) -> None:
+    """Raise ArgumentError unless a column is for all of m models, or one is for each."""
+    given = math.prod(a.shape[1:])
+    if columns is not None:
+        check_array(chosen, columns, ndim=1, kind="integral")
+        if a.ndim < 2 or columns.ndim > 1:
+            shapes = f"{tuple(columns.shape)} for {name} of shape {tuple(a.shape)}"
+            msg = f"{chosen} must choose a column of {name} for each model, ({m},), got {shapes}"
+            raise ArgumentError(msg)
+        given = columns.shape[0]
+    if given != m and (given != 1 or columns is not None):
+        msg = f"{name} must have one column for all models, or one for each of the {m}, got {given}"
+        raise ArgumentError(msg)
+
+
+def _check_chosen(source: Source, name: str, a: Array | None, columns: Array | None) -> None:
+    """Raise ArgumentError where a model is given a column that there is not."""
+    if a is not None and columns is not None:
+        low, high = _range(columns, source.backend)
+        if low.min() < 0 or high.max() >= a.shape[1]:
+            ends = f"they go from {low.min()} to {high.max()}"
+            msg = f"{name} must be columns from 0 to {a.shape[1] - 1}; {ends}"
+            raise ArgumentError(msg)
+
+
+def _range(integers: Array, backend: Backend) -> HostArray:
+    """Return the least and the greatest integer of each column ``(2, L)``."""
+    xp = backend.xp
+    ends = xp.stack([xp.min(integers, axis=0), xp.max(integers, axis=0)])
+    return np.reshape(backend.to_host(ends), (2, -1))
 
 
 def _in_column(codes: HostArray, column: Any) -> str:
