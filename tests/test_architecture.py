@@ -176,6 +176,73 @@ print(seconds, *[name for name in {self.OPTIONAL} if name in set(sys.modules) - 
             assert not {"joblib", "subprocess"} & set(imports(parsed(path))), path
 
 
+# The house, from the ground up: each room knows those before it.
+FLOORS = (
+    *("version", "namespace", "arguments", "losses", "penalties", "backends", "data"),
+    *("objective", "duality", "solvers", "minimize", "checks", "datasets", "formats"),
+    *("estimator", "model_selection", "bench", "plot", "cli"),
+)
+PUBLIC_NAMES = {"certificate", "gradients", "parity", "persist"}  # of files in rooms
+
+
+def arrows() -> dict[str, set[str]]:
+    """Return the modules that each module imports, anywhere in its file; "" is the root."""
+
+    def module(path: Path) -> str:
+        return (
+            name_of(path).removesuffix(".py").replace("/", ".").removesuffix("__init__").strip(".")
+        )
+
+    known = {module(path): path for path in FILES}
+
+    def target(name: str) -> str:
+        name = name.removeprefix("xplinear").strip(".")
+        return name if name in known else target(name.rpartition(".")[0])
+
+    found: dict[str, set[str]] = {}
+    for own, path in known.items():
+        names = [
+            f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+            for node in ast.walk(parsed(path))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        ]
+        ours = [name for name in names if name.startswith("xplinear")]
+        found[own] = {target(name) for name in ours} - {own}
+    return found
+
+
+class TestFloors:
+    def test_every_file_of_the_root_has_a_place(self) -> None:
+        rooms = {module.partition(".")[0] for module in arrows()} - {"", "__main__"}
+        assert rooms == {*FLOORS, *PUBLIC_NAMES}
+
+    def test_every_import_points_down(self) -> None:
+        up = [
+            f"{own} imports {other or 'xplinear'}"
+            for own, others in arrows().items()
+            if own.partition(".")[0] in FLOORS
+            for other in others
+            if other.partition(".")[0] not in FLOORS[: FLOORS.index(own.partition(".")[0]) + 1]
+        ]
+        assert up == []
+
+    def test_there_is_no_circle(self) -> None:
+        left = arrows()
+        while ends := {
+            own
+            for own, others in left.items()
+            if not others & left.keys() or not any(own in others for others in left.values())
+        }:
+            left = {own: others for own, others in left.items() if own not in ends}
+        assert sorted(left) == []
+
+    @pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
+    def test_public_names_are_no_more_than_names(self, name: str) -> None:
+        kinds = {type(node) for node in parsed(PACKAGE / f"{name}.py").body}
+        assert kinds == {ast.Expr, ast.ImportFrom, ast.Assign}
+
+
 CREATION = {"arange", "asarray", "empty", "eye", "full", "linspace", "ones", "zeros"}
 HOST_TYPES = {"Params", "bool", "dict", "float", "int", "str", "tuple"}
 
