@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,31 +25,17 @@ def block_scores(xp: Namespace, block: Block, params: Params) -> Array:
     return class_scores(block.rows.scores(*params, xp=xp), xp=xp)
 
 
-def _block_decision(xp: Namespace, block: Block, params: Params) -> Array:
+def _block_predicted(method: str, xp: Namespace, block: Block, params: Params) -> Array:
+    """Return what a method of a classifier gives for a block: of labels the codes."""
     Z = block_scores(xp, block, params)[:, 0, :]
+    if method == "predict":
+        return xp.argmax(Z, axis=1)
+    if method == "predict_proba":
+        return softmax(Z, xp=xp)
+    if method == "predict_log_proba":
+        Z = Z - xp.max(Z, axis=1, keepdims=True)
+        return Z - xp.log(xp.sum(xp.exp(Z), axis=1, keepdims=True))
     return Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z
-
-
-def _block_codes(xp: Namespace, block: Block, params: Params) -> Array:
-    return xp.argmax(block_scores(xp, block, params)[:, 0, :], axis=1)
-
-
-def _block_probabilities(xp: Namespace, block: Block, params: Params) -> Array:
-    return softmax(block_scores(xp, block, params)[:, 0, :], xp=xp)
-
-
-def _block_log_probabilities(xp: Namespace, block: Block, params: Params) -> Array:
-    Z = block_scores(xp, block, params)[:, 0, :]
-    Z = Z - xp.max(Z, axis=1, keepdims=True)
-    return Z - xp.log(xp.sum(xp.exp(Z), axis=1, keepdims=True))
-
-
-_FUNCTIONS: dict[str, Callable[..., Array]] = {
-    "decision_function": _block_decision,
-    "predict": _block_codes,
-    "predict_proba": _block_probabilities,
-    "predict_log_proba": _block_log_probabilities,
-}
 
 
 def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
@@ -115,7 +100,7 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
         _check_conversion(rows, wide, backend)
         data = data_of(rows, None, None, params.W.dtype, backend=backend)
         parts = data.with_standard(standard).map(
-            _FUNCTIONS[method], (backend.xp,), params, scores=len(clf.classes_)
+            _block_predicted, (method, backend.xp), params, scores=len(clf.classes_)
         )
         if moved:
             return own.asarray(np.concatenate([backend.to_host(part) for part in parts]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,24 +192,21 @@ class HostScoring:
 
     def _decisions(
         self, data: Data, params: Params, rows: Sequence[HostArray]
-    ) -> list[tuple[Any, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:
         xp, held = data.backend.xp, len(rows) * max(2, params.b.shape[1])
         parts = data.map(block_scores, (xp,), params, scores=held)
         Z = np.concatenate([data.backend.to_host(part) for part in parts])
-        decisions = [Z[self.places(index), model, :] for model, index in enumerate(rows)]
-        if Z.shape[2] == 2:
-            decisions = [z[:, 1] - z[:, 0] for z in decisions]
-        return [(self.y[index], z) for index, z in zip(rows, decisions, strict=True)]
+        for model, index in enumerate(rows):
+            z = Z[self.places(index), model, :]
+            yield self.y[index], z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
 
     def _estimators(
         self, data: Data, params: Params, rows: Sequence[HostArray], alphas: Sequence[float]
-    ) -> list[tuple[Any, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:
         xp, asarray = data.backend.xp, data.backend.asarray
-        given: list[tuple[Any, ...]] = []
         for model, (index, alpha) in enumerate(zip(rows, alphas, strict=True)):
             one = take_models(params, asarray(np.asarray([model])), xp=xp)
-            given.append((self.classifier(one, alpha), _rows_of(self.X, index), self.y[index]))
-        return given
+            yield self.classifier(one, alpha), _rows_of(self.X, index), self.y[index]
 
 
 def _rows_of(X: Any, index: HostArray) -> Any:
