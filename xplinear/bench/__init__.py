@@ -26,6 +26,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from statistics import median
@@ -245,10 +246,8 @@ def usable_backends() -> list[Backend]:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     found: list[Backend] = []
     for name in BACKENDS:
-        try:
+        with suppress(BackendError):
             found.append(get_backend(name))
-        except BackendError:
-            continue
     return found
 
 
@@ -359,10 +358,10 @@ def _negated(update: Update, shared: Shared, x: Array, rows: Any, factor: Any) -
     return update.xp.negative(x)
 
 
-def _fastest(backend: Backend, run: Callable[[], Array], limit: float | None = None) -> float:
+def _fastest(backend: Backend, run: Callable[[], Array], limit: float = _CEILING_SECONDS) -> float:
     """Return the seconds of the fastest run."""
     wait(backend, run())
-    end = time.perf_counter() + (_CEILING_SECONDS if limit is None else limit)
+    end = time.perf_counter() + limit
     seconds: list[float] = []
     while len(seconds) < 3 or (time.perf_counter() < end and len(seconds) < 50):
         start = time.perf_counter()
@@ -409,12 +408,7 @@ def random_problem(backend: Backend, n: int, p: int, k: int, m: int) -> Objectiv
 
 
 def _measured(
-    backend: Backend,
-    cell: Cell,
-    ceilings: Ceilings,
-    share: float,
-    remaining: float,
-    pace: _Pace,
+    backend: Backend, cell: Cell, ceilings: Ceilings, share: float, remaining: float, pace: _Pace
 ) -> Measurement:
     """Measure a cell in about ``share`` seconds, or say why not."""
     nothing = Measurement(backend.name, str(backend.device), cell, ceilings)

@@ -23,8 +23,7 @@ def check_gradients(
     backends: Backends = None,
     losses: Losses = None,
     penalties: Annotated[
-        str | None,
-        option(help=f"Of {', '.join(PENALTIES)}; all by default.", words=PENALTIES),
+        str | None, option(help=f"Of {', '.join(PENALTIES)}; all by default.", words=PENALTIES)
     ] = None,
     seed: Annotated[int, option(min=0, help="Of the random data.")] = 0,
     as_json: Json = False,

@@ -301,10 +301,7 @@ def _results(record: Mapping[str, Any], clf: LinearClassifier, dataset: Dataset)
         rows["test accuracy"] = f"{record['test_accuracy']:.4f}  ({untrained})"
         always = f"always answering {_most_frequent(dataset)}, the most frequent class"
         rows["baseline"] = f"{record['baseline_accuracy']:.4f}  ({always})"
-    return rows | {
-        "train accuracy": f"{record['train_accuracy']:.4f}",
-        "trained": _how_far(clf),
-    }
+    return rows | {"train accuracy": f"{record['train_accuracy']:.4f}", "trained": _how_far(clf)}
 
 
 def _most_frequent(dataset: Dataset) -> Any:

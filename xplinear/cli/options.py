@@ -21,7 +21,6 @@ from xplinear.version import VERSION
 
 __all__ = [
     "BACKEND_NAMES",
-    "TABLES",
     "Backends",
     "Context",
     "Data",
@@ -40,18 +39,13 @@ __all__ = [
     "option",
 ]
 
-TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _PICTURES = (".png", ".svg", ".pdf", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _INTERRUPTED = 128 + 2  # as a shell reports SIGINT
 _IN_PYTHON = re.compile(
     r"(, or| or|,) (None\b|pass a callable|an object with the methods of [\w.]+)"
 )
+echo = typer.echo
 _BAD_INPUT = (ValueError, OSError, ImportError, MemoryError, BackendError)
-
-
-def echo(message: object, *, err: bool = False) -> None:
-    """Print a line as it is, on stdout or stderr."""
-    typer.echo(message, err=err)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -71,10 +65,10 @@ class _Commands(TyperGroup):
             except BrokenPipeError:  # of ``| head``, no bad input
                 raise
             except _BAD_INPUT as error:
-                typer.echo(f"error: {self._with_options(str(error), ctx)}", err=True)
+                echo(f"error: {self._with_options(str(error), ctx)}", err=True)
                 raise typer.Exit(2) from error
             except KeyboardInterrupt as interrupt:
-                typer.echo("interrupted: nothing is saved", err=True)
+                echo("interrupted: nothing is saved", err=True)
                 raise typer.Exit(_INTERRUPTED) from interrupt
 
     def _with_options(self, message: str, ctx: Any) -> str:
@@ -162,8 +156,7 @@ Format = Annotated[
     ),
 ]
 Target = Annotated[
-    str | None,
-    option(help="Column (or array, or file) of the labels; the last column by default."),
+    str | None, option(help="Column (or array, or file) of the labels; the last column by default.")
 ]
 Json = Annotated[bool, option("--json", help="Print JSON, for other programs.")]
 Backends = Annotated[

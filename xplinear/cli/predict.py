@@ -12,17 +12,8 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 
-from xplinear.cli.options import (
-    TABLES,
-    Data,
-    Format,
-    Json,
-    Model,
-    Target,
-    check_file,
-    ending_of,
-    option,
-)
+from xplinear.cli import options
+from xplinear.cli.options import option
 from xplinear.cli.terminal import show
 from xplinear.datasets import Dataset, load
 from xplinear.datasets.preparation import Column, Preparation
@@ -33,20 +24,22 @@ from xplinear.formats.writing import written
 
 __all__ = ["predict"]
 
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+
 
 def predict(
-    model: Model,
-    data: Data,
-    format_: Format = None,
+    model: options.Model,
+    data: options.Data,
+    format_: options.Format = None,
     out: Annotated[
         Path | None,
-        option(help=f"Write the labels: FILE{', '.join(TABLES)}; - for standard output."),
+        option(help=f"Write the labels: FILE{', '.join(_TABLES)}; - for standard output."),
     ] = None,
     proba: Annotated[
         bool, option("--proba", help="Give the probability of each class too.")
     ] = False,
-    target: Target = None,
-    as_json: Json = False,
+    target: options.Target = None,
+    as_json: options.Json = False,
 ) -> None:
     """Predict labels; report the accuracy where DATA has labels too.
 
@@ -70,13 +63,8 @@ def predict(
     probabilities = clf.predict_proba(X) if proba else None
     if out is not None:
         _write_predictions(out, clf, labels, probabilities)
-    record = {
-        "data": dataset.name,
-        "rows": n,
-        "labelled": counted,
-        "accuracy": accuracy,
-        "file": out,
-    }
+    record: dict[str, Any] = {"data": dataset.name, "rows": n, "labelled": counted}
+    record |= {"accuracy": accuracy, "file": out}
     if out is None:
         record |= {"labels": labels} | ({"probabilities": probabilities} if proba else {})
     rows = {"data": f"{dataset.name}: {n:,} rows"}
@@ -96,7 +84,7 @@ def _check_table(out: Path, data: str, *, as_json: bool) -> None:
             msg = "--out: - and --json both write to standard output; give one of them"
             raise ValueError(msg)
         return
-    check_file("--out", out, *TABLES)
+    options.check_file("--out", out, *_TABLES)
     if out.exists() and Path(data).exists() and out.samefile(data):
         msg = f"--out: {str(out)!r} is DATA itself; name another file"
         raise ValueError(msg)
@@ -123,7 +111,7 @@ def _prepared(
         preparation = Preparation(tuple(Column(name) for name in names), None)
     dataset = load(
         data,
-        ending=ending_of(format_),
+        ending=options.ending_of(format_),
         target=target,
         n_features=clf.n_features_in_,
         columns=preparation and preparation.expected,

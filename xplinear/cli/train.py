@@ -22,8 +22,7 @@ def train(
     given: Given,
     learning_rate: str = "auto",
     plot: Annotated[
-        Path | None,
-        option(help="Draw loss, and validation accuracy if there is one: FILE.png."),
+        Path | None, option(help="Draw loss, and validation accuracy if there is one: FILE.png.")
     ] = None,
     **settings: Any,
 ) -> None:

@@ -7,11 +7,7 @@ for colour-blind readers; line styles, markers and brightness keep them apart in
 
 from __future__ import annotations
 
-from xplinear.plot.curves import (
-    CoefficientPathDisplay,
-    LossCurveDisplay,
-    ValidationCurveDisplay,
-)
+from xplinear.plot.curves import CoefficientPathDisplay, LossCurveDisplay, ValidationCurveDisplay
 from xplinear.plot.drawing import pyplot
 from xplinear.plot.measured import GradientCheckDisplay, ThroughputDisplay
 from xplinear.plot.templates import ClassTemplatesDisplay
