@@ -224,6 +224,22 @@ class TestTrainAndPredict:
         assert {name: getattr(clf, name) for name in expected} == expected
         assert rows["data"] == "a.npz: 200 rows, 3 features, 3 classes"
 
+    def test_options_are_listed_by_topic(self):
+        train, sweep = (
+            list(inspect.signature(command).parameters)[1:]
+            for command in (cli.train.train, cli.sweep.sweep)
+        )
+        assert train[:7] == ["data", "format_", "loss", "penalty", "alpha", "C", "l1_ratio"]
+        assert train[7:11] == ["standardize", "solver", "batch_size", "learning_rate"]
+        assert train[11:16] == ["max_iter", "tol", "early_stopping", "backend", "dtype"]
+        assert train[16:20] == ["precision", "seed", "target", "impute"]
+        assert train[20:] == ["test_fraction", "accelerate", "plot", "out", "as_json"]
+        assert sweep[:6] == ["data", "format_", "alphas", "cv", "scoring", "one_se"]
+        assert sweep[11] == "learning_rates"
+        assert [name for name in sweep if name in train] == [
+            name for name in train if name in sweep
+        ]
+
     def test_defaults_are_those_of_the_classifier(self):
         own = inspect.signature(LinearClassifier).parameters
         options = inspect.signature(cli.train.train).parameters
@@ -307,6 +323,15 @@ class TestTrainAndPredict:
             assert ("features" in rows) == expected
             assert ("standardized features" in run("info", model)) == expected
         assert json.loads(run(command, table, *few, "--json"))["standardize"] is True
+
+    def test_what_is_left_to_gain_for_a_loss_of_ones_own(self, blobs):
+        clf = LinearClassifier(loss=xplinear.losses.SoftmaxLoss(), alpha=0.1).fit(*blobs)
+        assert cli.fitting._how_far(clf).endswith("of what training can gain is left, proven")
+
+    def test_a_model_without_a_penalty(self, blobs, tmp_path):
+        X, y = blobs
+        LinearClassifier(penalty=None, max_iter=2, solver="sgd").fit(X, y).save(tmp_path / "m")
+        assert rows_of(run("info", tmp_path / "m"))["problem"] == "softmax, no penalty"
 
     def test_the_column_of_the_labels_is_told(self, tmp_path):
         (tmp_path / "a.csv").write_text("a,kind\n" + "0,1\n5,2\n" * 20)

@@ -46,7 +46,8 @@ class TestNames:
         assert set(data.y.tolist()) == set(range(10))
 
     @pytest.mark.skipif(
-        not datasets.names._FASHION_MNIST.is_dir(), reason="needs the package dataset-fashion-mnist"
+        not datasets.loading._FASHION_MNIST.is_dir(),
+        reason="needs the package dataset-fashion-mnist",
     )
     def test_fashion_mnist_has_its_official_split(self):
         data = load("fashion-mnist")
@@ -59,9 +60,9 @@ class TestNames:
         assert holdout(data) is data
 
     def test_fashion_mnist_from_openml(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(datasets.names, "_FASHION_MNIST", tmp_path / "absent")
+        monkeypatch.setattr(datasets.loading, "_FASHION_MNIST", tmp_path / "absent")
         images, labels = np.full((70000, 784), 7.0), np.asarray(["3", "5"] * 35000)
-        monkeypatch.setattr(datasets.names, "fetch_openml", lambda *_, **__: (images, labels))
+        monkeypatch.setattr(datasets.loading, "fetch_openml", lambda *_, **__: (images, labels))
         data = load("fashion-mnist")
         assert data.X.shape == (60000, 784)
         assert data.X_test.shape == (10000, 784)
@@ -73,8 +74,8 @@ class TestNames:
         def offline(*_, **__):
             raise OSError("no route to host")
 
-        monkeypatch.setattr(datasets.names, "_FASHION_MNIST", tmp_path / "absent")
-        monkeypatch.setattr(datasets.names, "fetch_openml", offline)
+        monkeypatch.setattr(datasets.loading, "_FASHION_MNIST", tmp_path / "absent")
+        monkeypatch.setattr(datasets.loading, "fetch_openml", offline)
         rejected("fashion-mnist", "install the Debian package dataset-fashion-mnist", OSError)
 
     def test_unknown(self, tmp_path):
@@ -111,6 +112,10 @@ class TestIdx:
         assert data.X_test.shape == (2, 20)
         assert data.y.tolist() == [0, 1, 2, 0, 1, 2]
         assert data.image_shape == (4, 5)
+
+    def test_directory_of_the_name_of_a_data_set(self, tmp_path):
+        (tmp_path / "digits").mkdir()
+        assert load(idx_directory(tmp_path / "digits")).image_shape == (4, 5)
 
     def test_missing_part(self, tmp_path):
         (idx_directory(tmp_path) / "t10k-labels-idx1-ubyte").unlink()
@@ -362,7 +367,7 @@ class TestSvmlight:
         assert load(svm, n_features=5, index_base=1).X.shape == (4, 5)
 
     def test_too_large(self, svm, monkeypatch):
-        monkeypatch.setattr(datasets.svmlight, "DENSE_BYTES", 95)
+        monkeypatch.setattr(datasets.arrays, "DENSE_BYTES", 95)
         rejected(svm, "too large to be made dense: 4 × 3 values")
 
     def test_target_does_not_apply(self, svm):

@@ -604,6 +604,9 @@ def test_where_the_labels_of_standard_input_are(tmp_path):
     assert "no file 'y.npy' with the labels of standard input; target can" in error.replace(
         "--", ""
     )
+    np.save(tmp_path / "y.npy", Y)
+    command = "train", "-", "--format=npy", "--target", tmp_path / "y.npy"
+    assert "'standard input' cannot be read as .npy" in run(*command, content=b"no", expect=2)
 
 
 def test_empty_labels_of_arrays(tmp_path):

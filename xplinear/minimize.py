@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +27,7 @@ from xplinear.arguments import (
     instance,
     integer,
     number,
+    warn,
 )
 from xplinear.backends.base import Backend, undisturbed
 from xplinear.namespace import Array, HostArray, name_of
@@ -571,9 +571,8 @@ def _logged(subject: str, objective: Objective, solver: Solver, callbacks: Callb
 def _warn_of_divergence(iteration: int, observed: Observed) -> None:
     diverged = observed.diverged
     if diverged.any():
-        warnings.warn(
+        warn(
             f"iteration {iteration} diverged for {int(diverged.sum())} of {len(diverged)} models; "
             f"undone, step size now {observed.step_size.min():.3g}",
             RuntimeWarning,
-            stacklevel=4,
         )

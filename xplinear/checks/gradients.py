@@ -339,7 +339,7 @@ def _subject(subject: Any, point: Any, y: Array | None, grad: Any, xp: Namespace
         _WITH_GRADIENT("subject", subject)
         check_array("point", point)
         _, G = subject.value_and_grad(point, y, xp=scores_namespace(point, y, xp=None))
-        return _Subject(("Z",), (point,), (G,), partial(_loss_value, subject, y, xp))
+        return _Subject(("Z",), (point,), (G,), lambda Z: subject.value_and_grad(Z, y, xp=xp)[0])
     CALLABLE("subject", subject)
     if grad is None:
         msg = "a loss is checked at scores and y, a function with its gradient: grad=..."
@@ -348,10 +348,6 @@ def _subject(subject: Any, point: Any, y: Array | None, grad: Any, xp: Namespace
     gradient = grad(point) if callable(grad) else grad
     check_array("grad" if gradient is grad else "what grad returns", gradient)
     return _Subject(("w",), (point,), (gradient,), subject)
-
-
-def _loss_value(loss: Loss, y: Array, xp: Namespace, Z: Array) -> Array:
-    return loss.value_and_grad(Z, y, xp=xp)[0]
 
 
 def _block_value(

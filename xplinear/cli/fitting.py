@@ -1,33 +1,136 @@
-"""What `train` and `sweep` share: from a data set to a fit, what is said of it, and its files."""
+"""What `train` and `sweep` share: from a data set to a fit, what is said of it, and its files.
+
+The settings of the estimators are options under the same names, with the same defaults.
+"""
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from xplinear.checks.certificate import Certificate
-from xplinear.cli.options import Context, Given, check_file, check_picture, echo, ending_of
+from xplinear.cli import options
+from xplinear.cli.options import Context, option
 from xplinear.cli.terminal import Table, progress_bar, show
 from xplinear.datasets import Dataset, holdout, load
 from xplinear.datasets.preparation import Preparation
 from xplinear.estimator.classifier import LinearClassifier, save
+from xplinear.estimator.settings import checked
 from xplinear.estimator.validation import dtype_name
 from xplinear.formats.model_file import ENDING
 from xplinear.formats.writing import written
 from xplinear.losses import LOSSES
 from xplinear.model_selection.cross_validation import LinearClassifierCV
+from xplinear.model_selection.scoring import SCORINGS
+from xplinear.penalties import PENALTIES
+from xplinear.solvers import SOLVERS
 
-__all__ = ["Report", "certificate_record", "fit", "problem_of", "save_picture"]
+__all__ = ["Given", "Report", "certificate_record", "fit", "fits", "numbers_of", "save_picture"]
 
 _NO_LABEL = np.zeros(1, dtype=int)
 _DPI = 150
+
+# In the order in which they are listed; None for those that are described where they are declared.
+_OPTIONS: dict[str, Any] = {
+    **dict.fromkeys(("data", "format_")),
+    "alphas": option(help="Strengths, 1e-5,1e-4,…; or how many, chosen for the data; 20."),
+    "cv": option(min=2, help="Folds."),
+    "scoring": option(help=f"{', '.join(SCORINGS)}.", words=SCORINGS),
+    "one_se": option("--one-se", help="The strongest within one standard error."),
+    "loss": option(help=f"{', '.join(LOSSES)}.", words=LOSSES),
+    "penalty": option(help=f"{', '.join(PENALTIES)}.", words=PENALTIES),
+    "alpha": option(help="Strength λ of the penalty: 1 / (C n)."),
+    "C": option("--C", help="Strength as scikit-learn has it; 1 where --alpha is not given."),
+    "l1_ratio": option(help="Share of L1 in elastic_net."),
+    "standardize": option(
+        "--standardize/--no-standardize",
+        help="Train on features of mean 0 and variance 1; by default for tables only.",
+        show_default=False,
+    ),
+    "solver": option(help=f"auto, {', '.join(SOLVERS)}.", words=["auto", *SOLVERS]),
+    "batch_size": option(help="Rows of a mini-batch."),
+    "learning_rate": option(help="auto, or a number."),
+    "learning_rates": option(help="Of sgd, all in the same stack: 0.001,0.01,…"),
+    "max_iter": option(help="Iterations, epochs of sgd; the solver's own by default."),
+    "tol": option(help="Tolerance of the stopping test."),
+    "early_stopping": option("--early-stopping", help="Stop on a held-out tenth of the rows."),
+    "backend": option(help="numpy, cupy, torch:cuda:0, auto …", words=options.BACKEND_NAMES),
+    "dtype": option(help="float32 or float64; that of the data.", words=["float32", "float64"]),
+    "precision": option(
+        help="Of matrix products in training: tf32 is faster on GPUs, and rougher."
+    ),
+    "seed": option(min=0, max=2**32 - 1, help="Of the split and the shuffles."),
+    "target": None,
+    "impute": option("--impute", help="Fill missing values: median, or the most frequent text."),
+    "test_fraction": option(help="Rows held out where DATA has no test part; 0 for none."),
+    "accelerate": option("--accelerate/--no-accelerate", help="Use the backend's own kernels."),
+    "plot": None,
+    "out": option(help="Save the model: FILE.safetensors."),
+    "as_json": None,
+}
+_TYPES = (str, int, float, bool, Path, type(None))  # what can be typed
+
+
+class Given(NamedTuple):
+    """What `train` and `sweep` are given beside the settings of their estimators."""
+
+    data: options.Data
+    format_: options.Format = None
+    standardize: bool | None = None
+    seed: int = 0
+    target: options.Target = None
+    impute: bool = False
+    test_fraction: float = 0.25
+    out: Path | None = None
+    as_json: options.Json = False
+
+
+def fits(
+    estimator: type, *, but: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function of the context, what is `Given`, own options, and settings.
+
+    The settings of the estimator are options under their names, with their types and defaults.
+    """
+    kinds = get_type_hints(Given, include_extras=True)
+    given = [one.replace(annotation=kinds[name]) for name, one in _parameters(Given).items()]
+    settings = [one for name, one in _parameters(estimator).items() if name not in but]
+
+    def decorated(fit: Callable[..., None]) -> Callable[..., None]:
+        ctx, _, *own, _ = _parameters(fit).values()
+        known = {one.name: one for one in (*settings, *given, *own)}
+        listed = [_option(known[name]) for name in _OPTIONS if name in known]
+
+        @wraps(fit)
+        def command(ctx: Context, **values: Any) -> None:
+            fit(ctx, Given(**{name: values.pop(name) for name in Given._fields}), **values)
+
+        vars(command)["__signature__"] = inspect.Signature([ctx, *listed])
+        return command
+
+    return decorated
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function, eval_str=True).parameters
+
+
+def _option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter as an option: what it may be apart from an object, and its help."""
+    kind: Any = parameter.annotation
+    if get_origin(kind) is not Annotated:
+        parts = [one for one in get_args(kind) if one in _TYPES]
+        kind = Annotated[Union[*parts] if parts else kind, _OPTIONS[parameter.name]]
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=kind)
 
 
 class Report(NamedTuple):
@@ -47,8 +150,8 @@ def fit(
     report: Callable[[Any, dict[str, Any]], Report],
 ) -> None:
     """Load the data, fit, say how good it is, write the files, and say what to do next."""
-    check_picture(plot)
-    check_file("--out", given.out, ENDING)
+    options.check_picture(plot)
+    options.check_file("--out", given.out, ENDING)
     dataset, preparation = _loaded(given)
     # Columns of a table are in units of their own.
     is_table = dataset.target is not None
@@ -88,7 +191,7 @@ def _loaded(given: Given) -> tuple[Dataset, dict[str, Any] | None]:
     if not 0.0 <= fraction < 1.0:
         msg = f"--test-fraction must lie between 0 and 1, got {fraction}; 0 holds out no rows"
         raise ValueError(msg)
-    ending = ending_of(given.format_)
+    ending = options.ending_of(given.format_)
     dataset = load(data, ending=ending, target=given.target, mixed=True, missing=impute)
     _warn_of_row_numbers(dataset)
     if dataset.X_test is not None:
@@ -159,7 +262,9 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
     if dataset.X_test is not None:
         record["test_accuracy"] = clf.score(dataset.X_test, dataset.y_test)
         record["test_rows"] = dataset.X_test.shape[0]
-        record["baseline_accuracy"] = _baseline(dataset)
+        # Of who always says the label that is most frequent in training.
+        always = np.asarray(dataset.y_test) == _most_frequent(dataset)
+        record["baseline_accuracy"] = float(np.mean(always))
     return record
 
 
@@ -173,16 +278,6 @@ def certificate_record(clf: LinearClassifier) -> dict[str, Any] | None:
         "lower_bound": float(certificate.lower_bound[0]),
         "reason": certificate.reasons[0],
     }
-
-
-def problem_of(clf: LinearClassifier) -> str:
-    """Return loss, strength and penalty as the formula has them."""
-    if clf.penalty == "none":
-        return f"{clf.loss}, no penalty"
-    # Weights that were given, not fitted, know no number of rows.
-    alpha = getattr(clf, "alpha_", None)
-    strength = f"{alpha:g}" if alpha is not None else f"1 / ({clf.C or 1.0:g} n)"
-    return f"{clf.loss} + {strength} · {clf.penalty}"
 
 
 def _described(record: Mapping[str, Any]) -> dict[str, str]:
@@ -217,11 +312,6 @@ def _most_frequent(dataset: Dataset) -> Any:
     return labels[counts.argmax()].item()
 
 
-def _baseline(dataset: Dataset) -> float:
-    """Return the test accuracy of who always says the label that is most frequent in training."""
-    return float(np.mean(np.asarray(dataset.y_test) == _most_frequent(dataset)))
-
-
 _ENDS = {
     "converged": "to the end",
     "rounding": "as far as rounding allows",
@@ -239,7 +329,7 @@ def _how_far(clf: LinearClassifier) -> str:
     if not np.isfinite(certificate.gap[0]):
         return f"{end} by the solver's own estimate; nothing is proven"
     # All scores 0, before training: the same loss whatever the label.
-    start, _ = LOSSES[str(clf.loss)]().value_and_grad(np.zeros((1, len(clf.classes_))), _NO_LABEL)
+    start, _ = checked(clf, "loss").value_and_grad(np.zeros((1, len(clf.classes_))), _NO_LABEL)
     gain = float(start[0] - certificate.lower_bound[0])
     share = float(certificate.gap[0]) / max(gain, np.finfo(float).tiny)
     left = "less than a millionth" if share < 1e-6 else f"at most {100 * min(share, 1.0):.2g} %"
@@ -264,17 +354,28 @@ def _show_next(ctx: Any, solver: str, out: Path | None) -> None:
         steps[f"xplinear predict {model} NEW.csv --out labels.csv"] = "label new rows"
     width = max(map(len, steps))
     for word, (step, purpose) in zip(("next:", ""), steps.items(), strict=False):
-        echo(f"{word:6}{step:{width}}  # {purpose}")
+        options.echo(f"{word:6}{step:{width}}  # {purpose}")
 
 
 def _given(ctx: Any, command: Any) -> list[str]:
     """Return the options that were given, of those that a command has; not what it prints."""
     given: list[str] = []
-    known = {option.name for option in command.params} - {"data", "plot", "out", "as_json"}
-    for option in ctx.command.params:
-        source = ctx.get_parameter_source(option.name)
-        if option.name in known and source.name == "COMMANDLINE":
-            value = ctx.params[option.name]
-            flag = option.opts[0] if value else (option.secondary_opts or option.opts)[0]
-            given.append(flag if isinstance(value, bool) else f"{option.opts[0]}={value}")
+    known = {one.name for one in command.params} - {"data", "plot", "out", "as_json"}
+    for one in ctx.command.params:
+        source = ctx.get_parameter_source(one.name)
+        if one.name in known and source.name == "COMMANDLINE":
+            value = ctx.params[one.name]
+            flag = one.opts[0] if value else (one.secondary_opts or one.opts)[0]
+            given.append(flag if isinstance(value, bool) else f"{one.opts[0]}={value}")
     return given
+
+
+def numbers_of(option: str, text: str | None) -> list[float] | None:
+    """Return the numbers of a comma-separated option."""
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        msg = f"{option}: numbers with commas between are needed, got {text!r}"
+        raise ValueError(msg) from error

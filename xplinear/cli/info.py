@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import xplinear
-from xplinear.cli.fitting import certificate_record, problem_of
+from xplinear.cli.fitting import certificate_record
 from xplinear.cli.options import Json, Model
 from xplinear.cli.terminal import show
 from xplinear.datasets.preparation import Preparation
-from xplinear.estimator.classifier import LinearClassifier
+from xplinear.estimator.classifier import LinearClassifier, load, problem_of
 from xplinear.formats.model_file import content_of
 
 __all__ = ["info"]
@@ -18,7 +17,7 @@ __all__ = ["info"]
 
 def info(model: Model, as_json: Json = False) -> None:
     """Show what a model file holds: the problem, the classes, the features, the versions."""
-    clf, content = xplinear.load(model), content_of(model)
+    clf, content = load(model), content_of(model)
     names: list[str] = list(getattr(clf, "feature_names_in_", ()))
     record = {
         "loss": clf.loss,
@@ -40,9 +39,11 @@ def info(model: Model, as_json: Json = False) -> None:
 
 
 def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
-    names = record["feature_names"] or ()
+    names, alpha = record["feature_names"] or (), record["alpha"]
+    # Weights that were given, not fitted, know no number of rows.
+    strength = f"1 / ({clf.C or 1.0:g} n)" if alpha is None else f"{alpha:g}"
     rows = {
-        "problem": problem_of(clf) + ", standardized features" * record["standardize"],
+        "problem": problem_of(clf, strength) + ", standardized features" * record["standardize"],
         "classes": _some(record["classes"]),
         "features": f"{record['n_features']:,}{': ' * bool(names)}{_some(names)}",
         "coefficients": f"{record['shape']}, {record['dtype']}",

@@ -1,19 +1,14 @@
-"""What can be given to the commands, and what bad input ends in; the only file that imports typer.
-
-The settings of the estimators are options under the same names, with the same defaults.
-"""
+"""What commands can be given, and what bad input ends in; the only file that imports typer."""
 
 from __future__ import annotations
 
-import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -22,9 +17,6 @@ from xplinear.backends import BACKENDS, Backend, BackendError, available_backend
 from xplinear.datasets import FORMATS, NAMES
 from xplinear.formats.writing import check_writable
 from xplinear.losses import LOSSES
-from xplinear.model_selection.scoring import SCORINGS
-from xplinear.penalties import PENALTIES
-from xplinear.solvers import SOLVERS
 from xplinear.version import VERSION
 
 __all__ = [
@@ -34,7 +26,6 @@ __all__ = [
     "Context",
     "Data",
     "Format",
-    "Given",
     "Json",
     "Losses",
     "Model",
@@ -45,9 +36,7 @@ __all__ = [
     "check_picture",
     "echo",
     "ending_of",
-    "fits",
     "names_of",
-    "numbers_of",
     "option",
 ]
 
@@ -188,104 +177,6 @@ Losses = Annotated[
     str | None, option(help=f"Of {', '.join(LOSSES)}; all by default.", words=LOSSES)
 ]
 
-# Of the estimators, under their names and with their defaults.
-_SETTINGS: dict[str, Any] = {
-    "scoring": Annotated[str, option(help=f"{', '.join(SCORINGS)}.", words=SCORINGS)],
-    "loss": Annotated[str, option(help=f"{', '.join(LOSSES)}.", words=LOSSES)],
-    "penalty": Annotated[str, option(help=f"{', '.join(PENALTIES)}.", words=PENALTIES)],
-    "alpha": Annotated[float | None, option(help="Strength λ of the penalty: 1 / (C n).")],
-    "C": Annotated[
-        float | None,
-        option("--C", help="Strength as scikit-learn has it; 1 where --alpha is not given."),
-    ],
-    "l1_ratio": Annotated[float, option(help="Share of L1 in elastic_net.")],
-    "solver": Annotated[str, option(help=f"auto, {', '.join(SOLVERS)}.", words=["auto", *SOLVERS])],
-    "batch_size": Annotated[int, option(help="Rows of a mini-batch.")],
-    "max_iter": Annotated[
-        int | None, option(help="Iterations, epochs of sgd; the solver's own by default.")
-    ],
-    "tol": Annotated[float, option(help="Tolerance of the stopping test.")],
-    "early_stopping": Annotated[
-        bool, option("--early-stopping", help="Stop on a held-out tenth of the rows.")
-    ],
-    "backend": Annotated[
-        str | None, option(help="numpy, cupy, torch:cuda:0, auto …", words=BACKEND_NAMES)
-    ],
-    "dtype": Annotated[
-        str | None,
-        option(help="float32 or float64; that of the data.", words=["float32", "float64"]),
-    ],
-    "precision": Annotated[
-        Literal["float32", "tf32"],
-        option(help="Of matrix products in training: tf32 is faster on GPUs, and rougher."),
-    ],
-    "accelerate": Annotated[
-        bool, option("--accelerate/--no-accelerate", help="Use the backend's own kernels.")
-    ],
-}
-
-
-class Given(NamedTuple):
-    """What `train` and `sweep` are given beside the settings of their estimators."""
-
-    data: Data
-    format_: Format = None
-    standardize: Annotated[
-        bool | None,
-        option(
-            "--standardize/--no-standardize",
-            help="Train on features of mean 0 and variance 1; by default for tables only.",
-            show_default=False,
-        ),
-    ] = None
-    seed: Annotated[int, option(min=0, max=2**32 - 1, help="Of the split and the shuffles.")] = 0
-    target: Target = None
-    impute: Annotated[
-        bool, option("--impute", help="Fill missing values: median, or the most frequent text.")
-    ] = False
-    test_fraction: Annotated[
-        float, option(help="Rows held out where DATA has no test part; 0 for none.")
-    ] = 0.25
-    out: Annotated[Path | None, option(help="Save the model: FILE.safetensors.")] = None
-    as_json: Json = False
-
-
-def fits(
-    estimator: type, *, but: Sequence[str] = ()
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function of the context, what is `Given`, own options, and settings.
-
-    The settings of the estimator are options under their names, with their defaults.
-    """
-    defaults = inspect.signature(estimator).parameters
-    settings = [
-        _parameter(name, kind, defaults[name].default)
-        for name, kind in _SETTINGS.items()
-        if name in defaults and name not in but
-    ]
-    data, *given = (
-        _parameter(name, kind, Given._field_defaults.get(name, inspect.Parameter.empty))
-        for name, kind in get_type_hints(Given, include_extras=True).items()
-    )
-
-    def decorated(fit: Callable[..., None]) -> Callable[..., None]:
-        ctx, _, *own, _ = inspect.signature(fit, eval_str=True).parameters.values()
-        own = [_parameter(one.name, one.annotation, one.default) for one in own]
-
-        @wraps(fit)
-        def command(ctx: Context, **options: Any) -> None:
-            given = Given(**{name: options.pop(name) for name in Given._fields})
-            fit(ctx, given, **options)
-
-        vars(command)["__signature__"] = inspect.Signature([ctx, data, *settings, *own, *given])
-        return command
-
-    return decorated
-
-
-def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-
 
 def names_of(option: str, names: str | None, known: Sequence[str]) -> list[str]:
     """Return the names of a comma-separated option, all known ones where it is not given."""
@@ -295,17 +186,6 @@ def names_of(option: str, names: str | None, known: Sequence[str]) -> list[str]:
             msg = f"{option}: unknown {name!r}; choose from {', '.join(known)}"
             raise ValueError(msg)
     return chosen
-
-
-def numbers_of(option: str, text: str | None) -> list[float] | None:
-    """Return the numbers of a comma-separated option."""
-    if text is None:
-        return None
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError as error:
-        msg = f"{option}: numbers with commas between are needed, got {text!r}"
-        raise ValueError(msg) from error
 
 
 def backends_of(names: str | None) -> list[Backend]:

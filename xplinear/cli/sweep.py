@@ -8,28 +8,22 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from xplinear.cli.fitting import Report, fit
-from xplinear.cli.options import Context, Given, fits, numbers_of, option
+from xplinear.cli.fitting import Given, Report, fit, fits, numbers_of
+from xplinear.cli.options import Context, option
 from xplinear.cli.terminal import Table
 from xplinear.model_selection.cross_validation import LinearClassifierCV
 
 __all__ = ["sweep"]
 
 
-@fits(LinearClassifierCV, but=["batch_size"])
+@fits(LinearClassifierCV, but=["batch_size", "learning_rate"])
 def sweep(
     ctx: Context,
     given: Given,
-    alphas: Annotated[
-        str | None, option(help="Strengths, 1e-5,1e-4,…; or how many, chosen for the data; 20.")
-    ] = None,
-    cv: Annotated[int, option(min=2, help="Folds.")] = 5,
-    one_se: Annotated[
-        bool, option("--one-se", help="The strongest within one standard error.")
-    ] = False,
-    learning_rates: Annotated[
-        str | None, option(help="Of sgd, all in the same stack: 0.001,0.01,…")
-    ] = None,
+    alphas: str | None = None,
+    cv: int = 5,
+    one_se: bool = False,
+    learning_rates: str | None = None,
     plot: Annotated[Path | None, option(help="Draw the scores: FILE.png.")] = None,
     **settings: Any,
 ) -> None:

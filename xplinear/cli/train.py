@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from xplinear.cli.fitting import Report, fit, problem_of
-from xplinear.cli.options import Context, Given, fits, option
-from xplinear.estimator.classifier import LinearClassifier
+from xplinear.cli.fitting import Given, Report, fit, fits
+from xplinear.cli.options import Context, option
+from xplinear.estimator.classifier import LinearClassifier, problem_of
+from xplinear.solvers import SOLVERS
+from xplinear.solvers.protocol import declared
 
 __all__ = ["train"]
 
@@ -18,7 +20,7 @@ __all__ = ["train"]
 def train(
     ctx: Context,
     given: Given,
-    learning_rate: Annotated[str, option(help="auto, or a number.")] = "auto",
+    learning_rate: str = "auto",
     plot: Annotated[
         Path | None,
         option(help="Draw loss, and validation accuracy if there is one: FILE.png."),
@@ -32,12 +34,12 @@ def train(
 
 def _report(clf: LinearClassifier, record: dict[str, Any]) -> Report:
     n, seconds, iterations = record["n"], record["seconds"], clf.n_iter_
-    unit = "epoch" if clf.solver_ == "sgd" else "iteration"
+    unit = declared(SOLVERS[clf.solver_], "unit")
     made = f"{iterations:,} {unit}{'s' * (iterations != 1)} ({clf.solver_})"
     return Report(
         {"iterations": iterations, "examples_per_second": n * iterations / seconds},
         {
-            "objective": f"{clf.objective_:.6g}  ({problem_of(clf)})",
+            "objective": f"{clf.objective_:.6g}  ({problem_of(clf, f'{clf.alpha_:g}')})",
             "training": f"{made}, {seconds:.2f} s",
         },
     )

@@ -6,7 +6,6 @@ import functools
 import gc
 import math
 import sys
-import warnings
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from xplinear.arguments import (
     check_weights,
     instance,
     integer,
+    warn,
 )
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch, Shared, Update
@@ -495,11 +495,10 @@ def _results(
 
 
 def _warn(failed: int, size: int) -> None:
-    warnings.warn(
+    warn(
         f"out of memory with blocks of {failed} rows; this pass went on, and others will be made, "
         f"with {size} rows at a time: results are the same",
         RuntimeWarning,
-        stacklevel=3,
     )
 
 

@@ -7,7 +7,6 @@ function plus one line in ``NAMES``.
 from __future__ import annotations
 
 from xplinear.datasets.dataset import Columns, Dataset, holdout
-from xplinear.datasets.loading import FORMATS, load
-from xplinear.datasets.names import NAMES
+from xplinear.datasets.loading import FORMATS, NAMES, load
 
 __all__ = ["FORMATS", "NAMES", "Columns", "Dataset", "holdout", "load"]

@@ -1,19 +1,24 @@
-"""Arrays of NumPy: ``.npz`` and ``.npy``."""
+"""Matrices without names: NumPy's, MNIST's, and sparse rows of SVMlight and LIBSVM, made dense."""
 
 from __future__ import annotations
 
+import gzip
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.datasets import load_svmlight_file
 
-from xplinear.datasets.reader import DAMAGED, File, Parts, Request
+from xplinear.datasets.dataset import Dataset
+from xplinear.datasets.reader import DAMAGED, DENSE_BYTES, File, Request, no_target
+from xplinear.datasets.tables import EXACT
 from xplinear.namespace import HostArray
 
-__all__ = ["read_npy", "read_npz"]
+__all__ = ["read_idx_directory", "read_npy", "read_npz", "read_svmlight"]
 
 
-def read_npz(file: File, request: Request) -> Parts:
+def read_npz(file: File, request: Request) -> Dataset:
     """Read arrays X and y, and a test part if there is one."""
     target, n_features = request[:2]
     label = target or "y"
@@ -24,42 +29,40 @@ def read_npz(file: File, request: Request) -> Parts:
             arrays = {name: archive[name] for name in names if name in there}
     except (*DAMAGED, TypeError, AttributeError) as error:
         # A file that is no archive gives an array, which is no context manager.
-        msg = f"{str(file)!r} cannot be read as .npz: {_reason(error)}"
-        raise ValueError(msg) from error
+        file.refuse(f" cannot be read as .npz: {_reason(error)}")
     needed = {"X"}
     if n_features is None:
         needed |= {label} | ({f"{label}_test"} if "X_test" in arrays else set())
     if needed - set(arrays):
         asked = "target: " * (target is not None)
         msg = (
-            f"{asked}{str(file)!r} has no array {', '.join(sorted(needed - set(arrays)))}; "
+            f"{asked}{file} has no array {', '.join(sorted(needed - set(arrays)))}; "
             f"it has {', '.join(there) or 'none'}"
         )
         raise ValueError(msg)
     found: Any = [arrays.get(name) for name in names]
-    return Parts(*found)
+    return Dataset(*found)
 
 
-def read_npy(file: File, request: Request) -> Parts:
+def read_npy(file: File, request: Request) -> Dataset:
     """Read X, and the labels from the file beside it."""
     target, n_features = request[:2]
     labels = file.path.with_name("y.npy") if target is None else Path(target)
-    if not labels.is_file() and n_features is not None and target is None:
-        return Parts(_load_npy(file.path), None)
-    if not labels.is_file():
-        name = Path(file.name)  # the path is another where it was piped
-        there = str(name.with_name("y.npy") if target is None else target)
-        msg = f"no file {there!r} with the labels of {name.name}; target can name another"
-        raise FileNotFoundError(msg)
-    return Parts(_load_npy(file.path), _load_npy(labels))
+    if labels.is_file():
+        return Dataset(_load_npy(file), _load_npy(File(labels, str(labels), ".npy")))
+    if n_features is not None and target is None:
+        return Dataset(_load_npy(file), None)
+    name = Path(file.name)  # the path is another where it was piped
+    there = str(name.with_name("y.npy") if target is None else target)
+    msg = f"no file {there!r} with the labels of {name.name}; target can name another"
+    raise FileNotFoundError(msg)
 
 
-def _load_npy(path: Path) -> HostArray:
+def _load_npy(file: File) -> HostArray:
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        return np.asarray(np.load(file.path, allow_pickle=False))
     except DAMAGED as error:
-        msg = f"{str(path)!r} cannot be read as .npy: {_reason(error)}"
-        raise ValueError(msg) from error
+        file.refuse(f" cannot be read as .npy: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:
@@ -70,3 +73,81 @@ def _reason(error: Exception) -> str:
             "numbers or texts, such as y.astype(str)"
         )
     return str(error)
+
+
+def read_idx_directory(path: Path) -> Dataset:
+    """Read the four files of MNIST and its kin."""
+    arrays: list[Any] = []
+    for part, kind in product(("train", "t10k"), ("images?idx3", "labels?idx1")):
+        pattern = f"{part}-{kind}?ubyte*"
+        found = min(path.glob(pattern), default=None)
+        if found is None:
+            msg = f"no file {pattern} in {str(path)!r}: the four IDX files of MNIST are expected"
+            raise FileNotFoundError(msg)
+        arrays.append(_read_idx(found))
+    return Dataset(*arrays)
+
+
+def _read_idx(path: Path) -> HostArray:
+    """Read an IDX file of bytes: two zeros, type 8, number of axes, their lengths, the data."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if content[:3] != b"\0\0\x08":
+            msg = "it does not begin as an IDX file of bytes does"
+            raise ValueError(msg)
+        axes = content[3]
+        shape = np.frombuffer(content, ">u4", count=axes, offset=4).tolist()
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    except DAMAGED as error:
+        msg = f"{str(path)!r} is damaged: {error}"
+        raise ValueError(msg) from error
+
+
+def read_svmlight(file: File, request: Request) -> Dataset:
+    """Read rows of a label and index:value pairs."""
+    no_target(file.name, request.target)
+    read: Any = load_svmlight_file
+    try:
+        with file.open() as lines:
+            X, y = read(lines, zero_based=True)
+    except (*DAMAGED, OverflowError) as error:
+        file.refuse(
+            f" cannot be read as svmlight, whose lines are a label and index:value pairs: {error}"
+        )
+    X, index_base = _counted(file, X, request)
+    n, p = X.shape
+    if X.dtype.itemsize * n * p > DENSE_BYTES:
+        file.refuse(
+            f" is sparse and too large to be made dense: {n} × {p} values take "
+            f"{X.dtype.itemsize * n * p / 2**30:.1f} GiB, {X.nnz} are not zero; select features"
+        )
+    if np.abs(y).max(initial=0.0) >= EXACT:
+        file.refuse(
+            f" has labels of 2**53 or more, which this format rounds, such as "
+            f"{y[np.abs(y).argmax()]:.0f}; use .csv or .parquet"
+        )
+    whole = y.size and (y == np.floor(y)).all()
+    return Dataset(X.toarray(), y.astype(np.int64) if whole else y, index_base=index_base)
+
+
+def _counted(file: File, X: Any, request: Request) -> tuple[Any, int]:
+    """Return rows of the features a model expects, and the number of the first one."""
+    p, base = request.n_features, request.index_base
+    lowest, end = int(X.indices.min(initial=1)), X.shape[1]
+    if base is None:
+        base = int(lowest > 0)
+        if p is not None and lowest > 0 and end <= p:
+            file.warn(
+                f" has neither a feature 0 nor a feature {p}: its features are taken "
+                "as counted from 1"
+            )
+    elif lowest < base:
+        file.refuse(
+            " counts features from 0, the file the model was trained on from 1: count from 1"
+        )
+    if p is not None and end > p + base:
+        file.refuse(f" has a feature {end - 1}, the model has {p} features, counted from {base}")
+    X = X[:, base:]
+    if p is not None:
+        X.resize((X.shape[0], p))
+    return X, base

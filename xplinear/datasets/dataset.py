@@ -40,10 +40,10 @@ class Dataset(NamedTuple):
 
     X: HostArray
     y: HostArray | None
-    X_test: HostArray | None
-    y_test: HostArray | None
-    name: str
-    image_shape: tuple[int, ...] | None
+    X_test: HostArray | None = None
+    y_test: HostArray | None = None
+    name: str = ""
+    image_shape: tuple[int, ...] | None = None
     names: tuple[str, ...] | None = None
     target: str | None = None
     texts: Mapping[str, Sequence[str]] = MappingProxyType({})

@@ -8,23 +8,24 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from sklearn.datasets import fetch_openml, load_digits
 
-from xplinear.datasets.arrays import read_npy, read_npz
-from xplinear.datasets.columns import columns_with
+from xplinear.datasets.arrays import read_idx_directory, read_npy, read_npz, read_svmlight
 from xplinear.datasets.dataset import Columns, Dataset
-from xplinear.datasets.labels import UNLABELLED, in_terms_of
-from xplinear.datasets.names import NAMES, read_idx_directory
 from xplinear.datasets.parquet import read_parquet
-from xplinear.datasets.reader import File, Parts, Request, no_target
-from xplinear.datasets.svmlight import read_svmlight
+from xplinear.datasets.reader import File, Request, no_target
+from xplinear.datasets.tables import UNLABELLED, columns_with, in_terms_of
 from xplinear.datasets.text import read_csv
 from xplinear.namespace import HostArray
 
-__all__ = ["FORMATS", "load"]
+__all__ = ["FORMATS", "NAMES", "load"]
 
-FORMATS: dict[str, Callable[[File, Request], Parts]] = {
+_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian: dataset-fashion-mnist
+
+FORMATS: dict[str, Callable[[File, Request], Dataset]] = {
     ".npz": read_npz,
     ".npy": read_npy,
     ".csv": read_csv,
@@ -36,6 +37,36 @@ FORMATS: dict[str, Callable[[File, Request], Parts]] = {
     ".svm.gz": read_svmlight,
     ".libsvm": read_svmlight,
     ".svmlight": read_svmlight,
+}
+
+
+def fashion_mnist() -> Dataset:
+    if _FASHION_MNIST.is_dir():
+        return read_idx_directory(_FASHION_MNIST)
+    try:
+        # The default parser of fetch_openml needs pandas.
+        X, y = fetch_openml(
+            "Fashion-MNIST",
+            version=1,
+            return_X_y=True,
+            as_frame=False,
+            parser="liac-arff",
+            n_retries=1,
+        )
+    except OSError as error:
+        msg = (
+            f"Fashion-MNIST is not installed and cannot be downloaded from OpenML ({error}): "
+            "install the Debian package dataset-fashion-mnist, or give the directory of its "
+            "four IDX files instead of the name"
+        )
+        raise OSError(msg) from error
+    X, y = X.astype(np.uint8).reshape(-1, 28, 28), y.astype(np.int64)
+    return Dataset(X[:60000], y[:60000], X[60000:], y[60000:])
+
+
+NAMES: dict[str, Callable[[], Dataset]] = {
+    "digits": lambda: Dataset(*cast(Any, load_digits(return_X_y=True)), image_shape=(8, 8)),
+    "fashion-mnist": fashion_mnist,
 }
 
 
@@ -109,32 +140,33 @@ def load(
     >>> digits.X.shape, digits.image_shape
     ((1797, 64), (8, 8))
     """
-    if str(source) in NAMES:
-        no_target(str(source), target)
+    name = str(source)
+    if name in NAMES:
+        no_target(name, target)
         if ending is not None:
             msg = f"ending does not apply to {source}, the name of a data set; a file is ./{source}"
             raise ValueError(msg)
-        parts, name = NAMES[str(source)](), str(source)
-    elif str(source) != "-" and Path(source).is_dir():
-        no_target(str(source), target)
-        parts, name = read_idx_directory(Path(source)), Path(source).name
+        read = NAMES[name]()
+    elif name != "-" and Path(source).is_dir():
+        no_target(name, target)
+        read, name = read_idx_directory(Path(source)), Path(source).name
     else:
         request = Request(target, n_features, columns, classes, index_base, mixed, missing)
         with _found(source, ending) as file:
-            parts, name = FORMATS[file.ending](file, request), Path(file.name).name
-    if parts.y is None and n_features is None:
+            read, name = FORMATS[file.ending](file, request), Path(file.name).name
+    if read.y is None and n_features is None:
         msg = f"{name} has no labels"
         raise ValueError(msg)
-    image_shape = (8, 8) if name == "digits" else parts.X.shape[1:] if parts.X.ndim > 2 else None
-    X, y = _checked(parts.X, parts.y, name, classes, parts.target)
-    _check_finite(X, parts.names, name)
-    X_test, y_test = parts.X_test, parts.y_test
+    X, y = _checked(read.X, read.y, name, classes, read.target)
+    _check_finite(X, read.names, name)
+    X_test, y_test = read.X_test, read.y_test
     if X_test is not None:
-        X_test, y_test = _checked(X_test, y_test, f"the test part of {name}", classes, parts.target)
+        X_test, y_test = _checked(X_test, y_test, f"the test part of {name}", classes, read.target)
         if X_test.shape[1] != X.shape[1]:
             msg = f"{name}: X has {X.shape[1]} features, X_test has {X_test.shape[1]}"
             raise ValueError(msg)
-    return Dataset(X, y, X_test, y_test, name, image_shape, *parts[4:])
+    image_shape = read.X.shape[1:] if read.X.ndim > 2 else read.image_shape
+    return Dataset(X, y, X_test, y_test, name, image_shape, *read[6:])
 
 
 @contextmanager
@@ -194,10 +226,8 @@ def _checked(
         raise ValueError(msg)
     if y.dtype.kind == "f" and (y != np.floor(y)).any():
         real = y[y != np.floor(y)][0]
-        where = "y" if target is None else f"column {target!r}"
-        other = "; if the labels are elsewhere, target must name their column" * (
-            target is not None
-        )
+        elsewhere = "; if the labels are elsewhere, target must name their column"
+        where, other = ("y", "") if target is None else (f"column {target!r}", elsewhere)
         msg = f"{name}: labels must be classes, {where} has real numbers such as {real}{other}"
         raise ValueError(msg)
     return X, y
@@ -208,10 +238,9 @@ def _check_finite(X: HostArray, names: Sequence[str] | None, name: str) -> None:
     if X.dtype.kind != "f" or np.isfinite(X).all():
         return
     for what, test in (("infinity", np.isinf), ("missing values (NaN)", np.isnan)):
-        found = [str(j) for j, one in enumerate(columns_with(test, X)) if one]
-        if found and (names is None or test is np.isinf):
-            columns = found if names is None else [names[int(j)] for j in found]
-            plural = "s" * (len(columns) > 1)
-            listed = ", ".join(columns[:20])
+        named = zip(names or map(str, range(X.shape[1])), columns_with(test, X), strict=True)
+        columns = [column for column, found in named if found]
+        if columns and (names is None or test is np.isinf):
+            plural, listed = "s" * (len(columns) > 1), ", ".join(columns[:20])
             msg = f"{name}: {what} in column{plural} {listed}; drop those rows or columns"
             raise ValueError(msg)

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from xplinear.datasets.columns import (
-    as_trained,
-    columns_with,
-    feature_columns,
-    no_missing,
-    target_column,
-)
-from xplinear.datasets.labels import UNLABELLED, parsed_labels
-from xplinear.datasets.reader import DAMAGED, File, Parts, Request
+from xplinear.datasets import tables
+from xplinear.datasets.dataset import Dataset
+from xplinear.datasets.reader import DAMAGED, File, Request
 from xplinear.namespace import HostArray
 
 __all__ = ["read_parquet"]
 
 
-def read_parquet(file: File, request: Request) -> Parts:
+def read_parquet(file: File, request: Request) -> Dataset:
     """Read the columns of a table."""
     table, types = _parquet_table(file, request)
-    names = as_trained(file, table.column_names, request.columns)
-    label = target_column(file, names, request)
-    features = feature_columns(file, names, label, request)
+    names = tables.as_trained(file, table.column_names, request.columns)
+    label = tables.target_column(file, names, request)
+    features = tables.feature_columns(file, names, label, request)
     columns: list[HostArray] = []
     texts: dict[str, Sequence[str]] = {}
     for j in features:
@@ -36,10 +29,9 @@ def read_parquet(file: File, request: Request) -> Parts:
         trained = request.columns is not None and request.columns.texts[name] is not None
         text = trained or (kind == "text" and request.mixed and request.columns is None)
         if kind == "other" or (kind in {"date", "text"} and not text):
-            msg = f"{str(file)!r}: column {name!r} is of type {column.type}, {request.numbers}"
-            raise ValueError(msg)
+            file.refuse(f": column {name!r} is of type {column.type}, {request.numbers}")
         if not request.missing:
-            no_missing(file, [name], [column.null_count > 0], request.remedy)
+            tables.no_missing(file, [name], [column.null_count > 0], request.remedy)
         if text:
             encoded = _arrow_texts(column, types).combine_chunks().dictionary_encode()
             columns.append(encoded.indices.to_numpy(zero_copy_only=False).astype(np.float64))
@@ -51,11 +43,11 @@ def read_parquet(file: File, request: Request) -> Parts:
     X = np.stack(columns, axis=1)
     found = tuple(names[j] for j in features)
     if not request.missing:
-        no_missing(file, found, columns_with(np.isnan, X), request.remedy)
+        tables.no_missing(file, found, tables.columns_with(np.isnan, X), request.remedy)
     if label is None:
-        return Parts(X, None, names=found, texts=texts)
+        return Dataset(X, None, names=found, texts=texts)
     y = _arrow_labels(file, names[label], table.column(label), types, request)
-    return Parts(X, y, names=found, target=names[label], texts=texts)
+    return Dataset(X, y, names=found, target=names[label], texts=texts)
 
 
 def _parquet_table(file: File, request: Request) -> tuple[Any, Any]:
@@ -68,8 +60,7 @@ def _parquet_table(file: File, request: Request) -> tuple[Any, Any]:
     try:
         table = parquet.ParquetFile(file.path).read()  # read_table refuses names that come twice
     except DAMAGED as error:
-        msg = f"{str(file)!r} cannot be read as .parquet: {error}"
-        raise ValueError(msg) from error
+        file.refuse(f" cannot be read as .parquet: {error}")
     columns = request.columns
     wanted = {request.target} | ({*columns.texts, columns.target} if columns else set[str | None]())
     index = {
@@ -79,15 +70,13 @@ def _parquet_table(file: File, request: Request) -> tuple[Any, Any]:
     }
     nameless = {name for name in table.column_names if name.startswith("__index_level_")}
     if index - nameless and request.n_features is None:
-        message = (
-            f"{str(file)!r}: the row index of pandas, {', '.join(sorted(index - nameless))}, is "
+        file.warn(
+            f": the row index of pandas, {', '.join(sorted(index - nameless))}, is "
             "left out; reset_index() makes it a feature"
         )
-        warnings.warn(message, UserWarning, stacklevel=2)
     kept = [j for j, name in enumerate(table.column_names) if name not in index | nameless]
     if not kept:
-        msg = f"{str(file)!r} is empty: it has no columns"
-        raise ValueError(msg)
+        file.refuse(" is empty: it has no columns")
     return table.select(kept), types
 
 
@@ -128,15 +117,13 @@ def _arrow_numbers(column: Any, types: Any) -> HostArray:
 def _arrow_labels(file: File, name: str, column: Any, types: Any, request: Request) -> HostArray:
     """Return a column of labels: dates as their texts, numbers and texts as they are."""
     if request.classes is None:
-        no_missing(file, [name], [column.null_count > 0], UNLABELLED)
+        tables.no_missing(file, [name], [column.null_count > 0], tables.UNLABELLED)
     column = _plain(column, types)
     kind = _arrow_kind(column.type, types)
     if kind == "other":
-        msg = (
-            f"{str(file)!r}: labels must be numbers or strings, column {name!r} is of type "
-            f"{column.type}"
+        file.refuse(
+            f": labels must be numbers or strings, column {name!r} is of type {column.type}"
         )
-        raise ValueError(msg)
     decimal = types.is_decimal(column.type)
     if kind == "date" or decimal:
         column = _arrow_texts(column, types)
@@ -145,5 +132,5 @@ def _arrow_labels(file: File, name: str, column: Any, types: Any, request: Reque
     if decimal:
         texts = list(dict.fromkeys(column.to_pylist()))
         codes = {text: code for code, text in enumerate(texts)}
-        return parsed_labels(file, name, texts)[[codes[text] for text in column.to_pylist()]]
+        return tables.parsed_labels(file, name, texts)[[codes[text] for text in column.to_pylist()]]
     return column.to_numpy() if kind == "number" else np.asarray(column.to_pylist(), dtype=str)

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.preprocessing import OneHotEncoder
 
 from xplinear.datasets.dataset import Columns, Dataset
-from xplinear.datasets.labels import is_number
 from xplinear.datasets.reader import DENSE_BYTES
+from xplinear.datasets.tables import is_number
 from xplinear.namespace import HostArray
 
 __all__ = ["Column", "Preparation"]
@@ -48,9 +47,14 @@ class Column:
     categories: Sequence[str] | None = None
     fill: float | str | None = None
 
-    def codes(self, values: HostArray, texts: Sequence[str], where: str) -> HostArray:
-        """Return the index of each category; ``values`` index ``texts``, NaN if missing."""
-        assert self.categories is not None
+    def matrix(self, values: HostArray, texts: Sequence[str], where: str) -> HostArray:
+        """Return numbers as they are, or a column of zeros and ones for each category.
+
+        Of a text, ``values`` index ``texts``; what is missing is NaN.
+        """
+        missing = np.isnan(values)
+        if self.categories is None:
+            return (values if self.fill is None else np.where(missing, self.fill, values))[:, None]
         index = {category: code for code, category in enumerate(self.categories)}
         unseen = [text for text in texts if text not in index]
         if unseen:
@@ -59,10 +63,10 @@ class Column:
                 f"on; it knows {', '.join(self.categories[:20])}"
             )
             raise ValueError(msg)
-        missing = np.isnan(values)
         known = np.asarray([index[text] for text in texts] or [0])
         codes = known[np.where(missing, 0, values).astype(np.intp)]
-        return codes if self.fill is None else np.where(missing, index[str(self.fill)], codes)
+        codes = codes if self.fill is None else np.where(missing, index[str(self.fill)], codes)
+        return (codes[:, None] == np.arange(len(self.categories))).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -175,20 +179,11 @@ class Preparation:
     def _matrix(self, X: HostArray, dataset: Dataset) -> HostArray:
         if not (self.has_text or self.imputes):
             return X
-        parts: list[HostArray] = []
-        for column, values in zip(self.columns, X.T, strict=True):
-            if column.categories is None:
-                filled = (
-                    values
-                    if column.fill is None
-                    else np.where(np.isnan(values), column.fill, values)
-                )
-                parts.append(filled[:, None])
-            else:
-                codes = column.codes(values, dataset.texts[column.name], dataset.name)
-                known: Any = [np.arange(len(column.categories))]
-                encoder: Any = OneHotEncoder(categories=known, sparse_output=False)
-                parts.append(encoder.fit_transform(codes[:, None]))
+        texts, where = dataset.texts, dataset.name
+        both = zip(self.columns, X.T, strict=True)
+        parts = [
+            column.matrix(values, texts.get(column.name, ()), where) for column, values in both
+        ]
         return np.concatenate(parts, axis=1)
 
     def record(self) -> dict[str, Any]:

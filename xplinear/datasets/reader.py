@@ -1,4 +1,4 @@
-"""What the reader of a file format is given, and what it returns."""
+"""What the reader of a file format is given: a file, and what is asked for."""
 
 from __future__ import annotations
 
@@ -6,34 +6,20 @@ import csv
 import gzip
 import io
 import pickle
+import warnings
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
-from typing import IO, NamedTuple, cast
+from typing import IO, NamedTuple, NoReturn, cast
 
 from xplinear.datasets.dataset import Columns
 from xplinear.namespace import HostArray
 
-__all__ = ["DAMAGED", "DENSE_BYTES", "File", "Parts", "Request", "no_target"]
+__all__ = ["DAMAGED", "DENSE_BYTES", "File", "Request", "no_target"]
 
 DENSE_BYTES = 4 * 2**30  # what takes more than this when it is dense is refused
 DAMAGED = (EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
-
-
-class Parts(NamedTuple):
-    """What a reader returns."""
-
-    X: HostArray
-    y: HostArray | None
-    X_test: HostArray | None = None
-    y_test: HostArray | None = None
-    names: tuple[str, ...] | None = None
-    target: str | None = None
-    texts: Mapping[str, Sequence[str]] = MappingProxyType({})
-    index_base: int | None = None
 
 
 class Request(NamedTuple):
@@ -71,7 +57,16 @@ class File(NamedTuple):
     ending: str
 
     def __str__(self) -> str:
-        return self.name
+        return repr(self.name)
+
+    def refuse(self, what: str) -> NoReturn:
+        """Raise ValueError: its name, and what is wrong with it."""
+        msg = f"{self}{what}"
+        raise ValueError(msg)
+
+    def warn(self, what: str) -> None:
+        """Warn of it: its name, and what was noticed."""
+        warnings.warn(f"{self}{what}", UserWarning, stacklevel=3)
 
     @property
     def separator(self) -> str:
@@ -82,17 +77,15 @@ class File(NamedTuple):
         packed = self.ending.endswith(".gz")
         return cast(IO[bytes], gzip.open(self.path)) if packed else self.path.open("rb")
 
-    @contextmanager
-    def text(self) -> Generator[io.TextIOWrapper]:
+    def text(self) -> io.TextIOWrapper:
         """Open it for reading as text."""
-        with self.open() as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-            yield text
+        return io.TextIOWrapper(self.open(), "utf-8-sig", newline="")
 
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the cells of each row that is not blank, and the number of its last line."""
+    def rows(self, skip: int = 0) -> Iterator[tuple[int, list[str]]]:
+        """Yield after some lines each row that is not blank, and the number of its last line."""
         with self.text() as file:
             reader = csv.reader(file, delimiter=self.separator)
-            yield from ((reader.line_num, row) for row in reader if row)
+            yield from ((reader.line_num, row) for row in reader if row and reader.line_num > skip)
 
 
 def no_target(source: str, target: str | None) -> None:

@@ -33,13 +33,19 @@ _FORMAT = "xplinear"
 _VERSION = "1"
 _T = TypeVar("_T")
 _CERTIFIED = "objective", "lower_bound", "residual"
-_OBJECTS = {cls.__name__: cls for cls in (*LOSSES.values(), *PENALTIES.values(), *SOLVERS.values())}
+
+
+def _objects() -> dict[str, type[Any]]:
+    """Return the classes that a file may name: what is registered, by now."""
+    kinds = *LOSSES.values(), *PENALTIES.values(), *SOLVERS.values()
+    return {kind.__name__: kind for kind in kinds}
 
 
 def _describe(name: str, value: Any) -> Any:
     """Return a parameter as JSON can hold it."""
-    if type(value).__name__ in _OBJECTS and is_dataclass(value):
-        return {"type": type(value).__name__, "fields": asdict(value)}  # pyright: ignore[reportArgumentType]
+    kind = type(value)
+    if _objects().get(kind.__name__) is kind and is_dataclass(kind):
+        return {"type": kind.__name__, "fields": asdict(value)}
     if name == "dtype":
         return (DTYPE | NONE)(name, value)
     value = plain(value)
@@ -62,7 +68,7 @@ def _restore(value: Any) -> Any:
     if isinstance(value, dict):
         if value["type"] == "dict":
             return dict(value["items"])
-        return _OBJECTS[value["type"]](**value["fields"])
+        return _objects()[value["type"]](**value["fields"])
     return value
 
 

@@ -155,8 +155,8 @@ def to_sklearn(
 
     See `LinearClassifier.to_sklearn`.
     """
-    names = {kind.__name__: name for name, kind in LOSSES.items()}
-    name = loss if isinstance(loss, str) else names.get(type(loss).__name__)
+    names = {kind: name for name, kind in LOSSES.items()}
+    name = loss if isinstance(loss, str) else names.get(type(loss))
     if name not in _COUNTERPARTS:
         msg = f"loss={loss!r} has no counterpart in scikit-learn; keep the LinearClassifier"
         raise ValueError(msg)

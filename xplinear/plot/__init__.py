@@ -7,10 +7,13 @@ for colour-blind readers; line styles, markers and brightness keep them apart in
 
 from __future__ import annotations
 
+from xplinear.plot.curves import (
+    CoefficientPathDisplay,
+    LossCurveDisplay,
+    ValidationCurveDisplay,
+)
 from xplinear.plot.drawing import pyplot
-from xplinear.plot.fits import LossCurveDisplay
 from xplinear.plot.measured import GradientCheckDisplay, ThroughputDisplay
-from xplinear.plot.strengths import CoefficientPathDisplay, ValidationCurveDisplay
 from xplinear.plot.templates import ClassTemplatesDisplay
 
 __all__ = [

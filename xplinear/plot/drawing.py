@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import backend_of
-from xplinear.estimator.classifier import LinearClassifier
+from xplinear.estimator.classifier import LinearClassifier, problem_of
 from xplinear.model_selection.cross_validation import LinearClassifierCV
 from xplinear.namespace import HostArray
 
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.ticker import MaxNLocator
 
 __all__ = [
-    "ABOVE",
     "BLUE",
     "COLOURS",
     "GREEN",
     "LINES",
-    "OVER_LEGEND",
     "VERMILION",
     "Axes",
     "Figure",
@@ -35,23 +33,19 @@ __all__ = [
     "check_names",
     "fitted",
     "host",
-    "problem_of",
     "pyplot",
     "set_title",
     "ticks",
+    "title_of",
 ]
 
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 COLOURS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00")  # of Okabe and Ito
-
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 _SIZE = (6.4, 4.0)  # inches
-
-ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False}
-
-OVER_LEGEND = 24.0  # points
+_OVER_LEGEND = 24.0  # points
 
 
 def pyplot() -> Any:
@@ -110,27 +104,25 @@ def check_names(name: str, names: Sequence[str], count: int, what: str) -> None:
         raise ValueError(msg)
 
 
-def problem_of(clf: LinearClassifier | LinearClassifierCV, data: str) -> str:
+def title_of(clf: LinearClassifier | LinearClassifierCV, data: str) -> str:
     """Return what was minimized, on what and how, as a title."""
     one = isinstance(clf, LinearClassifier) and hasattr(clf, "alpha_")  # not a path of many
-    alpha = f"{clf.alpha_:.3g}" if one else "α"
-    loss, penalty = (
-        part if isinstance(part, str) else type(part).__name__
-        for part in (clf.loss, "none" if clf.penalty is None else clf.penalty)
-    )
-    problem = f"{loss}, no penalty" if penalty == "none" else f"{loss} + {alpha} · {penalty}"
+    problem = problem_of(clf, f"{clf.alpha_:.3g}" if one else "α")
     # Weights that were given have no solver, and early files do not say.
     solver = getattr(clf, "solver_", "")
     return f"{data}{': ' * bool(data)}{problem}{', ' * bool(solver)}{solver}"
 
 
-def set_title(ax: Axes, title: str, pad: float | None = None) -> None:
-    """Write a title, which may have _ or $, ``pad`` points over the axes."""
-    if not title:
-        return
-    inches = ax.bbox.width / ax.figure.dpi
-    text = textwrap.fill(title, max(16, int(13 * inches)))
-    ax.set_title(text, fontsize="medium", parse_math=False, pad=pad)
+def set_title(ax: Axes, title: str, lines: Sequence[Any] = (), *, ncols: int = 3) -> None:
+    """Write a title, which may have _ or $, and beneath it the legend of some lines."""
+    if lines:
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)}
+        ax.legend(handles=lines, ncols=ncols, frameon=False, **place)
+    if title:
+        inches = ax.bbox.width / ax.figure.dpi
+        text = textwrap.fill(title, max(16, int(13 * inches)))
+        pad = _OVER_LEGEND if lines else None
+        ax.set_title(text, fontsize="medium", parse_math=False, pad=pad)
 
 
 def host(x: Any) -> HostArray:

@@ -95,8 +95,8 @@ class GradientCheckDisplay:
         ax.set_yticks(place, list(self.checks), parse_math=False)
         ax.set_ylim(len(checks) - 0.4, -0.6)
         ax.grid(alpha=0.3)
-        ax.legend(ncols=3, **drawing.ABOVE)
-        drawing.set_title(ax, "gradients against numerical differences", drawing.OVER_LEGEND)
+        lines, _ = ax.get_legend_handles_labels()
+        drawing.set_title(ax, "gradients against numerical differences", lines)
         return self
 
 

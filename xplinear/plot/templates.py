@@ -83,7 +83,7 @@ class ClassTemplatesDisplay:
         classes = best.classes_
         names = [str(name) for name in (classes if display_labels is None else display_labels)]
         names = names[-len(coef) :] if len(names) == len(classes) else names
-        return cls(coef, image_shape, names, drawing.problem_of(best, data)).plot(ax)
+        return cls(coef, image_shape, names, drawing.title_of(best, data)).plot(ax)
 
     def plot(self, ax: drawing.Axes | None = None) -> Self:
         """Draw, in ``ax`` or in a new figure.

@@ -41,6 +41,7 @@ class Solver(Protocol):
     ==================================  ========================================================
     ``refuses(loss, penalty)``          Why it cannot do these, and what can; None where it can.
     ``exact = False``                   It does not go to the optimum: no certificate is made.
+    ``unit = "iteration"``              What its steps are counted as.
     ``state_type``                      Of its states: those of another solver are refused.
     ``needs_alpha = True``              It wants a penalty: by name, it is refused α = 0.
     ``pays(objective, models)``         Whether "auto" may choose it for so many models at once.
@@ -80,6 +81,7 @@ class Solver(Protocol):
 _DEFAULTS: dict[str, Any] = {
     "refuses": lambda loss, penalty: None,
     "exact": True,
+    "unit": "iteration",
     "needs_alpha": False,
     "pays": lambda objective, models: True,
 } | dict.fromkeys(

@@ -204,6 +204,7 @@ class SGD:
 
     state_type = SGDState
     exact = False
+    unit = "epoch"
 
     def __post_init__(self) -> None:
         rate = number("(0, inf)")
