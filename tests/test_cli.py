@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -617,3 +618,10 @@ def test_help():
     ):
         assert command in run("--help")
         assert "Usage" in run(command, "--help")
+
+
+def test_json_has_null_for_what_is_no_number(capsys):
+    record = {"a": np.asarray([1.0, np.nan]), 2: (np.float32(0.5), np.inf, None, Path("x"), True)}
+    cli.terminal.show(record, [], as_json=True)
+    expected = {"a": [1.0, None], "2": [0.5, None, None, "x", True]}
+    assert json.loads(capsys.readouterr().out) == expected
