@@ -53,8 +53,8 @@ from xplinear.bench import (
 )
 from xplinear.data import ArrayData
 from xplinear.minimize import Progress
+from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.scoring import SCORINGS
-from xplinear.model_selection.sweep import automatic_alphas
 from xplinear.namespace import Array
 
 Rows = list[dict[str, Any]]

@@ -25,6 +25,7 @@ from benchmarks.report import report
 from xplinear.data import ArrayData
 from xplinear.formats.fitted import linear_coefficients
 from xplinear.minimize import Progress
+from xplinear.model_selection.folds import Folds
 from xplinear.model_selection.sweep import Grid, Stack, stacks
 
 CS = np.logspace(-6, 5, 45)
@@ -70,7 +71,7 @@ def on_all_rows(
     """Solve all strengths, from strong to weak, without folds."""
     asarray, n = F.data.backend.asarray, F.data.n
     all_rows, nothing = asarray(np.ones((n, 1), np.float32)), asarray(np.zeros((n, 0), np.float32))
-    grid = Grid(alphas, [None], all_rows, nothing, [], np.zeros(n))
+    grid = Grid(alphas, [None], Folds(all_rows, nothing, [], np.zeros((0, F.k), bool)))
     return stacks(F, xl.solvers.LBFGS(tol=tol), grid, callback)
 
 

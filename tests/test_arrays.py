@@ -17,7 +17,8 @@ import pytest
 
 import xplinear as xl
 from xplinear.backends import backend_of, chosen_backend, get_backend
-from xplinear.estimator.validation import computation_dtype, labels_on
+from xplinear.estimator.labels import labels_on
+from xplinear.estimator.validation import computation_dtype
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((60, 3))

@@ -31,7 +31,7 @@ from xplinear.certificate import certify
 from xplinear.data import ArrayData
 from xplinear.losses import LOSSES, SoftmaxLoss
 from xplinear.minimize import minimize
-from xplinear.model_selection.sweep import automatic_alphas
+from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.objective import Objective, Params
 from xplinear.penalties import PENALTIES, L2Penalty
 from xplinear.solvers import LBFGS, SGD, SOLVERS, Smoothing

@@ -115,6 +115,24 @@ def test_the_dtype_is_that_of_the_rows_on_the_device(backend):
     assert data.dtype == backend.xp.float32
 
 
+@pytest.mark.parametrize("cls", [ArrayData, StreamedData])
+def test_rows_and_labels_belong_together(numpy_backend, cls):
+    own = numpy_backend.backend
+    for n in (N - 1, N + 1):
+        with pytest.raises(ValueError, match=r"one class code per row of X, shape \(700,\)"):
+            cls(X, np.resize(Y, n), backend=own)
+        with pytest.raises(ValueError, match=r"s must have the shape \(700, 1\)"):
+            cls(X, Y, np.ones((n, 1)), backend=own)
+    with pytest.raises(ValueError, match="y must be"):
+        cls(X, Y.astype(float), backend=own)
+    with pytest.raises(TypeError, match="X must be"):
+        cls(None, Y, backend=own)
+    with pytest.raises(TypeError, match="backend must be a Backend"):
+        cls(X, Y, backend=None)
+    with pytest.raises(ValueError, match="dtype must be"):
+        cls(X.astype(int), Y, backend=own)
+
+
 @pytest.mark.parametrize("batch_size", [64, 1000])
 def test_mini_batches_are_those_of_arrays(backend, batch_size):
     """Several batches to a piece, several pieces to an epoch, the incomplete batch last."""

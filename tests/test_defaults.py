@@ -250,7 +250,7 @@ def grid_of(X, y, penalty=None, count=20, weights=None):
     data = xl.data.ArrayData(X, y, weights, backend=xl.backends.get_backend("numpy"))
     penalty = penalty or xl.penalties.L2Penalty()
     F = xl.Objective(xl.losses.SoftmaxLoss(), penalty, np.ones(1), data, int(y.max()) + 1)
-    from xplinear.model_selection.sweep import automatic_alphas
+    from xplinear.model_selection.alphas import automatic_alphas
 
     return automatic_alphas(F, count)
 
@@ -269,6 +269,11 @@ class TestAutomaticGrid:
     def test_columns_that_tell_nothing_cost_nothing(self, case):
         plain = grid_of(*columns_of("as it is"))
         np.testing.assert_allclose(grid_of(*columns_of(case)), plain, rtol=1e-3)
+
+    @pytest.mark.parametrize("penalty", [xl.penalties.L1Penalty(), xl.penalties.L2Penalty()])
+    def test_labels_in_a_column(self, penalty):
+        X, y = columns_of("as it is")
+        np.testing.assert_allclose(grid_of(X, y[:, None], penalty), grid_of(X, y, penalty))
 
     @pytest.mark.parametrize("penalty", [xl.penalties.L1Penalty(), xl.penalties.L2Penalty()])
     def test_units(self, penalty):
@@ -303,7 +308,7 @@ class TestAutomaticGrid:
         X, y = columns_of("a huge one")
         kind = xl.penalties.PENALTIES[penalty]()
         F = backend.objective(xl.losses.SoftmaxLoss(), kind, X, y, alpha=[1.0], k=3)
-        from xplinear.model_selection.sweep import automatic_alphas
+        from xplinear.model_selection.alphas import automatic_alphas
 
         np.testing.assert_allclose(automatic_alphas(F), grid_of(X, y, kind), rtol=1e-4)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from xplinear.arguments import ArgumentError
+from xplinear.backends import backend_of
 from xplinear.losses import MulticlassHingeLoss, SoftmaxLoss, SquaredErrorLoss
 from xplinear.minimize import Interrupted, minimize
 from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty
@@ -127,6 +128,30 @@ def test_patience_goes_on(numpy_backend: Any, solver: Any) -> None:
         assert_same(numpy_backend, minimize(objective, solver, loop=half.loop, **score), whole)
 
 
+def test_the_best_so_far_is_so_by_the_measure_of_this_run(numpy_backend: Any) -> None:
+    objective, solver = stack(numpy_backend, SoftmaxLoss(), L2), LBFGS(tol=1e-6)
+
+    def press(progress: Any) -> None:
+        if progress.iteration == 6:
+            raise KeyboardInterrupt
+
+    def perfect(params: Any) -> Any:
+        return np.ones_like(params.b[:, 0])
+
+    half = minimize(objective, solver, callbacks=[after(3)], validation_score=perfect)
+    with pytest.raises(Interrupted) as got:
+        minimize(objective, solver, callbacks=[press], loop=half.loop)
+    with pytest.raises(Interrupted) as expected:
+        minimize(objective, solver, callbacks=[press])
+    for found, wanted in zip(got.value.result.params, expected.value.result.params, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    half = minimize(objective, solver, callbacks=[after(3)])
+    worse = minimize(
+        objective, solver, loop=half.loop, validation_score=lambda params: -99 * perfect(params)
+    )
+    assert (worse.n_iter, worse.reason) == (3 + 1 + 5, "early_stopping")
+
+
 def test_ctrl_c_anywhere_loses_nothing(numpy_backend: Any) -> None:
     objective, solver = stack(numpy_backend, SoftmaxLoss(), L2), LBFGS(tol=1e-6)
     whole = minimize(objective, solver)
@@ -143,6 +168,17 @@ def test_ctrl_c_anywhere_loses_nothing(numpy_backend: Any) -> None:
     assert loop.left
     assert len(loop.running) < len(ALPHAS)
     assert_same(numpy_backend, minimize(objective, solver, loop=loop), whole)
+
+
+def test_what_left_is_known_as_it_left_and_does_not_diverge_again(numpy_backend: Any) -> None:
+    loop = minimize(stack(numpy_backend, SoftmaxLoss(), L2), LBFGS(tol=1e-6)).loop
+    last = loop.last._replace(diverged=np.ones(len(ALPHAS)))
+    loop = loop._replace(history=[*loop.history[:-1], last])
+    seen = loop.observing(np.zeros((9, len(loop.running))), 1.0)
+    gone = np.concatenate([models for models, _ in loop.left])
+    assert gone.size
+    assert not seen.diverged.any()
+    np.testing.assert_array_equal(seen.loss[gone], last.loss[gone])
 
 
 def test_what_is_done_stays_done(numpy_backend: Any) -> None:
@@ -190,6 +226,7 @@ def test_what_cannot_go_on_says_why(numpy_backend: Any) -> None:
         stack(numpy_backend, SoftmaxLoss(), L2, alpha=ALPHAS[:6]),
         stack(numpy_backend, SquaredErrorLoss(), L2),
         replace(objective, fit_intercept=False),
+        stack(numpy_backend, SoftmaxLoss(), L2, dtype="float32"),
         numpy_backend.objective(SoftmaxLoss(), L2, X[:, :4], Y, alpha=ALPHAS),
         numpy_backend.objective(SoftmaxLoss(), L2, X[:90], Y[:90], alpha=ALPHAS),
     ):
@@ -201,3 +238,11 @@ def test_what_cannot_go_on_says_why(numpy_backend: Any) -> None:
     score = objective.data_loss
     refuses("models have left its stack", loop=result.loop, validation_score=score)
     refuses("loop must be the loop of a Result of minimize or None", loop=result)
+
+
+def test_it_goes_on_in_the_library_where_it_was(numpy_backend: Any) -> None:
+    strict = pytest.importorskip("array_api_strict")
+    loop = minimize(stack(numpy_backend, SoftmaxLoss(), L2), LBFGS(3)).loop
+    elsewhere = replace(numpy_backend, backend=backend_of(strict.asarray(0)))
+    with pytest.raises(ArgumentError, match=r"params of state: W must be .* array_api_strict"):
+        minimize(stack(elsewhere, SoftmaxLoss(), L2), LBFGS(6), loop=loop)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from xplinear import LinearClassifier
+from xplinear.arguments import ArgumentError
 from xplinear.backends import get_backend
 from xplinear.data import ArrayData, StreamedData
 from xplinear.duality import value_and_lower_bound
@@ -220,3 +221,28 @@ def test_the_column_of_wrong_codes_is_named(backend):
     y = CODES[3] + [0, 0, 2]
     with pytest.raises(ValueError, match="for class codes y up to 4 in column 2, got 3"):
         backend.objective(*what, y, alpha=[0.1] * 3)
+
+
+@pytest.mark.parametrize("targets", [[0, 2, -1], [3, 0, 1], [[0, 1, 2]], [0.0, 1.0, 2.0], [1]])
+def test_columns_that_there_are_not(backend, targets):
+    what = LOSSES["softmax"](), PENALTIES["l2"](), X
+    shape = "got 1" if targets == [1] else None
+    for chosen, name in (("targets", "y"), ("models", "s")):
+        with pytest.raises(ArgumentError, match=shape or f"{chosen} must "):
+            backend.objective(
+                *what, CODES[3], np.ones((N, 3)), alpha=[0.1] * 3, **{chosen: targets}
+            )
+        y, s = CODES[3][:, : 2 + (name == "s")], np.ones((N, 2 + (name == "y")))
+        with pytest.raises(ArgumentError, match=f"{name} must have one column .* 3, got 2"):
+            backend.objective(*what, y, s, alpha=[0.1] * 3)
+    with pytest.raises(ArgumentError, match="targets must choose a column of y for each model"):
+        backend.objective(*what, CODES[3][:, 0], alpha=[0.1] * 3, targets=[0, 0, 0])
+
+
+def test_streamed_labels_are_those_of_the_rows(backend):
+    y = backend.asarray(CODES[3])
+    for wrong in (y[:20, :], backend.asarray(CODES[3], "float64")):
+        with pytest.raises(ArgumentError, match="y must "):
+            StreamedData(X, wrong, backend=backend.backend)
+    with pytest.raises(ArgumentError, match="s must have the shape"):
+        StreamedData(X, y, backend.asarray(np.ones((20, 1))), backend=backend.backend)

@@ -26,7 +26,8 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedK
 
 import xplinear as xl
 from xplinear.backends import backend_of
-from xplinear.model_selection.sweep import automatic_alphas, stack_width
+from xplinear.model_selection.alphas import automatic_alphas
+from xplinear.model_selection.sweep import stack_width
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((150, 5))

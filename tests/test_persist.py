@@ -52,14 +52,24 @@ def test_objects_and_class_weights_round_trip(tmp_path):
     assert xl.load(tmp_path / "m.safetensors").get_params() == clf.get_params()
 
 
-def test_what_would_need_code_is_refused(tmp_path):
-    class OwnLoss(xl.losses.SoftmaxLoss):
-        pass
+class OwnLoss(xl.losses.SoftmaxLoss):
+    pass
 
+
+def test_what_would_need_code_is_refused(tmp_path):
+    of_the_same_name = type("SoftmaxLoss", (xl.losses.SoftmaxLoss,), {})
+    for loss in (OwnLoss(), of_the_same_name()):
+        clf = xl.LinearClassifier(loss).fit(X, Y)
+        with pytest.raises(TypeError, match=r"loss=.*not one of xplinear's own.*use pickle"):
+            clf.save(tmp_path / "m.safetensors")
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_is_registered_later_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setitem(xl.losses.LOSSES, "own", OwnLoss)
     clf = xl.LinearClassifier(OwnLoss()).fit(X, Y)
-    with pytest.raises(TypeError, match=r"loss=.*not one of xplinear's own objects.*use pickle"):
-        clf.save(tmp_path / "m.safetensors")
-    assert not list(tmp_path.iterdir())
+    clf.save(tmp_path / "m.safetensors")
+    assert type(xl.load(tmp_path / "m.safetensors").loss) is OwnLoss
 
 
 def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):

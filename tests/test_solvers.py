@@ -313,8 +313,8 @@ def test_learning_rates_are_counted(numpy_backend):
 def test_sgd_makes_epochs_by_updates_and_by_what_they_cost(numpy_backend, n, p, k, epochs):
     F = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=[0.1, 1.0])
     objective = SimpleNamespace(data=SimpleNamespace(n=n, p=p), loss=F.loss, k=k)
-    assert SGD()._affordable(objective) == epochs <= SGD().iterations(n)
-    assert SGD(max_iter=7)._affordable(objective) == 7
+    assert SGD().iterations_on(objective) == epochs <= SGD().iterations(n)
+    assert SGD(max_iter=7).iterations_on(objective) == 7
 
 
 def test_sgd_on_few_rows_of_many_features_ends_in_time_and_in_place(numpy_backend, monkeypatch):
@@ -322,8 +322,10 @@ def test_sgd_on_few_rows_of_many_features_ends_in_time_and_in_place(numpy_backen
     X, y = rng.standard_normal((50, 3000)), rng.integers(0, 3, 50)
     F = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, y, alpha=[1e-2])
     monkeypatch.setattr(sgd, "_OPERATIONS", 1e9)
-    result = minimize(F, SGD())
+    told = []
+    result = minimize(F, SGD(), callbacks=[lambda progress: told.append(progress.iterations)])
     assert (result.n_iter, result.reason) == (556, "finished")
+    assert set(told) == {556}
     optimum = F.value(minimize(F, LBFGS(tol=1e-8)).params)
     assert F.value(result.params) - optimum < 3e-3 * np.log(3)
 

@@ -13,7 +13,7 @@ import xplinear as xl
 from xplinear.backends import backend_of
 from xplinear.data import ArrayData, StreamedData
 from xplinear.data import streamed as streamed_module
-from xplinear.estimator.validation import check_weights
+from xplinear.estimator.labels import weights_of
 from xplinear.losses import SoftmaxLoss
 from xplinear.namespace import is_array
 from xplinear.penalties import L2Penalty
@@ -80,7 +80,7 @@ class TestRatios:
         same(fitted(rows, Y, weights), fitted(rows[:100], Y[:100]), rtol=0)
 
     def test_products_with_class_weights_stay_numbers(self):
-        weights = check_weights(np.full(200, 1e300), {0: 1e300, 1: 2e300}, Y, np.arange(3))
+        weights, _ = weights_of(np.full(200, 1e300), {0: 1e300, 1: 2e300}, Y, np.arange(3))
         np.testing.assert_allclose(np.unique(weights[Y < 2]), [0.5, 1.0])
         same(
             fitted(X, Y, 1e300 * WEIGHTS, class_weight={0: 1e308, 1: 1e308, 2: 2e307}),
@@ -340,3 +340,16 @@ def test_sgd_of_very_different_weights_comes_near_the_optimum():
     weights = inner.lognormal(0.0, 2.0, 5000)
     sgd, exact = (fitted(rows, labels, weights, solver=s) for s in ("sgd", "lbfgs"))
     assert sgd.objective_ < 1.03 * exact.objective_
+
+
+def test_a_callable_sees_the_rows_that_count():
+    weights = np.where(np.arange(len(Y)) % 5 == 0, 1e-320, 1.0)  # which no product can bear
+    seen = []
+
+    def scoring(y, Z):
+        assert len(y) == len(Z)
+        seen.append(len(y))
+        return float(np.mean(np.argmax(Z, axis=1) == y))
+
+    xl.LinearClassifierCV([0.1], cv=2, scoring=scoring, refit=False).fit(X, Y, weights)
+    assert sum(seen) == np.sum(weights == 1.0)

@@ -2,34 +2,31 @@
 
 Minimizes, for m ≥ 1 models at once,
 
-    F_j(W_j, b_j) = (1 / Σ_i s_ij) Σ_i s_ij ℓ(x_i W_j + b_j, y_i) + α_j Ω(W_j)
+    F_j(W_j, b_j) = (1 / Σ_i s_ij) Σ_i s_ij ℓ(x_i W_j + b_j, y_ij) + α_j Ω(W_j)
 
-and the package is that formula, read from the inside out:
+and the package is that formula, read from the ground up; every room knows those before it.
 
-=================  =============================================================
-losses             ℓ: scores and labels in, value and gradient out
-penalties          Ω: value, gradient, prox
-objective          F over blocks of rows
-gradients          numerical gradients and the gradient check
-duality            conjugates of both, and a proven lower bound of F
-solvers            gd, lbfgs, interior_point …: a configuration, a state, a step
-minimize           the only loop: stopping, history, callbacks, interrupts
-certificate        how far from the optimum a fit can be at most, and why it stopped
-standardize        standardized features, folded into the weights
-data               where rows come from, device or host: blocks and shuffled mini-batches
-backends           which array library, which device
-estimator          LinearClassifier, scikit-learn's conventions
-scoring, sweep     scores on the device; strengths and folds through one X
-model_selection    LinearClassifierCV
-parity             the same fit on every backend, compared
-bench, machine     how fast each backend is, beside what its device can do
-tables             tables of pandas, polars and pyarrow as X and y
-convert,           to and from scikit-learn, to ONNX
-onnx_export
-persist, plot,     files, pictures, data sets by name, tables with text, the command line
-datasets,
-preparation, cli
-=================  =============================================================
+===============  ===============================================================
+namespace        the array API standard: which library an array is of
+arguments        what an argument may be, and what is said of one that is not
+losses           ℓ: scores and labels in, value and gradient out
+penalties        Ω: value, gradient, prox
+backends         which array library, which device; how its rows move and its code compiles
+data             where rows x_i, labels y and weights s come from; the products with X
+objective        F over blocks of rows
+duality          a proven lower bound of F
+solvers          gd, lbfgs, interior_point …: a configuration, a state, a step; which one suits
+minimize         the only loop: stopping, history, callbacks, interrupts, going on
+checks           gradients, certificates, parity: what makes a result believable
+datasets         data sets by name, files of rows, tables with texts made ready
+formats          a fitted model as a value: its file, scikit-learn, ONNX
+estimator        settings, what they pose as a problem, LinearClassifier
+model_selection  strengths and folds through one X: LinearClassifierCV
+bench            how fast each backend is, beside what its device can do
+plot, cli        pictures, and the command line, a file for each command
+===============  ===============================================================
+
+``certificate``, ``gradients``, ``parity`` and ``persist`` are names of what stands in rooms.
 """
 
 from __future__ import annotations
@@ -47,6 +44,7 @@ from xplinear.minimize import minimize
 from xplinear.model_selection import LinearClassifierCV
 from xplinear.objective import Objective, Params
 from xplinear.persist import load
+from xplinear.version import VERSION
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -73,7 +71,7 @@ else:
         return sorted({*globals(), *_ON_DEMAND})
 
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until a program asks
 

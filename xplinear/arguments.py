@@ -11,9 +11,11 @@ import inspect
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,7 @@ __all__ = [
     "sequence",
     "settle",
     "shown",
+    "warn",
     "weights_namespace",
 ]
 
@@ -336,6 +339,12 @@ CALLABLES = sequence(CALLABLE, "a sequence of callables, such as [f]", least=0)
 DTYPE = Check(("'float32'", "'float64'"), _dtype)
 
 
+@cache
+def _fields(kind: type[Any]) -> frozenset[str]:
+    """Return the names that the arguments of a class have."""
+    return frozenset(inspect.signature(kind).parameters)
+
+
 def configured(kind: type[Any], settings: Mapping[str, Any]) -> Any:
     """Return an object of a class, made with those of some settings that it has fields for.
 
@@ -345,15 +354,23 @@ def configured(kind: type[Any], settings: Mapping[str, Any]) -> Any:
     own = getattr(kind, "configured", None)
     if own is not None:
         return own(settings)
-    fields = inspect.signature(kind).parameters
-    given = {name: value for name, value in settings.items() if value is not None}
-    return kind(**{name: value for name, value in given.items() if name in fields})
+    fields = _fields(kind)
+    given = {name: a for name, a in settings.items() if a is not None and name in fields}
+    return kind(**given)
 
 
 def settle(config: Any, **checks: Check) -> None:
     """Check the fields of a frozen dataclass while it is made; it keeps the plain values."""
     for name, check in checks.items():
         object.__setattr__(config, name, check(name, getattr(config, name)))
+
+
+def warn(message: str, kind: type[Warning] = UserWarning) -> None:
+    """Warn at the line that called this package, however deep in it this is."""
+    frame, level = inspect.currentframe(), 1
+    while frame and re.match(r"xplinear\b", frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, kind, stacklevel=level)
 
 
 @contextmanager
@@ -397,13 +414,16 @@ def check_array(
     return xp
 
 
-def check_rows(X: Any, y: Any, s: Any) -> None:
-    """Raise ArgumentError unless rows, class codes and weights, if any, belong together."""
+def check_rows(X: Any, y: Any, s: Any, n: int | None = None) -> None:
+    """Raise ArgumentError unless rows, class codes and weights, if any, belong together.
+
+    ``n`` is the number of rows where X holds only some of them.
+    """
     check_array("X", X, kind=_REAL)
     if len(X.shape) != 2 or 0 in X.shape:
         msg = f"X must have the shape (n, p), neither 0; its shape is {tuple(X.shape)}"
         raise ArgumentError(msg)
-    n = X.shape[0]
+    n = X.shape[0] if n is None else n
     check_same_library("y", y, "X", X)
     check_array("y", y, kind="integral")
     if len(y.shape) not in (1, 2) or y.shape[0] != n or 0 in y.shape:

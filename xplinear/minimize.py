@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,25 +27,15 @@ from xplinear.arguments import (
     instance,
     integer,
     number,
+    warn,
 )
 from xplinear.backends.base import Backend, undisturbed
-from xplinear.namespace import Array
+from xplinear.namespace import Array, HostArray, name_of
 from xplinear.objective import OBJECTIVE, Objective, Params
-from xplinear.solvers.protocol import (
-    SOLVER,
-    SOLVER_OF_STACKS,
-    STATE,
-    Solver,
-    State,
-    check_suits,
-    declared,
-    select,
-    take_models,
-)
+from xplinear.solvers import Solver, State, protocol
 
 __all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
-HostArray = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 
 _QUICK = 1e7  # products in a pass, of rows, features, models and classes
@@ -181,7 +170,7 @@ class Loop(NamedTuple):
         better, best = merit > self.best_score + (least or 0.0), self.best
         if better.any():
             keep = stack.data.backend.asarray(better[self.running])
-            best = select(keep, state.params, best, xp=stack.xp)
+            best = protocol.select(keep, state.params, best, xp=stack.xp)
         self.history.append(observed)
         return self._replace(
             iteration=self.iteration + 1,
@@ -190,6 +179,11 @@ class Loop(NamedTuple):
             best_score=np.where(better, merit, self.best_score),
             waited=np.where(better, 0, self.waited + 1),
         )
+
+    def judged_anew(self) -> Loop:
+        """Return the loop without a best so far: it was so by another measure."""
+        nothing = np.full_like(self.best_score, -np.inf), np.zeros_like(self.waited)
+        return self._replace(best=self.state.params, best_score=nothing[0], waited=nothing[1])
 
     def reason(self, patience: int | None) -> str | None:
         """Return why to stop here, None where there is no reason."""
@@ -207,7 +201,7 @@ class Loop(NamedTuple):
         order = objective.data.backend.asarray(np.argsort(np.concatenate(models)))
         W = xp.concat([part.W for part in parts], axis=1)
         b = xp.concat([part.b for part in parts], axis=0)
-        return take_models(Params(W, b), order, xp=xp)
+        return protocol.take_models(Params(W, b), order, xp=xp)
 
 
 Callbacks: TypeAlias = Sequence[Callable[[Progress], bool | None]]
@@ -252,7 +246,7 @@ class Result:
     converged: np.ndarray[Any, np.dtype[np.bool_]]
     residual: HostArray
     lower_bound: HostArray
-    history: dict[str, np.ndarray[Any, Any]]
+    history: dict[str, HostArray]
     reason: str
     reasons: tuple[str, ...]
     loop: Loop
@@ -326,7 +320,8 @@ def minimize(
         A state of this solver, of all models, to go on from instead of ``params``.
     loop : Loop, optional
         ``result.loop`` of an earlier run of this problem, to go on from as if it had not ended:
-        ``max_iter`` is that of the whole, and so are history and patience.
+        ``max_iter`` is that of the whole, and so are history and patience; models that converged
+        stay as they are, whatever ``tol`` is now.
     validation_score : callable, optional
         Score ``(m,)`` of parameters, larger is better, on the device. With it, a model stops
         after ``patience`` iterations without an improvement of ``min_improvement``, and its
@@ -381,15 +376,15 @@ def minimize(
     backend, start = objective.data.backend, time.perf_counter()
     callbacks = _logged(subject, objective, solver, callbacks)
     least, limit = (None, None) if validation_score is None else (min_improvement, patience)
-    reason, interrupt = None, None
-    if loop is None:
-        loop = _first_loop(subject, objective, solver, params, state)
-    else:
-        loop = loop._replace(history=loop.history[: loop.iteration])  # this run's own
-        reason = loop.reason(limit)
+    loop = _first_loop(subject, objective, solver, params, state, loop)
+    if loop.iteration and np.isnan(loop.last.validation_score).all() == (limit is not None):
+        loop = loop.judged_anew()
     start -= loop.last.seconds
+    reason, interrupt = loop.reason(limit) if loop.iteration else None, None
     stack = objective.take(backend.asarray(loop.running)) if loop.left else objective
-    iterations = solver.iterations(objective.data.n)
+    stack.check_params(loop.state.params, "the params of state")
+    counted = protocol.declared(solver, "iterations_on")
+    iterations = counted(objective) if counted else solver.iterations(objective.data.n)
     try:
         for iteration in range(loop.iteration + 1, iterations + 1):
             if reason is not None:
@@ -410,12 +405,8 @@ def minimize(
         reason, interrupt = "interrupted", error
     best = limit is not None or interrupt is not None
     result = _result(objective, loop, reason or "max_iter", best=best)
-    _LOG.info(
-        "%s after %d iterations, %.2f s",
-        " or ".join(dict.fromkeys(result.reasons)),
-        result.n_iter,
-        time.perf_counter() - start,
-    )
+    reasons, seconds = " or ".join(dict.fromkeys(result.reasons)), time.perf_counter() - start
+    _LOG.info("%s after %d iterations, %.2f s", reasons, result.n_iter, seconds)
     if interrupt is not None:
         raise Interrupted(result) from interrupt
     return result
@@ -424,7 +415,7 @@ def minimize(
 def _subject(objective: Objective) -> str:
     """Return what is minimized, for the log, and to know it again."""
     data, loss, penalty = objective.data, objective.loss, objective.penalty
-    shape = f"n={data.n}, p={data.p}, k={objective.k}, {objective.m} models"
+    shape = f"{name_of(data.dtype)}, n={data.n}, p={data.p}, k={objective.k}, {objective.m} models"
     intercept = "" if objective.fit_intercept else ", intercepts as given"
     return f"{loss!r} + alpha {penalty!r}: {shape}{intercept}"
 
@@ -440,8 +431,8 @@ def _check_start(
 ) -> None:
     """Raise ArgumentError where what is to be minimized, how, and from where, do not agree."""
     (CALLABLE | NONE)("validation_score", validation_score)
-    (SOLVER if objective.m == 1 else SOLVER_OF_STACKS)("solver", solver)
-    check_suits(solver, objective)
+    (protocol.SOLVER if objective.m == 1 else protocol.SOLVER_OF_STACKS)("solver", solver)
+    protocol.check_suits(solver, objective)
     (LOOP | NONE)("loop", loop)
     if loop is not None:
         if params is not None or state is not None:
@@ -454,29 +445,35 @@ def _check_start(
             msg = "loop cannot go on with validation_score: models have left its stack"
             raise ArgumentError(msg)
     elif state is not None:
-        m = STATE("state", state).report.loss.shape[0]
+        m = protocol.STATE("state", state).report.loss.shape[0]
         if m < objective.m:
             msg = f"state is of {m} of {objective.m} models, the others left: give loop instead"
             raise ArgumentError(msg)
-        objective.check_params(state.params, "the params of state")
     elif params is not None:
         objective.check_params(params)
         check_finite("params: W", params.W)
         check_finite("params: b", params.b)
-    kind, state = declared(solver, "state_type"), loop.state if loop else state
+    kind, state = protocol.declared(solver, "state_type"), loop.state if loop else state
     if kind is not None and state is not None:
         instance(kind, f"a {kind.__name__}, of this solver")("state", state)
 
 
 def _first_loop(
-    subject: str, objective: Objective, solver: Solver, params: Params | None, state: State | None
+    subject: str,
+    objective: Objective,
+    solver: Solver,
+    params: Params | None,
+    state: State | None,
+    loop: Loop | None,
 ) -> Loop:
-    """Return what there is before the first iteration."""
+    """Return what there is before the first iteration of a run."""
+    if loop is not None:
+        return loop._replace(history=loop.history[: loop.iteration])  # this run's own
     m = objective.m
     if state is None:
         with objective.data.backend.products(0.0):  # blocks, and most of what solvers multiply
             state = solver.init(objective, objective.zeros() if params is None else params)
-        STATE("state", state)
+        protocol.STATE("state", state)
     nothing = np.full(m, -np.inf), np.zeros(m, dtype=np.intp)
     return Loop(subject, 0, state, np.arange(m), (), state.params, *nothing, [])
 
@@ -517,12 +514,12 @@ def _released(loop: Loop, stack: Objective, solver: Solver) -> tuple[Loop, Objec
         return loop, stack
     staying = np.setdiff1d(np.arange(m), done)
     gone, kept = asarray(done), asarray(staying)
-    left = loop.running[done], take_models(loop.state.params, gone, xp=xp)
+    left = loop.running[done], protocol.take_models(loop.state.params, gone, xp=xp)
     loop = loop._replace(
         state=solver.take(loop.state, kept, xp=xp),
         running=loop.running[staying],
         left=(*loop.left, left),
-        best=take_models(loop.best, kept, xp=xp),
+        best=protocol.take_models(loop.best, kept, xp=xp),
     )
     return loop, stack.take(kept)
 
@@ -574,9 +571,8 @@ def _logged(subject: str, objective: Objective, solver: Solver, callbacks: Callb
 def _warn_of_divergence(iteration: int, observed: Observed) -> None:
     diverged = observed.diverged
     if diverged.any():
-        warnings.warn(
+        warn(
             f"iteration {iteration} diverged for {int(diverged.sum())} of {len(diverged)} models; "
             f"undone, step size now {observed.step_size.min():.3g}",
             RuntimeWarning,
-            stacklevel=4,
         )

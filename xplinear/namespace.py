@@ -15,6 +15,7 @@ __all__ = ["Array", "Namespace", "accumulator", "array_namespace", "device", "is
 # The standard defines no static types for arrays or namespaces.
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
+HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 device = array_api_compat.device
 is_array = array_api_compat.is_array_api_obj

@@ -1,23 +1,26 @@
 """Which array library, which device: select, detect, move, compile.
 
 Priority: explicit argument > `use_backend` > ``XPLINEAR_BACKEND`` > the input's own library.
-A new backend is one file with ``select``, ``follow`` and ``describe``, plus one line in
-``BACKENDS``; the library it wraps is imported there and nowhere else.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from contextvars import ContextVar
 from threading import current_thread, main_thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from xplinear.arguments import TEXT, instance
-from xplinear.backends.base import Backend, BackendError, host_reads
+from xplinear.backends.base import (
+    BACKENDS,
+    Backend,
+    BackendError,
+    backend_of,
+    get_backend,
+    host_reads,
+    module_of,
+)
 from xplinear.backends.precision import PRECISIONS, matmul_precision
-from xplinear.namespace import is_array
 
 __all__ = [
     "BACKENDS",
@@ -35,19 +38,6 @@ __all__ = [
 ]
 
 
-class _Entry(NamedTuple):
-    roots: tuple[str, ...]  # top-level modules whose arrays belong to the backend
-    install: str
-
-
-BACKENDS: dict[str, _Entry] = {
-    "numpy": _Entry(("numpy",), "pip install numpy"),
-    "cupy": _Entry(("cupy",), "pip install 'xplinear[cuda13]' (or [cuda12])"),
-    "torch": _Entry(("torch",), "pip install 'xplinear[torch]'"),
-    "jax": _Entry(("jax", "jaxlib"), "pip install 'xplinear[jax]'"),
-    "array_api_strict": _Entry(("array_api_strict",), "pip install array-api-strict"),
-}
-
 _choices: ContextVar[tuple[use_backend, ...]] = ContextVar("xplinear_backend", default=())
 _of_main: list[use_backend] = []  # the choices of the main thread, for threads that make none
 
@@ -60,58 +50,6 @@ class BackendStatus(NamedTuple):
     version: str
     devices: tuple[str, ...]
     reason: str
-
-
-_BACKEND = TEXT | instance(Backend, "a Backend")
-
-
-def _module(name: str) -> Any:
-    library = name.partition(":")[0]
-    if library not in BACKENDS or name.endswith(":"):
-        msg = f"unknown backend {name!r}; choose from auto, {', '.join(BACKENDS)}"
-        raise ValueError(msg)
-    try:
-        return importlib.import_module(f"xplinear.backends.{library}")
-    except ImportError as error:
-        msg = f"backend {name!r} cannot be used: {error}. {BACKENDS[library].install}"
-        raise BackendError(msg) from error
-
-
-def get_backend(name: str | Backend = "auto") -> Backend:
-    """Return a backend by name, ready to use.
-
-    Parameters
-    ----------
-    name : str or Backend
-        ``auto``, ``numpy``, ``cupy``, ``cupy:1``, ``torch``, ``torch:cuda:0``, ``jax``,
-        ``jax:cpu``, ``array_api_strict``. ``auto`` is a CUDA device where one works, else NumPy.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-    BackendError
-        If the backend cannot be used: not installed, no driver, no such device.
-
-    Examples
-    --------
-    >>> get_backend("numpy").name
-    'numpy'
-    """
-    _BACKEND("backend", name)
-    if isinstance(name, Backend):
-        return name
-    if name == "auto":
-        try:
-            return get_backend("cupy")
-        except BackendError:
-            return get_backend("numpy")
-    module = _module(name)
-    try:
-        return module.select(name.partition(":")[2])
-    except BackendError as error:
-        msg = f"backend {name!r} cannot be used: {error}"
-        raise BackendError(msg) from error
 
 
 def _forget(choices: Sequence[use_backend]) -> None:
@@ -192,22 +130,6 @@ def chosen_backend(explicit: str | Backend | None) -> Backend | None:
         raise type(error)(msg) from error
 
 
-def backend_of(x: Any) -> Backend:
-    """Return the backend an array lives on; anything that is no array lives on NumPy.
-
-    Examples
-    --------
-    >>> backend_of([[1.0, 2.0]]).name
-    'numpy'
-    """
-    if is_array(x):
-        roots = {kind.__module__.partition(".")[0] for kind in type(x).__mro__}
-        for name, entry in BACKENDS.items():
-            if not roots.isdisjoint(entry.roots):
-                return _module(name).follow(x)
-    return get_backend("numpy")
-
-
 def available_backends() -> list[BackendStatus]:
     """Return the state of every known backend: version and devices, or why it cannot be used.
 
@@ -219,7 +141,7 @@ def available_backends() -> list[BackendStatus]:
     rows: list[BackendStatus] = []
     for name in BACKENDS:
         try:
-            version, devices = _module(name).describe()
+            version, devices = module_of(name).describe()
             get_backend(name)
             rows.append(BackendStatus(name, True, version, tuple(devices), ""))
         except BackendError as error:

@@ -7,8 +7,8 @@ from typing import Any
 import array_api_strict as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError
-from xplinear.backends.transfer import native
+from xplinear.backends.base import Backend, BackendError, native
+from xplinear.namespace import HostArray
 
 __all__ = ["describe", "follow", "select"]
 
@@ -30,20 +30,14 @@ def _on(device: Any) -> Backend:
             raise TypeError(msg) from error
 
     name = "array_api_strict" if device == _CPU else f"array_api_strict:{_name(device)}"
-    return Backend(
-        name=name,
-        xp=xp,
-        device=device,
-        move=move,
-        fetch=_fetch,
-    )
+    return Backend(name=name, xp=xp, device=device, move=move, fetch=_fetch)
 
 
 def _name(device: Any) -> str:
     return str(device).split("'")[1]  # its only public form is the repr
 
 
-def _fetch(x: Any) -> np.ndarray[Any, Any]:
+def _fetch(x: Any) -> HostArray:
     """Return a NumPy array; other devices than the CPU refuse a direct conversion."""
     return np.asarray(x if x.device == _CPU else x.to_device(_CPU))
 

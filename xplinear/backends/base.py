@@ -1,31 +1,42 @@
-"""What a backend is: an array library on one device, as plain functions in a frozen value."""
+"""What a backend is, an array library on one device as plain functions, and which there are.
+
+A new backend is one file with ``select``, ``follow`` and ``describe``, plus one line in
+``BACKENDS``; the library it wraps is imported there and nowhere else.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 
+from xplinear.arguments import TEXT, instance
 from xplinear.backends.epoch import Epoch, fold_in_python
-from xplinear.backends.transfer import HostArray, Rows, read_ahead
+from xplinear.backends.transfer import RowIndices, read_ahead
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace, name_of, widest
+from xplinear.namespace import Array, HostArray, Namespace, is_array, name_of, widest
 
 __all__ = [
+    "BACKENDS",
     "GPU_COLUMNS",
     "AcceleratedLoss",
     "Backend",
     "BackendError",
+    "backend_of",
+    "fetched",
     "free_host_memory",
+    "get_backend",
     "host_reads",
     "is_memory_error",
+    "module_of",
+    "native",
     "undisturbed",
 ]
 
@@ -67,6 +78,20 @@ def is_memory_error(error: BaseException, said: Sequence[str] = ()) -> bool:
     """
     spoke = isinstance(error, RuntimeError) and any(words in str(error) for words in said)
     return spoke or isinstance(error, MemoryError)
+
+
+class _Entry(NamedTuple):
+    roots: tuple[str, ...]  # top-level modules whose arrays belong to the backend
+    install: str
+
+
+BACKENDS: dict[str, _Entry] = {
+    "numpy": _Entry(("numpy",), "pip install numpy"),
+    "cupy": _Entry(("cupy",), "pip install 'xplinear[cuda13]' (or [cuda12])"),
+    "torch": _Entry(("torch",), "pip install 'xplinear[torch]'"),
+    "jax": _Entry(("jax", "jaxlib"), "pip install 'xplinear[jax]'"),
+    "array_api_strict": _Entry(("array_api_strict",), "pip install array-api-strict"),
+}
 
 
 @dataclass(frozen=True)
@@ -171,7 +196,7 @@ class Backend:
     xp: Namespace
     device: Any
     move: Callable[[Any], Array]
-    fetch: Callable[[Array], np.ndarray[Any, Any]]
+    fetch: Callable[[Array], HostArray]
     fold: Callable[[Epoch], Any] = fold_in_python
     refuses: Callable[[Array], str | None] = lambda x: None
     traced: Callable[[Array], bool] = lambda x: False
@@ -183,7 +208,7 @@ class Backend:
     block_bytes: int = 16 * 2**20
     free_columns: int = 1
     free_memory: Callable[[], int] = free_host_memory
-    upload: Callable[[HostArray, Sequence[Rows]], Generator[Any]] = read_ahead
+    upload: Callable[[HostArray, Sequence[RowIndices]], Generator[Any]] = read_ahead
     out_of_memory: Callable[[BaseException], bool] = is_memory_error
     release_memory: Callable[[], None] = lambda: None
     synchronize: Callable[[], None] = lambda: None
@@ -192,9 +217,7 @@ class Backend:
     products: Callable[[float], AbstractContextManager[Any]] = nullcontext
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     tensor_cores: bool = False
-    kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(default_factory=dict)
     accelerates: bool = True
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -207,8 +230,6 @@ class Backend:
         It is converted where it is: the device may not hold what it was. Where the device has no
         float64, that becomes float32.
         """
-        from xplinear.backends import backend_of
-
         own = backend_of(x)
         if own.name != self.name:
             x = own.move(x)  # of a list, an array
@@ -223,7 +244,7 @@ class Backend:
         """Return the keywords every creation function is given: dtype and device."""
         return {"dtype": dtype, "device": self.device}
 
-    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+    def to_host(self, x: Array) -> HostArray:
         """Return ``x`` as a NumPy array: the one counted door to the host."""
         host_reads.count += 1
         return self.fetch(x)
@@ -251,7 +272,7 @@ class Backend:
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""
         plain = self.plain_fold or self.fold
-        return replace(self, kernels=MappingProxyType({}), fold=plain, accelerates=False)
+        return replace(self, kernels={}, fold=plain, accelerates=False)
 
     def accelerating(self, accelerate: bool) -> Backend:
         """Return this backend, but its reference if so chosen, here or by the environment."""
@@ -259,9 +280,93 @@ class Backend:
         return self.reference() if off else self
 
 
-def _unpickled(name: str, accelerates: bool) -> Backend:
-    from xplinear.backends import get_backend
+_BACKEND = TEXT | instance(Backend, "a Backend")
 
+
+def module_of(name: str) -> Any:
+    """Return the file of a backend by the backend's name."""
+    library = name.partition(":")[0]
+    if library not in BACKENDS or name.endswith(":"):
+        msg = f"unknown backend {name!r}; choose from auto, {', '.join(BACKENDS)}"
+        raise ValueError(msg)
+    try:
+        return importlib.import_module(f"xplinear.backends.{library}")
+    except ImportError as error:
+        msg = f"backend {name!r} cannot be used: {error}. {BACKENDS[library].install}"
+        raise BackendError(msg) from error
+
+
+def get_backend(name: str | Backend = "auto") -> Backend:
+    """Return a backend by name, ready to use.
+
+    Parameters
+    ----------
+    name : str or Backend
+        ``auto``, ``numpy``, ``cupy``, ``cupy:1``, ``torch``, ``torch:cuda:0``, ``jax``,
+        ``jax:cpu``, ``array_api_strict``. ``auto`` is a CUDA device where one works, else NumPy.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    BackendError
+        If the backend cannot be used: not installed, no driver, no such device.
+
+    Examples
+    --------
+    >>> get_backend("numpy").name
+    'numpy'
+    """
+    _BACKEND("backend", name)
+    if isinstance(name, Backend):
+        return name
+    if name == "auto":
+        try:
+            return get_backend("cupy")
+        except BackendError:
+            return get_backend("numpy")
+    module = module_of(name)
+    try:
+        return module.select(name.partition(":")[2])
+    except BackendError as error:
+        msg = f"backend {name!r} cannot be used: {error}"
+        raise BackendError(msg) from error
+
+
+def backend_of(x: Any) -> Backend:
+    """Return the backend an array lives on; anything that is no array lives on NumPy.
+
+    Examples
+    --------
+    >>> backend_of([[1.0, 2.0]]).name
+    'numpy'
+    """
+    if is_array(x):
+        roots = {kind.__module__.partition(".")[0] for kind in type(x).__mro__}
+        for name, entry in BACKENDS.items():
+            if not roots.isdisjoint(entry.roots):
+                return module_of(name).follow(x)
+    return get_backend("numpy")
+
+
+def fetched(x: Any) -> HostArray:
+    """Return an array of any library, or what NumPy can read, on the host."""
+    return x if isinstance(x, np.ndarray) else backend_of(x).fetch(x)
+
+
+def native(x: Any) -> HostArray:
+    """Return what `fetched` does, in the byte order of this machine: other libraries have no other.
+
+    Examples
+    --------
+    >>> native(np.asarray([1, 2], ">i4")).dtype == np.int32
+    True
+    """
+    array = fetched(x)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _unpickled(name: str, accelerates: bool) -> Backend:
     backend = get_backend(name)
     return backend if accelerates else backend.reference()
 

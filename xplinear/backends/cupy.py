@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import array_api_compat.cupy as xp
@@ -16,10 +15,10 @@ import numpy as np
 from cupy._core import _routines_linalg as linalg
 from cupy.cuda import cublas, driver
 
-from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory_error
+from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory_error, native
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
-from xplinear.backends.transfer import native, upload_ahead
+from xplinear.backends.transfer import upload_ahead
 from xplinear.losses import (
     AbsoluteErrorLoss,
     CrammerSingerLoss,
@@ -29,7 +28,7 @@ from xplinear.losses import (
     SquaredErrorLoss,
     SquaredHingeLoss,
 )
-from xplinear.namespace import Namespace
+from xplinear.namespace import HostArray, Namespace
 from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty
 
 __all__ = ["describe", "follow", "select"]
@@ -156,7 +155,7 @@ class _Packed(NamedTuple):
     models: cupy.ndarray | None
     targets: cupy.ndarray | None
     rows: cupy.ndarray
-    schedule: np.ndarray[Any, Any]
+    schedule: HostArray
     size: int
     centre: cupy.ndarray  # (1 or m, p)
     step: cupy.ndarray  # packed, as all that follow
@@ -370,9 +369,7 @@ def _on(index: int) -> Backend:
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
         release_memory=partial(_release_memory, index),
         synchronize=device.synchronize,
-        kernels=MappingProxyType(
-            {(loss, name): kernel for loss in _LOSSES for name, kernel in kernels.items()}
-        ),
+        kernels={(loss, name): kernel for loss in _LOSSES for name, kernel in kernels.items()},
     )
 
 
@@ -393,7 +390,7 @@ class _Copies:
         with cupy.cuda.Device(self._index):
             return self._compute.record(cupy.cuda.Event(disable_timing=True))
 
-    def pinned(self, slot: int) -> np.ndarray[Any, Any]:
+    def pinned(self, slot: int) -> HostArray:
         self._copied[slot].synchronize()
         return self._pinned[slot]
 

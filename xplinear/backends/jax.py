@@ -22,10 +22,11 @@ from xplinear.backends.base import (
     BackendError,
     free_host_memory,
     is_memory_error,
+    native,
 )
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.backends.precision import in_precision
-from xplinear.backends.transfer import native
+from xplinear.namespace import HostArray
 
 __all__ = ["describe", "follow", "select"]
 
@@ -135,7 +136,7 @@ def _out_of_memory(error: BaseException) -> bool:
     return is_memory_error(error) or (exhausted and isinstance(error, jax.errors.JaxRuntimeError))
 
 
-def _narrowed(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _narrowed(x: HostArray) -> HostArray:
     """Return integers that JAX would cut to 32 bits as floats, which are only rounded."""
     if x.dtype.kind not in "iu" or not x.size:
         return x

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import joblib
 from threadpoolctl import threadpool_info
 
-import xplinear
+from xplinear.version import VERSION
 
 __all__ = ["Machine", "libraries", "machine"]
 
@@ -55,7 +55,7 @@ def machine() -> Machine:
         "load": _load(),
         "os": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "xplinear": xplinear.__version__,
+        "xplinear": VERSION,
         "libraries": libraries(),
         "blas": ", ".join(
             f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads"

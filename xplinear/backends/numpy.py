@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
 from typing import Any, cast
 
 import array_api_compat.numpy as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError
+from xplinear.backends.base import Backend, BackendError, fetched
 from xplinear.backends.epoch import Epoch
 from xplinear.backends.threads import blas
-from xplinear.backends.transfer import fetched, read_rows
+from xplinear.backends.transfer import read_rows
 from xplinear.losses import SoftmaxLoss
-from xplinear.namespace import Namespace
+from xplinear.namespace import HostArray, Namespace
 
 __all__ = ["describe", "follow", "select"]
 
@@ -36,7 +35,7 @@ def _fold(epoch: Epoch) -> Any:
         for _ in range(1 + (n > per_piece))
     ]
 
-    def gather(start: int) -> list[np.ndarray[Any, Any] | None]:
+    def gather(start: int) -> list[HostArray | None]:
         index = order[start : start + per_piece]
         piece = pieces[start // per_piece % 2]
         return [
@@ -64,8 +63,8 @@ def _numbers(part: Any) -> int:
 
 
 def _softmax(
-    loss: SoftmaxLoss, Z: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, xp: Namespace
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    loss: SoftmaxLoss, Z: HostArray, y: HostArray, *, xp: Namespace
+) -> tuple[HostArray, HostArray]:
     """Softmax loss and gradient in one buffer, classes first: reductions then run over rows."""
     del loss, xp
     n, m, k = Z.shape
@@ -93,7 +92,7 @@ _BACKEND = Backend(
     fold=_fold,
     each=blas.each,
     products=blas.products,
-    kernels=MappingProxyType({(SoftmaxLoss, "value_and_grad"): _softmax}),
+    kernels={(SoftmaxLoss, "value_and_grad"): _softmax},
 )
 
 

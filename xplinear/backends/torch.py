@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Generator, Hashable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from threading import Lock
 from typing import Any
@@ -15,17 +14,12 @@ import array_api_compat.torch as xp
 import numpy as np
 import torch
 
-from xplinear.backends.base import (
-    GPU_COLUMNS,
-    Backend,
-    BackendError,
-    free_host_memory,
-    is_memory_error,
-)
+from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory_error, native
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
 from xplinear.backends.threads import Setting, Threads, renewed_in_children
-from xplinear.backends.transfer import native, upload_ahead
+from xplinear.backends.transfer import upload_ahead
+from xplinear.namespace import HostArray
 
 __all__ = ["describe", "follow", "select"]
 
@@ -194,39 +188,35 @@ def _on(device: torch.device) -> Backend:
             array = array.copy()
         return _widened(torch.from_numpy(array).to(device))
 
-    in_python = _without_autocast(device.type, fold_in_python)
-    backend = Backend(
-        name="torch" if device.type == "cpu" else f"torch:{device}",
+    kind = device.type
+    products = _products if kind == "cuda" else partial(_without_autocast, kind)
+    plain = fold = in_precision(products, _fold_on_cpu if kind == "cpu" else fold_in_python)
+    own: dict[str, Any] = {"block_bytes": 256 * 2**20, "free_columns": GPU_COLUMNS}
+    if kind == "cpu":
+        own = {"block_bytes": 16 * 2**20, "each": _each, "products": _threads.products}
+    elif kind == "cuda":
+        fold = in_precision(products, _fold_on, device)
+        own |= {
+            "tensor_cores": True,
+            "free_memory": partial(_free_gpu_memory, device),
+            "upload": partial(upload_ahead, copier=partial(_Copies, device)),
+            "release_memory": torch.cuda.empty_cache,
+        }
+    return Backend(
+        name="torch" if kind == "cpu" else f"torch:{device}",
         xp=xp,
         device=device,
         move=move,
         fetch=_fetch,
         refuses=_refuses,
         traced=_traced,
-        settings=partial(_settings, device.type),
-        compile=partial(_without_autocast, device.type),
-        fold=in_python,
-        plain_fold=in_python,
-        block_bytes=16 * 2**20 if device.type == "cpu" else 256 * 2**20,
+        settings=partial(_settings, kind),
+        compile=partial(in_precision, products),
+        fold=fold,
+        plain_fold=plain,
         synchronize=partial(_synchronize, device),
-        free_columns=1 if device.type == "cpu" else GPU_COLUMNS,
-        free_memory=free_host_memory,
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
-    )
-    if device.type == "cpu":
-        fold = _without_autocast("cpu", _fold_on_cpu)
-        return replace(backend, fold=fold, plain_fold=fold, each=_each, products=_threads.products)
-    if device.type != "cuda":
-        return backend
-    return replace(
-        backend,
-        fold=in_precision(_products, _fold_on, device),
-        plain_fold=in_precision(_products, in_python),
-        compile=partial(in_precision, _products),
-        tensor_cores=True,
-        free_memory=partial(_free_gpu_memory, device),
-        upload=partial(upload_ahead, copier=partial(_Copies, device)),
-        release_memory=torch.cuda.empty_cache,
+        **own,
     )
 
 
@@ -247,7 +237,7 @@ class _Copies:
         event.record(self._compute)
         return event
 
-    def pinned(self, slot: int) -> np.ndarray[Any, Any]:
+    def pinned(self, slot: int) -> HostArray:
         self._copied[slot].synchronize()
         return self._pinned[slot].numpy().view(self._dtype)
 
@@ -271,7 +261,7 @@ def _free_gpu_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + cached
 
 
-def _fetch(x: torch.Tensor) -> np.ndarray[Any, Any]:
+def _fetch(x: torch.Tensor) -> HostArray:
     x = x.detach().cpu().resolve_conj().resolve_neg()
     return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bfloat16
 
@@ -314,30 +304,18 @@ def _autocasts(kind: str) -> bool:
     return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
+def _without_autocast(kind: str, tf32: bool = False) -> AbstractContextManager[Any]:
+    """Compute in the dtypes that are given."""
+    del tf32  # what concerns a GPU alone is in `_products`
+    return torch.autocast(kind, enabled=False) if _autocasts(kind) else nullcontext()
+
+
 @contextmanager
 def _settings(kind: str, gradients: bool) -> Generator[None]:
-    with ExitStack() as stack:
-        if _autocasts(kind):
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        if not gradients:
-            # What is made in inference mode can never be part of a gradient, such as that of X.
-            stack.enter_context(torch.inference_mode(mode=False))
-            stack.enter_context(torch.no_grad())
+    # What is made in inference mode can never be part of a gradient, such as that of X.
+    made = nullcontext() if gradients else torch.inference_mode(mode=False)
+    with _without_autocast(kind), made, nullcontext() if gradients else torch.no_grad():
         yield
-
-
-def _without_autocast(
-    kind: str, function: Callable[..., Any], *static: Hashable
-) -> Callable[..., Any]:
-    """Return ``function`` with its static arguments bound, run in the dtypes it is given."""
-
-    def call(*args: Any, **settings: Any) -> Any:
-        if not _autocasts(kind):
-            return function(*static, *args, **settings)
-        with torch.autocast(kind, enabled=False):
-            return function(*static, *args, **settings)
-
-    return call
 
 
 def select(device: str) -> Backend:

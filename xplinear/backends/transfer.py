@@ -9,43 +9,14 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from xplinear.namespace import Array
+from xplinear.namespace import Array, HostArray
 
-__all__ = [
-    "Copier",
-    "HostArray",
-    "Rows",
-    "fetched",
-    "native",
-    "read_ahead",
-    "read_rows",
-    "upload_ahead",
-]
+__all__ = ["Copier", "RowIndices", "read_ahead", "read_rows", "upload_ahead"]
 
-HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-Rows: TypeAlias = "range | HostArray"  # a run of rows, or the indices of some
+RowIndices: TypeAlias = "range | HostArray"  # a run of rows, or the indices of some
 
 
-def fetched(x: Any) -> HostArray:
-    """Return an array of any library, or what NumPy can read, on the host."""
-    from xplinear.backends import backend_of
-
-    return x if isinstance(x, np.ndarray) else backend_of(x).fetch(x)
-
-
-def native(x: Any) -> HostArray:
-    """Return what `fetched` does, in the byte order of this machine: other libraries have no other.
-
-    Examples
-    --------
-    >>> native(np.asarray([1, 2], ">i4")).dtype == np.int32
-    True
-    """
-    array = fetched(x)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def read_rows(X: HostArray, rows: Rows, buffer: HostArray) -> HostArray:
+def read_rows(X: HostArray, rows: RowIndices, buffer: HostArray) -> HostArray:
     """Return some rows of a host array, written to the first rows of a buffer.
 
     Examples
@@ -77,7 +48,7 @@ def _ahead(make: Callable[[int, Any], Any], count: int, mark: Callable[[], Any])
             yield made
 
 
-def read_ahead(X: HostArray, pieces: Sequence[Rows]) -> Generator[HostArray]:
+def read_ahead(X: HostArray, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
     """Yield pieces of the rows of a host array, copied; a thread reads the next one meanwhile.
 
     Each has memory of its own, which `Backend.move` may share.
@@ -124,7 +95,7 @@ class Copier(Protocol):
 
 
 def upload_ahead(
-    X: HostArray, pieces: Sequence[Rows], *, copier: Callable[[tuple[int, ...], Any], Copier]
+    X: HostArray, pieces: Sequence[RowIndices], *, copier: Callable[[tuple[int, ...], Any], Copier]
 ) -> Generator[Array]:
     """Yield pieces of the rows of a host array on the device, each until the next is asked for.
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from xplinear.arguments import NONE, instance
-from xplinear.backends.base import HostArray, undisturbed
+from xplinear.backends.base import undisturbed
 from xplinear.duality import value_and_lower_bound
 from xplinear.minimize import Result, place_of
+from xplinear.namespace import HostArray
 from xplinear.objective import Objective
 from xplinear.solvers.protocol import SOLVER, Solver, declared
 

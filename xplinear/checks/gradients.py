@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -25,10 +25,9 @@ from xplinear.arguments import (
     scores_namespace,
 )
 from xplinear.backends import Backend, backend_of
-from xplinear.backends.base import HostArray
 from xplinear.data import Block
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
+from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace, device
 from xplinear.objective import Objective, Params, loss_and_grads
 
 __all__ = ["GradientCheck", "check_gradient", "numerical_gradient"]
@@ -183,25 +182,17 @@ numerical 0.25; 30 coordinates, 2 at a kink
         )
 
 
+class _Drawn(TypedDict, total=False):
+    coordinates: int
+    seed: int
+    tolerance: float | None
+
+
+@overload
+def check_gradient(subject: Objective, point: Params, **drawn: Unpack[_Drawn]) -> GradientCheck: ...
 @overload
 def check_gradient(
-    subject: Objective,
-    point: Params,
-    *,
-    coordinates: int = 200,
-    seed: int = 0,
-    tolerance: float | None = None,
-) -> GradientCheck: ...
-@overload
-def check_gradient(
-    subject: Loss,
-    point: Array,
-    y: Array,
-    *,
-    coordinates: int = 200,
-    seed: int = 0,
-    tolerance: float | None = None,
-    xp: Namespace = None,
+    subject: Loss, point: Array, y: Array, *, xp: Namespace = None, **drawn: Unpack[_Drawn]
 ) -> GradientCheck: ...
 @overload
 def check_gradient(
@@ -209,10 +200,8 @@ def check_gradient(
     point: Array,
     *,
     grad: Callable[[Array], Array] | Array,
-    coordinates: int = 200,
-    seed: int = 0,
-    tolerance: float | None = None,
     xp: Namespace = None,
+    **drawn: Unpack[_Drawn],
 ) -> GradientCheck: ...
 def check_gradient(
     subject: Any,
@@ -294,38 +283,16 @@ def check_gradient(
             msg = f"{of}: the gradient in {name} has shape {tuple(g.shape)}, not {tuple(w.shape)}"
             raise ValueError(msg)
     default = float(xp.finfo(grads[0].dtype).eps) ** (1 / 3)
-    limit = default if tolerance is None else tolerance
-
-    rng = np.random.default_rng(seed)
-    sizes = [math.prod(w.shape) for w in points]
-    places = [
-        (i, int(index))
-        for i, size in enumerate(sizes)
-        for index in np.sort(rng.choice(size, min(size, coordinates), replace=False))
-    ]
+    places = _places([math.prod(w.shape) for w in points], coordinates, seed)
     backend = backend_of(points[0])
     with backend.double_precision():
         if grad is None:
             points = tuple(xp.astype(w, accumulator(w, xp=xp)) for w in points)
         eps = float(xp.finfo(points[0].dtype).eps)
-        shrink = eps ** (1 / 12)
-        steps = [eps**0.2 * shrink**level for level in range(_LEVELS)]
-        base = value(*points)
-        slopes = [
-            _slopes(backend, partial(_at, value, points, i), points[i], index, base, steps)
-            for i, index in places
-        ]
-        table = backend.to_host(xp.stack(slopes)).astype(np.float64)
-        size = float(np.max(np.abs(backend.to_host(_wide(base, points[0], xp=xp)))))
+        table, size = _slopes(backend, value, points, places, eps)
     host_grads = [np.reshape(backend.to_host(g), -1) for g in grads]
     a = np.asarray([host_grads[i][index] for i, index in places], dtype=np.float64)
-
-    n, error, gap, low, high = _extrapolated(table, shrink)
-    floor = eps**0.25 * max(size, float(np.max(np.abs(a))), float(np.max(np.abs(n))))
-    scale = np.maximum(np.maximum(np.abs(a), np.abs(n)), floor + np.finfo(np.float64).tiny)
-    kink = (error > 0.5 * eps ** (1 / 3) * scale) & (error > gap / 3)
-    n = np.where(kink, np.clip(a, low, high), n)
-    relative = np.abs(a - n) / scale
+    n, relative, kink = _compared(a, table, size, eps)
     worst = int(np.argmax(relative))
     i, index = places[worst]
     return GradientCheck(
@@ -336,8 +303,18 @@ def check_gradient(
         numerical=float(n[worst]),
         coordinates=len(places),
         kinks=int(np.sum(kink)),
-        tolerance=limit,
+        tolerance=default if tolerance is None else tolerance,
     )
+
+
+def _places(sizes: Sequence[int], coordinates: int, seed: int) -> list[tuple[int, int]]:
+    """Return which array and which flat index in it, for every coordinate to check."""
+    rng = np.random.default_rng(seed)
+    return [
+        (i, int(index))
+        for i, size in enumerate(sizes)
+        for index in np.sort(rng.choice(size, min(size, coordinates), replace=False))
+    ]
 
 
 class _Subject(NamedTuple):
@@ -362,7 +339,7 @@ def _subject(subject: Any, point: Any, y: Array | None, grad: Any, xp: Namespace
         _WITH_GRADIENT("subject", subject)
         check_array("point", point)
         _, G = subject.value_and_grad(point, y, xp=scores_namespace(point, y, xp=None))
-        return _Subject(("Z",), (point,), (G,), partial(_loss_value, subject, y, xp))
+        return _Subject(("Z",), (point,), (G,), lambda Z: subject.value_and_grad(Z, y, xp=xp)[0])
     CALLABLE("subject", subject)
     if grad is None:
         msg = "a loss is checked at scores and y, a function with its gradient: grad=..."
@@ -371,10 +348,6 @@ def _subject(subject: Any, point: Any, y: Array | None, grad: Any, xp: Namespace
     gradient = grad(point) if callable(grad) else grad
     check_array("grad" if gradient is grad else "what grad returns", gradient)
     return _Subject(("w",), (point,), (gradient,), subject)
-
-
-def _loss_value(loss: Loss, y: Array, xp: Namespace, Z: Array) -> Array:
-    return loss.value_and_grad(Z, y, xp=xp)[0]
 
 
 def _block_value(
@@ -402,22 +375,46 @@ def _at(value: Callable[..., Any], points: Sequence[Array], i: int, x: Array) ->
 
 def _slopes(
     backend: Backend,
-    f: Callable[[Array], Any],
-    w: Array,
-    index: int,
-    base: Any,
-    steps: Sequence[float],
-) -> Array:
-    """Return the slopes to the left and to the right, one row each, for every step size."""
-    xp = backend.xp
+    value: Callable[..., Any],
+    points: Sequence[Array],
+    places: Sequence[tuple[int, int]],
+    eps: float,
+) -> tuple[HostArray, float]:
+    """Return slopes (coordinates, 2 sides, step sizes), and the largest value at the points."""
+    xp, base = backend.xp, value(*points)
     moved, slope = backend.compile(_moved, xp), backend.compile(_slope, xp)
-    left: list[Array] = []
-    right: list[Array] = []
-    for step in steps:
-        low, high = moved(w, index, -step), moved(w, index, step)
-        left.append(slope(base, f(low), w, low))
-        right.append(slope(f(high), base, high, w))
-    return xp.stack([xp.stack(left), xp.stack(right)])
+
+    def sides(i: int, index: int) -> Array:
+        f, w = partial(_at, value, points, i), points[i]
+        left: list[Array] = []
+        right: list[Array] = []
+        for level in range(_LEVELS):
+            step = eps**0.2 * _shrink(eps) ** level
+            low, high = moved(w, index, -step), moved(w, index, step)
+            left.append(slope(base, f(low), w, low))
+            right.append(slope(f(high), base, high, w))
+        return xp.stack([xp.stack(left), xp.stack(right)])
+
+    table = backend.to_host(xp.stack([sides(*place) for place in places])).astype(np.float64)
+    size = np.max(np.abs(backend.to_host(_wide(base, points[0], xp=xp))))
+    return table, float(size)
+
+
+def _shrink(eps: float) -> float:
+    """Return the ratio of a step size to the one before it."""
+    return eps ** (1 / 12)
+
+
+def _compared(
+    a: HostArray, table: HostArray, size: float, eps: float
+) -> tuple[HostArray, HostArray, HostArray]:
+    """Return numerical slopes, the relative errors of analytic ones, and where kinks are."""
+    n, error, gap, low, high = _extrapolated(table, _shrink(eps))
+    floor = eps**0.25 * max(size, float(np.max(np.abs(a))), float(np.max(np.abs(n))))
+    scale = np.maximum(np.maximum(np.abs(a), np.abs(n)), floor + np.finfo(np.float64).tiny)
+    kink = (error > 0.5 * eps ** (1 / 3) * scale) & (error > gap / 3)
+    n = np.where(kink, np.clip(a, low, high), n)
+    return n, np.abs(a - n) / scale, kink
 
 
 def _extrapolated(table: HostArray, shrink: float) -> tuple[HostArray, ...]:

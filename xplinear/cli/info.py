@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import xplinear
 from xplinear.cli.fitting import certificate_record
 from xplinear.cli.options import Json, Model
 from xplinear.cli.terminal import show
 from xplinear.datasets.preparation import Preparation
-from xplinear.estimator.classifier import LinearClassifier, problem_of
+from xplinear.estimator.classifier import LinearClassifier, load, problem_of
 from xplinear.formats.model_file import content_of
 
 __all__ = ["info"]
@@ -18,7 +17,7 @@ __all__ = ["info"]
 
 def info(model: Model, as_json: Json = False) -> None:
     """Show what a model file holds: the problem, the classes, the features, the versions."""
-    clf, content = xplinear.load(model), content_of(model)
+    clf, content = load(model), content_of(model)
     names: list[str] = list(getattr(clf, "feature_names_in_", ()))
     record = {
         "loss": clf.loss,

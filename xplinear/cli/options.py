@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-import xplinear
 from xplinear.backends import BACKENDS, Backend, BackendError, available_backends, get_backend
 from xplinear.datasets import FORMATS, NAMES
 from xplinear.formats.writing import check_writable
 from xplinear.losses import LOSSES
+from xplinear.version import VERSION
 
 __all__ = [
     "BACKEND_NAMES",
@@ -85,7 +85,7 @@ class _Commands(TyperGroup):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        echo(f"xplinear {xplinear.__version__}")
+        echo(f"xplinear {VERSION}")
         raise typer.Exit
 
 

@@ -12,12 +12,12 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 
-import xplinear
 from xplinear.cli import options
 from xplinear.cli.options import option
 from xplinear.cli.terminal import show
 from xplinear.datasets import Dataset, load
 from xplinear.datasets.preparation import Column, Preparation
+from xplinear.estimator import classifier
 from xplinear.estimator.classifier import LinearClassifier
 from xplinear.formats.model_file import content_of
 from xplinear.formats.writing import written
@@ -48,7 +48,7 @@ def predict(
     """
     if out is not None:
         _check_table(out, data, as_json=as_json)
-    clf = xplinear.load(model)
+    clf = classifier.load(model)
     if proba:
         _check_probabilities(clf, told=out is not None or as_json)
     dataset = _prepared(clf, model, data, format_, target)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from xplinear.arguments import NONE, ArgumentError, check_dtype, check_rows, instance, integer
+from xplinear.arguments import ArgumentError
 from xplinear.backends.base import Backend
-from xplinear.backends.epoch import Epoch
 from xplinear.data import blocks
-from xplinear.data.blocks import Budget, epoch_of, shuffled
+from xplinear.data.blocks import Budget
 from xplinear.data.rows import Standard
-from xplinear.namespace import Array
+from xplinear.namespace import Array, HostArray
 
 __all__ = ["ArrayData"]
-
-_BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
-_CLASSES, _ROWS = NONE | integer(1), integer(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,18 +69,10 @@ class ArrayData:
     padding: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        _BACKEND("backend", self.backend)
-        _CLASSES("classes", self.classes)
-        _ROWS("padding", self.padding)
-        if self.y is not None:  # else they are rows to predict, which are checked
-            check_rows(self.X, self.y, self.s)
+        blocks.settle(self, lambda: self.X)
         if self.n < 1:
             msg = f"padding must be less than the {self.held} rows of X, got {self.padding}"
             raise ArgumentError(msg)
-        if self.dtype is None:
-            object.__setattr__(self, "dtype", self.X.dtype)
-        if self.y is not None:
-            check_dtype("dtype", self.dtype, xp=self.backend.xp)
 
     @property
     def n(self) -> int:
@@ -119,6 +107,7 @@ class ArrayData:
     map = blocks.map_
     reduce = blocks.reduce
     sample = blocks.sample
+    epoch = blocks.epoch
 
     def gathered(self, rows: slice | Array) -> Array:
         """Return some rows of X as they are stored."""
@@ -132,21 +121,9 @@ class ArrayData:
             rows = slice(first, min(first + size, self.held))
             yield self.X[rows, :], rows
 
-    def epoch(
-        self,
-        update: Callable[..., Any],
-        rule: Hashable,
-        carry: Any,
-        constants: Any = None,
-        *,
-        batch_size: int,
-        shuffle: tuple[int, int],
-        schedule: Sequence[float],
-        fold: Callable[[Epoch], Any] | None = None,
-    ) -> Any:
-        """Fold an update over shuffled mini-batches."""
-        rows, order = (self.X, self.y, self.s), self.backend.asarray(shuffled(self.n, *shuffle))
-        changes = update, rule, carry, constants
-        return (fold or self.backend.fold)(
-            epoch_of(self, *changes, rows, order, schedule, batch_size)
-        )
+    def drawn(
+        self, order: HostArray, batch_size: int
+    ) -> Generator[tuple[tuple[Array, Array, Array | None], Array]]:
+        """Yield X, y and s themselves and the order: all batches are made of one part."""
+        del batch_size
+        yield (self.X, self.y, self.s), self.backend.asarray(order)

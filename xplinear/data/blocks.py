@@ -6,7 +6,6 @@ import functools
 import gc
 import math
 import sys
-import warnings
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -14,32 +13,36 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 
-from xplinear.arguments import ArgumentError, check_weights
+from xplinear.arguments import (
+    NONE,
+    ArgumentError,
+    check_array,
+    check_dtype,
+    check_rows,
+    check_weights,
+    instance,
+    integer,
+    warn,
+)
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch, Shared, Update
-from xplinear.backends.transfer import HostArray
-from xplinear.data.protocol import Batch, Block
+from xplinear.data.protocol import Batch, Block, Data
 from xplinear.data.rows import DenseRows, FarStandard, Standard
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
+from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace, device
 
 __all__ = [
     "Budget",
     "Source",
     "as_held",
-    "block",
     "check_classes",
-    "copies",
-    "epoch_of",
+    "epoch",
     "joined",
-    "labelled",
     "map_",
-    "of_models",
     "padded",
     "reduce",
-    "rows_of",
     "rows_per_block",
     "sample",
-    "sampled",
+    "settle",
     "shares",
     "shuffled",
     "take",
@@ -50,6 +53,8 @@ __all__ = [
     "with_weights",
 ]
 
+_BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
+_CLASSES, _ROWS = NONE | integer(1), integer(0)
 _FEW_ROWS = 256  # a block of fewer rows wastes the matrix product ...
 _FEW_BYTES = 64 * 2**20  # ... unless even these would take more than this
 
@@ -61,21 +66,11 @@ class Budget:
     bytes: int = sys.maxsize
 
 
-class Source(Protocol):
-    """What the functions below need to know of a source of rows, a frozen dataclass."""
+class Source(Data, Protocol):
+    """What the functions below need to know, besides, of a source: a frozen dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    @property
-    def backend(self) -> Backend: ...
-    @property
-    def dtype(self) -> Any: ...
-    @property
-    def n(self) -> int: ...
-    @property
-    def held(self) -> int: ...
-    @property
-    def p(self) -> int: ...
     @property
     def y(self) -> Array: ...
     @property
@@ -104,6 +99,15 @@ class Source(Protocol):
         """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are.
 
         They last until the next ones are asked for.
+        """
+        ...
+
+    def drawn(
+        self, order: HostArray, batch_size: int
+    ) -> Generator[tuple[tuple[Array, Array, Array | None], Array]]:
+        """Yield parts of X, y and s, and the order of their rows: whole batches but the last.
+
+        Together they are the rows in the given order; they last as those of `stored` do.
         """
         ...
 
@@ -146,7 +150,7 @@ def padded(rows: Array, padding: int, *, backend: Backend, weigh: bool = False) 
     return backend.asarray(np.concatenate(parts, out=into))
 
 
-def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+def _aligned(shape: tuple[int, ...], dtype: Any) -> HostArray:
     """Return memory that JAX shares instead of copying it."""
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + 64, np.uint8)
@@ -162,21 +166,28 @@ def joined(parts: Sequence[Array], *, backend: Backend) -> Array:
     return backend.xp.concat(parts, axis=0)
 
 
-def epoch_of(
+def epoch(
     source: Source,
     update: Callable[..., Any],
     rule: Hashable,
     carry: Any,
-    constants: Any,
-    rows: tuple[Array, Array, Array | None],
-    order: Array,
+    constants: Any = None,
+    *,
+    batch_size: int,
+    shuffle: tuple[int, int],
     schedule: Sequence[float],
-    size: int,
-) -> Epoch:
-    """Return what `Backend.fold` is given, of the source or of some of its rows."""
+    fold: Callable[[Epoch], Any] | None = None,
+) -> Any:
+    """Fold an update over shuffled mini-batches, one part of the rows after another."""
+    fold, done = fold or source.backend.fold, 0
     changes = Update(update, rule, source.backend.xp, source.dtype)
     shared = Shared(constants, source.models, source.targets, source.standard)
-    return Epoch(_minibatch, changes, shared, carry, rows, order, schedule, size)
+    with closing(source.drawn(shuffled(source.n, *shuffle), batch_size)) as parts:
+        for rows, order in parts:
+            own = schedule[done : done + -(-order.shape[0] // batch_size)]
+            done += len(own)
+            carry = fold(Epoch(_minibatch, changes, shared, carry, rows, order, own, batch_size))
+    return carry
 
 
 def _minibatch(
@@ -188,23 +199,23 @@ def _minibatch(
     """
     X, y, s, *count = rows
     function, rule, xp, dtype = update
-    y, s, n = of_models(y, shared.targets, xp=xp), of_models(s, shared.models, xp=xp), X.shape[0]
+    y, s, n = _of_models(y, shared.targets, xp=xp), _of_models(s, shared.models, xp=xp), X.shape[0]
     if count:
         there = xp.arange(n, dtype=xp.int32, device=device(X))[:, None] < count[0]
         there, n = xp.astype(there, dtype), xp.astype(count[0], dtype)
         s = there if s is None else there * s
-    batch = Batch(rows_of(X, dtype, shared.standard, xp=xp), y, s, n)
+    batch = Batch(_rows_of(X, dtype, shared.standard, xp=xp), y, s, n)
     return function(rule, xp, carry, batch, factor, shared.constants)
 
 
-def copies(standard: Standard, dtype: Any) -> bool:
+def _copies(standard: Standard, dtype: Any) -> bool:
     """Return whether blocks are copied to be standardized."""
     return isinstance(standard, FarStandard) or standard.centre.dtype != dtype
 
 
-def rows_of(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -> DenseRows:
+def _rows_of(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -> DenseRows:
     """Return rows as they are stored in the dtype of the computation, standardized if asked."""
-    if standard is None or not copies(standard, dtype):
+    if standard is None or not _copies(standard, dtype):
         return DenseRows(xp.astype(X, dtype, copy=False), standard)
     # In the dtype of the standard: another may not hold what is stored before it is brought near.
     X, (centre, scale) = xp.astype(X, standard.centre.dtype, copy=False), standard
@@ -215,7 +226,7 @@ def rows_of(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -
     return DenseRows(xp.astype(X - near[:, 0], dtype, copy=False), Standard(*own))
 
 
-def of_models(a: Array | None, columns: Array | None, *, xp: Namespace) -> Array | None:
+def _of_models(a: Array | None, columns: Array | None, *, xp: Namespace) -> Array | None:
     """Return the weights or labels of each model, given its column."""
     return a if a is None or columns is None else xp.take(a, columns, axis=1)
 
@@ -230,7 +241,7 @@ def shares(source: Source) -> tuple[Array, Array]:
     return share, xp.cumulative_sum(share)
 
 
-def sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Array, Array]:
+def _sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Array, Array]:
     """Return indices of rows, evenly spaced in the sums of their shares, and what share is made of.
 
     A row of no weight is never among them, and one that carries all the weight always is. To
@@ -244,7 +255,7 @@ def sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Arr
     return index, 1.0 / xp.where(own > 0, own, 1.0)
 
 
-def labelled(source: Source, X: Array, rows: slice) -> Block:
+def _labelled(source: Source, X: Array, rows: slice) -> Block:
     """Return rows in the dtype of the computation, with their labels and weights."""
     # Without labels nothing is summed, and rows that were added do not matter.
     weights = None if source.y is None else source.weights
@@ -255,8 +266,26 @@ def labelled(source: Source, X: Array, rows: slice) -> Block:
 
 def _block(source: Source, X: Array, y: Array | None, s: Array | None) -> Block:
     xp = source.backend.xp
-    y, s = of_models(y, source.targets, xp=xp), of_models(s, source.models, xp=xp)
-    return Block(rows_of(X, source.dtype, source.standard, xp=xp), y, s)
+    y, s = _of_models(y, source.targets, xp=xp), _of_models(s, source.models, xp=xp)
+    return Block(_rows_of(X, source.dtype, source.standard, xp=xp), y, s)
+
+
+def settle(source: Source, find: Callable[[], Array], n: int | None = None) -> None:
+    """Check that the parts of a source belong together, and settle its dtype.
+
+    ``find`` gives X on the backend, or the first of its n rows.
+    """
+    _BACKEND("backend", source.backend)
+    _CLASSES("classes", source.classes)
+    _ROWS("padding", source.padding)
+    X = find()
+    labelled = source.y is not None  # else they are rows to predict, which are checked
+    if labelled:
+        check_rows(X, source.y, source.s, n)
+    if source.dtype is None:
+        object.__setattr__(source, "dtype", X.dtype)
+    if labelled:
+        check_dtype("dtype", source.dtype, xp=source.backend.xp)
 
 
 def weight_sum(source: Source) -> Array:
@@ -315,25 +344,26 @@ def check_classes(source: Source, k: int, m: int) -> None:
 
     The labels are read once.
     """
-    y, targets = source.y, source.targets
-    given = math.prod(y.shape[1:]) if targets is None else targets.shape[0]
-    if given not in (1, m):
-        msg = f"y must have one column for all models, or one for each of the {m}, got {given}"
-        raise ArgumentError(msg)
+    y, s = source.y, source.s
+    _check_columns("y", y, "targets", source.targets, m)
     if source.classes is None:
         try:
-            low, high = _code_range(source)
+            low, high = _range(y, source.backend)
         except (TypeError, NotImplementedError):  # traced, or meta: there are no values
             return
         at = low.argmin()
         if low[at] < 0:
             msg = f"y must hold class codes from 0 on; it goes from {low[at]} to {high[at]}"
             raise ArgumentError(msg + _in_column(low, at))
+        if s is not None:
+            check_weights(s)
+        _check_chosen(source, "targets", y, source.targets)
+        _check_chosen(source, "models", s, source.models)
         object.__setattr__(source, "classes", int(high.max()) + 1)
-        if source.s is not None:
-            check_weights(source.s)
+    if s is not None:
+        _check_columns("s", s, "models", source.models, m)
     if source.classes is not None and source.classes > k:
-        high = _code_range(source)[1] if y.ndim > 1 else np.zeros(1)
+        high = _range(y, source.backend)[1] if y.ndim > 1 else np.zeros(1)
         msg = (
             f"k must be the number of classes, at least {source.classes} for class codes y up to "
             f"{source.classes - 1}{_in_column(high, high.argmax())}, got {k}"
@@ -341,11 +371,36 @@ def check_classes(source: Source, k: int, m: int) -> None:
         raise ArgumentError(msg)
 
 
-def _code_range(source: Source) -> HostArray:
-    """Return the lowest and the highest code of each column of y ``(2, L)``."""
-    xp = source.backend.xp
-    ends = xp.stack([xp.min(source.y, axis=0), xp.max(source.y, axis=0)])
-    return np.reshape(source.backend.to_host(ends), (2, -1))
+def _check_columns(name: str, a: Array, chosen: str, columns: Array | None, m: int) -> None:
+    """Raise ArgumentError unless a column is for all of m models, or one is for each."""
+    given = math.prod(a.shape[1:])
+    if columns is not None:
+        check_array(chosen, columns, ndim=1, kind="integral")
+        if a.ndim < 2 or columns.ndim > 1:
+            shapes = f"{tuple(columns.shape)} for {name} of shape {tuple(a.shape)}"
+            msg = f"{chosen} must choose a column of {name} for each model, ({m},), got {shapes}"
+            raise ArgumentError(msg)
+        given = columns.shape[0]
+    if given != m and (given != 1 or columns is not None):
+        msg = f"{name} must have one column for all models, or one for each of the {m}, got {given}"
+        raise ArgumentError(msg)
+
+
+def _check_chosen(source: Source, name: str, a: Array | None, columns: Array | None) -> None:
+    """Raise ArgumentError where a model is given a column that there is not."""
+    if a is not None and columns is not None:
+        low, high = _range(columns, source.backend)
+        if low.min() < 0 or high.max() >= a.shape[1]:
+            ends = f"they go from {low.min()} to {high.max()}"
+            msg = f"{name} must be columns from 0 to {a.shape[1] - 1}; {ends}"
+            raise ArgumentError(msg)
+
+
+def _range(integers: Array, backend: Backend) -> HostArray:
+    """Return the least and the greatest integer of each column ``(2, L)``."""
+    xp = backend.xp
+    ends = xp.stack([xp.min(integers, axis=0), xp.max(integers, axis=0)])
+    return np.reshape(backend.to_host(ends), (2, -1))
 
 
 def _in_column(codes: HostArray, column: Any) -> str:
@@ -362,36 +417,28 @@ def weights_held(source: Source) -> Array | None:
 
 def sample(source: Source, rows: int) -> Block:
     """Return at most ``rows`` rows, evenly spaced in their weights."""
-    n = source.n
-    if n <= rows:
-        return block(source, 0, source.held)
-    xp, asarray = source.backend.xp, source.backend.asarray
+    n, xp, asarray = source.n, source.backend.xp, source.backend.asarray
+    if n <= rows or (source.s is None and not source.padding):
+        some = slice(0, source.held, -(-n // rows))
+        return _labelled(source, source.gathered(some), some)
     if source.s is not None:
         share, sums = source.shares
-        index, factor = sampled(share, sums, rows, xp=xp)
+        index, factor = _sampled(share, sums, rows, xp=xp)
         s = xp.take(source.s, index, axis=0) * xp.astype(factor, source.s.dtype)[:, None]
-    elif source.padding:
+    else:
         where = np.arange(0, n, -(-n // rows))
         there = np.ones((len(where), 1))
         more = source.backend.padding(source.gathered(slice(1)), len(where))
         index = padded(where, more, backend=source.backend)
         s = asarray(padded(there, more, backend=source.backend, weigh=True), source.dtype)
-    else:
-        return block(source, 0, n, -(-n // rows))
     y = None if source.y is None else xp.take(source.y, index, axis=0)
     return _block(source, source.gathered(index), y, s)
-
-
-def block(source: Source, start: int, stop: int, step: int = 1) -> Block:
-    """Return the rows ``start:stop:step``."""
-    rows = slice(start, stop, step)
-    return labelled(source, source.gathered(rows), rows)
 
 
 def _row_bytes(source: Source, scores: int) -> int:
     xp, p, standard = source.backend.xp, source.p, source.standard
     row = xp.finfo(source.dtype).bits // 8 * (p + 4 * scores)
-    if standard is None or not copies(standard, source.dtype):
+    if standard is None or not _copies(standard, source.dtype):
         return row
     return row + xp.finfo(standard.centre.dtype).bits // 8 * p
 
@@ -418,15 +465,20 @@ def _results(
     backend, budget = source.backend, source.budget
     apply = backend.compile(function, *static)
     done = failed = 0
+
+    def applied(stored: tuple[Array, slice]) -> Any:
+        return apply(_labelled(source, *stored), *args)
+
     while done < source.n:
         size = rows_per_block(source, scores)
         try:
-            for stop, result in _pass(source, apply, args, done, size):
-                done = stop
-                if failed:
-                    _warn(failed, size)
-                    failed = 0
-                yield result
+            with closing(source.stored(done, size)) as blocks:
+                for result in backend.each(applied, blocks):
+                    done = min(done + size, source.held)
+                    if failed:
+                        _warn(failed, size)
+                        failed = 0
+                    yield result
         except Exception as error:
             if not backend.out_of_memory(error):
                 raise
@@ -442,26 +494,11 @@ def _results(
         backend.release_memory()
 
 
-def _pass(
-    source: Source, apply: Callable[..., Any], args: tuple[Any, ...], start: int, size: int
-) -> Iterator[tuple[int, Any]]:
-    """Yield the result of each block, with the row after its last."""
-
-    def applied(stored: tuple[Array, slice]) -> Any:
-        return apply(labelled(source, *stored), *args)
-
-    with closing(source.stored(start, size)) as blocks:
-        for result in source.backend.each(applied, blocks):
-            start = min(start + size, source.held)
-            yield start, result
-
-
 def _warn(failed: int, size: int) -> None:
-    warnings.warn(
+    warn(
         f"out of memory with blocks of {failed} rows; this pass went on, and others will be made, "
         f"with {size} rows at a time: results are the same",
         RuntimeWarning,
-        stacklevel=3,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from xplinear.arguments import instance
 from xplinear.backends.base import Backend
-from xplinear.backends.epoch import Epoch
-from xplinear.backends.transfer import Rows
+from xplinear.backends.transfer import RowIndices
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
-from xplinear.data.blocks import Budget, epoch_of, padded, shuffled
+from xplinear.data.blocks import Budget, padded
 from xplinear.data.protocol import Data
 from xplinear.data.rows import Standard
-from xplinear.namespace import Array
+from xplinear.namespace import Array, HostArray
 
 __all__ = ["StreamedData", "data_of"]
+
+_HOST_ARRAY = instance(np.ndarray, "a NumPy array")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class StreamedData:
            [0., 0., 1.]])
     """
 
-    X: np.ndarray[Any, np.dtype[Any]]
+    X: HostArray
     y: Array
     s: Array | None = None
     dtype: Any = None
@@ -61,11 +63,11 @@ class StreamedData:
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
     padding: int = field(default=0, kw_only=True)
-    rows: np.ndarray[Any, np.dtype[Any]] | None = field(default=None, kw_only=True)
+    rows: HostArray | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.dtype is None:
-            object.__setattr__(self, "dtype", self._moved(slice(1)).dtype)
+        _HOST_ARRAY("X", self.X)
+        blocks.settle(self, lambda: self._moved(slice(1)), self.held)
 
     @property
     def n(self) -> int:
@@ -100,6 +102,7 @@ class StreamedData:
     map = blocks.map_
     reduce = blocks.reduce
     sample = blocks.sample
+    epoch = blocks.epoch
 
     def gathered(self, rows: slice | Array) -> Array:
         """Return some rows of X as they are stored, on the device."""
@@ -108,14 +111,14 @@ class StreamedData:
         start, stop, step = rows.indices(self.held)
         return self._moved(rows if stop <= self.n else self._within(start, stop, step))
 
-    def _within(self, start: int, stop: int, step: int = 1) -> Rows:
+    def _within(self, start: int, stop: int, step: int = 1) -> RowIndices:
         """Return a run of rows; the first stands for those that weigh nothing."""
         if stop <= self.n:
             return range(start, stop, step)
         index = np.arange(start, stop, step)
         return np.where(index < self.n, index, 0)
 
-    def _moved(self, rows: slice | Rows) -> Array:
+    def _moved(self, rows: slice | RowIndices) -> Array:
         """Return some rows, copied: no backend shares memory with the host's X."""
         at = rows if self.rows is None else self.rows[rows]
         return self.backend.asarray(np.array(self.X[at], self.X.dtype.newbyteorder("=")))
@@ -130,53 +133,35 @@ class StreamedData:
             for X, end in zip(uploaded, ends, strict=True):
                 yield X, slice(*end)
 
-    def _uploaded(self, pieces: Sequence[Rows]) -> Generator[Array]:
+    def _uploaded(self, pieces: Sequence[RowIndices]) -> Generator[Array]:
         """Yield pieces of X on the device, each until the next is asked for."""
         if self.rows is not None:
-            own = self.rows
-            pieces = [
-                own[piece.start : piece.stop] if isinstance(piece, range) else own[piece]
-                for piece in pieces
-            ]
+            slices = (slice(a.start, a.stop) if isinstance(a, range) else a for a in pieces)
+            pieces = [self.rows[a] for a in slices]
         with closing(self.backend.upload(self.X, pieces)) as uploaded:
             for X in uploaded:
                 yield self.backend.asarray(X)
 
-    def epoch(
-        self,
-        update: Callable[..., Any],
-        rule: Hashable,
-        carry: Any,
-        constants: Any = None,
-        *,
-        batch_size: int,
-        shuffle: tuple[int, int],
-        schedule: Sequence[float],
-        fold: Callable[[Epoch], Any] | None = None,
-    ) -> Any:
-        """Fold an update over shuffled mini-batches.
+    def drawn(
+        self, order: HostArray, batch_size: int
+    ) -> Generator[tuple[tuple[Array, Array, Array | None], Array]]:
+        """Yield parts of X, y and s, and the order of their rows.
 
-        The shuffled rows of many whole mini-batches are gathered on the host and go to the
-        device together.
+        Those of many whole mini-batches are gathered on the host and go to the device together.
         """
-        fold, xp, asarray = fold or self.backend.fold, self.backend.xp, self.backend.asarray
-        order = shuffled(self.n, *shuffle)
-        batches = max(1, self.backend.block_bytes // (batch_size * self.p * self.X.itemsize))
-        size = batches * batch_size
+        xp, asarray = self.backend.xp, self.backend.asarray
+        batch_bytes = batch_size * self.p * self.X.itemsize
+        size = batch_size * max(1, self.backend.block_bytes // batch_bytes)
         pieces = [order[i : i + size] for i in range(0, self.n, size)]
         counts = [len(piece) for piece in pieces]
         if self.padding:
             more = self.backend.padding(self.X, counts[-1])
             pieces[-1] = np.append(pieces[-1], np.zeros(more, order.dtype))
         with closing(self._uploaded(pieces)) as uploaded:
-            for i, (X, piece, count) in enumerate(zip(uploaded, pieces, counts, strict=True)):
+            for X, piece, count in zip(uploaded, pieces, counts, strict=True):
                 at = asarray(piece)
                 y, s = (None if a is None else xp.take(a, at, axis=0) for a in (self.y, self.s))
-                rows, own = (X, y, s), schedule[i * batches : (i + 1) * batches]
-                at = asarray(np.arange(count, dtype=order.dtype))
-                changes = update, rule, carry, constants
-                carry = fold(epoch_of(self, *changes, rows, at, own, batch_size))
-        return carry
+                yield (X, y, s), asarray(np.arange(count, dtype=order.dtype))
 
 
 def data_of(
@@ -184,7 +169,7 @@ def data_of(
     y: Array,
     s: Array | None = None,
     dtype: Any = None,
-    rows: np.ndarray[Any, np.dtype[Any]] | None = None,
+    rows: HostArray | None = None,
     *,
     backend: Backend,
     classes: int | None = None,

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_svmlight_file
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.dataset import Dataset
 from xplinear.datasets.reader import DAMAGED, DENSE_BYTES, File, Request, no_target
 from xplinear.datasets.tables import EXACT
+from xplinear.namespace import HostArray
 
 __all__ = ["read_idx_directory", "read_npy", "read_npz", "read_svmlight"]
 

@@ -13,13 +13,13 @@ from typing import Any, cast
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.arrays import read_idx_directory, read_npy, read_npz, read_svmlight
 from xplinear.datasets.dataset import Columns, Dataset
 from xplinear.datasets.parquet import read_parquet
 from xplinear.datasets.reader import File, Request, no_target
 from xplinear.datasets.tables import UNLABELLED, columns_with, in_terms_of
 from xplinear.datasets.text import read_csv
+from xplinear.namespace import HostArray
 
 __all__ = ["FORMATS", "NAMES", "load"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets import tables
 from xplinear.datasets.dataset import Dataset
 from xplinear.datasets.reader import DAMAGED, File, Request
+from xplinear.namespace import HostArray
 
 __all__ = ["read_parquet"]
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.dataset import Columns, Dataset
 from xplinear.datasets.reader import DENSE_BYTES
 from xplinear.datasets.tables import is_number
+from xplinear.namespace import HostArray
 
 __all__ = ["Column", "Preparation"]
 

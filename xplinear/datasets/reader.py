@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, NoReturn, cast
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.dataset import Columns
+from xplinear.namespace import HostArray
 
 __all__ = ["DAMAGED", "DENSE_BYTES", "File", "Request", "no_target"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets.dataset import Columns
 from xplinear.datasets.reader import File, Request
+from xplinear.namespace import HostArray
 
 __all__ = [
     "EXACT",

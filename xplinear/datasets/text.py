@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.datasets import tables
 from xplinear.datasets.dataset import Dataset
 from xplinear.datasets.reader import File, Request
+from xplinear.namespace import HostArray
 
 __all__ = ["read_csv"]
 

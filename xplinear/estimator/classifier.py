@@ -23,21 +23,19 @@ from xplinear.arguments import (
 )
 from xplinear.backends import Backend, backend_of, get_backend
 from xplinear.backends.base import undisturbed
+from xplinear.estimator.labels import (
+    check_classes,
+    check_labels,
+    encode_labels,
+    in_dtype,
+    weights_of,
+)
 from xplinear.estimator.predictions import labels_of, predicted
 from xplinear.estimator.problem import place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, checked, given
 from xplinear.estimator.solve import solve, solve_in_turn, warn_of_no_optimum
 from xplinear.estimator.standardize import restandardized
-from xplinear.estimator.validation import (
-    check_classes,
-    check_labels,
-    check_lengths,
-    check_weights,
-    computation_dtype,
-    dtype_name,
-    encode_labels,
-    in_dtype,
-)
+from xplinear.estimator.validation import check_lengths, computation_dtype, dtype_name
 from xplinear.formats.fitted import Fitted, FittedAttributes, fitted_of, keep, linear_coefficients
 from xplinear.formats.model_file import read, write
 from xplinear.losses import Loss
@@ -393,7 +391,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             msg = "score cannot be traced: it counts on the host; trace predict"
             raise TypeError(msg)
         predicted = backend.to_host(predicted)
-        weights = check_weights(sample_weight, None, np.zeros(len(labels)), labels)
+        weights, _ = weights_of(sample_weight, None, np.zeros(len(labels)), labels)
         near, same = in_dtype(labels, predicted.dtype)
         return float(np.average((predicted == near) & same, weights=weights))
 

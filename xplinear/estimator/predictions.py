@@ -11,21 +11,14 @@ from sklearn.utils.validation import check_is_fitted
 from xplinear.backends import Backend, backend_of
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
+from xplinear.estimator.labels import labels_on
 from xplinear.estimator.standardize import column_bounds
-from xplinear.estimator.validation import check_features, dtype_name, labels_on
+from xplinear.estimator.validation import check_features, dtype_name
 from xplinear.losses.softmax import softmax
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array, HostArray, Namespace
 from xplinear.objective import Objective, Params, class_scores
 
-__all__ = [
-    "accuracy",
-    "block_scores",
-    "labels_of",
-    "predicted",
-    "rows_on",
-]
-
-HostArray = np.ndarray[Any, np.dtype[Any]]
+__all__ = ["accuracy", "block_scores", "labels_of", "predicted", "rows_on"]
 
 
 def block_scores(xp: Namespace, block: Block, params: Params) -> Array:

@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from xplinear.backends import Backend, backend_of, chosen_backend
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
+from xplinear.estimator.labels import check_labels, check_two_classes, encode_labels, weights_of
 from xplinear.estimator.predictions import rows_on
 from xplinear.estimator.settings import Settings
 from xplinear.estimator.standardize import (
@@ -23,21 +24,15 @@ from xplinear.estimator.standardize import (
     standard_of,
 )
 from xplinear.estimator.validation import (
-    Features,
     check_features,
-    check_labels,
     check_lengths,
     check_precision,
-    check_two_classes,
-    check_weights,
     computation_dtype,
     dtype_name,
-    encode_labels,
-    weights_and_unit,
 )
 from xplinear.formats.fitted import Fitted, Near
 from xplinear.minimize import Result
-from xplinear.namespace import Array, accumulator
+from xplinear.namespace import Array, HostArray, accumulator
 from xplinear.objective import Objective, Params
 from xplinear.solvers import SOLVERS, Solver
 from xplinear.solvers.automatic import cheap_passes
@@ -45,7 +40,6 @@ from xplinear.solvers.protocol import declared
 
 __all__ = ["Problem", "Sample", "history_of_one", "place_of", "prepare"]
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
 
@@ -64,7 +58,7 @@ class Sample(NamedTuple):
     """Rows, labels and weights, checked, and what they are computed in."""
 
     X: Array  # on the backend, or on the host
-    features: Features
+    names: HostArray | None  # of the features
     source: str  # the backend of X as given
     backend: Backend
     classes: HostArray
@@ -118,11 +112,9 @@ class Problem:
         sgd_state: Any = None,
     ) -> Fitted:
         """Return the model of a result; ``before`` is the history of what it went on from."""
-        backend = self.objective.data.backend
-        if certificate is None:
-            value = float(backend.to_host(self.objective.value(result.params))[0])
-        else:
-            value = float(certificate.objective[0])
+        value = certificate and certificate.objective
+        if value is None:
+            value = self.sample.backend.to_host(self.objective.value(result.params))
         history = history_of_one(result.history)
         if before is not None:
             history["seconds"] = history["seconds"] + before["seconds"][-1]
@@ -131,7 +123,7 @@ class Problem:
         return self.model(result.params)._replace(
             alpha=self.alpha,
             solver=next((name for name in SOLVERS if SOLVERS[name] is kind), kind.__name__),
-            objective=value,
+            objective=float(value[0]),
             history=history,
             certificate=certificate,
             source=self.sample.source,
@@ -144,8 +136,8 @@ class Problem:
         near = None
         if self.shifted and self.standard is not None:
             near = Near(self.held(params), self.standard)
-        own, names = self.unstandardized(params), self.sample.features.names
-        return Fitted(own, self.sample.classes, self.objective.data.backend, near, names)
+        own, sample = self.unstandardized(params), self.sample
+        return Fitted(own, sample.classes, sample.backend, near, sample.names)
 
     def start_from(self, model: Fitted) -> Params:
         """Return the parameters of a model as the solver sees them.
@@ -172,10 +164,7 @@ class Problem:
 
     def unstandardized(self, params: Params) -> Params:
         """Return what the solver found, as parameters for X itself, in the dtype of results."""
-        params, xp = self.held(params), self.objective.xp
-        if self.standard is None:
-            return params
-        return restandardized(params, self.standard, None, xp=xp)
+        return restandardized(self.held(params), self.standard, None, xp=self.objective.xp)
 
     def held(self, params: Params) -> Params:
         """Return the parameters in the dtype of results."""
@@ -188,12 +177,6 @@ class Problem:
         params = (xp.astype(a, wide, copy=False) for a in self.held(result.params))
         return replace(result, params=Params(*params))
 
-    @property
-    def left_out(self) -> HostArray:
-        """The rows that do not count."""
-        everything = np.arange(len(self.sample.codes))
-        return np.setdiff1d(everything, self.counted(everything))
-
     def counted(self, per_row: HostArray) -> HostArray:
         """Return of an array over all rows what the rows that count have."""
         return per_row if self.rows is None else per_row[self.rows]
@@ -205,12 +188,6 @@ class Problem:
         place = np.full(len(self.sample.codes), -1)
         place[self.rows] = np.arange(len(self.rows))
         return place[index][place[index] >= 0]
-
-
-def _scaled(number: float, exponent: float) -> float:
-    """Return number · 2**exponent, infinite where float64 ends."""
-    with np.errstate(over="ignore"):
-        return float(np.float64(number) * np.exp2(exponent))
 
 
 def _counted_rows(weights: HostArray | None, dtype: Any, backend: Backend) -> HostArray | None:
@@ -259,20 +236,18 @@ def _sample(
 ) -> Sample:
     partial, backend = classes is not None, chosen_backend(settings.backend)
     labels = check_labels(owner, y)
-    X, features = check_features(owner, X, reset=reset)
+    X, names = check_features(owner, X, reset=reset)
     check_lengths(X, labels)
     own = backend_of(X)
     backend = (backend or own).accelerating(settings.accelerate)
     classes, codes = encode_labels(labels, classes)
-    weights, unit = weights_and_unit(sample_weight, settings.class_weight, codes, classes)
+    weights, unit = weights_of(sample_weight, settings.class_weight, codes, classes)
     if not partial:
         check_two_classes(weights, codes, classes)
     rows = rows_on(backend, X, own)
     dtypes = _dtypes(settings, rows, len(classes), backend, partial=partial)
-    unclassed = check_weights(sample_weight, None, codes, classes)
-    return Sample(
-        rows, features, own.name, backend, classes, codes, weights, unclassed, unit, *dtypes
-    )
+    unclassed, _ = weights_of(sample_weight, None, codes, classes)
+    return Sample(rows, names, own.name, backend, classes, codes, weights, unclassed, unit, *dtypes)
 
 
 def _dtypes(
@@ -401,7 +376,9 @@ def prepare(
     shifted, held_out, train = standard is not None, None, sample.weights
     if settings.early_stopping and not partial:
         held_out, train = _held_out(settings, sample, counted, seed)
-    total = len(sample.codes) if train is None else _scaled(train.sum(), sample.weight_unit)
+    with np.errstate(over="ignore"):
+        unit = np.exp2(sample.weight_unit)
+        total = len(sample.codes) if train is None else float(train.sum() * unit)
     alpha = _strength(settings, total, before, partial=partial)
     _check_alpha(alpha, backend.xp.finfo(dtype))
     data = sample.part(counted, train)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -40,21 +41,25 @@ def parameter(default: Any, check: Check) -> Any:
     return field(default=default, metadata={"check": check})
 
 
+@cache
+def _checks(kind: Any) -> dict[str, Check]:
+    return {one.name: one.metadata["check"] for one in fields(kind)}
+
+
 def check_fields(config: Any) -> None:
     """Check the parameters of a frozen dataclass while it is made; it keeps the plain values."""
-    settle(config, **{one.name: one.metadata["check"] for one in fields(config)})
+    settle(config, **_checks(type(config)))
 
 
 def checked(estimator: Any, name: str) -> Any:
     """Return one parameter of an estimator, checked."""
-    (check,) = (one.metadata["check"] for one in fields(Settings) if one.name == name)
-    return check(name, getattr(estimator, name))
+    return _checks(Settings)[name](name, getattr(estimator, name))
 
 
 def given(kind: type[_S], estimator: Any) -> _S:
     """Return the parameters of an estimator that a dataclass has too, checked."""
-    names = [one.name for one in fields(kind)]  # pyright: ignore[reportArgumentType]
-    return kind(**{name: getattr(estimator, name) for name in names if hasattr(estimator, name)})
+    own = vars(estimator)
+    return kind(**{name: own[name] for name in _checks(kind) if name in own})
 
 
 @dataclass(frozen=True, kw_only=True)

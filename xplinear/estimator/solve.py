@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from xplinear.arguments import configured
+from xplinear.arguments import configured, warn
 from xplinear.backends import matmul_precision
 from xplinear.checks.certificate import Certificate, certify
 from xplinear.estimator.predictions import accuracy
@@ -26,7 +25,6 @@ from xplinear.solvers.automatic import automatic_solver, cheap_passes
 from xplinear.solvers.protocol import declared
 
 __all__ = [
-    "Solution",
     "at_the_floor",
     "certificate_of",
     "solve",
@@ -34,6 +32,8 @@ __all__ = [
     "solver_for",
     "warn_of_no_optimum",
 ]
+
+Solution: TypeAlias = tuple[Fitted, KeyboardInterrupt | None]
 
 _WORSE = 1.01  # than no weights at all, but for the noise of short fits
 _SEPARATED = 1e-4  # share of the first loss below which every row is on its side
@@ -58,16 +58,10 @@ def solver_for(
         penalized = not settings.unpenalized
         solver = automatic_solver(objective, penalized=penalized) if exact else "sgd"
     if isinstance(solver, str):
-        rate = settings.learning_rate
-        told = {
-            "max_iter": settings.max_iter,
-            "tol": settings.tol,
-            "patience": settings.n_iter_no_change,
-            "batch_size": settings.batch_size,
-            "learning_rate": None if rate == "auto" else rate,
-            "momentum": settings.momentum,
-            "seed": seed,
-        }
+        rate = None if settings.learning_rate == "auto" else settings.learning_rate
+        named = "max_iter", "tol", "batch_size", "momentum"
+        told = {name: getattr(settings, name) for name in named}
+        told |= {"patience": settings.n_iter_no_change, "learning_rate": rate, "seed": seed}
         solver = configured(SOLVERS[solver], told)
     if not partial:
         return solver
@@ -78,18 +72,8 @@ def solver_for(
     return in_turn()
 
 
-def _with_newton(settings: Settings, objective: Objective, solver: Any) -> tuple[Any, Any]:
-    """Return the solver and what goes on where it does not get there; None if nothing can."""
-    relay = declared(solver, "relay") if settings.solver == "auto" else None
-    return (relay and relay(objective)) or (solver, None)
-
-
 def _minimized(
-    precision: str,
-    objective: Objective,
-    solver: Any,
-    start: Params | None = None,
-    **settings: Any,
+    precision: str, objective: Objective, solver: Any, start: Params | None = None, **settings: Any
 ) -> tuple[Result, KeyboardInterrupt | None]:
     """Return what `minimize` finds, and the Ctrl-C to raise again once it is kept."""
     with matmul_precision(precision):
@@ -99,25 +83,21 @@ def _minimized(
             return interrupt.result, interrupt
 
 
-class Solution(NamedTuple):
-    """A fitted model, and the Ctrl-C to raise again once it is kept."""
-
-    fitted: Fitted
-    interrupt: KeyboardInterrupt | None
-
-
 def solve(
     settings: Settings,
     problem: Problem,
     start: Params | None,
     callbacks: Sequence[Callable[[Progress], bool | None]],
 ) -> Solution:
-    """Solve a problem, and say so where rounding or ``max_iter`` ended that."""
+    """Solve a problem, and say so where rounding or ``max_iter`` ended that.
+
+    Returned are the model, and the Ctrl-C to raise again once it is kept.
+    """
     objective = problem.objective
     minimized = partial(_minimized, settings.precision, objective)
-    solver, newton = _with_newton(
-        settings, objective, solver_for(settings, objective, problem.seed)
-    )
+    solver = solver_for(settings, objective, problem.seed)
+    relay = declared(solver, "relay") if settings.solver == "auto" else None
+    solver, successor = (relay and relay(objective)) or (solver, None)
     held_out = problem.held_out
     result, interrupt = minimized(
         solver,
@@ -128,25 +108,28 @@ def solve(
         callbacks=callbacks,
     )
     before = None
-    if newton and interrupt is None and result.reasons[0] in ("max_iter", "rounding"):
-        before, solver = history_of_one(result.history), newton
-        result, interrupt = minimized(newton, result.params, callbacks=callbacks)
+    if successor and interrupt is None and result.reasons[0] in ("max_iter", "rounding"):
+        before, solver = history_of_one(result.history), successor
+        result, interrupt = minimized(successor, result.params, callbacks=callbacks)
+    tol = getattr(solver, "tol", settings.tol)
     if result.reason == "max_iter" and not result.converged.all():
         made = result.n_iter + (0 if before is None else len(before["seconds"]))
-        warnings.warn(
-            f"stopped after max_iter={made} iterations before tol={settings.tol} was reached: more "
+        warn(
+            f"stopped after max_iter={made} iterations before tol={tol} was reached: more "
             "would improve the weights; raise max_iter, or tol if they are good enough",
             ConvergenceWarning,
-            stacklevel=4,
         )
-    _warn_at_the_floor(objective, getattr(solver, "tol", settings.tol), result, settings.precision)
+    if result.reasons[0] == "rounding":
+        measure = "gap" if np.isfinite(result.lower_bound[0]) else "residual"
+        measured = f"{measure} {result.residual[0]:.0e}"
+        warn(at_the_floor(objective, settings.precision, measured, tol), ConvergenceWarning)
     result = problem.rounded(result)
     certificate = None
     try:
         certificate = certificate_of(objective, solver, result)
     except KeyboardInterrupt as error:
         interrupt = interrupt or error
-    return Solution(problem.fitted(solver, result, certificate, before), interrupt)
+    return problem.fitted(solver, result, certificate, before), interrupt
 
 
 def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) -> Solution:
@@ -155,35 +138,14 @@ def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) ->
     solver = solver_for(settings, objective, problem.seed, partial=True)
     start = objective.zeros() if model is None else problem.start_from(model)
     previous = None if model is None else model.sgd_state
-    if model is not None and previous is not None and previous.moments is not None:
-        # Each call's weights are told in a unit of its own.
-        factor = 2.0 ** float(np.clip(model.weight_unit - problem.sample.weight_unit, -60.0, 60.0))
-        moments = previous.moments
-        moments = moments._replace(
-            weight=factor * moments.weight, deviation=factor * moments.deviation
-        )
-        previous = previous._replace(moments=moments)
+    # Each call's weights are told in a unit of its own.
+    shift = 0.0 if model is None else model.weight_unit - problem.sample.weight_unit
+    unit = 2.0 ** float(np.clip(shift, -60.0, 60.0))
     with matmul_precision(settings.precision):
-        state = solver.init(objective, start, previous)
+        state = solver.init(objective, start, previous, unit)
     result, interrupt = _minimized(settings.precision, objective, solver, state=state)
     before = model.history if model is not None and previous is not None else None
-    fitted = problem.fitted(solver, result, before=before, sgd_state=result.state)
-    return Solution(fitted, interrupt)
-
-
-def _warn_at_the_floor(
-    objective: Objective,
-    tol: float,
-    result: Result,
-    precision: str,
-) -> None:
-    """Say so when rounding, not ``tol``, ended the run."""
-    floored = np.asarray(result.reasons) == "rounding"
-    if floored.any():
-        measure = "gap" if np.isfinite(result.lower_bound).any() else "residual"
-        measured = f"{measure} {result.residual[floored].max():.0e}"
-        message = at_the_floor(objective, precision, measured, tol)
-        warnings.warn(message, ConvergenceWarning, stacklevel=5)
+    return problem.fitted(solver, result, before=before, sgd_state=result.state), interrupt
 
 
 def warn_of_no_optimum(objective: Objective, value: float) -> None:
@@ -193,18 +155,16 @@ def warn_of_no_optimum(objective: Objective, value: float) -> None:
     zero, alpha = backend.to_host(numbers).tolist()
     free = alpha == 0.0 or not has_strength(objective.penalty)
     if free and objective.loss.probabilistic and value < _SEPARATED * zero:
-        warnings.warn(
+        warn(
             "a linear function separates the classes, and nothing holds the weights: they grow as "
             "long as the fit goes on; set a penalty",
             ConvergenceWarning,
-            stacklevel=4,
         )
     if not value <= _WORSE * zero:
-        warnings.warn(
+        warn(
             f"the objective is {value:.4g}, above the {zero:.4g} of zero weights: nothing was "
             "learnt; set learning_rate='auto', standardize=True or another solver",
             ConvergenceWarning,
-            stacklevel=4,
         )
 
 

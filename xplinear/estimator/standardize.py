@@ -12,28 +12,20 @@ numbers of float32, and the scores of 20000 ± 1 cancel against the intercept.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from xplinear.arguments import warn
 from xplinear.backends import Backend
 from xplinear.data import Standard
 from xplinear.data.rows import FarStandard, centred_scores
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace
+from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace
 from xplinear.objective import Objective, Params
 from xplinear.solvers.metric import feature_moments, vary
 
-__all__ = [
-    "Nearby",
-    "column_bounds",
-    "composed",
-    "nearby",
-    "restandardized",
-    "standard_of",
-]
+__all__ = ["Nearby", "column_bounds", "composed", "nearby", "restandardized", "standard_of"]
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _BLOCK_BYTES = 2**20  # the second look at a block finds it in the cache
 _FEW_COLUMNS = 64  # below, a minimum along the rows is slow: several rows are taken as one
@@ -124,13 +116,11 @@ class Nearby(NamedTuple):
             else (f"column {column}" if len(columns) == 1 else f"{len(columns)} columns")
         )
         largest = max(abs(low[column]), abs(high[column]))
-        warnings.warn(
+        warn(
             f"{what} of X cannot be computed with in float{bits} as they are (column {column} "
             f"reaches {largest:.0e}) and were multiplied by a power of 2 (column {column}: "
             f"2**{power}, about {2.0**power:.0e}): the penalty acts on the weights of what came "
-            "out. Scale X, or set standardize=True",
-            UserWarning,
-            stacklevel=6,  # the caller of `fit`
+            "out. Scale X, or set standardize=True"
         )
 
 
@@ -226,6 +216,8 @@ def restandardized(
     Computed in float64 where there is one: a mean far from 0 cancels in the intercept. Weights
     beyond the range of their dtype become the largest there is.
     """
+    if old is new:
+        return params
     dtype, wide = params.W.dtype, accumulator(params.b, xp=xp)
     W, b = (xp.astype(a, wide) for a in params)
     none = xp.zeros_like(W[:, 0, 0])

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xplinear.namespace import is_array
+from xplinear.namespace import HostArray, is_array
 
 if TYPE_CHECKING:
     from narwhals.stable.v2 import DataFrame, Series
 
 __all__ = ["matrix_of", "series_of", "table_of"]
-
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 
 def table_of(X: Any) -> DataFrame[Any] | None:

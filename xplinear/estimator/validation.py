@@ -2,62 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
-from sklearn.exceptions import DataConversionWarning
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, validate_data
 
-from xplinear.arguments import DTYPE, NONE, naming, number, one_of, shown
+from xplinear.arguments import DTYPE, NONE, naming, one_of
 from xplinear.backends import PRECISIONS, Backend, backend_of
-from xplinear.estimator.tables import matrix_of, series_of, table_of
-from xplinear.namespace import Array, accumulator, is_array, name_of
+from xplinear.estimator.tables import matrix_of, table_of
+from xplinear.namespace import Array, HostArray, accumulator, is_array, name_of
 
 __all__ = [
-    "Features",
-    "check_classes",
     "check_features",
-    "check_groups",
-    "check_labels",
     "check_lengths",
     "check_precision",
-    "check_two_classes",
-    "check_weights",
     "computation_dtype",
     "dtype_name",
-    "encode_labels",
-    "host_weights",
-    "in_dtype",
-    "labels_on",
-    "weights_and_unit",
+    "on_host",
+    "refuse_masked",
 ]
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 _CHECK_BYTES = 2**26
 # Dtypes of rows: those that float32 holds, and wider ones.
 _NARROW = ("bool", "int8", "int16", "uint8", "uint16", "float16", "bfloat16", "float32")
 _WIDE = ("int32", "int64", "uint32", "uint64", "float64")
 _PLAIN = np.dtype(np.float32).str, np.dtype(np.float64).str  # in the order of this machine
-_MISSING_LABELS = (
-    "Input {} contains NaN or infinity, or labels are missing (None, NA); every row needs a label: "
-    "drop the others"
-)
-
-
-class Features(NamedTuple):
-    """What a fit remembers of the columns of X."""
-
-    n_features: int
-    names: HostArray | None
-
-
-def _is_bfloat16(X: Array) -> bool:
-    """Return whether X is bfloat16: in NumPy a dtype of ml_dtypes that NumPy cannot classify."""
-    return name_of(X.dtype) == "bfloat16"
 
 
 def dtype_name(x: Array) -> str:
@@ -86,19 +55,19 @@ def _check_values(name: str, x: Array) -> Backend:
     return backend
 
 
-def _on_host(name: str, values: Any) -> Any:
+def on_host(name: str, values: Any) -> Any:
     """Return arrays of any library, also in a list, on the host; anything else as it is."""
     if is_array(values):
         return _check_values(name, values).to_host(values)
     if isinstance(values, (list, tuple)) and values:
         first: Any = values[0]
         if is_array(first) and not isinstance(first, (np.ndarray, np.generic)):
-            return [_on_host(name, value) for value in cast(list[Any], values)]
+            return [on_host(name, value) for value in cast(list[Any], values)]
     return values
 
 
-def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Features]:
-    """Return X as a finite numeric array ``(n, p)`` where it lives, and what its columns are.
+def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostArray | None]:
+    """Return X as a finite numeric array ``(n, p)`` where it lives, and its columns' names, if any.
 
     Raises
     ------
@@ -108,22 +77,21 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
     """
     unnamed = reset or not hasattr(estimator, "feature_names_in_")
     if unnamed and _is_plain(X) and (reset or X.shape[1] == estimator.n_features_in_):
-        return X, Features(X.shape[1], None)
+        return X, None
     # The estimator keeps what it knows until a fit succeeds: checks are made on a copy.
     probe = type(estimator)()
     if not reset:
         vars(probe).update(
             {key: value for key, value in vars(estimator).items() if key.endswith("_in_")}
         )
-    if is_array(X) and (not isinstance(X, np.ndarray) or _is_bfloat16(X)):
-        X = _check_device_array(estimator, X, reset=reset)
-        return X, Features(X.shape[1], None)
-    _refuse_masked("X", X)
+    if is_array(X) and (not isinstance(X, np.ndarray) or dtype_name(X) == "bfloat16"):
+        return _check_device_array(estimator, X, reset=reset), None
+    refuse_masked("X", X)
     if isinstance(X, np.ndarray) and X.dtype.kind == "V":
         msg = f"X has dtype {X.dtype}; convert it to one of {', '.join(_NARROW + _WIDE)}"
         raise TypeError(msg)
     with naming("X"):
-        X = X if is_array(X) else _on_host("X", X)
+        X = X if is_array(X) else on_host("X", X)
         table = table_of(X)
         if table is None:
             checked: Any = validate_data(probe, cast(Any, X), reset=reset, dtype="numeric")
@@ -137,7 +105,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, Featu
         )
         raise ValueError(msg)
     X = _doubles(checked) if checked.dtype.kind == "f" and checked.itemsize > 8 else checked
-    return X, Features(X.shape[1], getattr(probe, "feature_names_in_", None))
+    return X, getattr(probe, "feature_names_in_", None)
 
 
 def _is_plain(X: Any) -> bool:
@@ -148,7 +116,7 @@ def _is_plain(X: Any) -> bool:
         return X.size > 0 and bool(np.isfinite(X.sum()))
 
 
-def _refuse_masked(name: str, values: Any) -> None:
+def refuse_masked(name: str, values: Any) -> None:
     """Raise ValueError if some values of a masked array of NumPy are missing."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         msg = f"{name} has masked values; fill them, {name}.filled(...), or leave these rows out"
@@ -188,7 +156,7 @@ def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
     if not reset and p != estimator.n_features_in_:
         msg = f"X has {p} features, but {name} is expecting {estimator.n_features_in_} features"
         raise ValueError(msg)
-    if _is_bfloat16(X) or xp.isdtype(X.dtype, "real floating"):
+    if dtype_name(X) == "bfloat16" or xp.isdtype(X.dtype, "real floating"):
         rows, near = max(1, _CHECK_BYTES // p), backend.near(X)
         own = backend_of(near)
         finite = own.xp.stack(
@@ -209,325 +177,6 @@ def check_lengths(X: Array, y: Array) -> None:
             "X needs one row, and y one label, per sample"
         )
         raise ValueError(msg)
-
-
-def check_classes(classes: Any) -> HostArray:
-    """Return the classes ``(k,)`` of a model that is made, not fitted, on the host."""
-    _refuse_masked("classes", classes)
-    with naming("classes"):
-        labels = _host_labels(classes, "classes")
-        if not (labels.ndim == 1 and len(set(labels.tolist())) == len(labels) >= 2):
-            msg = f"classes must be two or more different labels, got {shown(classes)}"
-            raise ValueError(msg)
-        return _plain_labels(labels, "classes")
-
-
-def check_groups(groups: Any, n: int) -> HostArray:
-    """Return groups ``(n,)`` on the host."""
-    _refuse_masked("groups", groups)
-    with naming("groups"):
-        groups = backend_of(groups).to_host(groups) if is_array(groups) else np.asarray(groups)
-    if groups.shape != (n,):
-        msg = f"groups must have one entry per row of X, shape ({n},), got shape {groups.shape}"
-        raise ValueError(msg)
-    return groups
-
-
-def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
-    """Return y as labels ``(n,)`` on the host, of any type that can be sorted.
-
-    ``name`` is that of the argument, for messages.
-    """
-    if y is None:
-        msg = (
-            f"{type(estimator).__name__} requires {name} to be passed, but the target {name} is "
-            "None: pass one label per row of X"
-        )
-        raise ValueError(msg)
-    _refuse_masked(name, y)
-    with naming(name):
-        labels = _host_labels(y, name)
-    if labels.dtype.kind == "V":
-        msg = f"{name} has records of dtype {labels.dtype}; give one number or text per row"
-        raise ValueError(msg)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        warnings.warn(
-            "A column-vector y was passed when a 1d array was expected. "
-            "Please change the shape of y to (n_samples,), for example using ravel().",
-            DataConversionWarning,
-            stacklevel=3,
-        )
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        msg = f"{name} should be a 1d array of labels, got an array of shape {labels.shape}"
-        raise ValueError(msg)
-    labels = _plain_labels(labels, name)
-    if labels.dtype.kind == "f":
-        _check_targets(labels, name)
-    return labels
-
-
-def _check_targets(labels: HostArray, name: str) -> None:
-    """Raise ValueError if labels are real numbers, and warn if they are likely to be."""
-    with naming(name):
-        check_classification_targets(labels)
-
-
-def _is_missing(label: Any) -> bool:
-    """Whether it is None, NaN, or pandas's NA, which cannot even be compared."""
-    return label is None or type(label).__name__ == "NAType" or bool(label != label)  # noqa: PLR0124 - only NaN differs from itself
-
-
-def _plain_labels(labels: HostArray, name: str) -> HostArray:
-    """Return labels in a plain dtype with the values they have; raise ValueError if none is."""
-    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
-    kind = labels.dtype.kind
-    missing = kind in "fmM" and not np.isfinite(labels).all()  # which NaT is not
-    if missing or (kind == "O" and any(map(_is_missing, labels))):
-        raise ValueError(_MISSING_LABELS.format(name))
-    if kind == "c" or (kind == "V" and labels.dtype.names is None):
-        msg = f"{name} has dtype {labels.dtype} (Complex data not supported); use numbers or texts"
-        raise ValueError(msg)
-    types = set(map(type, labels.tolist())) if kind in "OS" else set[type]()
-    if bytes in types:
-        strings = f"[label.decode() for label in {name}]"
-        msg = f"{name} holds labels of type bytes; make them strings: {strings}"
-        raise ValueError(msg)
-    numbers = all(issubclass(one, (int, float, np.number, np.bool_)) for one in types)
-    if not numbers and types - {str, np.str_}:
-        names = ", ".join(sorted(one.__name__ for one in types))
-        holds = "mixes" if len(types) > 1 else "holds"
-        strings = f"[str(label) for label in {name}]"
-        msg = f"{name} {holds} labels of type {names}; make them strings: {strings}"
-        raise ValueError(msg)
-    longer = kind == "f" and labels.itemsize > 8
-    return _numbers(labels.tolist(), name) if longer or (types and numbers) else labels
-
-
-def _host_labels(y: Any, name: str) -> HostArray:
-    series = None if is_array(y) else series_of(y)
-    if series is None:
-        y = _on_host(name, y)
-        labels = np.asarray(y)
-        if isinstance(y, (list, tuple)) and labels.ndim == 1:
-            labels = _as_given(cast(list[Any], y), labels, name)
-    elif series.null_count() > 0:
-        raise ValueError(_MISSING_LABELS.format(name))
-    else:
-        labels = series.to_numpy()
-    if labels.dtype.kind == "T":  # NumPy's strings of any length, which scikit-learn does not know
-        return np.asarray(labels.tolist())
-    return labels.astype(np.float32) if _is_bfloat16(labels) else labels
-
-
-def _as_given(y: Sequence[Any], labels: HostArray, name: str) -> HostArray:
-    """Return labels of a list in a dtype that changes none; NumPy makes strings of all kinds."""
-    if labels.dtype.kind == "U" and labels.tolist() != list(y):  # numbers, or a text ends in NUL
-        return np.fromiter(y, object, len(y))
-    return _numbers(y, name) if labels.dtype.kind == "f" else labels
-
-
-def _numbers(y: Sequence[Any], name: str) -> HostArray:
-    """Return numbers as NumPy has them; raise ValueError where one of them would be another."""
-    labels = np.asarray(y)
-    if labels.dtype.kind in "fO" and all(isinstance(a, (int, np.integer)) for a in y):
-        with suppress(OverflowError):
-            labels = np.asarray(y, np.uint64)
-    if labels.dtype.kind == "f":
-        labels = labels.astype(np.float64)
-    changed = [a for a, b in zip(y, labels.tolist(), strict=True) if a != b and a == a]  # noqa: PLR0124 - only NaN differs from itself
-    if changed or labels.dtype.kind == "O":
-        label = changed[0] if changed else max(y, key=abs)
-        msg = (
-            f"{name} holds labels that no dtype holds together, such as {label}; make them "
-            f"strings: [str(label) for label in {name}]"
-        )
-        raise ValueError(msg)
-    return labels
-
-
-def encode_labels(
-    y: HostArray, classes: HostArray | None = None, *, name: str = "y"
-) -> tuple[HostArray, HostArray]:
-    """Return the classes, sorted unless they are given, and the code 0 … k−1 of each label.
-
-    ``name`` is that of the argument, for messages.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two classes, or a label is not among the ``classes`` given.
-    """
-    if classes is None:
-        _check_targets(y, name)
-        classes, codes = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            only = ", ".join(map(repr, classes.tolist())) or "none at all"
-            msg = f"{name} has one class only, {only}; a classifier needs at least two classes"
-            raise ValueError(msg)
-        return classes, codes.astype(np.int32)
-    order = np.argsort(classes)
-    near, same = in_dtype(y, classes.dtype)
-    codes = order[np.clip(np.searchsorted(classes, near, sorter=order), 0, len(classes) - 1)]
-    unseen = (classes[codes] != near) | ~same
-    if unseen.any():
-        msg = (
-            f"y contains labels that are not in classes: {np.unique(y[unseen])[:5].tolist()}; "
-            "name every class in the first call of partial_fit"
-        )
-        raise ValueError(msg)
-    return classes, codes.astype(np.int32)
-
-
-def in_dtype(labels: HostArray, dtype: Any) -> tuple[HostArray, HostArray]:
-    """Return numbers in another dtype, and where they are the same: NumPy compares rounded ones.
-
-    Examples
-    --------
-    >>> in_dtype(np.asarray([1, 2**53 + 1]), np.dtype(float))[1]
-    array([ True, False])
-    """
-    if dtype == labels.dtype or labels.dtype.kind not in "biuf" or dtype.kind not in "biuf":
-        return labels, np.ones(labels.shape, dtype=bool)
-    with np.errstate(invalid="ignore", over="ignore"):
-        moved = labels.astype(dtype)
-        return moved, (moved == labels) & (moved.astype(labels.dtype) == labels)
-
-
-def check_weights(
-    sample_weight: Any,
-    class_weight: Mapping[Any, float] | str | None,
-    codes: HostArray,
-    classes: HostArray,
-) -> HostArray | None:
-    """Return weights ``(n,)`` in float64, class weights multiplied in; None if all are 1.
-
-    The largest is 1: only ratios count, and weights of any size then fit any dtype.
-
-    Raises
-    ------
-    ValueError
-        If a weight is negative or not finite, all are zero, or a class is unknown.
-    """
-    return weights_and_unit(sample_weight, class_weight, codes, classes)[0]
-
-
-def weights_and_unit(
-    sample_weight: Any,
-    class_weight: Mapping[Any, float] | str | None,
-    codes: HostArray,
-    classes: HostArray,
-) -> tuple[HostArray | None, float]:
-    """Return what `check_weights` does, and log2 of the factor to the weights as given."""
-    weights, unit = None, 0.0
-    if sample_weight is not None:
-        weights, unit = _of_largest_1(host_weights(sample_weight, len(codes)))
-    if class_weight is not None:
-        factors, of_classes = _of_largest_1(_class_factors(class_weight, codes, classes, weights))
-        weights = factors[codes] if weights is None else weights * factors[codes]
-        weights, of_both = _of_largest_1(weights)
-        unit += of_classes + of_both
-    if weights is not None and not weights.any():
-        msg = "sample_weight (times class_weight) is zero everywhere; at least one row must count"
-        raise ValueError(msg)
-    return weights, unit
-
-
-def check_two_classes(weights: HostArray | None, codes: HostArray, classes: HostArray) -> None:
-    """Raise ValueError if all rows of positive weight are of one class."""
-    if weights is None:
-        return
-    there = classes[np.unique(codes[weights > 0])].tolist()
-    if len(there) < 2:
-        msg = (
-            f"y has one class only, {there[0]!r}, among the rows of positive weight (sample_weight "
-            "times class_weight); a classifier needs at least two classes"
-        )
-        raise ValueError(msg)
-
-
-def _of_largest_1(weights: HostArray) -> tuple[HostArray, float]:
-    """Return weights over the largest, and its log2; weights of 0 as they are."""
-    largest = float(weights.max())
-    return (weights / largest, float(np.log2(largest))) if largest > 0.0 else (weights, 0.0)
-
-
-def host_weights(sample_weight: Any, n: int) -> HostArray:
-    """Return the weights ``(n,)`` as they are given, in float64."""
-    _refuse_masked("sample_weight", sample_weight)
-    with naming("sample_weight"):
-        weights = np.asarray(_on_host("sample_weight", sample_weight))
-        texts = weights.dtype.kind == "O" and any(isinstance(a, (str, bytes)) for a in weights.flat)
-        if weights.dtype.kind in "cmMSU" or texts:
-            kind = "text" if texts else f"dtype {weights.dtype}"
-            msg = f"sample_weight is of {kind}; weights must be real numbers"
-            raise ValueError(msg)
-        weights = weights.astype(np.float64)
-    weights = np.full(n, weights) if weights.ndim == 0 else weights
-    problem = None
-    if weights.ndim != 1:
-        problem = f"sample_weight must be 1d, one weight per row, got shape {weights.shape}"
-    elif weights.shape != (n,):
-        problem = f"sample_weight.shape == {weights.shape}, expected {(n,)}: one weight per row"
-    elif not np.isfinite(weights).all():
-        problem = "Input sample_weight contains NaN or infinity; give finite weights"
-    elif (weights < 0).any():
-        problem = "sample_weight contains negative values; use 0 to leave a row out"
-    if problem:
-        raise ValueError(problem)
-    return weights
-
-
-def _class_factors(
-    class_weight: Mapping[Any, float] | str,
-    codes: HostArray,
-    classes: HostArray,
-    weights: HostArray | None,
-) -> HostArray:
-    if isinstance(class_weight, str):
-        counts = np.bincount(codes, weights=weights, minlength=len(classes))
-        return counts.sum() / (len(classes) * np.where(counts > 0, counts, 1.0))
-    known = classes.tolist()
-    # By value: a label may come from any library, and its hash says nothing.
-    with naming("class_weight"):
-        given = [_plain(label) for label in class_weight]
-    in_y = set(known)
-    unknown = [label for label in given if label not in in_y]
-    if len(set(given)) < len(given):
-        msg = f"class_weight names a class twice: {given}"
-        raise ValueError(msg)
-    if unknown:
-        msg = f"class_weight names {unknown}, which are not in y; its classes are {known[:10]}"
-        raise ValueError(msg)
-    weight, factor_of = number("[0, inf)"), dict(zip(given, class_weight.values(), strict=True))
-    return np.asarray([weight("each class_weight", factor_of.get(a, 1.0)) for a in known])
-
-
-def _plain(label: Any) -> Any:
-    """Return the Python value of a label in an array or of a dtype of NumPy."""
-    label = _on_host("class_weight", label)
-    return label.item() if isinstance(label, (np.ndarray, np.generic)) else label
-
-
-def labels_on(backend: Backend, classes: HostArray) -> Array | None:
-    """Return the classes on a backend, None where it cannot hold every one exactly.
-
-    Examples
-    --------
-    >>> from xplinear.backends import get_backend
-    >>> labels_on(get_backend("numpy"), np.asarray([3, 5]))
-    array([3, 5])
-    >>> labels_on(get_backend("numpy"), np.asarray(["no", "yes"]))
-    """
-    if classes.dtype.kind not in "biuf":
-        return None
-    try:
-        there = backend.asarray(classes)
-    except TypeError:  # array-api-strict has no float16
-        return None
-    moved = classes.astype(dtype_name(there))
-    whole = moved.dtype.kind in "iu" or classes.dtype.kind not in "iu"
-    return there if whole and (moved == classes).all() else None
 
 
 def computation_dtype(X: Array, dtype: str | None, backend: Backend) -> Any:

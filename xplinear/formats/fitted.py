@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, get_backend
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Standard
-from xplinear.namespace import Array, array_namespace
+from xplinear.namespace import Array, HostArray, array_namespace
 from xplinear.objective import Params
 
 __all__ = ["Fitted", "FittedAttributes", "Near", "fitted_of", "keep", "linear_coefficients"]
 
 _Part = TypeVar("_Part", Params, Standard)
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 
 class Near(NamedTuple):

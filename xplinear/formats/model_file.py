@@ -14,7 +14,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialized
 
-import xplinear
 from xplinear.arguments import DTYPE, NONE, plain
 from xplinear.backends import get_backend
 from xplinear.checks.certificate import Certificate
@@ -25,6 +24,7 @@ from xplinear.losses import LOSSES
 from xplinear.objective import Params
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SOLVERS
+from xplinear.version import VERSION
 
 __all__ = ["content_of", "read", "write"]
 
@@ -33,13 +33,19 @@ _FORMAT = "xplinear"
 _VERSION = "1"
 _T = TypeVar("_T")
 _CERTIFIED = "objective", "lower_bound", "residual"
-_OBJECTS = {cls.__name__: cls for cls in (*LOSSES.values(), *PENALTIES.values(), *SOLVERS.values())}
+
+
+def _objects() -> dict[str, type[Any]]:
+    """Return the classes that a file may name: what is registered, by now."""
+    kinds = *LOSSES.values(), *PENALTIES.values(), *SOLVERS.values()
+    return {kind.__name__: kind for kind in kinds}
 
 
 def _describe(name: str, value: Any) -> Any:
     """Return a parameter as JSON can hold it."""
-    if type(value).__name__ in _OBJECTS and is_dataclass(value):
-        return {"type": type(value).__name__, "fields": asdict(value)}  # pyright: ignore[reportArgumentType]
+    kind = type(value)
+    if _objects().get(kind.__name__) is kind and is_dataclass(kind):
+        return {"type": kind.__name__, "fields": asdict(value)}
     if name == "dtype":
         return (DTYPE | NONE)(name, value)
     value = plain(value)
@@ -62,7 +68,7 @@ def _restore(value: Any) -> Any:
     if isinstance(value, dict):
         if value["type"] == "dict":
             return dict(value["items"])
-        return _OBJECTS[value["type"]](**value["fields"])
+        return _objects()[value["type"]](**value["fields"])
     return value
 
 
@@ -99,7 +105,7 @@ def write(
         "reasons": None if certificate is None else certificate.reasons,
         "feature_names": None if fitted.feature_names is None else fitted.feature_names.tolist(),
         "preparation": preparation,
-        "libraries": libraries() | {"xplinear": xplinear.__version__},
+        "libraries": libraries() | {"xplinear": VERSION},
     }
     tensors = {
         key: np.ascontiguousarray(a, a.dtype.newbyteorder("=")) for key, a in tensors.items()
@@ -133,7 +139,7 @@ def read(
     except (KeyError, TypeError, AttributeError) as error:
         msg = (
             f"{os.fspath(path)!r} was written by xplinear {content['libraries']['xplinear']} and "
-            f"does not suit this one, {xplinear.__version__} ({error!r}); upgrade xplinear"
+            f"does not suit this one, {VERSION} ({error!r}); upgrade xplinear"
         )
         raise ValueError(msg) from error
 

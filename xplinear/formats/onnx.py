@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import warnings
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-import xplinear
+from xplinear.arguments import warn
 from xplinear.data import Standard
 from xplinear.formats.fitted import Fitted
 from xplinear.formats.writing import check_writable, written
+from xplinear.namespace import HostArray
+from xplinear.version import VERSION
 
 try:
-    from onnx import NodeProto, TensorProto, checker, helper, numpy_helper, save_model
+    from onnx import GraphProto, NodeProto, TensorProto, checker, helper, numpy_helper, save_model
 except ImportError as error:
     _MESSAGE = "ONNX files need onnx: pip install 'xplinear[onnx]'"
     raise ImportError(_MESSAGE) from error
@@ -26,8 +27,6 @@ _OPSET, _IR_VERSION = 15, 8
 _SEEN = 0.01  # of a score: what rounding may move it by without a word
 _LARGEST = float(np.finfo(np.float32).max)
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
-
 
 def to_onnx(fitted: Fitted, path: str | os.PathLike[str], *, probabilistic: bool) -> None:
     """Write a fitted classifier, on the host, to an ONNX file; see `LinearClassifier.to_onnx`.
@@ -36,15 +35,7 @@ def to_onnx(fitted: Fitted, path: str | os.PathLike[str], *, probabilistic: bool
     it come Sub and Mul where features must be brought near first, as in the classifier itself.
     """
     check_writable(path, [".onnx"], bare=True)
-    classes = fitted.classes
-    if classes.dtype.kind in "iu":  # which few programs read as anything but int64
-        fits = classes.max() <= np.iinfo(np.int64).max
-        classes = classes.astype(np.int64 if fits else np.uint64)
-    elif classes.dtype.kind not in "bf":
-        classes = classes.astype(object)
-        if not all(isinstance(label, str) for label in classes):
-            msg = "labels must be numbers or strings to be written to ONNX; fit with such labels"
-            raise TypeError(msg)
+    classes = _labels(fitted.classes)
     params, standard = fitted.near or (fitted.params, None)
     W, b = params.W[:, 0, :].astype(np.float64), params.b[0].astype(np.float64)
     first: list[NodeProto] = []
@@ -61,36 +52,11 @@ def to_onnx(fitted: Fitted, path: str | os.PathLike[str], *, probabilistic: bool
         raise ValueError(msg)
     if b.shape[0] == 1:  # two classes: scores (−z/2, z/2)
         W, b = np.concatenate([-0.5 * W, 0.5 * W], axis=1), np.concatenate([-0.5 * b, 0.5 * b])
-
-    values, last = "scores", []
-    if probabilistic:
-        values = "probabilities"
-        last = [helper.make_node("Softmax", ["scores"], [values], axis=1)]
-    labels = numpy_helper.from_array(np.ascontiguousarray(classes), "classes")
-    graph = helper.make_graph(
-        [
-            *first,
-            helper.make_node("Gemm", ["features" if first else "X", "W", "b"], ["scores"]),
-            helper.make_node("ArgMax", ["scores"], ["code"], axis=1, keepdims=0),
-            helper.make_node("Gather", ["classes", "code"], ["label"]),
-            *last,
-        ],
-        "LinearClassifier",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", W.shape[0]])],
-        [
-            helper.make_tensor_value_info("label", labels.data_type, ["n"]),
-            helper.make_tensor_value_info(values, TensorProto.FLOAT, ["n", len(classes)]),
-        ],
-        [
-            numpy_helper.from_array(np.ascontiguousarray(a), name)
-            for name, a in {**tensors, "W": W, "b": b}.items()
-        ]
-        + [labels],
-    )
+    graph = _graph({**tensors, "W": W, "b": b}, classes, first, probabilistic=probabilistic)
     model = helper.make_model(
         graph,
         producer_name="xplinear",
-        producer_version=xplinear.__version__,
+        producer_version=VERSION,
         ir_version=_IR_VERSION,
         opset_imports=[helper.make_opsetid("", _OPSET)],
     )
@@ -99,17 +65,57 @@ def to_onnx(fitted: Fitted, path: str | os.PathLike[str], *, probabilistic: bool
         save_model(model, file, format="protobuf")
 
 
+def _labels(classes: HostArray) -> HostArray:
+    """Return labels in a dtype of ONNX."""
+    if classes.dtype.kind in "iu":  # which few programs read as anything but int64
+        fits = classes.max() <= np.iinfo(np.int64).max
+        return classes.astype(np.int64 if fits else np.uint64)
+    if classes.dtype.kind in "bf":
+        return classes
+    if not all(isinstance(label, str) for label in classes):
+        msg = "labels must be numbers or strings to be written to ONNX; fit with such labels"
+        raise TypeError(msg)
+    return classes.astype(object)
+
+
+def _graph(
+    tensors: dict[str, HostArray],
+    classes: HostArray,
+    first: Sequence[NodeProto],
+    *,
+    probabilistic: bool,
+) -> GraphProto:
+    """Return what is computed of X: ``first`` the features, if they are not X, then the rest."""
+    values = "probabilities" if probabilistic else "scores"
+    last = [helper.make_node("Softmax", ["scores"], [values], axis=1)] * probabilistic
+    labels = numpy_helper.from_array(np.ascontiguousarray(classes), "classes")
+    nodes = [
+        *first,
+        helper.make_node("Gemm", ["features" if first else "X", "W", "b"], ["scores"]),
+        helper.make_node("ArgMax", ["scores"], ["code"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["classes", "code"], ["label"]),
+        *last,
+    ]
+    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", tensors["W"].shape[0]])]
+    outputs = [
+        helper.make_tensor_value_info("label", labels.data_type, ["n"]),
+        helper.make_tensor_value_info(values, TensorProto.FLOAT, ["n", len(classes)]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in tensors.items()
+    ]
+    return helper.make_graph(nodes, "LinearClassifier", inputs, outputs, [*constants, labels])
+
+
 def _warn_of_coarse_features(standard: Standard, W: HostArray) -> None:
     """Say so where rounding X to float32 moves the scores."""
     centre, scale = (a.astype(np.float64) for a in standard)
     moved = np.finfo(np.float32).eps * np.abs(centre * scale) * np.abs(W).max(axis=1)
     if moved.sum() > _SEEN:
-        warnings.warn(
+        warn(
             f"an ONNX file takes X in float32, which moves the scores of this model by up to "
             f"{moved.sum():.2g}: column {moved.argmax()} lies too far from 0 for its spread. "
-            "Subtract a constant from it before training and prediction",
-            UserWarning,
-            stacklevel=4,
+            "Subtract a constant from it before training and prediction"
         )
 
 

@@ -15,14 +15,13 @@ from xplinear.arguments import NONE, number
 from xplinear.backends import backend_of
 from xplinear.formats.fitted import Fitted
 from xplinear.losses import LOSSES
-from xplinear.namespace import array_namespace, is_array
+from xplinear.namespace import HostArray, array_namespace, is_array
 from xplinear.objective import Params
 
 __all__ = ["SklearnClassifier", "from_sklearn", "settings_of", "to_sklearn"]
 
 SklearnClassifier: TypeAlias = LogisticRegression | SGDClassifier | LinearSVC
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _ROWS = "the number of rows, or the sum of their weights, because alpha = 1 / (C n)"
 _N_SAMPLES = replace(number("(0, inf)"), wants=(_ROWS,)) | NONE
@@ -156,8 +155,8 @@ def to_sklearn(
 
     See `LinearClassifier.to_sklearn`.
     """
-    names = {kind.__name__: name for name, kind in LOSSES.items()}
-    name = loss if isinstance(loss, str) else names.get(type(loss).__name__)
+    names = {kind: name for name, kind in LOSSES.items()}
+    name = loss if isinstance(loss, str) else names.get(type(loss))
     if name not in _COUNTERPARTS:
         msg = f"loss={loss!r} has no counterpart in scikit-learn; keep the LinearClassifier"
         raise ValueError(msg)

@@ -17,17 +17,18 @@ from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence,
 from xplinear.backends import Backend
 from xplinear.backends.base import undisturbed
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
+from xplinear.estimator.labels import host_weights
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
 from xplinear.estimator.solve import certificate_of, solver_for
-from xplinear.estimator.validation import host_weights
 from xplinear.formats.fitted import keep, linear_coefficients
 from xplinear.losses import Loss
 from xplinear.minimize import time_left
+from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.folds import CV, folds_of, splits_of
 from xplinear.model_selection.scoring import OTHER_NAMES, SCORINGS, HostScoring
-from xplinear.model_selection.sweep import Grid, Run, SweepProgress, automatic_alphas, stacks_beyond
-from xplinear.namespace import Array
+from xplinear.model_selection.sweep import Grid, Run, SweepProgress, stacks_beyond
+from xplinear.namespace import Array, HostArray
 from xplinear.objective import Objective, Params
 from xplinear.penalties import has_strength
 from xplinear.solvers import Solver
@@ -38,7 +39,6 @@ __all__ = ["LinearClassifierCV"]
 
 # ruff: noqa: RUF009 - `parameter` makes fields, as `dataclasses.field` does
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 _STRENGTHS = sequence(number("(0, inf)"), "a sequence of positive, finite numbers, such as [1.0]")
 _MOST = 1000  # strengths over 7 decades: each is 1.6 % less than the one before it
@@ -66,10 +66,8 @@ class _Search:
 
     def strengths(self, objective: Objective) -> HostArray:
         """Return the strengths to try, strong to weak."""
-        if self.alphas is None:
-            return automatic_alphas(objective)
-        if isinstance(self.alphas, int):
-            return automatic_alphas(objective, self.alphas)
+        if self.alphas is None or isinstance(self.alphas, int):
+            return automatic_alphas(objective, self.alphas or 20)
         return np.unique(self.alphas)[::-1]
 
 
@@ -225,8 +223,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         if search.one_standard_error and len(splits) < 2:
             msg = "one_standard_error needs at least two folds"
             raise ValueError(msg)
-        folds = folds_of(problem, splits, sample_weight, settings.class_weight, refit=search.refit)
-        grid = Grid(alphas, rates, *folds)
+        folds = folds_of(problem, splits, settings.class_weight, refit=search.refit)
+        grid = Grid(alphas, rates, folds)
         if self.solver == "auto":  # what suits one model may be too much for many
             name = automatic_solver(objective, len(grid.lanes), len(alphas))
             settings = replace(settings, solver=name)

@@ -8,15 +8,16 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from sklearn.model_selection import check_cv
 
-from xplinear.arguments import NONE, integer, satisfying
+from xplinear.arguments import NONE, integer, naming, satisfying
 from xplinear.backends import backend_of
+from xplinear.estimator.labels import weights_of
 from xplinear.estimator.problem import Problem
-from xplinear.estimator.validation import check_groups, check_weights
-from xplinear.namespace import Array, is_array
+from xplinear.estimator.validation import on_host, refuse_masked
+from xplinear.namespace import Array, HostArray, is_array
 
 __all__ = ["CV", "Folds", "folds_of", "splits_of"]
 
-HostArray = np.ndarray[Any, np.dtype[Any]]
+Split = tuple[HostArray, HostArray]  # the training and the test rows of a fold
 
 _SPLITTER = satisfying(
     lambda cv: callable(getattr(cv, "split", None)) and not isinstance(cv, (str, bytes, type)),
@@ -38,10 +39,16 @@ class Folds(NamedTuple):
     known: HostArray  # (f, k): whether a fold's training rows have the class
 
 
-def splits_of(cv: Any, X: Any, labels: HostArray, groups: Any) -> list[tuple[HostArray, HostArray]]:
+def splits_of(cv: Any, X: Any, labels: HostArray, groups: Any) -> list[Split]:
     """Return the training and test rows of each fold; ``cv`` has been checked."""
+    n = len(labels)
     if groups is not None:
-        groups = check_groups(groups, len(labels))
+        refuse_masked("groups", groups)
+        with naming("groups"):
+            groups = np.asarray(on_host("groups", groups))
+        if groups.shape != (n,):
+            msg = f"groups must have one entry per row of X, shape ({n},), got {groups.shape}"
+            raise ValueError(msg)
     splitter = cast(Any, check_cv(cv, labels, classifier=True))
     try:
         splits: list[Any] = list(splitter.split(X, labels, groups))
@@ -55,26 +62,18 @@ def splits_of(cv: Any, X: Any, labels: HostArray, groups: Any) -> list[tuple[Hos
     if not splits:
         msg = f"cv={cv!r} gives no folds; give a number of them, or pairs of rows"
         raise ValueError(msg)
-    n = len(labels)
     return [
         (_rows(train, n, fold), _rows(test, n, fold)) for fold, (train, test) in enumerate(splits)
     ]
 
 
-def folds_of(
-    problem: Problem,
-    splits: Sequence[tuple[HostArray, HostArray]],
-    sample_weight: Any,
-    class_weight: Any,
-    *,
-    refit: bool,
-) -> Folds:
+def folds_of(problem: Problem, splits: Sequence[Split], class_weight: Any, *, refit: bool) -> Folds:
     """Return splits as weights, with those of all rows last if these are fitted too."""
-    codes, classes = problem.sample.codes, problem.sample.classes
+    sample, codes, classes = problem.sample, problem.sample.codes, problem.sample.classes
     n, k = len(codes), len(classes)
-    weights = check_weights(sample_weight, None, codes, classes)
-    weights = np.ones(n) if weights is None else weights
-    weights[problem.left_out] = 0.0
+    weights = np.zeros(n)
+    counted = slice(None) if problem.rows is None else problem.rows
+    weights[counted] = 1.0 if sample.unclassed is None else sample.unclassed[counted]
     train = [np.bincount(rows, minlength=n) * weights for rows, _ in splits]
     held_out = [np.bincount(rows, minlength=n) * weights for _, rows in splits]
     for fold, (learnt, scored) in enumerate(zip(train, held_out, strict=True)):
@@ -89,7 +88,7 @@ def folds_of(
             )
             raise ValueError(msg)
     train = [
-        check_weights(rows, class_weight, codes, classes)
+        weights_of(rows, class_weight, codes, classes)[0]
         for rows in (*train, *([weights] if refit else []))
     ]
     # Of mean 1 in each fold: what all folds share, such as a metric, then weighs them alike.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,11 @@ from xplinear.estimator.classifier import LinearClassifier
 from xplinear.estimator.predictions import accuracy, block_scores
 from xplinear.losses import Loss, SoftmaxLoss
 from xplinear.losses.true_class import true_class
-from xplinear.namespace import Array, Namespace, accumulator, device, is_array
+from xplinear.namespace import Array, HostArray, Namespace, accumulator, device, is_array
 from xplinear.objective import Objective, Params
 from xplinear.solvers.protocol import take_models
 
 __all__ = ["OTHER_NAMES", "SCORINGS", "HostScoring", "class_counts", "without_classes"]
-
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 
 def without_classes(params: Params, known: Array, *, xp: Namespace) -> Params:
@@ -104,11 +102,11 @@ SCORINGS: dict[str, Callable[[Objective, Params], Array]] = {
 OTHER_NAMES = {"neg_log_loss": "log_loss", "f1_macro": "macro_f1"}  # scikit-learn's
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
-        return list(inspect.signature(function).parameters.values())
+        return inspect.signature(function).parameters
     except (TypeError, ValueError):  # some functions written in C tell none
-        return []
+        return {}
 
 
 @dataclass(frozen=True)
@@ -141,8 +139,7 @@ class HostScoring:
 
     def __post_init__(self) -> None:
         module: str = getattr(self.function, "__module__", None) or ""
-        predicted = any(parameter.name == "y_pred" for parameter in self._parameters)
-        if predicted and module.startswith("sklearn.metrics"):
+        if "y_pred" in _arguments(self.function) and module.startswith("sklearn.metrics"):
             msg = (
                 f"scoring={self.function!r} is of predictions, and a scoring is given scores; make "
                 "it a scorer: sklearn.metrics.make_scorer"
@@ -156,38 +153,31 @@ class HostScoring:
             raise TypeError(msg)
 
     @property
-    def _parameters(self) -> list[inspect.Parameter]:
-        return _parameters(self.function)
-
-    @property
     def _positional(self) -> int:
         """How many arguments the function needs; it may not tell."""
+        arguments = _arguments(self.function)
         positional = [
-            parameter
-            for parameter in self._parameters
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-            and parameter.default is parameter.empty
-            and parameter.name != "sample_weight"
+            name
+            for name, one in arguments.items()
+            if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+            and one.default is one.empty
+            and name != "sample_weight"
         ]
-        if positional and positional[0].name == "estimator":
+        if positional[:1] == ["estimator"]:
             return 3
-        open_ended = any(one.kind is one.VAR_POSITIONAL for one in self._parameters)
-        return 2 if open_ended or not self._parameters else len(positional)
+        open_ended = any(one.kind is one.VAR_POSITIONAL for one in arguments.values())
+        return 2 if open_ended or not arguments else len(positional)
 
     @property
     def _weighs(self) -> bool:
         metric = getattr(self.function, "_score_func", None)  # of make_scorer, which takes all
         return self.weights is not None and any(
-            parameter.name == "sample_weight" or parameter.kind is parameter.VAR_KEYWORD
-            for parameter in (_parameters(metric) if metric else self._parameters)
+            name == "sample_weight" or one.kind is one.VAR_KEYWORD
+            for name, one in _arguments(metric or self.function).items()
         )
 
     def scores(
-        self,
-        data: Data,
-        params: Params,
-        rows: Sequence[HostArray],
-        alphas: Sequence[float],
+        self, data: Data, params: Params, rows: Sequence[HostArray], alphas: Sequence[float]
     ) -> HostArray:
         """Return the score ``(m,)`` of each model on rows of its own."""
         if self._positional == 3:
@@ -212,11 +202,7 @@ class HostScoring:
         return [(self.y[index], z) for index, z in zip(rows, decisions, strict=True)]
 
     def _estimators(
-        self,
-        data: Data,
-        params: Params,
-        rows: Sequence[HostArray],
-        alphas: Sequence[float],
+        self, data: Data, params: Params, rows: Sequence[HostArray], alphas: Sequence[float]
     ) -> list[tuple[Any, ...]]:
         xp, asarray = data.backend.xp, data.backend.asarray
         given: list[tuple[Any, ...]] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,17 +12,15 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from xplinear.arguments import integer
+from xplinear.arguments import warn
 from xplinear.backends import matmul_precision
-from xplinear.data import ArrayData
 from xplinear.estimator.solve import at_the_floor
 from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
-from xplinear.model_selection.scoring import SCORINGS, HostScoring, class_counts, without_classes
-from xplinear.namespace import Array
-from xplinear.objective import OBJECTIVE, Objective, Params, columns
-from xplinear.penalties import L1Penalty, NoPenalty
-from xplinear.solvers import GD, Solver
-from xplinear.solvers.metric import loss_curvature
+from xplinear.model_selection.folds import Folds
+from xplinear.model_selection.scoring import SCORINGS, HostScoring, without_classes
+from xplinear.namespace import HostArray
+from xplinear.objective import Objective, Params, columns
+from xplinear.solvers import Solver
 from xplinear.solvers.protocol import declared, take_models
 
 __all__ = [
@@ -31,21 +28,14 @@ __all__ = [
     "Run",
     "Stack",
     "SweepProgress",
-    "automatic_alphas",
     "stack_width",
     "stacks",
     "stacks_beyond",
 ]
 
-_GRID = 20
-_L1_DECADES, _L2_DECADES = 4, 7
-_SMALL_DECADES = 3  # below what acts on the smallest feature that tells classes apart
-_TELLING = 10.0  # F of the analysis of variance: chance gives 1
 _EXTENSIONS, _FURTHER = 2, 5  # each by a fifth of the grid
-_SAMPLE_ROWS = 8192
 _STATE_VECTORS = 32  # arrays of the size of the weights that a solver holds
 _WIDE = 640  # columns from which a product of matrices on a CPU no longer gains by more
-HostArray = np.ndarray[Any, np.dtype[Any]]
 
 
 class SweepProgress(NamedTuple):
@@ -74,117 +64,6 @@ class SweepProgress(NamedTuple):
             f"iteration {self.iteration}  loss {self.loss:.6g}  {self.seconds:.2f} s, "
             f"time left {left}"
         )
-
-
-def automatic_alphas(objective: Objective, count: int = _GRID) -> HostArray:
-    """Return strengths from strong to weak, evenly spaced in the logarithm.
-
-    L1 and elastic net start at the weakest α that makes every weight zero, the largest entry of
-    the gradient at W = 0 and the best intercept (over ``l1_ratio``), and span 4 decades. Other
-    penalties start at the loss's curvature times the total variance of the features, which no
-    curvature of the mean loss exceeds, and span 7. Both reach further where features have very
-    different scales, so that the largest does not hide the others: to 3 decades below what
-    shrinks the smallest of those whose means differ from class to class.
-
-    Parameters
-    ----------
-    objective : Objective
-        Of one model; its α does not matter.
-    count : int, default 20
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from xplinear import Objective, losses, penalties
-    >>> from xplinear.backends import get_backend
-    >>> from xplinear.data import ArrayData
-    >>> data = ArrayData(np.eye(3), np.arange(3), backend=get_backend("numpy"))
-    >>> F = Objective(losses.SoftmaxLoss(), penalties.L1Penalty(), np.ones(1), data, k=3)
-    >>> automatic_alphas(F, 3).round(6).tolist()
-    [0.222222, 0.002222, 2.2e-05]
-    """
-    OBJECTIVE("objective", objective)
-    count = integer(1)("count", count)
-    deviation, telling = _features(objective)
-    strongest = _strongest_alphas(objective)
-    if strongest is None:
-        unit = loss_curvature(objective.loss, objective.k) * deviation**2
-        top, decades = unit.sum(), _L2_DECADES
-    else:
-        slope = strongest / np.where(deviation > 0, deviation, np.inf)
-        unit, (top, decades) = slope.max() * deviation, (strongest.max(), _L1_DECADES)
-    if not (top > 0.0 and telling.any()):
-        msg = "alphas cannot be chosen: every feature is constant; give alphas as numbers"
-        raise ValueError(msg)
-    weakest = min(top * 10.0**-decades, unit[telling].min() * 10.0**-_SMALL_DECADES)
-    return top * np.logspace(0.0, np.log10(weakest / top), count)
-
-
-def _strongest_alphas(objective: Objective) -> HostArray | None:
-    """Return the weakest α ``(p,)`` at which each feature alone has no weight; None if none does.
-
-    A penalty that does not say is taken for L1.
-    """
-    penalty, xp = objective.penalty, objective.xp
-    if penalty.smooth:
-        return None
-    start = Params(objective.zeros().W, _best_intercept(objective))
-    _, grads = objective.data_loss_and_grad(start)
-    alone = xp.permute_dims(grads.W, (1, 0, 2))  # each feature as a model of its own
-    alpha = getattr(penalty, "strongest_alpha", L1Penalty().strongest_alpha)(alone, xp=xp)
-    return None if alpha is None else objective.data.backend.to_host(alpha).astype(np.float64)
-
-
-def _features(objective: Objective) -> tuple[HostArray, HostArray]:
-    """Return each feature's standard deviation ``(p,)``, and which ones tell classes apart.
-
-    Those have, by the analysis of variance, class means that differ by more than chance; where
-    none do, it is the one of median deviation.
-    """
-    data, xp = objective.data, objective.xp
-    block = data.sample(_SAMPLE_ROWS)
-    X, y, s = block.rows.common(xp=xp), block.y, block.weights(xp=xp)
-    total = xp.sum(s)
-    s = s / xp.where(total > 0, total, 1.0)
-    D = X - xp.sum(s * X, axis=0)
-    size = xp.max(xp.abs(D), axis=0)
-    varies = size > 16.0 * xp.finfo(X.dtype).eps * xp.max(xp.abs(X), axis=0)
-    D = xp.where(varies, D / xp.where(varies, size, 1.0), 0.0)  # squares stay in range
-    D = D - xp.sum(s * D, axis=0)
-    classes = xp.arange(objective.k, **data.backend.kind(y.dtype))
-    weight = s * xp.astype(y[:, None] == classes, X.dtype)  # (r, k)
-    mass, sums = xp.sum(weight, axis=0), weight.T @ D
-    between = xp.sum(sums * sums / xp.where(mass > 0, mass, 1.0)[:, None], axis=0)
-    moments = xp.stack([size, xp.sum(s * D * D, axis=0), between])
-    size, variance, between = data.backend.to_host(moments).astype(np.float64)
-    rows = 1.0 / max(float(data.backend.to_host(xp.sum(s * s))), 1.0 / X.shape[0])
-    deviation = size * np.sqrt(variance)
-    within = np.maximum(variance - between, np.finfo(np.float64).eps)
-    F = between / within * max(rows - objective.k, 0.0) / (objective.k - 1)
-    telling = (F > _TELLING) & (deviation > 0.0)
-    if not telling.any() and (deviation > 0.0).any():
-        telling = deviation == np.quantile(deviation[deviation > 0.0], 0.5, method="lower")
-    return deviation, telling
-
-
-def _best_intercept(objective: Objective) -> Array:
-    """Return b ``(1, c)`` that minimizes the loss at W = 0: all rows of a class are one row."""
-    data, xp, k = objective.data, objective.xp, objective.k
-    nothing = objective.zeros()
-    if not objective.fit_intercept:
-        return nothing.b
-    true, _, _ = class_counts(objective, nothing)
-    kind = data.backend.kind(data.dtype)
-    rows = ArrayData(
-        xp.zeros((k, 1), **kind),
-        xp.arange(k, **data.backend.kind(data.labels.dtype)),
-        xp.astype(true, data.dtype).T,
-        data.dtype,
-        backend=data.backend,
-        classes=k,
-    )
-    few = replace(objective, data=rows, penalty=NoPenalty())
-    return minimize(few, GD(tol=1e-6)).params.b
 
 
 def stack_width(objective: Objective, lanes: int, *, follows: bool) -> tuple[int, int]:
@@ -220,15 +99,12 @@ class Grid(NamedTuple):
 
     alphas: HostArray  # strong to weak
     rates: Sequence[float | None]
-    train: Array  # weights (n, f), or one column more for the refit on all rows
-    held_out: Array  # (n, f)
-    tests: Sequence[HostArray]  # the rows held out
-    known: HostArray  # (f, k): whether a fold's training rows have the class
+    folds: Folds
 
     @property
     def lanes(self) -> list[tuple[int, int]]:
         """Rate and fold of every lane."""
-        return [(r, f) for r in range(len(self.rates)) for f in range(self.train.shape[1])]
+        return [(r, f) for r in range(len(self.rates)) for f in range(self.folds.train.shape[1])]
 
 
 class Stack(NamedTuple):
@@ -256,8 +132,9 @@ def stacks(
     grid: Grid,
     callback: Callable[[range, Progress], bool] | None,
     precision: str = "float32",
+    first: int = 0,
 ) -> Iterator[Stack]:
-    """Solve all models, stack by stack: each strength starts from the stronger ones before it.
+    """Solve the models from the ``first`` strength on: each starts from the stronger ones before.
 
     No fold starts from the solution on all rows, near as it is: where a run is stopped early,
     its held-out rows would have been seen. A stack that memory does not hold is halved. Of one
@@ -265,10 +142,10 @@ def stacks(
     """
     planned = declared(solver, "planned")
     if planned is not None:
-        solver = planned(_stacked(objective, grid, range(len(grid.alphas)), grid.lanes))
+        solver = planned(_stacked(objective, grid, range(first, len(grid.alphas)), grid.lanes))
     follows = declared(solver, "follow") is not None
     width, depth = stack_width(objective, len(grid.lanes), follows=follows)
-    waiting = [(grid.lanes, 0)]  # and the first of the strengths that are left to do
+    waiting = [(grid.lanes, first)]  # and the first of the strengths that are left to do
     while waiting:
         lanes, start = waiting.pop()
         if len(lanes) > width:
@@ -283,20 +160,15 @@ def stacks(
             if grid.rates[0] is not None:
                 rates = tuple(grid.rates[r] for r, _ in lanes)
                 own = declared(solver, "with_rates")(rates * len(at))
-            interrupt: Interrupted | None = None
-            with matmul_precision(precision):
-                try:
-                    result = _within_memory(
-                        stack,
-                        own,
-                        follow=partial(_followed, stack, own, last, solved)
-                        if follows and last
-                        else None,
-                        release=not follows or at.stop == len(grid.alphas),
-                        callbacks=[partial(callback, at)] if callback else (),
-                    )
-                except Interrupted as error:
-                    result, interrupt = error.result, error
+            follow = partial(_followed, stack, own, last, solved) if follows and last else None
+            result, interrupt = _within_memory(
+                stack,
+                own,
+                precision,
+                follow,
+                release=not follows or at.stop == len(grid.alphas),
+                callbacks=[partial(callback, at)] if callback else (),
+            )
             if result is None and len(at) > 1:
                 depth = len(at) // 2
                 continue
@@ -326,47 +198,43 @@ def stacks_beyond(
 
     Each stack is to be added to the run before the next one is asked for.
     """
-    first, step = 0, run.grid.alphas[-1] / run.grid.alphas[-2:][0]
+    step = run.grid.alphas[-1] / run.grid.alphas[-2:][0]
     more = max(1, len(run.grid.alphas) // _FURTHER)
-    for extensions in range(_EXTENSIONS + 1):
-        if extensions:
-            if not extends or run.rises_to != "weakest":
-                return
-            first = len(run.grid.alphas)
-            run.extend(run.grid.alphas[-1] * step ** np.arange(1, more + 1))
-        part = run.grid._replace(alphas=run.grid.alphas[first:])
-        show = callback and partial(_shifted, callback, first)
-        for stack in stacks(objective, solver, part, show, precision):
-            at = range(stack.at.start + first, stack.at.stop + first)
-            yield stack._replace(at=at)
-
-
-def _shifted(
-    callback: Callable[[range, Progress], bool], first: int, at: range, progress: Progress
-) -> bool:
-    return callback(range(at.start + first, at.stop + first), progress)
+    yield from stacks(objective, solver, run.grid, callback, precision)
+    for _ in range(_EXTENSIONS):
+        if not extends or run.rises_to != "weakest":
+            return
+        first = len(run.grid.alphas)
+        run.extend(run.grid.alphas[-1] * step ** np.arange(1, more + 1))
+        yield from stacks(objective, solver, run.grid, callback, precision, first)
 
 
 def _within_memory(
-    stack: Objective, solver: Solver, *, follow: Callable[[], Any] | None, **settings: Any
-) -> Result | None:
-    """Return the solution of a stack; None where there is not enough memory for so many models."""
+    stack: Objective,
+    solver: Solver,
+    precision: str,
+    follow: Callable[[], Any] | None,
+    **settings: Any,
+) -> tuple[Result | None, Interrupted | None]:
+    """Return the solution, None where memory does not hold so many models, and a Ctrl-C."""
     backend = stack.data.backend
     try:
-        return minimize(stack, solver, state=follow() if follow else None, **settings)
+        with matmul_precision(precision):
+            return minimize(stack, solver, state=follow and follow(), **settings), None
+    except Interrupted as interrupt:
+        return interrupt.result, interrupt
     except Exception as error:
         if stack.m == 1 or not backend.out_of_memory(error):
             raise
     # Not in `except`: until its end, the traceback holds the arrays of the run that failed.
     gc.collect()
     backend.release_memory()
-    warnings.warn(
+    warn(
         f"out of memory with a stack of {stack.m} models; going on with half as many at a time: "
         "results are the same within tol, it takes more passes",
         RuntimeWarning,
-        stacklevel=5,
     )
-    return None
+    return None, None
 
 
 def _stacked(
@@ -379,7 +247,7 @@ def _stacked(
     return replace(
         objective,
         alpha=data.backend.asarray(alpha, data.dtype),
-        data=data.with_weights(grid.train, folds),
+        data=data.with_weights(grid.folds.train, folds),
     )
 
 
@@ -416,14 +284,14 @@ def _held_out_scores(
     alpha = xp.take(stack.objective.alpha, asarray(np.asarray(models)))
 
     def known(some: slice) -> Params:
-        params, classes = stack.params(models[some]), asarray(grid.known[folds[some]])
+        params, classes = stack.params(models[some]), asarray(grid.folds.known[folds[some]])
         return without_classes(params, classes, xp=xp)
 
     if isinstance(scoring, str):
-        own = data.with_weights(grid.held_out, asarray(np.asarray(folds)))
+        own = data.with_weights(grid.folds.held_out, asarray(np.asarray(folds)))
         part = replace(stack.objective, alpha=alpha, data=own)
         return to_host(SCORINGS[scoring](part, known(slice(None))))
-    rows, strengths = [grid.tests[fold] for fold in folds], to_host(alpha).tolist()
+    rows, strengths = [grid.folds.tests[fold] for fold in folds], to_host(alpha).tolist()
     few = max(1, len(models) // len(stack.at))  # one strength at a time, to bound the memory
     parts = [slice(start, start + few) for start in range(0, len(models), few)]
     return np.concatenate(
@@ -438,15 +306,9 @@ def _one(result: Result, model: int, params: Params) -> Result:
         name: column if column.ndim == 1 else column[:, one]
         for name, column in result.history.items()
     }
-    return replace(
-        result,
-        params=params,
-        history=history,
-        converged=result.converged[one],
-        residual=result.residual[one],
-        lower_bound=result.lower_bound[one],
-        reasons=result.reasons[one],
-    )
+    names = "converged", "residual", "lower_bound", "reasons"
+    own = {name: getattr(result, name)[one] for name in names}
+    return replace(result, params=params, history=history, **own)
 
 
 class Run:
@@ -456,7 +318,7 @@ class Run:
         self, grid: Grid, callbacks: Sequence[Callable[[SweepProgress], bool | None]]
     ) -> None:
         self.grid, self.callbacks = grid, callbacks
-        self.scores = np.full((len(grid.alphas), len(grid.rates), len(grid.tests)), np.nan)
+        self.scores = np.full((len(grid.alphas), len(grid.rates), len(grid.folds.tests)), np.nan)
         self.diverged = np.zeros(self.scores.shape[:2], dtype=bool)
         self.lanes_done = np.zeros(len(grid.alphas), dtype=int)
         self.refits: dict[tuple[int, int], Result] = {}
@@ -491,7 +353,7 @@ class Run:
 
         A strength is done when all its models are: those that Ctrl-C cut short are not.
         """
-        folds, result = len(self.grid.tests), stack.result
+        folds, result = len(self.grid.folds.tests), stack.result
         place = [(a, *lane) for a in stack.at for lane in stack.lanes]
         cut = np.asarray(result.reasons) == "interrupted"
         whole: HostArray = ~cut.reshape(len(stack.at), len(stack.lanes)).any(axis=1)
@@ -547,11 +409,9 @@ class Run:
         end = self.rises_to
         if end is not None:
             alpha = self.grid.alphas[0 if end == "strongest" else -1]
-            warnings.warn(
+            warn(
                 f"the best mean score is that of the {end} alpha, {alpha:.3g}: better ones may lie "
-                f"beyond the grid; give {end.replace('est', 'er')} alphas too",
-                UserWarning,
-                stacklevel=4,
+                f"beyond the grid; give {end.replace('est', 'er')} alphas too"
             )
 
     def best(self, *, one_standard_error: bool) -> tuple[int, int]:
@@ -585,16 +445,15 @@ class Run:
         """Say once how many models stopped before ``tol``, and why."""
         count = {reason: self.reasons.count(reason) for reason in ("max_iter", "rounding")}
         if count["max_iter"]:
-            warnings.warn(
+            warn(
                 f"{count['max_iter']} of {len(self.reasons)} models stopped at max_iter before "
                 f"tol={tol:g} was reached: more would improve their weights; raise max_iter, or "
                 "tol if they are good enough",
                 ConvergenceWarning,
-                stacklevel=4,
             )
         if count["rounding"]:
             worst, gap = max(self.stalled)
             measured = f"{'gap' if gap else 'residual'} up to {worst:.0e}"
             floor = at_the_floor(objective, precision, measured, tol)
             message = f"{count['rounding']} of {len(self.reasons)} models {floor}"
-            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+            warn(message, ConvergenceWarning)

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.estimator.classifier import LinearClassifier
 from xplinear.model_selection.cross_validation import LinearClassifierCV
 from xplinear.model_selection.scoring import OTHER_NAMES
+from xplinear.namespace import HostArray
 from xplinear.plot import drawing
 from xplinear.solvers import SOLVERS
 from xplinear.solvers.protocol import declared

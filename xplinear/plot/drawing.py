@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import backend_of
-from xplinear.backends.base import HostArray
 from xplinear.estimator.classifier import LinearClassifier, problem_of
 from xplinear.model_selection.cross_validation import LinearClassifierCV
+from xplinear.namespace import HostArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
+from xplinear.namespace import HostArray
 from xplinear.plot import drawing
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplinear.backends.base import HostArray
 from xplinear.estimator.classifier import LinearClassifier
 from xplinear.model_selection.cross_validation import LinearClassifierCV
+from xplinear.namespace import HostArray
 from xplinear.plot import drawing
 
 __all__ = ["ClassTemplatesDisplay"]

@@ -6,30 +6,48 @@ there stays, and grows from step to step, unless it is taken out.
 
 from __future__ import annotations
 
-from xplinear.namespace import Namespace
+from typing import NamedTuple
+
+from xplinear.data.rows import spread
+from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns
-from xplinear.penalties import L2Penalty, NoPenalty
+from xplinear.penalties import L2Penalty, NoPenalty, Penalty
 
-__all__ = ["balanced", "evened", "is_balanced"]
+__all__ = ["Smooth", "evened", "smooth"]
 
 
-def is_balanced(objective: Objective) -> bool:
-    """Return whether the gradient sums to 0 over the classes where the weights do.
+class Smooth(NamedTuple):
+    """What is to be known of a smooth objective but its data: what it is compiled for."""
 
-    So it is under a penalty that is quadratic, or none.
-    """
-    quadratic = objective.penalty in (L2Penalty(), NoPenalty())
-    return quadratic and objective.loss.shift_invariant and columns(objective.loss, objective.k) > 1
+    penalty: Penalty
+    shift_invariant: bool
+    even: bool  # the gradient sums to 0 over the classes where the weights do
+
+    def gradient(
+        self, W: Array, grads: Params, centre: Array, alpha: Array, *, xp: Namespace
+    ) -> Params:
+        """Return that of F in W and the intercept at the centre, from those of the data loss."""
+        dW = grads.W - spread(centre, grads.b, xp=xp)
+        gradient = Params(dW + alpha[:, None] * self.penalty.grad(W, xp=xp), grads.b)
+        return _balanced(gradient, xp=xp) if self.even else gradient
+
+
+def smooth(objective: Objective) -> Smooth:
+    """Return what is to be known; even it is under a penalty that is quadratic, or none."""
+    loss, penalty = objective.loss, objective.penalty
+    even = loss.shift_invariant and columns(loss, objective.k) > 1
+    quadratic = penalty in (L2Penalty(), NoPenalty())
+    return Smooth(penalty, loss.shift_invariant, even and quadratic)
 
 
 def evened(objective: Objective, params: Params) -> Params:
     """Return a start whose weights sum to 0 over the classes, where that changes no score."""
-    if not is_balanced(objective):
+    if not smooth(objective).even:
         return params
-    return Params(balanced(params, xp=objective.xp).W, params.b)
+    return Params(_balanced(params, xp=objective.xp).W, params.b)
 
 
-def balanced(params: Params, *, xp: Namespace) -> Params:
+def _balanced(params: Params, *, xp: Namespace) -> Params:
     """Return the parameters less their means over the classes."""
     W, b = params
     return Params(W - xp.mean(W, axis=2, keepdims=True), b - xp.mean(b, axis=1, keepdims=True))

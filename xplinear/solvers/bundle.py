@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xplinear.data import Block
+from xplinear.data.rows import spread
 from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params
-from xplinear.solvers.metric import safe_divisor, spread
+from xplinear.solvers.metric import safe_divisor
 
 __all__ = ["Bundle", "Classes", "class_means", "collect", "no_points", "prove"]
 
@@ -134,13 +135,7 @@ def _program(
     K = G @ xp.matrix_transpose(G) / safe_divisor(xp.astype(alpha, wide), xp=xp)[:, None, None]
     none = xp.concat([0.0 * residuals, 0.0 * residuals], axis=2)
     corner = xp.matrix_transpose(none) @ none
-    Q = xp.concat(
-        [
-            xp.concat([K, none], axis=2),
-            xp.concat([xp.matrix_transpose(none), corner], axis=2),
-        ],
-        axis=1,
-    )
+    Q = _bordered(K, none, corner, xp=xp)
     least = xp.min(xp.where(classes.share > 0, classes.share, 1.0), axis=1)
     price = _PRICE * (value / least + xp.max(xp.abs(intercept), axis=1))
     counted = xp.concat([xp.ones_like(values), none[:, 0, :]], axis=1)
@@ -152,6 +147,12 @@ def _program(
     x = xp.where(counted > 0, 1.0 / t, excess[:, None])
     z = xp.zeros_like(x) + xp.max(xp.abs(_times(Q, x) - q), axis=1, keepdims=True)
     return Program(Q, q, A), Point(x, z, xp.zeros_like(A[:, :, 0]))
+
+
+def _bordered(K: Array, side: Array, corner: Array, *, xp: Namespace) -> Array:
+    """Return the symmetric matrices of the blocks K and side, sideᵀ and corner."""
+    upper = xp.concat([K, side], axis=2)
+    return xp.concat([upper, xp.concat([xp.matrix_transpose(side), corner], axis=2)], axis=1)
 
 
 def _times(M: Array, v: Array) -> Array:
@@ -174,13 +175,7 @@ def _newton(xp: Namespace, program: Program, point: Point) -> Point:
     diagonal = xp.eye(x.shape[1], dtype=x.dtype, device=device(x)) * (z / x)[:, None, :]
     ridge = xp.eye(r, dtype=x.dtype, device=device(x))
     corner = 0.0 * A[:, :, :r] - tiny * ridge
-    M = xp.concat(
-        [
-            xp.concat([Q + diagonal, At], axis=2),
-            xp.concat([A, corner], axis=2),
-        ],
-        axis=1,
-    )
+    M = _bordered(Q + diagonal, At, corner, xp=xp)
     move = xp.linalg.solve(M, right[:, :, None])[:, :, 0]
     dx, du = move[:, : x.shape[1]], -move[:, x.shape[1] :]
     dz = (target - z * dx) / x - z

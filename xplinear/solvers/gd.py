@@ -11,13 +11,7 @@ from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
-from xplinear.solvers.metric import (
-    Metric,
-    feature_metric,
-    feature_moments,
-    loss_curvature,
-    plain_metric,
-)
+from xplinear.solvers.metric import Metric, feature_metric, loss_curvature, plain_metric
 from xplinear.solvers.protocol import check_suits, select, take_models
 from xplinear.solvers.proximal import Move, proximal_step
 from xplinear.solvers.report import Report, first_report
@@ -122,7 +116,7 @@ class GD:
             metric = plain_metric(objective)
             step_size = self.step_size * ones
         else:
-            metric = feature_metric(objective, feature_moments(objective))
+            metric = feature_metric(objective)
             curvature = loss_curvature(objective.loss, objective.k)
             step_size = ones / (curvature * metric.eigenvalue)
         zero = objective.loss_at_zero()
@@ -170,10 +164,10 @@ def _judge(
     grads: Params,
     tol: float,
 ) -> GDState:
-    report = state.report
+    """Keep the trial points that are good enough, and choose the next step sizes."""
+    report, converged = state.report, state.report.converged
     before = state.current_loss + weighted_penalty(penalty, xp, state.current.W, alpha)
     residual = relative_excess(state.zero, before, 0.5 * move.length / move.step_size, xp=xp)
-    converged = report.converged
     if smooth:
         converged = converged | (residual <= tol)
     accept = loss <= state.limit
@@ -181,34 +175,32 @@ def _judge(
         rise = move.slope + move.length / (2.0 * move.step_size)
         slack = 10.0 * float(xp.finfo(move.length.dtype).eps) * xp.abs(state.current_loss)
         accept = accept & (loss <= state.current_loss + rise + slack)
-        step_size = xp.where(accept, 1.2 * report.step_size, 0.5 * report.step_size)
-        diverged = xp.zeros_like(accept)
-    else:
-        step_size = xp.where(accept, report.step_size, 0.1 * report.step_size)
-        diverged = ~accept & ~converged
+    longer, shorter = (1.2, 0.5) if searches else (1.0, 0.1)
+    step_size = xp.where(accept, longer * report.step_size, shorter * report.step_size)
+    diverged = xp.zeros_like(accept) if searches else ~accept & ~converged
     accept = accept & ~report.converged
-
-    current = select(accept, move.trial, state.current, xp=xp)
-    current_loss = xp.where(accept, loss, state.current_loss)
-    params, kept = current, current_loss
-    if not smooth:
-        now, best = (
-            value + weighted_penalty(penalty, xp, W, alpha)
-            for value, W in ((loss, move.trial.W), (report.loss, state.params.W))
-        )
-        better = accept & (now < best)
-        params = select(better, move.trial, state.params, xp=xp)
-        kept = xp.where(better, loss, report.loss)
+    better = accept if smooth else accept & _lower(penalty, state, alpha, move.trial, loss, xp=xp)
     return state._replace(
-        params=params,
+        params=select(better, move.trial, state.params, xp=xp),
         report=report._replace(
-            loss=kept,
+            loss=xp.where(better, loss, report.loss),
             step_size=step_size,
             converged=converged,
             diverged=diverged,
             residual=residual,
         ),
-        current=current,
-        current_loss=current_loss,
+        current=select(accept, move.trial, state.current, xp=xp),
+        current_loss=xp.where(accept, loss, state.current_loss),
         grads=select(accept, grads, state.grads, xp=xp),
     )
+
+
+def _lower(
+    penalty: Penalty, state: GDState, alpha: Array, trial: Params, loss: Array, *, xp: Namespace
+) -> Array:
+    """Return where F at a trial point is below the best ``(m,)``."""
+    now, best = (
+        value + weighted_penalty(penalty, xp, W, alpha)
+        for value, W in ((loss, trial.W), (state.report.loss, state.params.W))
+    )
+    return now < best

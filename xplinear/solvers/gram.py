@@ -1,31 +1,25 @@
-"""The Gram matrix of the features, and the coordinates in which it is close to the Hessian.
+"""The Gram matrix of the features: what the data loss's Hessian is like before any step.
 
-A vector ``(m, c p + c)`` holds W and the intercept at the centre of the features, one row per
-model: there the Hessian of the data loss is about c·XᵀX/n in each column of W, X centred.
+At the centre of the features, it is about c·XᵀX/n in each column of W, c the loss's curvature
+bound (Böhning), X centred.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from xplinear.data import Block
 from xplinear.namespace import Array, Namespace
-from xplinear.objective import Objective, Params, columns
+from xplinear.objective import Objective, columns
+from xplinear.solvers.metric import Moments, feature_moments, loss_curvature, penalty_curvature
+from xplinear.solvers.protocol import take_models
 
-__all__ = [
-    "centred_rows",
-    "damping",
-    "dot",
-    "gram_pays",
-    "params_of",
-    "sampled_centre",
-    "sampled_rows",
-    "scaled_gram",
-    "squared_scales",
-    "vector",
-]
+__all__ = ["Bounds", "Preconditioner", "bounds", "gram_pays", "preconditioner", "sampled_centre"]
 
-_SAMPLE_ROWS = 8192
+_ROWS = 8192  # that a Gram matrix is made of, unless they hold more than so many numbers
+_ENTRIES = 2**26
 _FEW_ROWS = 1024  # they do for variances and a largest eigenvalue
-_SAMPLE_ENTRIES = 2**26
+_POWER_ITERATIONS = 5
 _LARGEST_GRAM = 4096  # features; an eigendecomposition of more takes minutes
 _DAMPING = 0.3  # of the mean eigenvalue; 0.03 to 1 need about as many steps, 0 up to twice as many
 _WILD = 100.0  # mean variance over median variance from which features are scaled
@@ -37,26 +31,24 @@ def gram_pays(objective: Objective) -> bool:
     """Return whether the Gram matrix costs less than the passes it saves, and p ≤ 4096."""
     n, p = objective.data.n, objective.data.p
     scores = objective.m * columns(objective.loss, objective.k)
-    cost = p * (2 * min(n, _SAMPLE_ROWS) + _DECOMPOSITION * p)
+    cost = p * (2 * min(n, _ROWS) + _DECOMPOSITION * p)
     return p <= _LARGEST_GRAM and cost <= _SAVED_PASSES * 4 * n * scores
 
 
-def sampled_rows(gram: bool, objective: Objective) -> Block:
+def _sampled_rows(objective: Objective, gram: bool) -> Block:
     """Return the rows the Gram matrix is made of, or fewer where there will be none."""
-    rows = min(_SAMPLE_ROWS if gram else _FEW_ROWS, _SAMPLE_ENTRIES // objective.data.p)
+    rows = min(_ROWS if gram else _FEW_ROWS, _ENTRIES // objective.data.p)
     return objective.data.sample(max(64, rows))
 
 
 def sampled_centre(objective: Objective) -> Array:
     """Return the mean ``(p,)`` of a sample of the rows, 0 where the intercept is given."""
-    centred = objective.data.backend.compile(centred_rows, objective.fit_intercept, objective.xp)
-    return centred(sampled_rows(False, objective))[0]
+    centred = objective.data.backend.compile(_centred_rows, objective.fit_intercept, objective.xp)
+    return centred(_sampled_rows(objective, gram=False))[0]
 
 
-def centred_rows(
-    fit_intercept: bool, xp: Namespace, block: Block
-) -> tuple[Array, Array, Array, Array]:
-    """Return the centre ``(p,)``, √s (X − centre), the variances ``(p,)`` and their mean, not 0.
+def _centred_rows(fit_intercept: bool, xp: Namespace, block: Block) -> tuple[Array, Array]:
+    """Return the centre ``(p,)`` and √s (X − centre).
 
     s is the mean of the models' weights, scaled to a mean of 1.
     """
@@ -70,52 +62,182 @@ def centred_rows(
         mean = s @ X / X.shape[0]
     mean = mean if fit_intercept else xp.zeros_like(mean)
     X = X - mean
-    X = X if s is None else xp.sqrt(s)[:, None] * X
-    variance = xp.mean(X * X, axis=0)
-    typical = xp.mean(variance)
-    return mean, X, variance, xp.where(typical > 0.0, typical, 1.0)
+    return mean, X if s is None else xp.sqrt(s)[:, None] * X
 
 
-def squared_scales(
-    xp: Namespace, variance: Array, typical: Array, alpha: Array, curvature: float
-) -> Array:
-    """Return squared scales d ``(p,)`` that bring the features to units of their own.
+def _scaled_rows(
+    fit_intercept: bool, curvature: float, xp: Namespace, block: Block, ridge: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return the centre, the centred rows x √d, their variances before, and d; all but x ``(p,)``.
 
     d is 1, unless features are of very different units: there d is 1 / variance, but no larger
     than the penalty allows, which holds the weights of features of less variance.
     """
+    mean, X = _centred_rows(fit_intercept, xp, block)
+    variance = xp.mean(X * X, axis=0)
+    typical = xp.mean(variance)
+    typical = xp.where(typical > 0.0, typical, 1.0)
     wild = typical > _WILD * xp.sort(variance)[(variance.shape[0] - 1) // 2]
     tiny = float(xp.finfo(variance.dtype).smallest_normal) ** 0.5
-    least = xp.min(alpha) / curvature
-    return xp.where(wild, 1.0 / xp.maximum(variance, xp.maximum(least, tiny * typical)), 1.0)
+    least = xp.maximum(xp.min(ridge) / curvature, tiny * typical)
+    square = xp.where(wild, 1.0 / xp.maximum(variance, least), 1.0)
+    return mean, X * xp.sqrt(square), variance, square
 
 
-def scaled_gram(X: Array, square: Array, *, xp: Namespace) -> Array:
-    """Return the Gram matrix ``(p, p)`` of the features x √d, ``square`` being d."""
-    X = X * xp.sqrt(square)
-    return X.T @ X / X.shape[0]
-
-
-def damping(spectrum: Array, *, xp: Namespace) -> Array:
+def _damping(spectrum: Array, *, xp: Namespace) -> Array:
     """Return what to add to the eigenvalues, given these or the diagonal."""
     mean = _DAMPING * xp.mean(spectrum)
     return xp.where(mean > 0.0, mean, 1.0)  # all features constant
 
 
-def vector(params: Params, *, xp: Namespace) -> Array:
-    """Return W and b as one vector per model ``(m, c p + c)``, W in its order in memory."""
-    W, b = params
-    p, m, c = W.shape
-    return xp.concat([xp.reshape(xp.permute_dims(W, (1, 2, 0)), (m, c * p)), b], axis=1)
+class Preconditioner(NamedTuple):
+    """An approximate inverse Hessian: base·I + T diag(inner) Tᵀ in the features.
+
+    ``centre (p, 1)``, ``basis`` T ``(p, r)``, ``spectrum (r,)`` of the data's Hessian in it,
+    ``inner (m, r)``, ``base (m, 1)``, intercept's ``bias``. r is p; where the Gram matrix costs
+    more than it saves, the basis is empty, and ``spectrum (p,)`` and ``base (m, c p)`` are of
+    the features. ``bound`` is the spectrum without damping: no curvature of the data exceeds it,
+    along the basis ``(r,)`` or else along each feature alone ``(p,)``. ``ridge (m,)`` is the
+    penalty's curvature.
+    ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that.
+    """
+
+    centre: Array
+    basis: Array
+    spectrum: Array
+    bound: Array
+    ridge: Array
+    inner: Array
+    base: Array
+    bias: float
+    blocks: Array | None = None
+
+    def strengthened(self, ridge: Array, c: int, *, xp: Namespace) -> Preconditioner:
+        """Return the preconditioner of models whose penalties have these curvatures."""
+        if self.basis.shape[1] == 0:
+            base = xp.tile(1.0 / (self.spectrum + ridge[:, None]), (1, c))
+            return self._replace(ridge=ridge, inner=base[:, :0], base=base)
+        units = xp.sum(self.basis * self.basis, axis=0)
+        inner = 1.0 / (self.spectrum + ridge[:, None] * units)
+        return self._replace(ridge=ridge, inner=inner, base=xp.zeros_like(inner[:, :1]))
+
+    def times(self, vector: Array, c: int, *, xp: Namespace) -> Array:
+        """Return its product with a vector ``(m, c p + c)``."""
+        m, d = vector.shape
+        if self.blocks is not None:
+            W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1, 1))
+            both = xp.concat([W, vector[:, d - c :, None, None]], axis=2)
+            both = (self.blocks @ both)[..., 0]
+            return xp.concat([xp.reshape(both[..., :-1], (m, d - c)), both[..., -1]], axis=1)
+        W = xp.reshape(vector[:, : d - c], (m * c, d // c - 1))
+        turned = xp.reshape(W @ self.basis, (m, c, self.basis.shape[1])) * self.inner[:, None, :]
+        W = xp.reshape(xp.reshape(turned, (m * c, self.basis.shape[1])) @ self.basis.T, (m, d - c))
+        return xp.concat(
+            [W + self.base * vector[:, : d - c], self.bias * vector[:, d - c :]], axis=1
+        )
+
+    def take(self, models: Array, *, xp: Namespace) -> Preconditioner:
+        """Return the preconditioner of a stack of these models only."""
+        own = take_models((self.ridge, self.inner, self.base, self.blocks), models, xp=xp)
+        return self._replace(**dict(zip(("ridge", "inner", "base", "blocks"), own, strict=True)))
 
 
-def params_of(vector: Array, c: int, *, xp: Namespace) -> Params:
-    """Return the W and b that `vector` makes one vector of."""
-    m, d = vector.shape
-    W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1))
-    return Params(xp.permute_dims(W, (2, 0, 1)), vector[:, d - c :])
+def preconditioner(objective: Objective, gram: bool) -> Preconditioner:
+    """Return the preconditioner, with or without a Gram matrix, from a sample of the rows."""
+    curvature = loss_curvature(objective.loss, objective.k)
+    static = gram, curvature, objective.fit_intercept, objective.xp
+    decompose = objective.data.backend.compile(_decompose, *static)
+    ridge, c = penalty_curvature(objective), columns(objective.loss, objective.k)
+    rows = _sampled_rows(objective, gram)
+    with objective.data.backend.products(objective.data.p**3 if gram else 0.0):
+        centre, basis, spectrum, bound = decompose(rows, ridge)
+    bias = 1.0 / curvature
+    pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, ridge, bias)
+    return pre.strengthened(ridge, c, xp=objective.xp)
 
 
-def dot(a: Array, b: Array, *, xp: Namespace) -> Array:
-    """Return the inner products ``(m,)``."""
-    return xp.sum(a * b, axis=1)
+def _decompose(
+    gram: bool, curvature: float, fit_intercept: bool, xp: Namespace, block: Block, ridge: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return centre, basis, spectrum and bound of the preconditioner."""
+    mean, X, variance, square = _scaled_rows(fit_intercept, curvature, xp, block, ridge)
+    if not gram:
+        largest = _largest_eigenvalue(X, variance * square, xp=xp)
+        return mean[:, None], X[:0, :].T, curvature * largest / square, curvature * variance
+    matrix = X.T @ X / X.shape[0]
+    eigenvalues, Q = xp.linalg.eigh(matrix)
+    rounding = 10.0 * float(xp.finfo(X.dtype).eps) * xp.max(eigenvalues)
+    bound = xp.maximum(eigenvalues, xp.zeros_like(eigenvalues))
+    damped = curvature * (bound + _damping(eigenvalues, xp=xp))
+    return mean[:, None], xp.sqrt(square)[:, None] * Q, damped, curvature * (bound + rounding)
+
+
+def _largest_eigenvalue(X: Array, variance: Array, *, xp: Namespace) -> Array:
+    """Return the largest eigenvalue of XᵀX/n, from below, by power iteration."""
+    v, norm = xp.sqrt(variance), xp.ones_like(variance[0])
+    for _ in range(_POWER_ITERATIONS):
+        v = X.T @ (X @ (v / norm)) / X.shape[0]
+        norm = xp.sqrt(xp.sum(v * v))
+        norm = xp.where(norm > 0.0, norm, 1.0)
+    return norm
+
+
+class Bounds(NamedTuple):
+    """Bounds of the data loss's curvature, and what is made of them before any step.
+
+    ``centre (p, 1)`` of the features; ``bound (1, c, p + 1)`` of each weight; ``gram`` and
+    ``inverse (p, p)``, damped, or ``(p, 0)`` where they cost more than they save, and
+    ``diagonal (1, c, p + 1)``, damped.
+    """
+
+    centre: Array
+    bound: Array
+    gram: Array
+    inverse: Array
+    diagonal: Array
+
+
+def bounds(objective: Objective, *, gram: bool) -> Bounds:
+    """Return the bounds, from a sample of the rows with a Gram matrix, from all without."""
+    xp, compile_ = objective.xp, objective.data.backend.compile
+    curvature, c = loss_curvature(objective.loss, objective.k), columns(objective.loss, objective.k)
+    static = curvature, c, objective.fit_intercept, xp
+    if gram:
+        return compile_(_gram, *static)(_sampled_rows(objective, gram=True), objective.alpha)
+    like = objective.zeros().W[:, 0, 0]
+    return compile_(_variances, *static)(feature_moments(objective), like)
+
+
+def _everywhere(features: Array, intercept: float, c: int, *, xp: Namespace) -> Array:
+    row = xp.concat([features, xp.full_like(features[:1], intercept)])
+    return xp.stack([row] * c, axis=0)[None, :, :]
+
+
+def _gram(
+    curvature: float, c: int, fit_intercept: bool, xp: Namespace, block: Block, alpha: Array
+) -> Bounds:
+    mean, X, _, square = _scaled_rows(fit_intercept, curvature, xp, block, alpha)
+    matrix = X.T @ X / X.shape[0]
+    count = xp.cumulative_sum(xp.ones_like(square))
+    damped = _damping(xp.linalg.diagonal(matrix), xp=xp)
+    matrix = matrix + xp.where(count[:, None] == count, damped, 0.0)
+    units = xp.sqrt(square[:, None] * square)
+    gram, inverse = curvature * matrix / units, xp.linalg.inv(matrix) * units / curvature
+    diagonal = _everywhere(xp.linalg.diagonal(gram), curvature, c, xp=xp)
+    return Bounds(mean[:, None], diagonal, gram, inverse, diagonal)
+
+
+def _variances(
+    curvature: float, c: int, fit_intercept: bool, xp: Namespace, moments: Moments, like: Array
+) -> Bounds:
+    mean, variance = moments.mean, moments.deviation / moments.weight
+    if not fit_intercept:
+        mean, variance = xp.zeros_like(mean), variance + mean * mean
+    variance = xp.astype(xp.max(variance, axis=1), like.dtype)
+    bound, damped = (
+        _everywhere(curvature * a, curvature, c, xp=xp)
+        for a in (xp.where(variance > 0.0, variance, 1.0), variance + _damping(variance, xp=xp))
+    )
+    none = like[:, None][:, :0]
+    centre = xp.astype(xp.mean(mean, axis=1, keepdims=True), like.dtype)
+    return Bounds(centre, bound, none, none, damped)

@@ -7,7 +7,7 @@ the loss in the scores, c × c, times the outer product of the row with itself.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from xplinear.data import Block
 from xplinear.losses import Loss
@@ -15,6 +15,7 @@ from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, class_scores, loss_and_grads
 
 __all__ = [
+    "Evaluated",
     "augmented",
     "augmented_rows",
     "column_curvature",
@@ -24,6 +25,14 @@ __all__ = [
     "row_curvature",
     "rows_hessian",
 ]
+
+
+class Evaluated(NamedTuple):
+    """Mean loss ``(m,)``, its gradient in W and b, and its Hessian ``(m, c(p + 1), c(p + 1))``."""
+
+    loss: Array
+    grads: Params
+    hessian: Array
 
 
 def augmented(W: Array, b: Array, *, xp: Namespace) -> Array:
@@ -80,13 +89,11 @@ def _block(
     return xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)), dW, db, H
 
 
-def loss_grad_and_hessian(
-    objective: Objective, params: Params, centre: Array
-) -> tuple[Array, Params, Array]:
-    """Return the mean loss ``(m,)``, its gradient in W and b, and its Hessian at ``params``.
+def loss_grad_and_hessian(objective: Objective, params: Params, centre: Array) -> Evaluated:
+    """Return the mean loss at ``params`` and its derivatives.
 
-    The Hessian ``(m, c(p + 1), c(p + 1))`` is in the coordinates of `augmented`, the intercept
-    being that at ``centre (p,)``. The loss must offer ``hessian``.
+    The Hessian is in the coordinates of `augmented`, the intercept being that at ``centre (p,)``.
+    The loss must offer ``hessian``.
     """
     data, xp = objective.data, objective.xp
     p, m, c = params.W.shape
@@ -98,7 +105,7 @@ def loss_grad_and_hessian(
     weight = xp.astype(data.weight_sum, dW.dtype)
     db = db / weight[:, None] if objective.fit_intercept else xp.zeros_like(db)
     grads = Params(dW / weight[:, None], db)
-    return total / data.weight_sum, grads, H / weight[:, None, None]
+    return Evaluated(total / data.weight_sum, grads, H / weight[:, None, None])
 
 
 def has_hessian(loss: Loss) -> bool:

@@ -9,14 +9,15 @@ from xplinear.data.rows import Rows
 from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params, class_scores, columns
+from xplinear.solvers.hessian import augmented_rows
 from xplinear.solvers.lbfgs import LBFGSState
 from xplinear.solvers.metric import safe_divisor
 
 __all__ = ["bending_pays", "first_width", "inverse_hessians", "rounded_loss"]
 
-_SAMPLE_ROWS = 32768
-_SAMPLE_ENTRIES = 2**26
-_ROWS = 1024  # of most curvature, of each class; twice as many help no more
+_ROWS = 32768  # among which kinks are looked for, unless they hold more than so many numbers
+_ENTRIES = 2**26
+_BENT = 1024  # rows of most curvature, of each class; twice as many help no more
 _BAND = 0.6  # of the first width: kinks that near count
 _DAMPING = 0.1  # of the mean curvature of a feature
 _BLOCK_ENTRIES = 2**27
@@ -67,7 +68,7 @@ def bending_pays(objective: Objective) -> bool:
     """Whether measuring the curvature near the kinks is worth its work."""
     n, p = objective.data.n, objective.data.p
     entries = objective.m * columns(objective.loss, objective.k) * (p + 1) ** 2
-    return entries <= _BLOCK_ENTRIES and p * (p + min(n, _ROWS)) <= _WORTH * n
+    return entries <= _BLOCK_ENTRIES and p * (p + min(n, _BENT)) <= _WORTH * n
 
 
 def inverse_hessians(
@@ -79,7 +80,7 @@ def inverse_hessians(
     spread less: in the Gram matrix of all rows, L-BFGS takes many times as many steps.
     """
     data, xp, loss = objective.data, objective.xp, objective.loss
-    block = data.sample(max(64, min(_SAMPLE_ROWS, _SAMPLE_ENTRIES // data.p)))
+    block = data.sample(max(64, min(_ROWS, _ENTRIES // data.p)))
     band = xp.maximum(width, xp.full_like(width, _BAND * first_width(loss)))
     weights = data.backend.compile(_curvatures, loss, xp)(block, params, band)
     pre, free = inner.preconditioner, float(objective.fit_intercept)
@@ -114,11 +115,11 @@ def _curvatures(loss: Any, xp: Namespace, block: Block, params: Params, band: Ar
 def _inverse_hessian(
     free: float, xp: Namespace, rows: Rows, weight: Array, centre: Array, basis: Array, alpha: Array
 ) -> Array:
-    most = xp.argsort(weight, descending=True)[: min(_ROWS, rows.shape[0])]
+    most = xp.argsort(weight, descending=True)[: min(_BENT, rows.shape[0])]
     h = xp.take(weight, most)
     h = h * (xp.sum(weight) / safe_divisor(xp.sum(h), xp=xp))
-    X = rows.take(most, xp=xp).common(xp=xp) - centre
-    X = xp.concat([X, xp.full_like(X[:, :1], free)], axis=1) * xp.sqrt(h)[:, None]
+    X = augmented_rows(rows.take(most, xp=xp).common(xp=xp), centre, free, xp=xp)
+    X = X * xp.sqrt(h)[:, None]
     H = X.T @ X
     # Squared units in which features compare.
     scale = xp.sum(basis * basis, axis=1) if basis.shape[1] else xp.ones_like(centre)

@@ -6,74 +6,26 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from xplinear.arguments import FLAG, integer, number, one_of, settle
-from xplinear.data import Block
+from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
-from xplinear.objective import Objective, Params, columns, weighted_penalty
+from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
-from xplinear.solvers.balance import balanced, evened, is_balanced
-from xplinear.solvers.gram import (
-    centred_rows,
-    damping,
-    dot,
-    gram_pays,
-    params_of,
-    sampled_rows,
-    scaled_gram,
-    squared_scales,
-    vector,
-)
-from xplinear.solvers.metric import (
-    centred_scores,
-    loss_curvature,
-    penalty_curvature,
-    safe_divisor,
-    sample_loss,
-    spread,
-    uncentred,
-)
+from xplinear.solvers.balance import Smooth, evened, smooth
+from xplinear.solvers.gram import Preconditioner, gram_pays, preconditioner
+from xplinear.solvers.metric import penalty_curvature, safe_divisor, sample_loss, uncentred
 from xplinear.solvers.newton import Newton
 from xplinear.solvers.protocol import check_suits, take_models
 from xplinear.solvers.report import Report, first_report
-from xplinear.solvers.stopping import (
-    SUFFICIENT,
-    backtracked,
-    moved,
-    relative_excess,
-    rounding_of,
-)
+from xplinear.solvers.stopping import backtracked, decreases, moved, relative_excess
 
 __all__ = ["LBFGS", "LBFGSState", "Proposal"]
 
-_POWER_ITERATIONS = 5
 _UNTOLD = 0.03  # the metric alone is at times 1000 times too steep
 _LONG = 1e-5  # of the weights: steps that are followed by more
 _TRIED = 200  # iterations before a Newton step is worth what it costs
 _AFFORDABLE_STEP = 5e9  # operations of one: some tenths of a second
 _FACTOR = 4.0  # from one length of the first step to the next
-
-
-class Preconditioner(NamedTuple):
-    """An approximate inverse Hessian: base·I + T diag(inner) Tᵀ in the features.
-
-    ``centre (p, 1)``, ``basis`` T ``(p, r)``, ``spectrum (r,)`` of the data's Hessian in it,
-    ``inner (m, r)``, ``base (m, 1)``, intercept's ``bias``. r is p; where the Gram matrix costs
-    more than it saves, the basis is empty, and ``spectrum (p,)`` and ``base (m, c p)`` are of
-    the features. ``bound`` is the spectrum without damping: no curvature of the data exceeds it,
-    along the basis ``(r,)`` or else along each feature alone ``(p,)``. ``ridge (m,)`` is the
-    penalty's curvature.
-    ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that.
-    """
-
-    centre: Array
-    basis: Array
-    spectrum: Array
-    bound: Array
-    ridge: Array
-    inner: Array
-    base: Array
-    bias: float
-    blocks: Array | None = None
 
 
 class Proposal(NamedTuple):
@@ -181,30 +133,24 @@ class LBFGS:
         """Evaluate the start and decompose the Gram matrix."""
         check_suits(self, objective)
         params = evened(objective, params)
-        return self.start(objective, params, *objective.data_loss_and_grad(params))
+        return self.start(objective, params, objective.data_loss_and_grad(params))
 
     def start(
-        self, objective: Objective, params: Params, data_loss: Array, grads: Params
+        self, objective: Objective, params: Params, found: tuple[Array, Params]
     ) -> LBFGSState:
         """Return the first state from the mean loss and its gradients at ``params``."""
-        xp, even = objective.xp, is_balanced(objective)
-        preconditioner = self._preconditioner(objective)
-        point = _point(params, preconditioner.centre, xp=xp)
+        xp = objective.xp
+        gram = gram_pays(objective) if self.gram == "auto" else self.gram
+        pre = preconditioner(objective, gram=gram)
+        point = _point(params, pre.centre, xp=xp)
         value, gradient = _evaluate(
-            objective.penalty,
-            even,
-            xp,
-            point,
-            data_loss,
-            grads,
-            preconditioner.centre,
-            objective.alpha,
+            smooth(objective), xp, point, found, pre.centre, objective.alpha
         )
         nothing = xp.zeros_like(gradient[:, 0])
         empty = xp.stack([xp.zeros_like(point)] * self.memory, axis=1)
         state = LBFGSState(
             params=params,
-            report=first_report(data_loss, xp.ones_like(nothing), xp=xp),
+            report=first_report(found[0], xp.ones_like(nothing), xp=xp),
             point=point,
             gradient=gradient,
             value=value,
@@ -213,17 +159,17 @@ class LBFGS:
             steps=empty,
             changes=empty,
             scale=xp.ones_like(nothing),
-            preconditioner=preconditioner,
+            preconditioner=pre,
         )
         state = state._replace(scale=_first_scale(objective, state))
         measured = objective.data.backend.compile(_measured, xp)(state, self.tol)
-        return measured._replace(preconditioner=preconditioner)
+        return measured._replace(preconditioner=pre)
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
         proposal = self.propose(objective, state)
-        loss, grads = objective.data_loss_and_grad(proposal.params)
-        return self.judge(objective, state, proposal, loss, grads)
+        found = objective.data_loss_and_grad(proposal.params)
+        return self.judge(objective, state, proposal, found)
 
     def propose(self, objective: Objective, state: LBFGSState) -> Proposal:
         """Return the points to evaluate next."""
@@ -235,25 +181,18 @@ class LBFGS:
         objective: Objective,
         state: LBFGSState,
         proposal: Proposal,
-        loss: Array,
-        grads: Params,
+        found: tuple[Array, Params],
     ) -> LBFGSState:
         """Return the next state from the mean loss and its gradients at the proposal."""
-        static = objective.penalty, is_balanced(objective), objective.xp
-        judge = objective.data.backend.compile(_judge, *static)
-        judged = judge(state, objective.alpha, proposal, loss, grads, self.tol)
+        judge = objective.data.backend.compile(_judge, smooth(objective), objective.xp)
+        judged = judge(state, objective.alpha, proposal, found, self.tol)
         # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(preconditioner=state.preconditioner)
 
     def take(self, state: LBFGSState, models: Array, *, xp: Namespace) -> LBFGSState:
         """Return the state of a stack of these models only."""
-        pre = state.preconditioner
-        ridge, inner, base = (xp.take(a, models, axis=0) for a in (pre.ridge, pre.inner, pre.base))
-        blocks = take_models(pre.blocks, models, xp=xp)
         kept = take_models(state._replace(preconditioner=None), models, xp=xp)
-        return kept._replace(
-            preconditioner=pre._replace(ridge=ridge, inner=inner, base=base, blocks=blocks)
-        )
+        return kept._replace(preconditioner=state.preconditioner.take(models, xp=xp))
 
     def ahead(self, objective: Objective, state: LBFGSState) -> Params:
         """Return where the next full step leads."""
@@ -283,90 +222,65 @@ class LBFGS:
         """
         xp, compile_ = objective.xp, objective.data.backend.compile
         params = evened(objective, params)
-        loss, grads = objective.data_loss_and_grad(params)
-        follow = compile_(_follow, objective.penalty, is_balanced(objective), xp)
-        state = follow(previous, params, loss, grads, before, objective.alpha)
+        found = objective.data_loss_and_grad(params)
+        follow = compile_(_follow, smooth(objective), xp)
+        state = follow(previous, params, found, before, objective.alpha)
         ridge = penalty_curvature(objective)
-        pre = _strengthened(previous.preconditioner, ridge, params.b.shape[1], xp=xp)
+        pre = previous.preconditioner.strengthened(ridge, params.b.shape[1], xp=xp)
         state = state._replace(preconditioner=pre)
         return compile_(_measured, xp)(state, self.tol)._replace(preconditioner=pre)
 
-    def _preconditioner(self, objective: Objective) -> Preconditioner:
-        curvature = loss_curvature(objective.loss, objective.k)
-        gram = gram_pays(objective) if self.gram == "auto" else self.gram
-        static = gram, curvature, objective.fit_intercept, objective.xp
-        decompose = objective.data.backend.compile(_decompose, *static)
-        ridge, c = penalty_curvature(objective), columns(objective.loss, objective.k)
-        rows = sampled_rows(gram, objective)
-        with objective.data.backend.products(objective.data.p**3 if gram else 0.0):
-            measured = decompose(rows, ridge)
-        centre, basis, spectrum, bound = measured
-        bias = 1.0 / curvature
-        pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, ridge, bias)
-        return _strengthened(pre, ridge, c, xp=objective.xp)
+
+def _vector(params: Params, *, xp: Namespace) -> Array:
+    """Return W and b as one vector per model ``(m, c p + c)``, W in its order in memory."""
+    W, b = params
+    p, m, c = W.shape
+    return xp.concat([xp.reshape(xp.permute_dims(W, (1, 2, 0)), (m, c * p)), b], axis=1)
 
 
-def _decompose(
-    gram: bool, curvature: float, fit_intercept: bool, xp: Namespace, block: Block, ridge: Array
-) -> tuple[Array, ...]:
-    """Return centre, basis, spectrum and bound of the preconditioner."""
-    mean, X, variance, typical = centred_rows(fit_intercept, xp, block)
-    square = squared_scales(xp, variance, typical, ridge, curvature)
-    if not gram:
-        root = xp.sqrt(square)
-        largest = _largest_eigenvalue(X * root, variance * square, xp=xp)
-        return mean[:, None], X[:0, :].T, curvature * largest / square, curvature * variance
-    matrix = scaled_gram(X, square, xp=xp)
-    eigenvalues, Q = xp.linalg.eigh(matrix)
-    rounding = 10.0 * float(xp.finfo(X.dtype).eps) * xp.max(eigenvalues)
-    bound = xp.maximum(eigenvalues, xp.zeros_like(eigenvalues))
-    damped = curvature * (bound + damping(eigenvalues, xp=xp))
-    return mean[:, None], xp.sqrt(square)[:, None] * Q, damped, curvature * (bound + rounding)
+def _params_of(vector: Array, c: int, *, xp: Namespace) -> Params:
+    """Return the W and b that `_vector` makes one vector of."""
+    m, d = vector.shape
+    W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1))
+    return Params(xp.permute_dims(W, (2, 0, 1)), vector[:, d - c :])
 
 
-def _strengthened(pre: Preconditioner, ridge: Array, c: int, *, xp: Namespace) -> Preconditioner:
-    """Return the preconditioner of models whose penalties have these curvatures."""
-    if pre.basis.shape[1] == 0:
-        base = xp.tile(1.0 / (pre.spectrum + ridge[:, None]), (1, c))
-        return pre._replace(ridge=ridge, inner=base[:, :0], base=base)
-    units = xp.sum(pre.basis * pre.basis, axis=0)
-    inner = 1.0 / (pre.spectrum + ridge[:, None] * units)
-    return pre._replace(ridge=ridge, inner=inner, base=xp.zeros_like(inner[:, :1]))
+def _dot(a: Array, b: Array, *, xp: Namespace) -> Array:
+    """Return the inner products ``(m,)``."""
+    return xp.sum(a * b, axis=1)
 
 
 def _point(params: Params, centre: Array, *, xp: Namespace) -> Array:
     """Return W and the intercept at the centre as a vector ``(m, c p + c)``."""
     W, b = params
-    return vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
+    return _vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
 
 
 def _follow(
-    penalty: Penalty,
-    even: bool,
+    shape: Smooth,
     xp: Namespace,
     previous: LBFGSState,
     params: Params,
-    loss: Array,
-    grads: Params,
+    found: tuple[Array, Params],
     before: Array,
     alpha: Array,
 ) -> LBFGSState:
     """Return the state of `LBFGS.follow`, all but its preconditioner."""
     centre, c = previous.preconditioner.centre, params.b.shape[1]
     point = _point(params, centre, xp=xp)
-    value, gradient = _evaluate(penalty, even, xp, point, loss, grads, centre, alpha)
+    value, gradient = _evaluate(shape, xp, point, found, centre, alpha)
 
     (m, memory, d), steps = previous.steps.shape, previous.steps
-    bent = penalty.grad(params_of(xp.reshape(steps, (m * memory, d)), c, xp=xp).W, xp=xp)
-    bent = vector(Params(bent, xp.zeros_like(bent[0, :, :])), xp=xp)
+    bent = shape.penalty.grad(_params_of(xp.reshape(steps, (m * memory, d)), c, xp=xp).W, xp=xp)
+    bent = _vector(Params(bent, xp.zeros_like(bent[0, :, :])), xp=xp)
     changes = previous.changes + (alpha - before)[:, None, None] * xp.reshape(bent, steps.shape)
     curvature, length = (xp.sum(steps * a, axis=2) for a in (changes, steps))
     # The tiny steps at the end of a fit say nothing of the long way to the next strength.
-    short = _LONG**2 * dot(point, point, xp=xp)
+    short = _LONG**2 * _dot(point, point, xp=xp)
     keep = ((curvature > 1e-12 * length) & (length > short[:, None]))[:, :, None]
     return previous._replace(
         params=params,
-        report=first_report(loss, xp.ones_like(previous.report.step_size), xp=xp),
+        report=first_report(found[0], xp.ones_like(previous.report.step_size), xp=xp),
         point=point,
         gradient=gradient,
         value=value,
@@ -374,16 +288,6 @@ def _follow(
         steps=xp.where(keep, steps, 0.0),
         changes=xp.where(keep, changes, 0.0),
     )
-
-
-def _largest_eigenvalue(X: Array, variance: Array, *, xp: Namespace) -> Array:
-    """Return the largest eigenvalue of XᵀX/n, from below, by power iteration."""
-    v, norm = xp.sqrt(variance), xp.ones_like(variance[0])
-    for _ in range(_POWER_ITERATIONS):
-        v = X.T @ (X @ (v / norm)) / X.shape[0]
-        norm = xp.sqrt(xp.sum(v * v))
-        norm = xp.where(norm > 0.0, norm, 1.0)
-    return norm
 
 
 def _first_scale(objective: Objective, state: LBFGSState) -> Array:
@@ -407,41 +311,25 @@ def _first_scale(objective: Objective, state: LBFGSState) -> Array:
 
 
 def _evaluate(
-    penalty: Penalty,
-    even: bool,
+    shape: Smooth,
     xp: Namespace,
     point: Array,
-    loss: Array,
-    grads: Params,
+    found: tuple[Array, Params],
     centre: Array,
     alpha: Array,
 ) -> tuple[Array, Array]:
     """Return F ``(m,)`` and its gradient ``(m, c p + c)`` at the centre."""
-    W = params_of(point, grads.b.shape[1], xp=xp).W
-    dW = grads.W - spread(centre, grads.b, xp=xp) + alpha[:, None] * penalty.grad(W, xp=xp)
-    gradient = Params(dW, grads.b)
-    gradient = vector(balanced(gradient, xp=xp) if even else gradient, xp=xp)
-    return loss + weighted_penalty(penalty, xp, W, alpha), gradient
-
-
-def _precondition(pre: Preconditioner, vector: Array, c: int, *, xp: Namespace) -> Array:
-    m, d = vector.shape
-    if pre.blocks is not None:
-        W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1, 1))
-        both = xp.concat([W, vector[:, d - c :, None, None]], axis=2)
-        both = (pre.blocks @ both)[..., 0]
-        return xp.concat([xp.reshape(both[..., :-1], (m, d - c)), both[..., -1]], axis=1)
-    W = xp.reshape(vector[:, : d - c], (m * c, d // c - 1))
-    turned = xp.reshape(W @ pre.basis, (m, c, pre.basis.shape[1])) * pre.inner[:, None, :]
-    W = xp.reshape(xp.reshape(turned, (m * c, pre.basis.shape[1])) @ pre.basis.T, (m, d - c))
-    return xp.concat([W + pre.base * vector[:, : d - c], pre.bias * vector[:, d - c :]], axis=1)
+    loss, grads = found
+    W = _params_of(point, grads.b.shape[1], xp=xp).W
+    gradient = _vector(shape.gradient(W, grads, centre, alpha, xp=xp), xp=xp)
+    return loss + weighted_penalty(shape.penalty, xp, W, alpha), gradient
 
 
 def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     """Return the factor of H ``(m,)`` that suits the newest pair."""
     step, change = state.steps[:, -1, :], state.changes[:, -1, :]
-    bent = dot(change, _precondition(pre, change, state.params.b.shape[1], xp=xp), xp=xp)
-    scale = dot(step, change, xp=xp) / xp.where(bent > 0.0, bent, 1.0)
+    bent = _dot(change, pre.times(change, state.params.b.shape[1], xp=xp), xp=xp)
+    scale = _dot(step, change, xp=xp) / xp.where(bent > 0.0, bent, 1.0)
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
@@ -500,7 +388,7 @@ def _direction(state: LBFGSState, *, xp: Namespace) -> Array:
     R = xp.where(upper, unit * products * xp.matrix_transpose(unit), 0.0) + one
     first = xp.linalg.solve(R, unit * (S @ state.gradient[:, :, None]))
     left = state.gradient - (xp.matrix_transpose(unit * first) @ Y)[:, 0, :]
-    left = _precondition(state.preconditioner, left, c, xp=xp) * state.scale[:, None]
+    left = state.preconditioner.times(left, c, xp=xp) * state.scale[:, None]
     second = first - unit * (Y @ left[:, :, None])
     second = unit * xp.linalg.solve(xp.matrix_transpose(R), second)
     return left + (xp.matrix_transpose(second) @ S)[:, 0, :]
@@ -512,50 +400,45 @@ def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
     length = state.report.step_size * xp.astype(~state.report.converged, direction.dtype)
     trial = state.point - length[:, None] * direction
     centre = state.preconditioner.centre
-    params = uncentred(fit_intercept, centre, params_of(trial, c, xp=xp), xp=xp)
-    return Proposal(trial, params, -length * dot(direction, state.gradient, xp=xp))
+    params = uncentred(fit_intercept, centre, _params_of(trial, c, xp=xp), xp=xp)
+    return Proposal(trial, params, -length * _dot(direction, state.gradient, xp=xp))
 
 
 def _judge(
-    penalty: Penalty,
-    even: bool,
+    shape: Smooth,
     xp: Namespace,
     state: LBFGSState,
     alpha: Array,
     proposal: Proposal,
-    loss: Array,
-    grads: Params,
+    found: tuple[Array, Params],
     tol: float,
 ) -> LBFGSState:
     """Keep the trial points that are good enough, and learn the curvature on the way there."""
     trial, params, slope = proposal
     report, pre = state.report, state.preconditioner
-    value, gradient = _evaluate(penalty, even, xp, trial, loss, grads, pre.centre, alpha)
-    enough = state.value + SUFFICIENT * xp.astype(slope, value.dtype)
-    accept = value <= enough + rounding_of(state, xp=xp)
-    accept = accept & ~report.converged
+    value, gradient = _evaluate(shape, xp, trial, found, pre.centre, alpha)
+    accept = decreases(state, value, slope, xp=xp) & ~report.converged
 
     step, change = trial - state.point, gradient - state.gradient
-    curvature = dot(step, change, xp=xp)
+    curvature = _dot(step, change, xp=xp)
     # What a rejected step met is left out: far from the valley it misleads.
-    useful = accept & (curvature > 1e-12 * dot(step, step, xp=xp))
+    useful = accept & (curvature > 1e-12 * _dot(step, step, xp=xp))
     curvature = xp.where(useful, curvature, 1.0)
-    bent = dot(change, _precondition(pre, change, params.b.shape[1], xp=xp), xp=xp)
+    bent = _dot(change, pre.times(change, params.b.shape[1], xp=xp), xp=xp)
     scale = xp.where(useful, curvature / xp.where(useful, bent, 1.0), state.scale)
 
     def remembered(past: Array, newest: Array) -> Array:
         shifted = xp.concat([past[:, 1:, :], newest[:, None, :]], axis=1)
         return xp.where(useful[:, None, None], shifted, past)
 
-    shorter = backtracked(state.value, value, xp.astype(slope, value.dtype), xp=xp)
-    shorter = xp.astype(shorter, slope.dtype)
+    shorter = backtracked(state.value, value, slope, xp=xp)
     keep = accept[:, None]
     # Of the point before: the direction from here is not known yet.
     residual = _residual(state, slope / safe_divisor(report.step_size, xp=xp), xp=xp)
     residual = xp.where(report.converged, report.residual, residual)
     step_size = xp.where(accept, 1.0, shorter * report.step_size)
     bar = _bar(tol, state, xp=xp)
-    state = moved(state, accept, params, loss, value, step_size, residual, bar, xp=xp)
+    state = moved(state, accept, params, found[0], value, step_size, residual, bar, xp=xp)
     return state._replace(
         point=xp.where(keep, trial, state.point),
         gradient=xp.where(keep, gradient, state.gradient),

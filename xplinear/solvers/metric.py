@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplinear.data import Block
-from xplinear.data.rows import centred_scores, spread
+from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, columns, loss_and_grads
@@ -21,7 +21,6 @@ from xplinear.objective import Objective, Params, columns, loss_and_grads
 __all__ = [
     "Metric",
     "Moments",
-    "centred_scores",
     "feature_metric",
     "feature_moments",
     "loss_curvature",
@@ -29,13 +28,12 @@ __all__ = [
     "plain_metric",
     "safe_divisor",
     "sample_loss",
-    "spread",
     "uncentred",
     "vary",
 ]
 
-_SAMPLE_ROWS = 2048
-_SAMPLE_BYTES = 2**25
+_ROWS = 2048  # of a sample that tells the scale of things, or as many as hold these numbers
+_ENTRIES = 2**22
 _POWER_ITERATIONS = 10
 _LAST_BIT = 2.0**-52  # of a number of float64, relative
 
@@ -123,41 +121,45 @@ def _shift_and_unit(xp: Namespace, sample: Block) -> tuple[Array, Array]:
     return shift, xp.where(usual, 2.0 ** -xp.floor(xp.log2(xp.where(usual, size, 1.0))), 1.0)
 
 
-def feature_moments(objective: Objective, previous: Moments | None = None) -> Moments:
+def feature_moments(
+    objective: Objective, previous: Moments | None = None, unit: float = 1.0
+) -> Moments:
     """Return the weighted moments of the features, those of ``previous`` rows included.
+
+    Their weights count ``unit`` times as much as they did.
 
     References
     ----------
     Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983.
     """
     data, xp = objective.data, objective.xp
-    shift, unit = data.backend.compile(_shift_and_unit, xp)(_sample(objective))
-    reduced = data.reduce(_block_moments, (xp,), shift, unit, scores=data.p)
+    shift, size = data.backend.compile(_shift_and_unit, xp)(_sample(objective))
+    reduced = data.reduce(_block_moments, (xp,), shift, size, scores=data.p)
     weight, squares, first, second = reduced
     evenness = xp.astype(weight * weight / (data.n * squares), data.dtype)
     mean = first / weight
-    scale = xp.astype(1.0 / unit, mean.dtype)[:, None]
+    scale = xp.astype(1.0 / size, mean.dtype)[:, None]
     deviation = (second - first * mean) * scale * scale
     mean = mean * scale + xp.astype(shift, mean.dtype)[:, None]
     if previous is None:
         return Moments(weight, mean, deviation, evenness)
-    total = previous.weight + weight
-    gap = mean - previous.mean
-    return Moments(
-        total,
-        previous.mean + gap * (weight / total),
-        previous.deviation + deviation + gap * gap * (previous.weight * weight / total),
-        evenness,
-    )
+    past, gap = unit * previous.weight, mean - previous.mean
+    total = past + weight
+    mean = previous.mean + gap * (weight / total)
+    deviation = unit * previous.deviation + deviation + gap * gap * (past * weight / total)
+    return Moments(total, mean, deviation, evenness)
 
 
-def feature_metric(objective: Objective, moments: Moments, ridge: Array | None = None) -> Metric:
+def feature_metric(
+    objective: Objective, moments: Moments | None = None, ridge: Array | None = None
+) -> Metric:
     """Return the metric in which every feature has unit variance (unit square, if not centred).
 
     ``ridge (m,)`` is added to the variances: the curvature of the penalty in units of the
     loss's, so that features of little variance, which the penalty holds, do not move wildly.
     A feature that is constant gets scale 0: it has no direction of its own.
     """
+    moments = feature_moments(objective) if moments is None else moments
     static = objective.fit_intercept, objective.data.dtype, objective.xp
     centre, scale = objective.data.backend.compile(_centre_and_scale, *static)(moments, ridge)
     return Metric(centre, scale, *_spectrum(objective, centre, scale))
@@ -196,8 +198,7 @@ def plain_metric(objective: Objective) -> Metric:
 
 
 def _sample(objective: Objective) -> Block:
-    rows = _SAMPLE_BYTES // (8 * objective.data.p)
-    return objective.data.sample(max(64, min(_SAMPLE_ROWS, rows)))
+    return objective.data.sample(max(64, min(_ROWS, _ENTRIES // objective.data.p)))
 
 
 def sample_loss(objective: Objective, params: Params) -> Array:

@@ -6,33 +6,24 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from xplinear.arguments import integer, number, settle
+from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, device
 from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
-from xplinear.solvers.balance import balanced, evened, is_balanced
+from xplinear.solvers.balance import Smooth, evened, smooth
 from xplinear.solvers.gram import sampled_centre
 from xplinear.solvers.hessian import (
+    Evaluated,
     augmented,
     has_hessian,
     loss_grad_and_hessian,
     params_of_augmented,
 )
-from xplinear.solvers.metric import (
-    centred_scores,
-    penalty_curvature,
-    spread,
-    uncentred,
-)
+from xplinear.solvers.metric import penalty_curvature, safe_divisor, uncentred
 from xplinear.solvers.protocol import check_suits, take_models
 from xplinear.solvers.report import Report, first_report
-from xplinear.solvers.stopping import (
-    SUFFICIENT,
-    backtracked,
-    moved,
-    relative_excess,
-    rounding_of,
-)
+from xplinear.solvers.stopping import backtracked, decreases, moved, relative_excess
 
 __all__ = ["Newton", "NewtonState"]
 
@@ -134,26 +125,22 @@ class Newton:
 
     def init(self, objective: Objective, params: Params) -> NewtonState:
         """Evaluate the start and make its Hessian."""
-        loss, penalty, xp = objective.loss, objective.penalty, objective.xp
         check_suits(self, objective)
         params, centre = evened(objective, params), sampled_centre(objective)
-        zero = objective.loss_at_zero()
-        compile_ = objective.data.backend.compile
-        curvature = penalty_curvature(objective)
-        start = compile_(_start, loss.shift_invariant, is_balanced(objective), penalty, xp)
-        evaluated = loss_grad_and_hessian(objective, params, centre)
-        return start(params, zero, *evaluated, objective.alpha, curvature, centre, self.tol)
+        start = objective.data.backend.compile(_start, smooth(objective), objective.xp)
+        return start(
+            *(params, objective.loss_at_zero(), loss_grad_and_hessian(objective, params, centre)),
+            *(objective.alpha, penalty_curvature(objective), centre, self.tol),
+        )
 
     def step(self, objective: Objective, state: NewtonState) -> NewtonState:
         """Try one step for every model; keep it where F decreases enough."""
-        xp, loss, compile_ = objective.xp, objective.loss, objective.data.backend.compile
-        propose = compile_(_propose, objective.fit_intercept, xp)
-        trial, params = propose(state)
-        value, grads, H = loss_grad_and_hessian(objective, params, state.centre)
-        static = loss.shift_invariant, is_balanced(objective), objective.penalty, xp
-        judge = compile_(_judge, *static)
+        xp, compile_ = objective.xp, objective.data.backend.compile
+        trial, params = compile_(_propose, objective.fit_intercept, xp)(state)
+        found = loss_grad_and_hessian(objective, params, state.centre)
+        judge = compile_(_judge, smooth(objective), xp)
         curvature = penalty_curvature(objective)
-        return judge(state, trial, params, value, grads, H, objective.alpha, curvature, self.tol)
+        return judge(state, trial, params, found, objective.alpha, curvature, self.tol)
 
     def follow(
         self, objective: Objective, params: Params, previous: NewtonState, before: Array
@@ -172,18 +159,30 @@ class Newton:
 
     def take(self, state: NewtonState, models: Array, *, xp: Namespace) -> NewtonState:
         """Return the state of a stack of these models only."""
-        kept = take_models(state._replace(centre=None), models, xp=xp)
-        return kept._replace(centre=state.centre)
+        return take_models(state._replace(centre=None), models, xp=xp)._replace(centre=state.centre)
+
+
+def _hessian(shape: Smooth, H: Array, curvature: Array, c: int, *, xp: Namespace) -> Array:
+    """Return the Hessian ``(m, d, d)`` of the whole objective, regular in what changes no loss."""
+    (m, d, _), size, kind = H.shape, H.shape[1] // c, {"dtype": H.dtype, "device": device(H)}
+    last = xp.astype(xp.arange(size, dtype=xp.int32, device=device(H)) == size - 1, H.dtype)
+    one, eye = xp.eye(c, **kind), xp.eye(size, **kind)
+    ridge = (1.0 - last) * curvature[:, None]
+    H = xp.reshape(H, (m, c, size, c, size))
+    H = H + one[:, None, :, None] * (eye * ridge[:, None, :])[:, None, :, None, :]
+    if shape.shift_invariant and c > 1:
+        # What grows alike in all classes changes no loss: a curvature there makes H regular.
+        own = xp.reshape(xp.linalg.diagonal(xp.reshape(H, (m, d, d))), (m, c, size))
+        alike = safe_divisor(xp.mean(own, axis=1), xp=xp) * (1.0 if shape.even else last) / c
+        H = H + (alike[:, :, None] * eye)[:, None, :, None, :]
+    return xp.reshape(H, (m, d, d))
 
 
 def _solved(
-    shift_invariant: bool,
-    even: bool,
+    shape: Smooth,
     xp: Namespace,
     point: Array,
-    grads: Params,
-    H: Array,
-    penalty: Penalty,
+    found: Evaluated,
     alpha: Array,
     curvature: Array,
     centre: Array,
@@ -192,23 +191,8 @@ def _solved(
     m, c, size = point.shape
     d = c * size
     W = params_of_augmented(point, xp=xp).W
-    dW = grads.W - spread(centre[:, None], grads.b, xp=xp)
-    gradient = Params(dW + alpha[:, None] * penalty.grad(W, xp=xp), grads.b)
-    g = augmented(*(balanced(gradient, xp=xp) if even else gradient), xp=xp)
-    kind = {"dtype": H.dtype, "device": device(H)}
-    last = xp.astype(xp.arange(size, dtype=xp.int32, device=device(H)) == size - 1, H.dtype)
-    one, eye = xp.eye(c, **kind), xp.eye(size, **kind)
-    ridge = (1.0 - last) * curvature[:, None]
-    H = xp.reshape(H, (m, c, size, c, size))
-    H = H + one[:, None, :, None] * (eye * ridge[:, None, :])[:, None, :, None, :]
-    if shift_invariant and c > 1:
-        # What grows alike in all classes changes no loss: a curvature there makes H regular.
-        alike = xp.mean(
-            xp.reshape(xp.linalg.diagonal(xp.reshape(H, (m, d, d))), (m, c, size)), axis=1
-        )
-        alike = xp.where(alike > 0, alike, 1.0) * (1.0 if even else last) / c
-        H = H + (alike[:, :, None] * eye)[:, None, :, None, :]
-    H = xp.reshape(H, (m, d, d))
+    g = augmented(*shape.gradient(W, found.grads, centre[:, None], alpha, xp=xp), xp=xp)
+    H = _hessian(shape, found.hessian, curvature, c, xp=xp)
     diagonal = xp.linalg.diagonal(H)
     # A feature that is constant up to rounding varies by nothing else: it has no direction.
     eps = float(xp.finfo(H.dtype).eps)
@@ -216,8 +200,9 @@ def _solved(
     classes = xp.reshape(diagonal, (m, c, size))
     moves = xp.reshape(classes > noise * xp.max(classes[:, :, -1:], axis=1, keepdims=True), (m, d))
     scale = xp.where(moves, 1.0 / xp.sqrt(xp.where(moves, diagonal, 1.0)), 0.0)
+    ridge = xp.where(moves, _RIDGE * eps, xp.ones_like(diagonal))[:, :, None]
     H = H * scale[:, :, None] * scale[:, None, :]
-    H = H + xp.where(moves, _RIDGE * eps, xp.ones_like(diagonal))[:, :, None] * xp.eye(d, **kind)
+    H = H + ridge * xp.eye(d, dtype=H.dtype, device=device(H))
     right = scale * xp.reshape(g, (m, d))
     solved = xp.linalg.solve(H, right[:, :, None])[:, :, 0]
     decrement = xp.sum(right * solved, axis=1)
@@ -233,26 +218,20 @@ def _params(fit_intercept: bool, xp: Namespace, point: Array, centre: Array) -> 
 
 
 def _start(
-    shift_invariant: bool,
-    even: bool,
-    penalty: Penalty,
+    shape: Smooth,
     xp: Namespace,
     params: Params,
     zero: Array,
-    loss: Array,
-    grads: Params,
-    H: Array,
+    found: Evaluated,
     alpha: Array,
     curvature: Array,
     centre: Array,
     tol: float,
 ) -> NewtonState:
-    W, b = params
+    (W, b), loss = params, found.loss
     point = augmented(W, b + centred_scores(centre[:, None], W, xp=xp), xp=xp)
-    direction, decrement = _solved(
-        shift_invariant, even, xp, point, grads, H, penalty, alpha, curvature, centre
-    )
-    value = loss + weighted_penalty(penalty, xp, params.W, alpha)
+    direction, decrement = _solved(shape, xp, point, found, alpha, curvature, centre)
+    value = loss + weighted_penalty(shape.penalty, xp, W, alpha)
     residual = relative_excess(zero, value, 0.5 * decrement, xp=xp)
     report = first_report(loss, xp.ones_like(decrement), xp=xp)
     return NewtonState(
@@ -275,38 +254,31 @@ def _propose(fit_intercept: bool, xp: Namespace, state: NewtonState) -> tuple[Ar
 
 
 def _judge(
-    shift_invariant: bool,
-    even: bool,
-    penalty: Penalty,
+    shape: Smooth,
     xp: Namespace,
     state: NewtonState,
     trial: Array,
     params: Params,
-    loss: Array,
-    grads: Params,
-    H: Array,
+    found: Evaluated,
     alpha: Array,
     curvature: Array,
     tol: float,
 ) -> NewtonState:
     """Keep the trial points that are good enough, and solve for the next direction."""
     converged, step_size = state.report.converged, state.report.step_size
-    value = loss + weighted_penalty(penalty, xp, params.W, alpha)
-    slope = xp.astype(-step_size * state.decrement, value.dtype)
-    accept = value <= state.value + SUFFICIENT * slope + rounding_of(state, xp=xp)
-    accept = accept & ~converged
-    direction, decrement = _solved(
-        shift_invariant, even, xp, trial, grads, H, penalty, alpha, curvature, state.centre
-    )
+    value = found.loss + weighted_penalty(shape.penalty, xp, params.W, alpha)
+    slope = -step_size * state.decrement
+    accept = decreases(state, value, slope, xp=xp) & ~converged
+    direction, decrement = _solved(shape, xp, trial, found, alpha, curvature, state.centre)
     keep = accept[:, None, None]
-    point, direction = (
-        xp.where(keep, trial, state.point),
-        xp.where(keep, direction, state.direction),
-    )
     decrement = xp.where(accept, decrement, state.decrement)
-    shorter = xp.astype(backtracked(state.value, value, slope, xp=xp), point.dtype)
+    shorter = backtracked(state.value, value, slope, xp=xp)
     kept = xp.where(accept, value, state.value)
     residual = relative_excess(state.zero, kept, 0.5 * decrement, xp=xp)
     step_size = xp.where(accept | converged, 1.0, shorter * step_size)
-    state = moved(state, accept, params, loss, value, step_size, residual, tol, xp=xp)
-    return state._replace(point=point, direction=direction, decrement=decrement)
+    state = moved(state, accept, params, found.loss, value, step_size, residual, tol, xp=xp)
+    return state._replace(
+        point=xp.where(keep, trial, state.point),
+        direction=xp.where(keep, direction, state.direction),
+        decrement=decrement,
+    )

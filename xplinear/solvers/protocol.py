@@ -54,7 +54,10 @@ class Solver(Protocol):
                                         optimum is bounded from there.
     ``with_rates(rates)``               Itself, with a learning rate for each model.
     ``in_turn()``                       Itself, for one epoch of rows that come in turn; its
-                                        ``init`` then takes the state before as well.
+                                        ``init`` then takes the state before as well, and what
+                                        a weight of then counts now.
+    ``iterations_on(objective)``        The number of steps to make, where it depends on more
+                                        than the number of rows.
     ==================================  ========================================================
     """
 
@@ -81,7 +84,9 @@ _DEFAULTS: dict[str, Any] = {
     "unit": "iteration",
     "needs_alpha": False,
     "pays": lambda objective, models: True,
-} | dict.fromkeys(("ahead", "follow", "in_turn", "planned", "relay", "state_type", "with_rates"))
+} | dict.fromkeys(
+    ("ahead", "follow", "in_turn", "iterations_on", "planned", "relay", "state_type", "with_rates")
+)
 
 
 def declared(solver: Any, name: str) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from xplinear.data.rows import centred_scores, spread
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Params
 from xplinear.penalties import Penalty
-from xplinear.solvers.metric import Metric, centred_scores, spread
+from xplinear.solvers.metric import Metric
 
 __all__ = ["Move", "proximal_step"]
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from xplinear.arguments import integer, number, settle
+from xplinear.data.rows import centred_scores, spread
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
-from xplinear.solvers.curvature import Bounds, bounds
-from xplinear.solvers.gram import gram_pays
+from xplinear.solvers.gram import Bounds, bounds, gram_pays
 from xplinear.solvers.hessian import augmented, has_hessian, params_of_augmented
-from xplinear.solvers.metric import centred_scores, spread, uncentred
+from xplinear.solvers.metric import uncentred
 from xplinear.solvers.protocol import check_suits, take_models
 from xplinear.solvers.quadratic import (
     Quadratic,
@@ -28,13 +28,7 @@ from xplinear.solvers.quadratic import (
     start,
 )
 from xplinear.solvers.report import Report, first_report
-from xplinear.solvers.stopping import (
-    SUFFICIENT,
-    backtracked,
-    moved,
-    relative_excess,
-    rounding_of,
-)
+from xplinear.solvers.stopping import backtracked, decreases, moved, relative_excess
 from xplinear.solvers.working_set import (
     Columns,
     chosen,
@@ -430,8 +424,7 @@ def _judge(
     rise = (value - loss) - (state.value - report.loss)  # of the penalty
     slope = rise + xp.astype(inner(state.gradient, step, xp=xp), value.dtype)
     slope = xp.where(slope < 0.0, slope, 0.0)
-    accept = value <= state.value + SUFFICIENT * slope + rounding_of(state, xp=xp)
-    accept = accept & ~report.converged
+    accept = decreases(state, value, slope, xp=xp) & ~report.converged
     keep = accept[:, None, None]
     shorter = xp.clip(backtracked(state.value, value, slope, xp=xp), 0.1, 0.25) if exact else 0.5
     longer = (4.0 if exact else 2.0) * report.step_size

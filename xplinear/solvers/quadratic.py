@@ -216,21 +216,17 @@ def _solved(
     """
     mask, unit = flat(free, xp=xp), flat(xp.sqrt(model.diagonal), xp=xp)
     right, extra = -flat(slope, xp=xp) / unit, flat(bend / model.diagonal, xp=xp)
-    m, d = mask.shape
     matrix, place = model.exact, None
-    if most < d:
+    if most < mask.shape[1]:
         size = xp.abs(right)
         rank = xp.where(mask, 1.0 + size / (1.0 + size), 0.0)
         order = xp.argsort(rank, axis=1, descending=True)
         place, order = xp.argsort(order, axis=1), order[:, :most]
-        row = xp.cumulative_sum(xp.ones_like(order[:, :1]), axis=0) - 1
-        index = xp.reshape(row * d + order, (m * most,))
         mask, unit, right, extra = (
-            xp.reshape(xp.take(xp.reshape(a, (m * d,)), index), (m, most))
-            for a in (mask, unit, right, extra)
+            xp.take_along_axis(a, order, axis=1) for a in (mask, unit, right, extra)
         )
-        index = xp.reshape(index[:, None] * d + _repeated(order, most, xp=xp), (m * most * most,))
-        matrix = xp.reshape(xp.take(xp.reshape(matrix, (m * d * d,)), index), (m, most, most))
+        matrix = xp.take_along_axis(matrix, order[:, :, None], axis=1)
+        matrix = xp.take_along_axis(matrix, order[:, None, :], axis=2)
     scaled = matrix / (unit[:, :, None] * unit[:, None, :])
     scaled = xp.where(mask[:, :, None] & mask[:, None, :], scaled, 0.0)
     # So little that it matters only where the Hessian is singular.
@@ -242,17 +238,8 @@ def _solved(
     move = xp.where(mask & xp.isfinite(move), move / unit, 0.0)
     if place is not None:
         move = xp.concat([move, xp.zeros_like(move[:, :1])], axis=1)
-        index = xp.where(place < most, place, most)
-        row = xp.cumulative_sum(xp.ones_like(index[:, :1]), axis=0) - 1
-        index = xp.reshape(row * (most + 1) + index, (m * d,))
-        move = xp.take(xp.reshape(move, (m * (most + 1),)), index)
+        move = xp.take_along_axis(move, xp.where(place < most, place, most), axis=1)
     return xp.reshape(move, slope.shape)
-
-
-def _repeated(order: Array, times: int, *, xp: Namespace) -> Array:
-    """Return each model's ``order (m, k)`` once for each of ``times`` rows ``(m times, k)``."""
-    m, k = order.shape
-    return xp.reshape(xp.stack([order] * times, axis=1), (m * times, k))
 
 
 def _best(

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from xplinear.arguments import FLAG, NONE, integer, number, one_of, sequence, settle
 from xplinear.data.protocol import Batch
+from xplinear.data.rows import centred_scores, spread
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, columns, loss_and_grads, weighted_penalty
@@ -16,14 +17,12 @@ from xplinear.penalties import Penalty
 from xplinear.solvers.metric import (
     Metric,
     Moments,
-    centred_scores,
     feature_metric,
     feature_moments,
     loss_curvature,
     penalty_curvature,
     plain_metric,
     sample_loss,
-    spread,
 )
 from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.proximal import proximal_step
@@ -244,7 +243,7 @@ class SGD:
         per_epoch = math.ceil(n / self.batch_size)
         return self.max_iter or max(_LEAST_EPOCHS, math.ceil(updates / per_epoch))
 
-    def _affordable(self, objective: Objective) -> int:
+    def iterations_on(self, objective: Objective) -> int:
         """Return the number of epochs of these rows, the same for one model and in a stack."""
         if not self.ends:
             return self.iterations(objective.data.n)
@@ -253,17 +252,21 @@ class SGD:
         return self._epochs(n, min(_LEAST_UPDATES, max(_FEWEST_UPDATES, affordable)))
 
     def init(
-        self, objective: Objective, params: Params, previous: SGDState | None = None
+        self,
+        objective: Objective,
+        params: Params,
+        previous: SGDState | None = None,
+        unit: float = 1.0,
     ) -> SGDState:
         """Measure the features and choose the learning rate.
 
         ``previous`` is the state of an earlier run on other rows (`partial_fit`): its updates,
-        its velocity and its rows' moments count on.
+        its velocity and its rows' moments count on, the unit of their weights in that of now.
         """
         xp = objective.xp
         ones = xp.ones_like(params.b[:, 0])
         if self.learning_rate == "auto":
-            moments = feature_moments(objective, previous.moments if previous else None)
+            moments = feature_moments(objective, previous.moments if previous else None, unit)
             metric, step_size = self._measured(objective, moments)
         else:
             moments, metric = None, plain_metric(objective)
@@ -320,7 +323,7 @@ class SGD:
         else:
             # Long steps stir up noise. It averages out where there are many rows per parameter,
             # and dies away where there are many updates.
-            updates = self._affordable(objective) * math.ceil(n / self.batch_size)
+            updates = self.iterations_on(objective) * math.ceil(n / self.batch_size)
             most = min(most, max(0.1, updates / _SETTLING))
             share = xp.clip(n / (row * k), min(_BOLD, most), most)
         # Momentum lets the mean gradient bear steps (1 + β) times as long, and multiplies
@@ -332,7 +335,7 @@ class SGD:
     def step(self, objective: Objective, state: SGDState) -> SGDState:
         """Make one epoch of mini-batch updates."""
         xp, data, penalty = objective.xp, objective.data, objective.penalty
-        epochs, per_epoch = self._affordable(objective), math.ceil(data.n / self.batch_size)
+        epochs, per_epoch = self.iterations_on(objective), math.ceil(data.n / self.batch_size)
         factor = SCHEDULES[self.schedule]
         done = state.counts
         average = self.average and done.epochs >= (epochs // 2 if self.ends else 1)
@@ -429,23 +432,18 @@ def _settle(
     undone = diverged | report.converged
     current = select(diverged, best.current, current, xp=xp)
     current = select(report.converged, state.walk.current, current, xp=xp)
-    nothing = Params(xp.zeros_like(current.W), xp.zeros_like(current.b))
-    velocity = select(undone, nothing, velocity, xp=xp)
+    velocity = select(undone, Params(*(xp.zeros_like(a) for a in velocity)), velocity, xp=xp)
     loss = xp.where(diverged, best.loss, loss)
     loss = xp.where(report.converged, report.loss, loss)
 
     result, mean = current, state.walk.average
     if average:
-        old = mean
-        mean = Params(
-            old.W + share * (total.W - per_epoch * old.W),
-            old.b + share * (total.b - per_epoch * old.b),
-        )
+        both = zip(mean, total, strict=True)
+        mean = Params(*(old + share * (new - per_epoch * old) for old, new in both))
         result = select(undone, current, mean, xp=xp)
     params = Params(result.W, result.b - centred_scores(state.metric.centre, result.W, xp=xp))
 
     now = loss + weighted_penalty(penalty, xp, current.W, alpha)
-    lower = now < best.value
     improved = now + tol * xp.abs(now) < best.value
     waited = xp.where(improved | diverged | ends, 0.0, state.waited + 1.0)
     return state._replace(
@@ -457,10 +455,16 @@ def _settle(
             diverged=diverged,
         ),
         walk=Walk(current, velocity, mean),
-        best=Best(
-            xp.where(lower, now, best.value),
-            xp.where(lower, loss, best.loss),
-            select(lower, current, best.current, xp=xp),
-        ),
+        best=_best(best, now, loss, current, xp=xp),
         waited=waited,
+    )
+
+
+def _best(best: Best, value: Array, loss: Array, current: Params, *, xp: Namespace) -> Best:
+    """Return the better one of the best so far and the current iterate."""
+    lower = value < best.value
+    return Best(
+        xp.where(lower, value, best.value),
+        xp.where(lower, loss, best.loss),
+        select(lower, current, best.current, xp=xp),
     )

@@ -125,7 +125,7 @@ class Smoothing:
         xp, params = objective.xp, evened(objective, params)
         width = xp.full_like(objective.alpha, first_width(objective.loss))
         loss, smooth, _, grads = rounded_loss(objective, params, width)
-        inner = self._descent.start(objective, params, smooth, grads)
+        inner = self._descent.start(objective, params, (smooth, grads))
         value = loss + objective.penalty_value(params)
         report = first_report(loss, inner.report.step_size, xp=xp)
         return SmoothingState(
@@ -154,7 +154,7 @@ class Smoothing:
             state = state._replace(inner=self._descent.bend(objective, state.inner, blocks))
         proposal = self._descent.propose(objective, _steered(state.inner))
         loss, smooth, dual, grads = rounded_loss(objective, proposal.params, state.width)
-        inner = self._descent.judge(objective, state.inner, proposal, smooth, grads)
+        inner = self._descent.judge(objective, state.inner, proposal, (smooth, grads))
         value = loss + objective.penalty_value(proposal.params)
         centre, t = inner.preconditioner.centre, state.t + 1
         bundle = compile_(collect, xp)(state.bundle, grads, dual, centre)

@@ -8,23 +8,25 @@ from xplinear.namespace import Array, Namespace
 from xplinear.objective import Params
 from xplinear.solvers.protocol import select
 
-__all__ = [
-    "SUFFICIENT",
-    "backtracked",
-    "moved",
-    "relative_excess",
-    "relative_gap",
-    "rounding_of",
-]
+__all__ = ["backtracked", "decreases", "moved", "relative_excess", "relative_gap"]
 
-SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
+_SUFFICIENT = 1e-4  # share of the predicted decrease that is enough (Armijo)
 _EASE = 10.0  # tol = 1e-4 then asks for 1e-7, where 1e-3 is promised: estimates can be low
 _PATIENCE = 10  # steps in a row that decrease F by no more than rounding
 
 
-def rounding_of(state: Any, *, xp: Namespace) -> Array:
+def _rounding_of(state: Any, *, xp: Namespace) -> Array:
     """Return by what F ``(m,)`` may seem to rise from rounding alone."""
     return 10.0 * float(xp.finfo(state.point.dtype).eps) * xp.abs(state.value)
+
+
+def decreases(state: Any, value: Array, slope: Array, *, xp: Namespace) -> Array:
+    """Return whether F falls enough ``(m,)`` from the state to a trial of this value.
+
+    ``slope`` is what it would change by if it were linear.
+    """
+    enough = state.value + _SUFFICIENT * xp.astype(slope, value.dtype)
+    return value <= enough + _rounding_of(state, xp=xp)
 
 
 def backtracked(before: Array, value: Array, slope: Array, *, xp: Namespace) -> Array:
@@ -32,9 +34,11 @@ def backtracked(before: Array, value: Array, slope: Array, *, xp: Namespace) -> 
 
     The parabola through value and slope before and the value here has its bottom there.
     """
+    dtype, slope = slope.dtype, xp.astype(slope, value.dtype)
     rise = value - before - slope
     bottom = -0.5 * slope / xp.where(rise > 0.0, rise, 1.0)
-    return xp.where((rise > 0.0) & xp.isfinite(rise), xp.clip(bottom, 0.1, 0.5), 0.1)
+    factor = xp.where((rise > 0.0) & xp.isfinite(rise), xp.clip(bottom, 0.1, 0.5), 0.1)
+    return xp.astype(factor, dtype)
 
 
 def relative_excess(zero: Array, value: Array, excess: Array, *, xp: Namespace) -> Array:
@@ -83,7 +87,7 @@ def moved(
     That is F of ``value``, of which ``loss`` is the data's; ``residual`` is of the state before.
     """
     report = state.report
-    moving = accept & (value < state.value - 0.1 * rounding_of(state, xp=xp))
+    moving = accept & (value < state.value - 0.1 * _rounding_of(state, xp=xp))
     idle = xp.where(moving | report.converged, 0.0, state.idle + 1.0)
     reached = residual <= tol
     stalled = report.stalled | (~reached & ~report.converged & (idle >= _PATIENCE))

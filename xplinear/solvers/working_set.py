@@ -74,31 +74,20 @@ def chosen(q: int, xp: Namespace, order: Array) -> Columns:
     return Columns(order[:, :q], xp.where(place < q, place, q))
 
 
-def _flat(index: Array, width: int, *, xp: Namespace) -> Array:
-    """Return where ``(c, q)`` entries of rows ``(c, width)`` lie in one row."""
-    c, q = index.shape
-    row = xp.cumulative_sum(xp.ones_like(index[:, :1]), axis=0) - 1
-    return xp.reshape(row * width + index, (c * q,))
-
-
 def narrowed(a: Array, columns: Columns | None, *, xp: Namespace) -> Array:
     """Return the columns chosen of ``(m, c, p + 1)``, and the last, which is the intercept's."""
     if columns is None:
         return a
-    m, c, width = a.shape
-    index = _flat(columns.index, width, xp=xp)
-    few = xp.take(xp.reshape(a, (m, c * width)), index, axis=1)
-    return xp.concat([xp.reshape(few, (m, *columns.index.shape)), a[:, :, -1:]], axis=2)
+    few = xp.take_along_axis(a, columns.index[None, :, :], axis=2)
+    return xp.concat([few, a[:, :, -1:]], axis=2)
 
 
 def widened(few: Array, rest: Array, columns: Columns | None, *, xp: Namespace) -> Array:
     """Return ``(m, c, p + 1)``: what was chosen from ``few (m, c, q + 1)``, the others' rest."""
     if columns is None:
         return few
-    m, c, width = few.shape
-    place = _flat(columns.place, width, xp=xp)
-    W = xp.reshape(xp.take(xp.reshape(few, (m, c * width)), place, axis=1), (m, c, -1))
-    W = xp.where(columns.place < width - 1, W, rest[:, :, :-1])
+    W = xp.take_along_axis(few, columns.place[None, :, :], axis=2)
+    W = xp.where(columns.place < few.shape[2] - 1, W, rest[:, :, :-1])
     return xp.concat([W, few[:, :, -1:]], axis=2)
 
 
