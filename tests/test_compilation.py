@@ -165,13 +165,13 @@ def test_a_row_less_and_other_settings_compile_nothing(fit, compiled):
 )
 def test_partial_fit_compiles_for_few_numbers_of_rows(move, weighted, compiled):
     pytest.importorskip("jax")
-    # Whole batches, an incomplete one, both: held in 16 rows always.
-    classes, sizes = np.arange(K), [16, 5, 12, *RNG.integers(1, 17, size=15)]
+    # Whole batches, an incomplete one, both, one row, which needs no weights: 16 rows always.
+    classes, sizes = np.arange(K), [16, 5, 12, 1, *np.random.default_rng(1).integers(1, 17, 15)]
     clf, plain = classifier(backend="jax:cpu", batch_size=8), classifier(batch_size=8)
     for i, n in enumerate(sizes):
         rows, labels = move(X[:n]), move(Y[:n])
         weights = move(S[:n]) if weighted else None
-        if i == 3:  # batches of all kinds have been seen
+        if i == 4:  # batches of all kinds have been seen
             compiled()
         clf.partial_fit(rows, labels, classes, sample_weight=weights)
         plain.partial_fit(X[:n], Y[:n], classes, sample_weight=S[:n] if weighted else None)

@@ -37,6 +37,7 @@ ALPHA = [0.1, 0.03, 0.01]
 NUMPY = get_backend("numpy")
 
 
+# --8<-- [start:plain]
 class PlainRows:
     """Features ``(r, 1 or m, p)``."""
 
@@ -156,6 +157,9 @@ class Plain:
             batch = Batch(*self._some(at), len(at))
             carry = update(rule, np, carry, batch, factor, constants)
         return carry
+
+
+# --8<-- [end:plain]
 
 
 def array(backend, own, stored="float64"):
