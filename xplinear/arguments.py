@@ -229,17 +229,11 @@ def integer(least: int) -> Check:
 
 def one_of(*names: str) -> Check:
     """Return the check for one of some names."""
-
-    def read(value: Any) -> str:
-        if not (isinstance(value, str) and value in names):
-            raise _Unfit
-        return value
-
-    few = len(names) < 3
-    return Check(tuple(map(repr, names)) if few else (f"one of {', '.join(names)}",), read)
+    wants = map(repr, names) if len(names) < 3 else [f"one of {', '.join(names)}"]
+    return satisfying(lambda value: isinstance(value, str) and value in names, *wants)
 
 
-def satisfying(condition: Callable[[Any], bool], wants: str) -> Check:
+def satisfying(condition: Callable[[Any], bool], *wants: str) -> Check:
     """Return the check for a value of which a condition is true."""
 
     def read(value: Any) -> Any:
@@ -247,7 +241,7 @@ def satisfying(condition: Callable[[Any], bool], wants: str) -> Check:
             raise _Unfit
         return value
 
-    return Check((wants,), read)
+    return Check(wants, read)
 
 
 def instance(kind: type[Any], wants: str) -> Check:
@@ -314,10 +308,8 @@ def _flag(value: Any) -> bool:
 
 
 def _path(value: Any) -> str:
-    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
-        raise _Unfit
-    path = os.fspath(value)
-    if not path or "\0" in path:
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(path, str) or not path or "\0" in path:
         raise _Unfit
     return path
 

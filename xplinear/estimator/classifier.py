@@ -104,10 +104,6 @@ def _takes_rows_in_turn(estimator: Any) -> bool:
     raise AttributeError(msg)
 
 
-def _print_progress(progress: Progress) -> None:
-    print(progress)  # noqa: T201 - asked for by `verbose`
-
-
 @dataclass(kw_only=True, eq=False, repr=False)
 class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, BaseEstimator):
     """Linear classifier: scores XW + b, trained on any array library and device.
@@ -304,7 +300,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         problem = prepare(settings, X, y, sample_weight, owner=self)
         warm = settings.warm_start and hasattr(self, "params_")
         start = problem.start_from(fitted_of(self)) if warm else None
-        shown = [_print_progress] if settings.verbose else []
+        shown = [print] if settings.verbose else []
         fitted, interrupt = solve(settings, problem, start, [*callbacks, *shown])
         keep(self, fitted)
         if interrupt is not None:
