@@ -213,10 +213,6 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
-        if self.solver == "auto":
-            settings = replace(settings, solver=automatic_solver(objective))
-        solver = solver_for(settings, objective, problem.seed)
-        rates = self._rates(search, solver)
         scoring = self._scoring(objective.loss)
         alphas = search.strengths(objective)
         splits = splits_of(search.cv, X, problem.sample.classes[problem.sample.codes], groups)
@@ -224,11 +220,14 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = "one_standard_error needs at least two folds"
             raise ValueError(msg)
         folds = folds_of(problem, splits, settings.class_weight, refit=search.refit)
-        grid = Grid(alphas, rates, folds)
+        grid = Grid(alphas, search.learning_rates or [None], folds)
         if self.solver == "auto":  # what suits one model may be too much for many
             name = automatic_solver(objective, len(grid.lanes), len(alphas))
             settings = replace(settings, solver=name)
-            solver = solver_for(settings, objective, problem.seed)
+        solver = solver_for(settings, objective, problem.seed)
+        if search.learning_rates and declared(solver, "with_rates") is None:
+            msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
+            raise ValueError(msg)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
         chosen["solver"] = settings.solver
         if not isinstance(scoring, str):
@@ -251,9 +250,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         self, objective: Objective, solver: Solver, run: Run, scoring: str | HostScoring
     ) -> None:
         """Solve and score stack by stack."""
-        show, extends = run.show if run.callbacks else None, self.alphas is None
-        solved = stacks_beyond(objective, solver, run, show, self.precision, extends=extends)
-        for stack in solved:
+        extends = self.alphas is None
+        for stack in stacks_beyond(objective, solver, run, self.precision, extends=extends):
             run.add(stack, scoring)
             if self.verbose:
                 last = stack.at[-1]
@@ -342,14 +340,6 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             )
             raise ValueError(msg)
         return scoring
-
-    def _rates(self, search: _Search, solver: Solver) -> list[float | None]:
-        if search.learning_rates is None:
-            return [None]
-        if declared(solver, "with_rates") is None:
-            msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
-            raise ValueError(msg)
-        return list(search.learning_rates)
 
     def _choose(
         self, parameters: Mapping[str, Any], problem: Problem, solver: Solver, run: Run
