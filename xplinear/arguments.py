@@ -280,9 +280,8 @@ def sequence(check: Check, wants: str, *, least: int = 1) -> Check:
         if not _is_array(value) and hasattr(value, "__array__") and hasattr(value, "__len__"):
             value = np.asarray(value)  # a column of a table
         vector = _is_array(value) and len(value.shape) == 1
-        if not vector and (isinstance(value, (str, bytes)) or not isinstance(value, Sequence)):
-            raise _Unfit
-        if len(value) < least:
+        listed = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+        if not (vector or listed) or len(value) < least:
             raise _Unfit
         return tuple(check.read(part) for part in value)
 

@@ -35,12 +35,12 @@ from xplinear.estimator.problem import place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, checked, given
 from xplinear.estimator.solve import solve, solve_in_turn, warn_of_no_optimum
 from xplinear.estimator.standardize import restandardized
-from xplinear.estimator.validation import check_lengths, computation_dtype, dtype_name
+from xplinear.estimator.validation import check_lengths, computation_dtype
 from xplinear.formats.fitted import Fitted, FittedAttributes, fitted_of, keep, linear_coefficients
 from xplinear.formats.model_file import read, write
 from xplinear.losses import Loss
 from xplinear.minimize import Progress
-from xplinear.namespace import Array
+from xplinear.namespace import Array, name_of
 from xplinear.objective import Params, columns
 
 __all__ = ["LinearClassifier", "is_probabilistic", "load", "problem_of", "save"]
@@ -77,12 +77,11 @@ def _checked_params(params: Params, k: int, loss: Loss) -> Params:
         raise ArgumentError(msg)
     backend = backend_of(params.W)
 
-    return Params(
-        *(
-            backend.asarray(a, computation_dtype(a, None, backend)) if "int" in dtype_name(a) else a
-            for a in params
-        )
-    )
+    def floating(a: Array) -> Array:
+        whole = "int" in name_of(a.dtype)
+        return backend.asarray(a, computation_dtype(a, None, backend)) if whole else a
+
+    return Params(*map(floating, params))
 
 
 def is_probabilistic(estimator: Any) -> bool:

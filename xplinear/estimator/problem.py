@@ -28,11 +28,10 @@ from xplinear.estimator.validation import (
     check_lengths,
     check_precision,
     computation_dtype,
-    dtype_name,
 )
 from xplinear.formats.fitted import Fitted, Near
 from xplinear.minimize import Result
-from xplinear.namespace import Array, HostArray, accumulator
+from xplinear.namespace import Array, HostArray, accumulator, name_of
 from xplinear.objective import Objective, Params
 from xplinear.solvers import SOLVERS, Solver
 from xplinear.solvers.automatic import cheap_passes
@@ -234,7 +233,7 @@ def _sample(
     backend = (backend or own).accelerating(settings.accelerate)
     classes, codes = encode_labels(labels, classes)
     weights, unit = weights_of(sample_weight, settings.class_weight, codes, classes)
-    if not partial:
+    if weights is not None and not partial:
         check_two_classes(weights, codes, classes)
     rows, k = rows_on(backend, X, own), len(classes)
     dtype = held = computation_dtype(rows, settings.dtype, backend)
@@ -259,7 +258,7 @@ def _reachable(
         If the device has no dtype for the values of X.
     """
     X, backend = sample.X, sample.backend
-    xp, wide, stored = backend.xp, sample.result_dtype, dtype_name(X)
+    xp, wide, stored = backend.xp, sample.result_dtype, name_of(X.dtype)
     low, high = column_bounds(X, rows, backend=backend)
     bits = xp.finfo(wide).bits
     if stored.endswith("float64"):
