@@ -360,11 +360,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             certificate = certificate_of(own, solver, result)
             chosen = replace(problem, objective=own, alpha=alpha)
             keep(best, chosen.fitted(solver, result, certificate))
-            parts = [run.refits[int(i), r].params for i in done]
-            stacked = Params(
-                xp.concat([part.W for part in parts], axis=1),
-                xp.concat([part.b for part in parts], axis=0),
-            )
+            W, b = zip(*(run.refits[int(i), r].params for i in done), strict=True)
+            stacked = Params(xp.concat(W, axis=1), xp.concat(b, axis=0))
             paths = linear_coefficients(problem.unstandardized(stacked))
         # Last what computes nothing more: Ctrl-C finds the old choice, or all of the new one.
         for name in [name for name in vars(self) if name.endswith("_")]:
@@ -377,8 +374,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         if paths is not None:
             self.coefs_paths_, self.intercepts_paths_ = paths
             self.best_estimator_ = best
-            fitted = {name: value for name, value in vars(best).items() if name.endswith("_")}
-            vars(self).update(fitted)
+            vars(self).update({name: a for name, a in vars(best).items() if name.endswith("_")})
 
 
 def _host_scoring(
