@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -123,10 +123,8 @@ def shown(value: Any) -> str:
     >>> shown(np.int64(0)), shown(np.zeros((2, 3))), shown(dict)
     ('0', 'an array of shape (2, 3) and dtype float64', 'the class dict')
     """
-    try:
+    with suppress(_Unfit):
         return repr(_scalar(value))
-    except _Unfit:
-        pass
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if _is_array(value):
@@ -164,23 +162,11 @@ def _scalar(value: Any) -> bool | int | float:
         raise _Unfit
     xp = array_namespace(value)
     kinds = {"bool": bool, "integral": int, "real floating": float}
-    for kind, plain in kinds.items():
-        try:
+    with suppress(TypeError):  # a dtype that NumPy cannot classify, or an array being traced
+        for kind, plain in kinds.items():
             if xp.isdtype(value.dtype, kind):
                 return plain(value)
-        except TypeError:  # a dtype that NumPy cannot classify, or an array being traced
-            break
     raise _Unfit
-
-
-def _real(value: Any) -> float:
-    scalar = _scalar(value)
-    if isinstance(scalar, bool):
-        raise _Unfit
-    try:
-        return float(scalar)
-    except OverflowError:
-        raise _Unfit from None
 
 
 def number(interval: str) -> Check:
@@ -202,12 +188,15 @@ def number(interval: str) -> Check:
         wants = f"a {finite}number of {'at least' if from_low else 'more than'} {low:g}"
 
     def read(value: Any) -> float:
-        x = _real(value)
+        x = _scalar(value)
         above = x >= low if from_low else x > low
         below = x <= high if to_high else x < high
-        if not (above and below):
+        if isinstance(x, bool) or not (above and below):
             raise _Unfit
-        return x
+        try:
+            return float(x)
+        except OverflowError:
+            raise _Unfit from None
 
     return Check((wants,), read)
 
@@ -229,17 +218,11 @@ def integer(least: int) -> Check:
 
 def one_of(*names: str) -> Check:
     """Return the check for one of some names."""
-
-    def read(value: Any) -> str:
-        if not (isinstance(value, str) and value in names):
-            raise _Unfit
-        return value
-
-    few = len(names) < 3
-    return Check(tuple(map(repr, names)) if few else (f"one of {', '.join(names)}",), read)
+    wants = map(repr, names) if len(names) < 3 else [f"one of {', '.join(names)}"]
+    return satisfying(lambda value: isinstance(value, str) and value in names, *wants)
 
 
-def satisfying(condition: Callable[[Any], bool], wants: str) -> Check:
+def satisfying(condition: Callable[[Any], bool], *wants: str) -> Check:
     """Return the check for a value of which a condition is true."""
 
     def read(value: Any) -> Any:
@@ -247,7 +230,7 @@ def satisfying(condition: Callable[[Any], bool], wants: str) -> Check:
             raise _Unfit
         return value
 
-    return Check((wants,), read)
+    return Check(wants, read)
 
 
 def instance(kind: type[Any], wants: str) -> Check:
@@ -297,9 +280,8 @@ def sequence(check: Check, wants: str, *, least: int = 1) -> Check:
         if not _is_array(value) and hasattr(value, "__array__") and hasattr(value, "__len__"):
             value = np.asarray(value)  # a column of a table
         vector = _is_array(value) and len(value.shape) == 1
-        if not vector and (isinstance(value, (str, bytes)) or not isinstance(value, Sequence)):
-            raise _Unfit
-        if len(value) < least:
+        listed = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+        if not (vector or listed) or len(value) < least:
             raise _Unfit
         return tuple(check.read(part) for part in value)
 
@@ -314,10 +296,8 @@ def _flag(value: Any) -> bool:
 
 
 def _path(value: Any) -> str:
-    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
-        raise _Unfit
-    path = os.fspath(value)
-    if not path or "\0" in path:
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(path, str) or not path or "\0" in path:
         raise _Unfit
     return path
 
@@ -458,11 +438,9 @@ def check_dtype(name: str, dtype: Any, *, xp: Namespace) -> None:
 
 
 def _is_of(dtype: Any, kind: str | tuple[str, ...], xp: Namespace) -> bool:
-    try:
+    with suppress(TypeError):  # a dtype that is not of the standard
         if xp.isdtype(dtype, kind):
             return True
-    except TypeError:  # a dtype that is not of the standard
-        pass
     return name_of(dtype) == "bfloat16" and "real floating" in kind
 
 
@@ -472,7 +450,7 @@ def _is_on_host(x: Array) -> bool:
     return library in _HOST_LIBRARIES and "cpu" in str(device(x)).lower()
 
 
-def check_codes(y: Any, k: int, *, name: str = "y") -> None:
+def check_codes(y: Any, k: int) -> None:
     """Raise ArgumentError if an array on the host holds other numbers than 0 … k − 1.
 
     Arrays on other devices are not looked at: the host would have to wait for them.
@@ -486,7 +464,7 @@ def check_codes(y: Any, k: int, *, name: str = "y") -> None:
         return
     if low < 0 or high >= k:
         msg = (
-            f"{name} must hold class codes from 0 to {k - 1}, one for each of the {k} classes; it "
+            f"y must hold class codes from 0 to {k - 1}, one for each of the {k} classes; it "
             f"goes from {low} to {high}: np.unique(labels, return_inverse=True) makes codes"
         )
         raise ArgumentError(msg)

@@ -25,12 +25,12 @@ from xplinear.datasets import Dataset, holdout, load
 from xplinear.datasets.preparation import Preparation
 from xplinear.estimator.classifier import LinearClassifier, save
 from xplinear.estimator.settings import checked
-from xplinear.estimator.validation import dtype_name
 from xplinear.formats.model_file import ENDING
 from xplinear.formats.writing import written
 from xplinear.losses import LOSSES
 from xplinear.model_selection.cross_validation import LinearClassifierCV
 from xplinear.model_selection.scoring import SCORINGS
+from xplinear.namespace import name_of
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SOLVERS
 
@@ -245,7 +245,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
         "p": p,
         "k": len(clf.classes_),
         "dtype": dataset.X.dtype,
-        "computed_in": dtype_name(clf.coef_),
+        "computed_in": name_of(clf.coef_.dtype),
         "backend": clf.backend_.name,
         "device": clf.backend_.device,
         "loss": clf.loss,

@@ -35,12 +35,12 @@ from xplinear.estimator.problem import place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, checked, given
 from xplinear.estimator.solve import solve, solve_in_turn, warn_of_no_optimum
 from xplinear.estimator.standardize import restandardized
-from xplinear.estimator.validation import check_lengths, computation_dtype, dtype_name
+from xplinear.estimator.validation import check_lengths, computation_dtype
 from xplinear.formats.fitted import Fitted, FittedAttributes, fitted_of, keep, linear_coefficients
 from xplinear.formats.model_file import read, write
 from xplinear.losses import Loss
 from xplinear.minimize import Progress
-from xplinear.namespace import Array
+from xplinear.namespace import Array, name_of
 from xplinear.objective import Params, columns
 
 __all__ = ["LinearClassifier", "is_probabilistic", "load", "problem_of", "save"]
@@ -77,12 +77,11 @@ def _checked_params(params: Params, k: int, loss: Loss) -> Params:
         raise ArgumentError(msg)
     backend = backend_of(params.W)
 
-    return Params(
-        *(
-            backend.asarray(a, computation_dtype(a, None, backend)) if "int" in dtype_name(a) else a
-            for a in params
-        )
-    )
+    def floating(a: Array) -> Array:
+        whole = "int" in name_of(a.dtype)
+        return backend.asarray(a, computation_dtype(a, None, backend)) if whole else a
+
+    return Params(*map(floating, params))
 
 
 def is_probabilistic(estimator: Any) -> bool:
@@ -102,10 +101,6 @@ def _takes_rows_in_turn(estimator: Any) -> bool:
         "the scale of each feature as rows come in (learning_rate='auto')"
     )
     raise AttributeError(msg)
-
-
-def _print_progress(progress: Progress) -> None:
-    print(progress)  # noqa: T201 - asked for by `verbose`
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -304,7 +299,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         problem = prepare(settings, X, y, sample_weight, owner=self)
         warm = settings.warm_start and hasattr(self, "params_")
         start = problem.start_from(fitted_of(self)) if warm else None
-        shown = [_print_progress] if settings.verbose else []
+        shown = [print] if settings.verbose else []
         fitted, interrupt = solve(settings, problem, start, [*callbacks, *shown])
         keep(self, fitted)
         if interrupt is not None:

@@ -13,8 +13,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from xplinear.arguments import naming, number, shown, warn
 from xplinear.backends import Backend
 from xplinear.estimator.tables import series_of
-from xplinear.estimator.validation import dtype_name, on_host, refuse_masked
-from xplinear.namespace import Array, HostArray, is_array
+from xplinear.estimator.validation import on_host, refuse_masked
+from xplinear.namespace import Array, HostArray, is_array, name_of
 
 __all__ = [
     "check_classes",
@@ -72,15 +72,10 @@ def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
         msg = f"{name} should be a 1d array of labels, got an array of shape {labels.shape}"
         raise ValueError(msg)
     labels = _plain_labels(labels, name)
-    if labels.dtype.kind == "f":
-        _check_targets(labels, name)
+    if labels.dtype.kind == "f":  # which may be no labels, but a target of a regression
+        with naming(name):
+            check_classification_targets(labels)
     return labels
-
-
-def _check_targets(labels: HostArray, name: str) -> None:
-    """Raise ValueError if labels are real numbers, and warn if they are likely to be."""
-    with naming(name):
-        check_classification_targets(labels)
 
 
 def _is_missing(label: Any) -> bool:
@@ -127,7 +122,7 @@ def _host_labels(y: Any, name: str) -> HostArray:
         labels = series.to_numpy()
     if labels.dtype.kind == "T":  # NumPy's strings of any length, which scikit-learn does not know
         return np.asarray(labels.tolist())
-    return labels.astype(np.float32) if dtype_name(labels) == "bfloat16" else labels
+    return labels.astype(np.float32) if name_of(labels.dtype) == "bfloat16" else labels
 
 
 def _as_given(y: Sequence[Any], labels: HostArray, name: str) -> HostArray:
@@ -169,7 +164,8 @@ def encode_labels(
         If there are fewer than two classes, or a label is not among the ``classes`` given.
     """
     if classes is None:
-        _check_targets(y, name)
+        with naming(name):
+            check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             only = ", ".join(map(repr, classes.tolist())) or "none at all"
@@ -220,7 +216,7 @@ def labels_on(backend: Backend, classes: HostArray) -> Array | None:
         there = backend.asarray(classes)
     except TypeError:  # array-api-strict has no float16
         return None
-    moved = classes.astype(dtype_name(there))
+    moved = classes.astype(name_of(there.dtype))
     whole = moved.dtype.kind in "iu" or classes.dtype.kind not in "iu"
     return there if whole and (moved == classes).all() else None
 
@@ -255,10 +251,8 @@ def weights_of(
     return weights, unit
 
 
-def check_two_classes(weights: HostArray | None, codes: HostArray, classes: HostArray) -> None:
+def check_two_classes(weights: HostArray, codes: HostArray, classes: HostArray) -> None:
     """Raise ValueError if all rows of positive weight are of one class."""
-    if weights is None:
-        return
     there = classes[np.unique(codes[weights > 0])].tolist()
     if len(there) < 2:
         msg = (

@@ -12,9 +12,9 @@ from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
 from xplinear.estimator.labels import labels_on
 from xplinear.estimator.standardize import column_bounds
-from xplinear.estimator.validation import check_features, dtype_name
+from xplinear.estimator.validation import check_features
 from xplinear.losses.softmax import softmax
-from xplinear.namespace import Array, HostArray, Namespace
+from xplinear.namespace import Array, HostArray, Namespace, name_of
 from xplinear.objective import Objective, Params, class_scores
 
 __all__ = ["accuracy", "block_scores", "labels_of", "predicted", "rows_on"]
@@ -61,7 +61,7 @@ def rows_on(backend: Backend, X: Array, own: Backend) -> Array:
 def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
     """Raise ValueError if rows in float64 are beyond a model in float32."""
     most = float(backend.xp.finfo(dtype).max)
-    wide = most < np.finfo(np.float64).max and dtype_name(X) == "float64"
+    wide = most < np.finfo(np.float64).max and name_of(X.dtype) == "float64"
     if wide and not backend.traced(X):
         low, high = column_bounds(X, backend=backend)
         beyond = np.maximum(-low, high) > most

@@ -28,11 +28,10 @@ from xplinear.estimator.validation import (
     check_lengths,
     check_precision,
     computation_dtype,
-    dtype_name,
 )
 from xplinear.formats.fitted import Fitted, Near
 from xplinear.minimize import Result
-from xplinear.namespace import Array, HostArray, accumulator
+from xplinear.namespace import Array, HostArray, accumulator, name_of
 from xplinear.objective import Objective, Params
 from xplinear.solvers import SOLVERS, Solver
 from xplinear.solvers.automatic import cheap_passes
@@ -133,9 +132,7 @@ class Problem:
 
     def model(self, params: Params) -> Fitted:
         """Return the model of what the solver found, without more that is known of it."""
-        near = None
-        if self.shifted and self.standard is not None:
-            near = Near(self.held(params), self.standard)
+        near = Near(self.held(params), self.standard) if self.shifted and self.standard else None
         own, sample = self.unstandardized(params), self.sample
         return Fitted(own, sample.classes, sample.backend, near, sample.names)
 
@@ -177,17 +174,11 @@ class Problem:
         params = (xp.astype(a, wide, copy=False) for a in self.held(result.params))
         return replace(result, params=Params(*params))
 
-    def counted(self, per_row: HostArray) -> HostArray:
-        """Return of an array over all rows what the rows that count have."""
-        return per_row if self.rows is None else per_row[self.rows]
-
     def places(self, index: HostArray) -> HostArray:
         """Return where the given rows of X are among those that count, without the others."""
         if self.rows is None:
             return index
-        place = np.full(len(self.sample.codes), -1)
-        place[self.rows] = np.arange(len(self.rows))
-        return place[index][place[index] >= 0]
+        return np.searchsorted(self.rows, index[np.isin(index, self.rows)])
 
 
 def _counted_rows(weights: HostArray | None, dtype: Any, backend: Backend) -> HostArray | None:
@@ -242,27 +233,18 @@ def _sample(
     backend = (backend or own).accelerating(settings.accelerate)
     classes, codes = encode_labels(labels, classes)
     weights, unit = weights_of(sample_weight, settings.class_weight, codes, classes)
-    if not partial:
+    if weights is not None and not partial:
         check_two_classes(weights, codes, classes)
-    rows = rows_on(backend, X, own)
-    dtypes = _dtypes(settings, rows, len(classes), backend, partial=partial)
-    unclassed, _ = weights_of(sample_weight, None, codes, classes)
-    return Sample(rows, names, own.name, backend, classes, codes, weights, unclassed, unit, *dtypes)
-
-
-def _dtypes(
-    settings: Settings, rows: Array, k: int, backend: Backend, *, partial: bool
-) -> tuple[Any, Any]:
-    """Return the dtype to compute in and that of the results."""
-    xp = backend.xp
-    dtype = computation_dtype(rows, settings.dtype, backend)
+    rows, k = rows_on(backend, X, own), len(classes)
+    dtype = held = computation_dtype(rows, settings.dtype, backend)
     check_precision(settings.precision, dtype, backend)
     exact = declared(settings.solver_or_class, "exact") and not (partial or settings.stochastic)
-    cheap = cheap_passes(rows.shape[0], rows.shape[1], k)
-    if settings.dtype is None and settings.precision == "float32" and cheap and exact:
+    as_found = settings.dtype is None and settings.precision == "float32"
+    if as_found and exact and cheap_passes(rows.shape[0], rows.shape[1], k):
         # On few rows float64 costs little, and the rounding of float32 as many iterations.
-        return accumulator(xp.empty((0,), **backend.kind(dtype)), xp=xp), dtype
-    return dtype, dtype
+        dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
+    bare, _ = weights_of(sample_weight, None, codes, classes)
+    return Sample(rows, names, own.name, backend, classes, codes, weights, bare, unit, dtype, held)
 
 
 def _reachable(
@@ -276,7 +258,7 @@ def _reachable(
         If the device has no dtype for the values of X.
     """
     X, backend = sample.X, sample.backend
-    xp, wide, stored = backend.xp, sample.result_dtype, dtype_name(X)
+    xp, wide, stored = backend.xp, sample.result_dtype, name_of(X.dtype)
     low, high = column_bounds(X, rows, backend=backend)
     bits = xp.finfo(wide).bits
     if stored.endswith("float64"):

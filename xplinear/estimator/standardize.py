@@ -100,9 +100,8 @@ class Nearby(NamedTuple):
 
     def standard(self, dtype: Any, *, backend: Backend) -> Standard:
         """Return both as blocks of rows are given them."""
-        return FarStandard(
-            *(backend.asarray(a, dtype) for a in (self.centre, 2.0 ** self.power.astype(float)))
-        )
+        scale = 2.0 ** self.power.astype(float)
+        return FarStandard(backend.asarray(self.centre, dtype), backend.asarray(scale, dtype))
 
     def warn(self, low: HostArray, high: HostArray, bits: int) -> None:
         """Say which features the penalty sees in other units than their own."""
@@ -110,11 +109,9 @@ class Nearby(NamedTuple):
         if not columns.size:
             return
         column, power = columns[0], int(self.power[columns[0]])
-        what = (
-            f"all {len(columns)} columns"
-            if len(columns) == len(low)
-            else (f"column {column}" if len(columns) == 1 else f"{len(columns)} columns")
-        )
+        what = f"column {column}" if len(columns) == 1 else f"{len(columns)} columns"
+        if len(columns) == len(low):
+            what = f"all {len(columns)} columns"
         largest = max(abs(low[column]), abs(high[column]))
         warn(
             f"{what} of X cannot be computed with in float{bits} as they are (column {column} "

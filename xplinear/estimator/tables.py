@@ -80,7 +80,7 @@ def matrix_of(table: DataFrame[Any]) -> HostArray:
             if x.dtype.kind == "f" and np.isnan(x).any()
         ]
         if not missing:
-            return _side_by_side(values, len(table))
+            return np.stack(values, axis=1) if values else np.empty((len(table), 0))
     plural = "column has" if len(missing) == 1 else "columns have"
     names = ", ".join(map(str, missing[:20])) + ", …" * (len(missing) > 20)
     msg = f"Input X contains NaN: {plural} missing values: {names}; impute or drop them"
@@ -106,11 +106,3 @@ def _no_numbers(column: Any) -> ValueError:
         f"X: column {column.name!r} is of type {column.dtype}, features must be numbers; "
         "encode it (scikit-learn: OneHotEncoder), convert it or drop it"
     )
-
-
-def _side_by_side(values: list[HostArray], n: int) -> HostArray:
-    dtype = np.result_type(*values) if values else np.dtype(np.float64)
-    X = np.empty((n, len(values)), dtype)
-    for j, x in enumerate(values):
-        X[:, j] = x
-    return X

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -49,9 +50,7 @@ def _describe(name: str, value: Any) -> Any:
     if name == "dtype":
         return (DTYPE | NONE)(name, value)
     value = plain(value)
-    if name == "random_state" and not isinstance(value, int):
-        return None
-    if name == "backend":
+    if name == "backend" or (name == "random_state" and not isinstance(value, int)):
         return None
     if isinstance(value, dict):
         return {"type": "dict", "items": [[plain(k), plain(v)] for k, v in value.items()]}
@@ -148,31 +147,26 @@ def _fitted(content: Mapping[str, Any], tensors: Mapping[str, Any]) -> Fitted:
     labels, names, reasons = (content[key] for key in ("classes", "feature_names", "reasons"))
     kind = object if content["object_labels"] else None
     alpha = content.get("alpha", content["params"]["alpha"])  # early files: the parameter alone
-    near = certificate = history = None
-    if "near.W" in tensors:
-        near = Near(
-            Params(tensors["near.W"], tensors["near.b"]),
-            FarStandard(tensors["near.centre"], tensors["near.scale"]),
-        )
+    parts: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for key, a in tensors.items():
+        part, _, name = key.rpartition(".")
+        parts[part][name] = a
+    own, far = parts[""], parts["near"]
+    near = certificate = None
+    if far:
+        near = Near(Params(far["W"], far["b"]), FarStandard(far["centre"], far["scale"]))
     if reasons is not None:
-        certified = {key: tensors[f"certificate.{key}"] for key in _CERTIFIED}
-        certificate = Certificate(**certified, reasons=tuple(reasons))
-    if content["objective"] is not None:
-        history = {
-            key.removeprefix("history."): a
-            for key, a in tensors.items()
-            if key.startswith("history.")
-        }
+        certificate = Certificate(**parts["certificate"], reasons=tuple(reasons))
     return Fitted(
-        params=Params(tensors["W"], tensors["b"]),
-        classes=tensors["classes"] if labels is None else np.asarray(labels, dtype=kind),
+        params=Params(own["W"], own["b"]),
+        classes=own["classes"] if labels is None else np.asarray(labels, dtype=kind),
         backend=get_backend("numpy"),
         near=near,
         feature_names=None if names is None else np.asarray(names, dtype=object),
         alpha=None if alpha is None else float(alpha),
         solver=content.get("solver"),  # early files do not say
         objective=content["objective"],
-        history=history,
+        history=None if content["objective"] is None else parts["history"],
         certificate=certificate,
     )
 

@@ -92,9 +92,7 @@ def settings_of(model: SklearnClassifier, n_samples: float | None = None) -> dic
     """
     settings = _settings(model)
     n_samples = _N_SAMPLES("n_samples", n_samples)
-    if n_samples is None or isinstance(model, SGDClassifier):
-        return settings
-    if "C" in settings:
+    if n_samples is not None and "C" in settings:
         settings["alpha"] = 1.0 / (settings.pop("C") * n_samples)
     return settings
 

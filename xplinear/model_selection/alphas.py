@@ -122,9 +122,8 @@ def _best_intercept(objective: Objective) -> Array:
     if not objective.fit_intercept:
         return nothing.b
     true, _, _ = class_counts(objective, nothing)
-    kind = data.backend.kind(data.dtype)
     rows = ArrayData(
-        xp.zeros((k, 1), **kind),
+        xp.zeros((k, 1), **data.backend.kind(data.dtype)),
         xp.arange(k, **data.backend.kind(data.labels.dtype)),
         xp.astype(true, data.dtype).T,
         data.dtype,

@@ -213,10 +213,6 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
-        if self.solver == "auto":
-            settings = replace(settings, solver=automatic_solver(objective))
-        solver = solver_for(settings, objective, problem.seed)
-        rates = self._rates(search, solver)
         scoring = self._scoring(objective.loss)
         alphas = search.strengths(objective)
         splits = splits_of(search.cv, X, problem.sample.classes[problem.sample.codes], groups)
@@ -224,11 +220,14 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = "one_standard_error needs at least two folds"
             raise ValueError(msg)
         folds = folds_of(problem, splits, settings.class_weight, refit=search.refit)
-        grid = Grid(alphas, rates, folds)
+        grid = Grid(alphas, search.learning_rates or [None], folds)
         if self.solver == "auto":  # what suits one model may be too much for many
             name = automatic_solver(objective, len(grid.lanes), len(alphas))
             settings = replace(settings, solver=name)
-            solver = solver_for(settings, objective, problem.seed)
+        solver = solver_for(settings, objective, problem.seed)
+        if search.learning_rates and declared(solver, "with_rates") is None:
+            msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
+            raise ValueError(msg)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
         chosen["solver"] = settings.solver
         if not isinstance(scoring, str):
@@ -251,9 +250,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         self, objective: Objective, solver: Solver, run: Run, scoring: str | HostScoring
     ) -> None:
         """Solve and score stack by stack."""
-        show, extends = run.show if run.callbacks else None, self.alphas is None
-        solved = stacks_beyond(objective, solver, run, show, self.precision, extends=extends)
-        for stack in solved:
+        extends = self.alphas is None
+        for stack in stacks_beyond(objective, solver, run, self.precision, extends=extends):
             run.add(stack, scoring)
             if self.verbose:
                 last = stack.at[-1]
@@ -343,14 +341,6 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         return scoring
 
-    def _rates(self, search: _Search, solver: Solver) -> list[float | None]:
-        if search.learning_rates is None:
-            return [None]
-        if declared(solver, "with_rates") is None:
-            msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
-            raise ValueError(msg)
-        return list(search.learning_rates)
-
     def _choose(
         self, parameters: Mapping[str, Any], problem: Problem, solver: Solver, run: Run
     ) -> None:
@@ -370,11 +360,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             certificate = certificate_of(own, solver, result)
             chosen = replace(problem, objective=own, alpha=alpha)
             keep(best, chosen.fitted(solver, result, certificate))
-            parts = [run.refits[int(i), r].params for i in done]
-            stacked = Params(
-                xp.concat([part.W for part in parts], axis=1),
-                xp.concat([part.b for part in parts], axis=0),
-            )
+            W, b = zip(*(run.refits[int(i), r].params for i in done), strict=True)
+            stacked = Params(xp.concat(W, axis=1), xp.concat(b, axis=0))
             paths = linear_coefficients(problem.unstandardized(stacked))
         # Last what computes nothing more: Ctrl-C finds the old choice, or all of the new one.
         for name in [name for name in vars(self) if name.endswith("_")]:
@@ -387,8 +374,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         if paths is not None:
             self.coefs_paths_, self.intercepts_paths_ = paths
             self.best_estimator_ = best
-            fitted = {name: value for name, value in vars(best).items() if name.endswith("_")}
-            vars(self).update(fitted)
+            vars(self).update({name: a for name, a in vars(best).items() if name.endswith("_")})
 
 
 def _host_scoring(

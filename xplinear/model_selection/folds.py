@@ -87,12 +87,11 @@ def folds_of(problem: Problem, splits: Sequence[Split], class_weight: Any, *, re
                 "needs two; use fewer folds, or stratified ones: cv=2"
             )
             raise ValueError(msg)
-    train = [
-        weights_of(rows, class_weight, codes, classes)[0]
-        for rows in (*train, *([weights] if refit else []))
-    ]
+    if refit:
+        train.append(weights)
+    train = [weights_of(one, class_weight, codes, classes)[0] for one in train]
     # Of mean 1 in each fold: what all folds share, such as a metric, then weighs them alike.
-    columns = [problem.counted(np.stack(cast(Any, part), axis=1)) for part in (train, held_out)]
+    columns = [np.stack(cast(Any, part), axis=1)[counted] for part in (train, held_out)]
     trained, scored = (column / column.mean(axis=0) for column in columns)
     data = problem.objective.data
     return Folds(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +56,11 @@ def class_counts(objective: Objective, params: Params) -> tuple[Array, ...]:
     return objective.data.reduce(_block_counts, static, params, scores=held)
 
 
-def _mean_of(values: Array, among: Array, *, xp: Namespace) -> Array:
-    """Return the mean over the classes in ``among (m, k)``."""
-    among = xp.astype(among, values.dtype)
-    return xp.sum(values * among, axis=1) / xp.sum(among, axis=1)
+def _mean_share(part: Array, whole: Array, *, xp: Namespace) -> Array:
+    """Return the mean of ``part / whole``, each ``(m, k)``, over the classes that are there."""
+    there = whole > 0
+    among = xp.astype(there, whole.dtype)
+    return xp.sum(part / xp.where(there, whole, 1.0) * among, axis=1) / xp.sum(among, axis=1)
 
 
 def _block_log_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> tuple[Array]:
@@ -79,18 +81,13 @@ def _log_loss(objective: Objective, params: Params) -> Array:
 
 
 def _balanced_accuracy(objective: Objective, params: Params) -> Array:
-    xp = objective.xp
     true, _, both = class_counts(objective, params)
-    there = true > 0
-    return _mean_of(both / xp.where(there, true, 1.0), there, xp=xp)
+    return _mean_share(both, true, xp=objective.xp)
 
 
 def _macro_f1(objective: Objective, params: Params) -> Array:
-    xp = objective.xp
     true, predicted, both = class_counts(objective, params)
-    either = true + predicted
-    there = either > 0
-    return _mean_of(2.0 * both / xp.where(there, either, 1.0), there, xp=xp)
+    return _mean_share(2.0 * both, true + predicted, xp=objective.xp)
 
 
 SCORINGS: dict[str, Callable[[Objective, Params], Array]] = {
@@ -218,10 +215,8 @@ def _rows_of(X: Any, index: HostArray) -> Any:
 
 
 def _number(value: Any, alpha: float) -> float:
-    try:
+    with suppress(TypeError, ValueError):
         if not isinstance(value, (str, bytes)):
             return float(value)
-    except (TypeError, ValueError):
-        pass
     msg = f"scoring must return a number, got {value!r} at alpha={alpha:g}"
     raise TypeError(msg)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -189,8 +189,7 @@ def stacks_beyond(
     objective: Objective,
     solver: Solver,
     run: Run,
-    callback: Callable[[range, Progress], bool] | None,
-    precision: str = "float32",
+    precision: str,
     *,
     extends: bool,
 ) -> Iterator[Stack]:
@@ -200,6 +199,7 @@ def stacks_beyond(
     """
     step = run.grid.alphas[-1] / run.grid.alphas[-2:][0]
     more = max(1, len(run.grid.alphas) // _FURTHER)
+    callback = run.show if run.callbacks else None
     yield from stacks(objective, solver, run.grid, callback, precision)
     for _ in range(_EXTENSIONS):
         if not extends or run.rises_to != "weakest":
@@ -368,17 +368,13 @@ class Run:
         used = result.history["step_size"][-1]
         for model in solved:
             a, r, _ = place[model]
-            # Only divergence makes a given rate smaller.
-            self.diverged[a, r] |= self.grid.rates[r] is not None and not (
-                0.5 < used[model] / cast(float, self.grid.rates[r]) < 2.0
-            )
+            rate = self.grid.rates[r]
+            if rate is not None and not 0.5 < used[model] / rate < 2.0:
+                self.diverged[a, r] = True  # only divergence makes a given rate smaller
         self.reasons += result.reasons
-        proven = np.isfinite(result.lower_bound)
-        self.stalled += [
-            (residual, gap)
-            for residual, gap, reason in zip(result.residual, proven, result.reasons, strict=True)
-            if reason == "rounding"
-        ]
+        rounded = np.asarray(result.reasons) == "rounding"
+        gaps = np.isfinite(result.lower_bound[rounded])
+        self.stalled += zip(result.residual[rounded], gaps, strict=True)
         self.lanes_done[stack.at.start : stack.at.stop] += whole * len(stack.lanes)
 
     @property
