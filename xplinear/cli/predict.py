@@ -105,23 +105,22 @@ def _prepared(
 ) -> Dataset:
     """Return data to predict, read and prepared as those that the model was trained on."""
     record = content_of(model)["preparation"]
-    preparation = None if record is None else Preparation.from_record(record)
-    names = vars(clf).pop("feature_names_in_", None)  # the rows come as a matrix, in their order
-    if preparation is None and names is not None:
-        preparation = Preparation(tuple(Column(name) for name in names), None)
+    names = vars(clf).pop("feature_names_in_", ())  # the rows come as a matrix, in their order
+    plain = Preparation(tuple(map(Column, names)), None)
+    preparation = plain if record is None else Preparation.from_record(record)
     dataset = load(
         data,
         ending=options.ending_of(format_),
         target=target,
         n_features=clf.n_features_in_,
-        columns=preparation and preparation.expected,
+        columns=preparation.expected,
         classes=clf.classes_,
-        index_base=preparation and preparation.index_base,
-        missing=preparation is not None and preparation.imputes,
+        index_base=preparation.index_base,
+        missing=preparation.imputes,
     )
-    if preparation is not None and preparation.expected is not None and dataset.names is not None:
+    if preparation.columns and dataset.names is not None:
         return preparation.apply(dataset)
-    if preparation is not None and preparation.has_text:
+    if preparation.has_text:
         names = ", ".join(column.name for column in preparation.columns)
         msg = f"{dataset.name} is no table; the model needs one with the columns {names}"
         raise ValueError(msg)
@@ -138,11 +137,11 @@ def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> tuple[i
         return 0, None
     both = zip(labels.tolist(), y.tolist(), strict=True)
     pairs = [(label, true) for label, true in both if true is not None]
+    if not pairs:
+        return 0, None
     classes = clf.classes_.tolist()
     known = set(classes)
     unknown = [true for _, true in pairs if true not in known]
-    if not pairs:
-        return 0, None
     if len(unknown) == len(pairs):
         some = ", ".join(map(str, classes[:5]))
         msg = (

@@ -78,8 +78,6 @@ def _parse_csv(file: File, request: Request) -> Dataset:
         text = _columns_of_codes(table)
     try:
         dataset = _parse_cells(table, text, set())
-    except UnicodeDecodeError:
-        raise
     except ValueError:
         other, truths = _kinds_of_columns(table, set(features) - text)
         other = other if learns_texts else set[int]()
