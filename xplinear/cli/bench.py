@@ -71,8 +71,8 @@ def bench(
 
             save_picture(ThroughputDisplay(rows).plot().figure_, picture)
     files = [f"wrote {out} and {about}"] * bool(out) + [f"wrote {plot}"] * bool(plot)
-    show(record, [*_view(rows), *files], as_json=as_json)
-    conclude([not row.failed for row in rows], "cells without an error", as_json=as_json)
+    view, passed = [*_view(rows), *files], [not row.failed for row in rows]
+    conclude(record, view, passed, "cells without an error", as_json=as_json)
 
 
 def _view(rows: Sequence[Measurement]) -> list[Table | str]:

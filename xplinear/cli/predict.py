@@ -49,8 +49,12 @@ def predict(
     if out is not None:
         _check_table(out, data, as_json=as_json)
     clf = classifier.load(model)
-    if proba:
-        _check_probabilities(clf, told=out is not None or as_json)
+    if proba and not hasattr(clf, "predict_proba"):
+        msg = f"--proba: a model of loss {clf.loss!r} gives no probabilities; train with softmax"
+        raise ValueError(msg)
+    if proba and out is None and not as_json:
+        msg = "--proba: --out FILE.csv or --json is needed too, to say where they go"
+        raise ValueError(msg)
     dataset = _prepared(clf, model, data, format_, target)
     X, y = dataset.X, dataset.y
     if dataset.X_test is not None:
@@ -61,17 +65,16 @@ def predict(
         msg = f"{dataset.name} has no labels to compare with; --out FILE.csv writes the predictions"
         raise ValueError(msg)
     probabilities = clf.predict_proba(X) if proba else None
-    if out is not None:
-        _write_predictions(out, clf, labels, probabilities)
     record: dict[str, Any] = {"data": dataset.name, "rows": n, "labelled": counted}
     record |= {"accuracy": accuracy, "file": out}
-    if out is None:
-        record |= {"labels": labels} | ({"probabilities": probabilities} if proba else {})
     rows = {"data": f"{dataset.name}: {n:,} rows"}
     if accuracy is not None:
         some = f"  ({counted:,} of {n:,} rows have a label)" * (counted < n)
         rows["accuracy"] = f"{accuracy:.4f}{some}"
-    if out is not None:
+    if out is None:
+        record |= {"labels": labels} | ({"probabilities": probabilities} if proba else {})
+    else:
+        _write_predictions(out, clf, labels, probabilities)
         rows["labels"] = str(out)
     if str(out) != "-":  # the labels stand there
         show(record, [rows], as_json=as_json)
@@ -87,16 +90,6 @@ def _check_table(out: Path, data: str, *, as_json: bool) -> None:
     options.check_file("--out", out, *_TABLES)
     if out.exists() and Path(data).exists() and out.samefile(data):
         msg = f"--out: {str(out)!r} is DATA itself; name another file"
-        raise ValueError(msg)
-
-
-def _check_probabilities(clf: LinearClassifier, *, told: bool) -> None:
-    """Fail where there are none, or none were told where to go."""
-    if not hasattr(clf, "predict_proba"):
-        msg = f"--proba: a model of loss {clf.loss!r} gives no probabilities; train with softmax"
-        raise ValueError(msg)
-    if not told:
-        msg = "--proba: --out FILE.csv or --json is needed too, to say where they go"
         raise ValueError(msg)
 
 

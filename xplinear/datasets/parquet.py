@@ -18,9 +18,7 @@ __all__ = ["read_parquet"]
 def read_parquet(file: File, request: Request) -> Dataset:
     """Read the columns of a table."""
     table, types = _parquet_table(file, request)
-    names = tables.as_trained(file, table.column_names, request.columns)
-    label = tables.target_column(file, names, request)
-    features = tables.feature_columns(file, names, label, request)
+    names, label, features = tables.columns_of(file, table.column_names, request)
     columns: list[HostArray] = []
     texts: dict[str, Sequence[str]] = {}
     for j in features:

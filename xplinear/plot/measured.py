@@ -70,11 +70,10 @@ class GradientCheckDisplay:
         errors = np.maximum(np.nan_to_num(exact, nan=1.0, posinf=1.0), _SMALLEST_ERROR)
         passed = np.asarray([check.passed for check in checks])
         place = np.arange(len(checks))
-        for wanted, colour, marker, name in (
-            (True, drawing.BLUE, "o", "passed"),
-            (False, drawing.VERMILION, "X", "failed"),
+        for chosen, colour, marker, name in (
+            (passed, drawing.BLUE, "o", "passed"),
+            (~passed, drawing.VERMILION, "X", "failed"),
         ):
-            chosen = passed == wanted
             if chosen.any():
                 ax.plot(errors[chosen], place[chosen], marker, color=colour, label=name)
         limits = [check.tolerance for check in checks]
