@@ -242,7 +242,7 @@ class TestCommand:
         monkeypatch.setattr(
             cli.terminal, "Console", lambda **o: Console(file=stderr, force_terminal=True, width=90)
         )
-        cli.bench._measure([], [get_backend("numpy")], 1.0)
+        run("--backends=numpy")
         assert "1 of 4 done, last numpy: batch 64" in stderr.getvalue()
 
     @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from xplinear.backends import Backend
 from xplinear.backends.machine import machine
 from xplinear.bench import CELLS, Measurement, measure, usable_backends
 from xplinear.cli.fitting import save_picture
@@ -50,7 +49,11 @@ def bench(
     chosen = usable if backends is None else backends_of(backends)
     rows: list[Measurement] = []
     try:
-        _measure(rows, chosen, end - time.perf_counter())
+        with status("measuring what the devices can do") as line:
+            for row in measure(chosen, end - time.perf_counter()):
+                rows.append(row)
+                done = f"{len(rows)} of {len(CELLS) * len(chosen)} done"
+                line.update(f"{done}, last {row.backend}: {row.cell}")
     except KeyboardInterrupt:
         if rows and not as_json:
             show(None, _view(rows))
@@ -68,8 +71,8 @@ def bench(
 
             save_picture(ThroughputDisplay(rows).plot().figure_, picture)
     files = [f"wrote {out} and {about}"] * bool(out) + [f"wrote {plot}"] * bool(plot)
-    show(record, [*_view(rows), *files], as_json=as_json)
-    conclude([not row.failed for row in rows], "cells without an error", as_json=as_json)
+    view, passed = [*_view(rows), *files], [not row.failed for row in rows]
+    conclude(record, view, passed, "cells without an error", as_json=as_json)
 
 
 def _view(rows: Sequence[Measurement]) -> list[Table | str]:
@@ -77,15 +80,6 @@ def _view(rows: Sequence[Measurement]) -> list[Table | str]:
         f"not measured: {row.backend}, {row.cell}: {row.reason}" for row in rows if row.reason
     )
     return [_ceilings_table(rows), _throughput_table(rows), *left_out]
-
-
-def _measure(rows: list[Measurement], backends: Sequence[Backend], seconds: float) -> None:
-    """Add what is measured to ``rows``, which hold what there is by the time of Ctrl-C."""
-    total = len(CELLS) * len(backends)
-    with status("measuring what the devices can do") as line:
-        for row in measure(backends, seconds):
-            rows.append(row)
-            line.update(f"{len(rows)} of {total} done, last {row.backend}: {row.cell}")
 
 
 def _ceilings_table(rows: Sequence[Measurement]) -> Table:

@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from xplinear.backends import Backend
 from xplinear.checks.gradients import check_gradient
 from xplinear.checks.parity import random_objective
 from xplinear.cli.options import Backends, Json, Losses, backends_of, names_of, option
-from xplinear.cli.terminal import Table, conclude, show, status
+from xplinear.cli.terminal import Table, conclude, status
 from xplinear.losses import LOSSES
-from xplinear.objective import Objective, Params
+from xplinear.objective import Params
 from xplinear.penalties import PENALTIES
 
 __all__ = ["check_gradients"]
@@ -41,7 +40,13 @@ def check_gradients(
     with status("checking gradients"):
         for backend, loss, penalty in chosen:
             with backend.double_precision():
-                check = check_gradient(*_random_problem(backend, loss, penalty, seed))
+                problem = backend, backend.xp.float64, loss, penalty
+                objective, (W, b) = random_objective(
+                    *problem, shape=(20, 4, 3), alphas=[0.1], seed=seed
+                )
+                first = backend.asarray(np.arange(4.0)[:, None, None] == 0.0)
+                point = Params(backend.xp.where(first, 0.0, W), b)  # where L1 has kinks
+                check = check_gradient(objective, point)
             found = ("max_relative_error", "coordinates", "kinks", "passed")
             about = {"backend": backend.name, "loss": loss, "penalty": penalty}
             record.append(about | {name: getattr(check, name) for name in found})
@@ -53,17 +58,5 @@ def check_gradients(
                 "passed" if check.passed else "WRONG",
                 style=None if check.passed else "red",
             )
-    show(record, [table], as_json=as_json)
     passed = [one["passed"] for one in record]
-    conclude(passed, "gradients agree with differences", as_json=as_json)
-
-
-def _random_problem(
-    backend: Backend, loss: str, penalty: str, seed: int
-) -> tuple[Objective, Params]:
-    """Return a small weighted objective and a point where L1 has kinks, in float64."""
-    objective, (W, b) = random_objective(
-        backend, backend.xp.float64, loss, penalty, shape=(20, 4, 3), alphas=[0.1], seed=seed
-    )
-    first = backend.asarray(np.arange(4.0)[:, None, None] == 0.0)
-    return objective, Params(backend.xp.where(first, 0.0, W), b)
+    conclude(record, [table], passed, "gradients agree with differences", as_json=as_json)

@@ -10,6 +10,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
@@ -204,18 +205,15 @@ def _loaded(given: Given) -> tuple[Dataset, dict[str, Any] | None]:
         if dataset.index_base is None:
             return dataset, None
     preparation = Preparation.learned(dataset, impute=impute)
-    return preparation.apply(dataset), preparation.record()
+    return preparation.apply(dataset), asdict(preparation)
 
 
 def _warn_of_row_numbers(dataset: Dataset) -> None:
     """Say so where a column counts the rows, as a row index does that was written with them."""
     n = dataset.X.shape[0]
     for name, values in zip(dataset.names or (), dataset.X.T, strict=False):
-        if (
-            name not in dataset.texts
-            and n >= 20
-            and np.array_equal(values - values[0], np.arange(n))
-        ):
+        counts = n >= 20 and np.array_equal(values - values[0], np.arange(n))
+        if counts and name not in dataset.texts:
             message = (
                 f"{dataset.name}: column {name!r} counts the rows; if it is a row index, and no "
                 "feature, drop it (pandas: index=False)"

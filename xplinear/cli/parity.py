@@ -10,7 +10,7 @@ import numpy as np
 
 from xplinear.checks.parity import TOLERANCES, WEIGHT_TOLERANCES, Comparison, compare
 from xplinear.cli.options import Backends, Json, Losses, backends_of, names_of, option
-from xplinear.cli.terminal import Table, conclude, show, status
+from xplinear.cli.terminal import Table, conclude, status
 from xplinear.losses import LOSSES
 
 __all__ = ["parity"]
@@ -36,10 +36,8 @@ def parity(
         f"{name} {limit:g}, weights {WEIGHT_TOLERANCES[name]:g}"
         for name, limit in TOLERANCES.items()
     )
-    show(record, [_table(rows)], as_json=as_json)
-    conclude(
-        [row.passed for row in rows], f"comparisons within tolerance ({limits})", as_json=as_json
-    )
+    passed, what = [row.passed for row in rows], f"comparisons within tolerance ({limits})"
+    conclude(record, [_table(rows)], passed, what, as_json=as_json)
 
 
 def _table(rows: Sequence[Comparison]) -> Table:

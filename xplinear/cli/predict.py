@@ -49,8 +49,12 @@ def predict(
     if out is not None:
         _check_table(out, data, as_json=as_json)
     clf = classifier.load(model)
-    if proba:
-        _check_probabilities(clf, told=out is not None or as_json)
+    if proba and not hasattr(clf, "predict_proba"):
+        msg = f"--proba: a model of loss {clf.loss!r} gives no probabilities; train with softmax"
+        raise ValueError(msg)
+    if proba and out is None and not as_json:
+        msg = "--proba: --out FILE.csv or --json is needed too, to say where they go"
+        raise ValueError(msg)
     dataset = _prepared(clf, model, data, format_, target)
     X, y = dataset.X, dataset.y
     if dataset.X_test is not None:
@@ -61,17 +65,16 @@ def predict(
         msg = f"{dataset.name} has no labels to compare with; --out FILE.csv writes the predictions"
         raise ValueError(msg)
     probabilities = clf.predict_proba(X) if proba else None
-    if out is not None:
-        _write_predictions(out, clf, labels, probabilities)
     record: dict[str, Any] = {"data": dataset.name, "rows": n, "labelled": counted}
     record |= {"accuracy": accuracy, "file": out}
-    if out is None:
-        record |= {"labels": labels} | ({"probabilities": probabilities} if proba else {})
     rows = {"data": f"{dataset.name}: {n:,} rows"}
     if accuracy is not None:
         some = f"  ({counted:,} of {n:,} rows have a label)" * (counted < n)
         rows["accuracy"] = f"{accuracy:.4f}{some}"
-    if out is not None:
+    if out is None:
+        record |= {"labels": labels} | ({"probabilities": probabilities} if proba else {})
+    else:
+        _write_predictions(out, clf, labels, probabilities)
         rows["labels"] = str(out)
     if str(out) != "-":  # the labels stand there
         show(record, [rows], as_json=as_json)
@@ -90,38 +93,27 @@ def _check_table(out: Path, data: str, *, as_json: bool) -> None:
         raise ValueError(msg)
 
 
-def _check_probabilities(clf: LinearClassifier, *, told: bool) -> None:
-    """Fail where there are none, or none were told where to go."""
-    if not hasattr(clf, "predict_proba"):
-        msg = f"--proba: a model of loss {clf.loss!r} gives no probabilities; train with softmax"
-        raise ValueError(msg)
-    if not told:
-        msg = "--proba: --out FILE.csv or --json is needed too, to say where they go"
-        raise ValueError(msg)
-
-
 def _prepared(
     clf: LinearClassifier, model: Path, data: str, format_: str | None, target: str | None
 ) -> Dataset:
     """Return data to predict, read and prepared as those that the model was trained on."""
     record = content_of(model)["preparation"]
-    preparation = None if record is None else Preparation.from_record(record)
-    names = vars(clf).pop("feature_names_in_", None)  # the rows come as a matrix, in their order
-    if preparation is None and names is not None:
-        preparation = Preparation(tuple(Column(name) for name in names), None)
+    names = vars(clf).pop("feature_names_in_", ())  # the rows come as a matrix, in their order
+    plain = Preparation(tuple(map(Column, names)), None)
+    preparation = plain if record is None else Preparation.from_record(record)
     dataset = load(
         data,
         ending=options.ending_of(format_),
         target=target,
         n_features=clf.n_features_in_,
-        columns=preparation and preparation.expected,
+        columns=preparation.expected,
         classes=clf.classes_,
-        index_base=preparation and preparation.index_base,
-        missing=preparation is not None and preparation.imputes,
+        index_base=preparation.index_base,
+        missing=preparation.imputes,
     )
-    if preparation is not None and preparation.expected is not None and dataset.names is not None:
+    if preparation.columns and dataset.names is not None:
         return preparation.apply(dataset)
-    if preparation is not None and preparation.has_text:
+    if preparation.has_text:
         names = ", ".join(column.name for column in preparation.columns)
         msg = f"{dataset.name} is no table; the model needs one with the columns {names}"
         raise ValueError(msg)
@@ -138,11 +130,11 @@ def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> tuple[i
         return 0, None
     both = zip(labels.tolist(), y.tolist(), strict=True)
     pairs = [(label, true) for label, true in both if true is not None]
+    if not pairs:
+        return 0, None
     classes = clf.classes_.tolist()
     known = set(classes)
     unknown = [true for _, true in pairs if true not in known]
-    if not pairs:
-        return 0, None
     if len(unknown) == len(pairs):
         some = ", ".join(map(str, classes[:5]))
         msg = (

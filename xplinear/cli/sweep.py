@@ -45,6 +45,20 @@ def _report(clf: LinearClassifierCV, record: dict[str, Any]) -> Report:
     models = int(np.prod(grid)) * (folds + 1)  # those of the folds, and those to all rows
     # As its numbers are: larger is better, so that log loss is negated.
     scoring = "neg_log_loss" if clf.scoring == "log_loss" else clf.scoring
+    rates = clf.learning_rates or ()
+    title = ["learning rate"] if rates else []
+    table = Table("alpha", *title, f"mean {scoring}", "standard error", "")
+    for index in np.ndindex(*grid):
+        scores = clf.cv_scores_[index]
+        chosen = clf.best_index_ == (index if rates else index[0])
+        table.add_row(
+            f"{clf.alphas_[index[0]]:.3e}",
+            *(f"{rates[r]:g}" for r in index[1:]),
+            f"{scores.mean():.4f}",
+            f"{scores.std(ddof=1) / len(scores) ** 0.5:.4f}",
+            "chosen" if chosen else "",
+            style="bold" if chosen else None,
+        )
     return Report(
         {
             "alphas": clf.alphas_,
@@ -58,23 +72,5 @@ def _report(clf: LinearClassifierCV, record: dict[str, Any]) -> Report:
             "training": f"{models:,} models, {record['seconds']:.2f} s",
         },
         {"chosen": f"alpha = {clf.alpha_:.4g}  ({clf.loss} + alpha · {clf.penalty})"},
-        [_scores_table(clf, f"mean {scoring}")],
+        [table],
     )
-
-
-def _scores_table(clf: LinearClassifierCV, score: str) -> Table:
-    rates = clf.learning_rates or ()
-    title = ["learning rate"] if rates else []
-    table = Table("alpha", *title, score, "standard error", "")
-    for index in np.ndindex(clf.cv_scores_.shape[:-1]):
-        scores = clf.cv_scores_[index]
-        chosen = clf.best_index_ == (index if rates else index[0])
-        table.add_row(
-            f"{clf.alphas_[index[0]]:.3e}",
-            *(f"{rates[r]:g}" for r in index[1:]),
-            f"{scores.mean():.4f}",
-            f"{scores.std(ddof=1) / len(scores) ** 0.5:.4f}",
-            "chosen" if chosen else "",
-            style="bold" if chosen else None,
-        )
-    return table

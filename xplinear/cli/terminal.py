@@ -46,10 +46,11 @@ def show(
             console.print(part)
 
 
-def conclude(passed: Sequence[bool], what: str, *, as_json: bool) -> None:
-    """Say how many passed; exit with 1 if not all."""
-    if not as_json:
-        show(None, [f"{sum(passed)} of {len(passed)} {what}"])
+def conclude(
+    record: Any, view: Iterable[Table | str], passed: Sequence[bool], what: str, *, as_json: bool
+) -> None:
+    """Show a record, and how many passed; exit with 1 if not all."""
+    show(record, [*view, f"{sum(passed)} of {len(passed)} {what}"], as_json=as_json)
     if not all(passed):
         raise SystemExit(1)
 

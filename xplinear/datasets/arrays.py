@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from sklearn.datasets import load_svmlight_file
@@ -106,10 +106,9 @@ def _read_idx(path: Path) -> HostArray:
 def read_svmlight(file: File, request: Request) -> Dataset:
     """Read rows of a label and index:value pairs."""
     no_target(file.name, request.target)
-    read: Any = load_svmlight_file
     try:
         with file.open() as lines:
-            X, y = read(lines, zero_based=True)
+            X, y = cast(Any, load_svmlight_file)(lines, zero_based=True)
     except (*DAMAGED, OverflowError) as error:
         file.refuse(
             f" cannot be read as svmlight, whose lines are a label and index:value pairs: {error}"

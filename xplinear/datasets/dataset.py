@@ -94,9 +94,9 @@ def holdout(dataset: Dataset, fraction: float = 0.25, seed: int = 0) -> Dataset:
     if not 0.0 < fraction < 1.0:
         msg = f"fraction must lie between 0 and 1, got {fraction!r}"
         raise ValueError(msg)
-    n = dataset.X.shape[0]
+    n, y = dataset.X.shape[0], cast(HostArray, dataset.y)
     rows = f"{fraction} of the {n} rows of {dataset.name} with every class in both parts"
-    labels, counts = np.unique(cast(HostArray, dataset.y), return_counts=True)
+    labels, counts = np.unique(y, return_counts=True)
     rare = labels[counts < 2].tolist()
     if rare:
         some = ", ".join(map(repr, rare[:5])) + ", …" * (len(rare) > 5)
@@ -108,8 +108,8 @@ def holdout(dataset: Dataset, fraction: float = 0.25, seed: int = 0) -> Dataset:
         )
         raise ValueError(msg)
     try:
-        train, test = train_test_split(
-            np.arange(n), test_size=fraction, stratify=dataset.y, random_state=seed
+        X, X_test, y, y_test = train_test_split(
+            dataset.X, y, test_size=fraction, stratify=y, random_state=seed
         )
     except ValueError as error:
         msg = (
@@ -117,6 +117,4 @@ def holdout(dataset: Dataset, fraction: float = 0.25, seed: int = 0) -> Dataset:
             "all rows (--test-fraction 0)"
         )
         raise ValueError(msg) from error
-    X, y = dataset.X, dataset.y
-    assert y is not None
-    return dataset._replace(X=X[train], y=y[train], X_test=X[test], y_test=y[test])
+    return dataset._replace(X=X, y=y, X_test=X_test, y_test=y_test)

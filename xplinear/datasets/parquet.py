@@ -18,9 +18,7 @@ __all__ = ["read_parquet"]
 def read_parquet(file: File, request: Request) -> Dataset:
     """Read the columns of a table."""
     table, types = _parquet_table(file, request)
-    names = tables.as_trained(file, table.column_names, request.columns)
-    label = tables.target_column(file, names, request)
-    features = tables.feature_columns(file, names, label, request)
+    names, label, features = tables.columns_of(file, table.column_names, request)
     columns: list[HostArray] = []
     texts: dict[str, Sequence[str]] = {}
     for j in features:
@@ -130,7 +128,7 @@ def _arrow_labels(file: File, name: str, column: Any, types: Any, request: Reque
     if request.classes is not None:
         return np.asarray([*column.to_pylist(), None], dtype=object)[:-1]
     if decimal:
-        texts = list(dict.fromkeys(column.to_pylist()))
-        codes = {text: code for code, text in enumerate(texts)}
-        return tables.parsed_labels(file, name, texts)[[codes[text] for text in column.to_pylist()]]
+        encoded = column.combine_chunks().dictionary_encode()
+        texts = encoded.dictionary.to_pylist()
+        return tables.parsed_labels(file, name, texts)[encoded.indices.to_numpy()]
     return column.to_numpy() if kind == "number" else np.asarray(column.to_pylist(), dtype=str)

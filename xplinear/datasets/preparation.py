@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,20 +47,28 @@ class Column:
     categories: Sequence[str] | None = None
     fill: float | str | None = None
 
-    def matrix(self, values: HostArray, texts: Sequence[str], where: str) -> HostArray:
+    @property
+    def feature_names(self) -> list[str]:
+        """What the columns of `matrix` are called."""
+        if self.categories is None:
+            return [self.name]
+        return [f"{self.name}={category}" for category in self.categories]
+
+    def matrix(self, values: HostArray, dataset: Dataset) -> HostArray:
         """Return numbers as they are, or a column of zeros and ones for each category.
 
-        Of a text, ``values`` index ``texts``; what is missing is NaN.
+        Of a text, ``values`` index its texts in the data set; what is missing is NaN.
         """
         missing = np.isnan(values)
         if self.categories is None:
             return (values if self.fill is None else np.where(missing, self.fill, values))[:, None]
+        texts = dataset.texts.get(self.name, ())
         index = {category: code for code, category in enumerate(self.categories)}
         unseen = [text for text in texts if text not in index]
         if unseen:
             msg = (
-                f"{where}: column {self.name!r} has {unseen[0]!r}, which the model was not trained "
-                f"on; it knows {', '.join(self.categories[:20])}"
+                f"{dataset.name}: column {self.name!r} has {unseen[0]!r}, which the model was not "
+                f"trained on; it knows {', '.join(self.categories[:20])}"
             )
             raise ValueError(msg)
         known = np.asarray([index[text] for text in texts] or [0])
@@ -154,15 +162,7 @@ class Preparation:
     @property
     def feature_names(self) -> list[str]:
         """The names of the features the classifier sees."""
-        return [
-            name
-            for column in self.columns
-            for name in (
-                [column.name]
-                if column.categories is None
-                else [f"{column.name}={category}" for category in column.categories]
-            )
-        ]
+        return [name for column in self.columns for name in column.feature_names]
 
     def apply(self, dataset: Dataset) -> Dataset:
         """Return the data set with features for a classifier.
@@ -179,20 +179,12 @@ class Preparation:
     def _matrix(self, X: HostArray, dataset: Dataset) -> HostArray:
         if not (self.has_text or self.imputes):
             return X
-        texts, where = dataset.texts, dataset.name
         both = zip(self.columns, X.T, strict=True)
-        parts = [
-            column.matrix(values, texts.get(column.name, ()), where) for column, values in both
-        ]
-        return np.concatenate(parts, axis=1)
-
-    def record(self) -> dict[str, Any]:
-        """Return the preparation as JSON can hold it."""
-        return asdict(self)
+        return np.concatenate([column.matrix(values, dataset) for column, values in both], axis=1)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Preparation:
-        """Return the preparation of a `record`."""
+        """Return the preparation that ``dataclasses.asdict`` made a record of."""
         columns = tuple(Column(**column) for column in record["columns"])
         return cls(columns, record["target"], record.get("index_base"))
 

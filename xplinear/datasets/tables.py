@@ -20,16 +20,14 @@ __all__ = [
     "SEPARATORS",
     "TRUTHS",
     "UNLABELLED",
-    "as_trained",
+    "columns_of",
     "columns_with",
-    "feature_columns",
     "in_terms_of",
     "is_code",
     "is_number",
     "no_missing",
     "number_or_nan",
     "parsed_labels",
-    "target_column",
 ]
 
 MISSING = {"", "NA", "NaN", "nan", "null"}  # cells of a text file that hold no value
@@ -39,8 +37,17 @@ EXACT = 2**53  # whole numbers beyond are rounded where they are kept as float64
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-def as_trained(
-    file: File, names: Sequence[str], columns: Columns | None, *, header: bool = True
+def columns_of(
+    file: File, names: Sequence[str], request: Request, *, header: bool = True
+) -> tuple[Sequence[str], int | None, Sequence[int]]:
+    """Return the columns' names, the index of the labels, and those of the features."""
+    names = _as_trained(file, names, request.columns, header=header)
+    label = _target_column(file, names, request)
+    return names, label, _feature_columns(file, names, label, request)
+
+
+def _as_trained(
+    file: File, names: Sequence[str], columns: Columns | None, *, header: bool
 ) -> Sequence[str]:
     """Return the columns' names; those of the model where it is their order that counts."""
     p, count = 0 if columns is None else len(columns.texts), len(names)
@@ -56,7 +63,7 @@ def as_trained(
     return list(columns.texts) if count == p else [str(j) for j in range(count)]
 
 
-def target_column(file: File, names: Sequence[str], request: Request) -> int | None:
+def _target_column(file: File, names: Sequence[str], request: Request) -> int | None:
     """Return the index of the labels' column, or None where there are only features."""
     target, columns = request.target, request.columns
     if target is None and columns is not None and columns.target is not None:
@@ -81,7 +88,7 @@ def target_column(file: File, names: Sequence[str], request: Request) -> int | N
     return names.index(target)
 
 
-def feature_columns(
+def _feature_columns(
     file: File, names: Sequence[str], label: int | None, request: Request
 ) -> Sequence[int]:
     """Return the indices of the features' columns, in the order a model expects if one does."""
@@ -168,9 +175,7 @@ def in_terms_of(classes: HostArray, y: HostArray) -> HostArray:
             known[label] = str(int(label) if whole else label)
         else:
             known[label] = value_of(label) if isinstance(label, str) else label
-    found = np.empty(len(labels), dtype=object)
-    found[:] = [known[label] for label in labels]
-    return found
+    return np.asarray([known[label] for label in labels], dtype=object)
 
 
 def parsed_labels(file: File, column: str, texts: Sequence[str]) -> HostArray:

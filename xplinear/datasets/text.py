@@ -68,18 +68,14 @@ def _parse_csv(file: File, request: Request) -> Dataset:
         file.refuse(" is empty: it has no rows")
     _check_separator(file, first, second)
     names = [cell.strip() for cell in first] if header else [str(j) for j in range(len(first))]
-    names = tables.as_trained(file, names, columns, header=header)
-    label = tables.target_column(file, names, request)
-    features = tables.feature_columns(file, names, label, request)
+    names, label, features = tables.columns_of(file, names, request, header=header)
     table = _Table(file, request, names, label, features, line if header else 0)
     learns_texts = request.mixed and columns is None
     text = {j for j in features if columns is not None and columns.texts[names[j]] is not None}
-    if learns_texts:
+    if learns_texts and _may_have_codes(file):
         text = _columns_of_codes(table)
     try:
         dataset = _parse_cells(table, text, set())
-    except UnicodeDecodeError:
-        raise
     except ValueError:
         other, truths = _kinds_of_columns(table, set(features) - text)
         other = other if learns_texts else set[int]()
@@ -225,8 +221,6 @@ def _kinds_of_columns(table: _Table, columns: set[int]) -> tuple[set[int], set[i
 
 def _columns_of_codes(table: _Table) -> set[int]:
     """Return the columns with numbers that begin with 0, such as the zip code 01234."""
-    if not _may_have_codes(table.file):
-        return set()
     return {
         j
         for _, row in table.rows()

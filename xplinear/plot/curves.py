@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -59,8 +59,6 @@ class LossCurveDisplay:
     history: Mapping[str, HostArray]
     title: str = ""
     unit: str = "iteration"
-    ax_: drawing.Axes = field(init=False, repr=False)
-    figure_: drawing.Figure = field(init=False, repr=False)
 
     @classmethod
     def from_estimator(
@@ -115,16 +113,11 @@ class LossCurveDisplay:
         ax.grid(alpha=0.3)
         if np.isfinite(score).any():
             right = ax.twinx()
-            lines += right.plot(
-                iteration,
-                score,
-                color=drawing.VERMILION,
-                linestyle="--",
-                marker="s" if few else "",
-                mfc="none",  # what it covers stays visible
-                label="validation accuracy",
-            )
-            right.set_ylabel("validation accuracy", color=drawing.VERMILION)
+            what = "validation accuracy"
+            # Not filled: what a marker covers stays visible.
+            style = {"marker": "s" if few else "", "mfc": "none", "label": what, "linestyle": "--"}
+            lines += right.plot(iteration, score, color=drawing.VERMILION, **style)
+            right.set_ylabel(what, color=drawing.VERMILION)
             right.spines["top"].set_visible(False)
             ax.yaxis.label.set_color(drawing.BLUE)
         drawing.set_title(ax, self.title, lines if len(lines) > 1 else ())
@@ -165,8 +158,6 @@ class ValidationCurveDisplay:
     chosen: float | None = None
     scoring: str = "accuracy"
     title: str = ""
-    ax_: drawing.Axes = field(init=False, repr=False)
-    figure_: drawing.Figure = field(init=False, repr=False)
 
     @classmethod
     def from_estimator(
@@ -188,16 +179,9 @@ class ValidationCurveDisplay:
         self.figure_, self.ax_ = _, ax = drawing.axes_of(ax)
         error = scores.std(axis=1, ddof=1) / folds**0.5 if folds > 1 else None
         chosen = _along_alpha(ax, self.alphas, self.chosen)
-        mean = ax.errorbar(
-            self.alphas,
-            scores.mean(axis=1),
-            error,
-            color=drawing.BLUE,
-            marker="o",
-            ms=4,
-            capsize=3,
-            label="mean" if error is None else "mean ± standard error",
-        )
+        label = "mean" if error is None else "mean ± standard error"
+        style: dict[str, Any] = {"color": drawing.BLUE, "marker": "o", "ms": 4, "capsize": 3}
+        mean = ax.errorbar(self.alphas, scores.mean(axis=1), error, label=label, **style)
         logarithm = OTHER_NAMES.get(self.scoring, self.scoring) == "log_loss"
         name = "negative log loss" if logarithm else self.scoring.replace("_", " ")
         ax.set_ylabel(f"{name} of {folds} folds")
@@ -244,8 +228,6 @@ class CoefficientPathDisplay:
     chosen: float | None = None
     feature_names: Sequence[str] | None = None
     label: str = ""
-    ax_: drawing.Axes = field(init=False, repr=False)
-    figure_: drawing.Figure = field(init=False, repr=False)
 
     @classmethod
     def from_estimator(

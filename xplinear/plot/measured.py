@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import cycle, pairwise, product
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from xplinear.namespace import HostArray
 from xplinear.plot import drawing
 
 if TYPE_CHECKING:
@@ -48,8 +47,6 @@ class GradientCheckDisplay:
     """
 
     checks: Mapping[str, GradientCheck]
-    ax_: drawing.Axes = field(init=False, repr=False)
-    figure_: drawing.Figure = field(init=False, repr=False)
 
     def plot(self, ax: drawing.Axes | None = None) -> Self:
         """Draw, in ``ax`` or in a new figure.
@@ -73,21 +70,14 @@ class GradientCheckDisplay:
         errors = np.maximum(np.nan_to_num(exact, nan=1.0, posinf=1.0), _SMALLEST_ERROR)
         passed = np.asarray([check.passed for check in checks])
         place = np.arange(len(checks))
-        for wanted, colour, marker, name in (
-            (True, drawing.BLUE, "o", "passed"),
-            (False, drawing.VERMILION, "X", "failed"),
+        for chosen, colour, marker, name in (
+            (passed, drawing.BLUE, "o", "passed"),
+            (~passed, drawing.VERMILION, "X", "failed"),
         ):
-            chosen = passed == wanted
             if chosen.any():
                 ax.plot(errors[chosen], place[chosen], marker, color=colour, label=name)
-        ax.vlines(
-            [check.tolerance for check in checks],
-            place - 0.5,
-            place + 0.5,
-            color="black",
-            linewidth=1,
-            label="tolerance",
-        )
+        limits = [check.tolerance for check in checks]
+        ax.vlines(limits, place - 0.5, place + 0.5, color="black", linewidth=1, label="tolerance")
         ax.set(xscale="log", xlabel="largest relative error of the gradient")
         for error, x, y in zip(exact, errors, place, strict=True):
             if error != x:  # drawn where it is not
@@ -127,8 +117,6 @@ class ThroughputDisplay:
     """
 
     measurements: Sequence[Measurement]
-    axes_: HostArray = field(init=False, repr=False)
-    figure_: drawing.Figure = field(init=False, repr=False)
 
     def plot(self) -> Self:
         """Draw in a new figure: there are several panels.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -53,8 +53,6 @@ class ClassTemplatesDisplay:
     image_shape: tuple[int, ...]
     display_labels: Sequence[str]
     title: str = ""
-    ax_: drawing.Axes = field(init=False, repr=False)
-    figure_: drawing.Figure = field(init=False, repr=False)
 
     @classmethod
     def from_estimator(
