@@ -11,7 +11,7 @@ from xplinear.data import Block
 from xplinear.losses.polytope import Polytope
 from xplinear.losses.true_class import diagonal, pairwise_curvature, true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
-from xplinear.objective import class_scores
+from xplinear.objective import class_scores, column_gradient
 from xplinear.solvers.hessian import augmented_rows, column_curvature, rows_hessian
 from xplinear.solvers.metric import safe_divisor
 
@@ -112,7 +112,7 @@ class Problem(NamedTuple):
         rows = self.rows
         A = rows.weights[:, :, None] * self.polytope.gradient(A, self.kinks.true, xp=xp)
         m, c = rows.given.shape
-        A = 0.5 * (A[..., 1:] - A[..., :1]) if c == 1 else A
+        A = column_gradient(A, c)
         n, d = rows.X.shape
         return xp.reshape(xp.reshape(A, (n, m * c)).T @ rows.X, (m, c, d))
 

@@ -100,16 +100,10 @@ def _block(
     centre: Array,
     columns: Columns | None,
 ) -> tuple[Array]:
+    """Return Σ_i M_i,lk x_il x_ikᵀ ``(m, c(q + 1), c(q + 1))``, each class with its columns."""
     X, M = block.rows.dense(), row_curvature(loss, block, params, xp=xp)
     if columns is None:
         return (rows_hessian(augmented_rows(X, centre, free, xp=xp), M, xp=xp),)
-    return (_classes_hessian(X, centre, free, M, columns, xp=xp),)
-
-
-def _classes_hessian(
-    X: Array, centre: Array, free: float, M: Array, columns: Columns, *, xp: Namespace
-) -> Array:
-    """Return Σ_i M_i,lk x_il x_ikᵀ ``(m, c(q + 1), c(q + 1))``, each class with its columns."""
     c, q = columns.index.shape
     index = xp.reshape(columns.index, (c * q,))
     rows = xp.reshape(xp.take(X, index, axis=1) - xp.take(centre, index), (X.shape[0], c, q))
@@ -117,7 +111,8 @@ def _classes_hessian(
     rows = xp.permute_dims(rows, (1, 0, 2))
     weighted = xp.permute_dims(M, (1, 2, 3, 0))[:, :, :, :, None] * rows  # (m, c, c, r, q + 1)
     H = xp.matrix_transpose(rows)[:, None, :, :] @ weighted
-    return xp.reshape(xp.permute_dims(H, (0, 1, 3, 2, 4)), (M.shape[1], c * (q + 1), c * (q + 1)))
+    H = xp.permute_dims(H, (0, 1, 3, 2, 4))
+    return (xp.reshape(H, (M.shape[1], c * (q + 1), c * (q + 1))),)
 
 
 def hessian(
