@@ -72,11 +72,10 @@ def value_and_lower_bound(
     (array([1.0986]), array([0.9875]))
     """
     data, xp, loss, penalty = objective.data, objective.xp, objective.loss, objective.penalty
-    known = all(getattr(part, "conjugate", None) is not None for part in (loss, penalty))
     backend = data.backend
     # JAX makes float64 only where it is told to.
     with backend.double_precision():
-        if not known:
+        if any(getattr(part, "conjugate", None) is None for part in (loss, penalty)):
             value = objective.value(params)
             return value, xp.full_like(value, -xp.inf)
         static, ratio, free = (loss, dual, xp), None, objective.fit_intercept
@@ -149,9 +148,8 @@ def _circulation(flow: Array, *, xp: Namespace) -> Array:
     largest = xp.max(change, axis=(1, 2), keepdims=True)
     balanced = current * change / largest
 
-    total = xp.sum(flow, axis=(1, 2))
     gap = xp.max(xp.abs(xp.sum(balanced, axis=2) - xp.sum(balanced, axis=1)), axis=1)
-    exact = gap <= 100.0 * float(xp.finfo(flow.dtype).eps) * total
+    exact = gap <= 100.0 * float(xp.finfo(flow.dtype).eps) * xp.sum(flow, axis=(1, 2))
     exact = exact & (xp.min(change, axis=(1, 2)) >= 0)
     # Back and forth alike always balances, if wastefully.
     mutual = xp.minimum(flow, xp.permute_dims(flow, (0, 2, 1)))

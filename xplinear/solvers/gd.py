@@ -113,8 +113,7 @@ class GD:
             step_size = self.step_size * ones
         else:
             metric = feature_metric(objective)
-            curvature = loss_curvature(objective.loss, objective.k)
-            step_size = ones / (curvature * metric.eigenvalue)
+            step_size = ones / (loss_curvature(objective.loss, objective.k) * metric.eigenvalue)
         zero = objective.loss_at_zero()
         return GDState(
             params=params,

@@ -152,8 +152,7 @@ def preconditioner(objective: Objective, gram: bool) -> Preconditioner:
     rows = _sampled_rows(objective, gram)
     with objective.data.backend.products(objective.data.p**3 if gram else 0.0):
         centre, basis, spectrum, bound = decompose(rows, ridge)
-    bias = 1.0 / curvature
-    pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, ridge, bias)
+    pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, ridge, 1.0 / curvature)
     return pre.strengthened(ridge, c, xp=objective.xp)
 
 

@@ -13,7 +13,7 @@ from xplinear.losses.true_class import of_true_class
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, class_scores, columns
 from xplinear.penalties import L2Penalty, Penalty
-from xplinear.solvers.barrier import Point, Problem, Rows, coupled, iterated, made_ready, problem_of
+from xplinear.solvers.barrier import Point, Problem, Rows, iterated, made_ready, problem_of
 from xplinear.solvers.hessian import augmented, params_of_augmented
 from xplinear.solvers.metric import safe_divisor
 from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
@@ -133,7 +133,7 @@ class InteriorPoint:
             return False
         n, k, d = objective.data.n, objective.k, objective.data.p + 1
         c = columns(loss, k)
-        blocks, size = (1, c) if coupled(loss.polytope) else (c, 1)
+        blocks, size = (1, c) if loss.polytope.pairwise else (c, 1)
         step = blocks * (n * size * (size + 1) * d**2 + 3.0 * (size * d) ** 3) + _OTHER * n * k
         entries = n * d + models * (n * (20 * k + size * (size + d)) + 4 * blocks * (size * d) ** 2)
         return models * step <= _FLOPS and 8 * entries <= _BYTES
@@ -146,8 +146,7 @@ class InteriorPoint:
         with backend.double_precision():
             # Rows are few where this solver pays.
             start = backend.compile(_start, *static)
-            zero = objective.loss_at_zero()
-            return start(data.sample(data.n), params, zero, objective.alpha)
+            return start(data.sample(data.n), params, objective.loss_at_zero(), objective.alpha)
 
     def step(self, objective: Objective, state: InteriorPointState) -> InteriorPointState:
         """Make a predictor and a corrector, and prove a bound at the new point."""

@@ -156,10 +156,9 @@ class ProximalLBFGS:
 
     def step(self, objective: Objective, state: ProximalLBFGSState) -> ProximalLBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
-        xp, penalty = objective.xp, objective.penalty
         state, proposal, exact = self._propose(objective, state)
         loss, grads = objective.data_loss_and_grad(proposal.params)
-        judge = objective.data.backend.compile(_judge, penalty, exact, xp)
+        judge = objective.data.backend.compile(_judge, objective.penalty, exact, objective.xp)
         judged = judge(state, objective.alpha, proposal, loss, grads, self.tol)
         # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(metric=state.metric)

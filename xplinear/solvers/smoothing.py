@@ -206,20 +206,18 @@ def _advance(
     report, running = state.report, ~state.report.converged
     better = (value < state.value) & running
     best = xp.where(better, value, state.value)
-    gap = best - report.lower_bound
     # At the last width: rounding the kinks costs nothing that counts, or nothing that is seen.
     last = (bias <= _LAST_BIAS * tol * best) | (state.width <= least)
-    done = (bias > _BIAS * gap) | (idle >= _IDLE) | (state.age > _STAGE)
+    done = (bias > _BIAS * (best - report.lower_bound)) | (idle >= _IDLE) | (state.age > _STAGE)
     done = done & ~state.fresh & ~last
     residual = relative_gap(state.zero, best, report.lower_bound, xp=xp)
     reached = residual <= tol
     stalled = report.stalled | (last & (idle >= _PATIENCE) & ~reached & running)
-    again = xp.where(state.fresh, 1.0, step_size)
     return state._replace(
         params=select(better, params, state.params, xp=xp),
         report=report._replace(
             loss=xp.where(better, loss, report.loss),
-            step_size=xp.where(done, 0.0, again),
+            step_size=xp.where(done, 0.0, xp.where(state.fresh, 1.0, step_size)),
             converged=report.converged | reached | stalled,
             residual=residual,
             stalled=stalled,

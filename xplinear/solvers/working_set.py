@@ -9,7 +9,7 @@ from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 from xplinear.solvers.hessian import augmented_rows, row_curvature, rows_hessian
 
-__all__ = ["Columns", "Sizes", "chosen", "hessian", "narrowed", "needed", "ranking", "widened"]
+__all__ = ["Columns", "chosen", "hessian", "narrowed", "needed", "ranking", "widened"]
 
 _LEAST = 64  # columns of a working set; of more, up to half may be new
 
@@ -42,16 +42,8 @@ def ranking(
     return xp.argsort(merit, axis=1, descending=True), xp.stack([most, xp.max(total), marks])
 
 
-class Sizes(NamedTuple):
-    """Columns to look at; weights of a model that may be in use; whether any model is marked."""
-
-    columns: int
-    weights: int
-    marked: bool
-
-
-def needed(objective: Objective, summary: Array, most: int) -> Sizes:
-    """Return how much to look at.
+def needed(objective: Objective, summary: Array, most: int) -> tuple[int, int, bool]:
+    """Return how many columns to look at, weights that may be in use, and if a model is marked.
 
     Few sizes, so that JAX compiles for few shapes; the host has to know them. ``most`` is a size
     worth staying within.
@@ -59,7 +51,7 @@ def needed(objective: Objective, summary: Array, most: int) -> Sizes:
     used, total, marks = map(round, objective.data.backend.to_host(summary).tolist())
     size = _rounded(used + used // 2 + _LEAST // 2)
     size = most if used <= 0.8 * most < size else size
-    return Sizes(min(objective.data.p, size), _rounded(total + total // 4 + _LEAST), marks > 0)
+    return min(objective.data.p, size), _rounded(total + total // 4 + _LEAST), marks > 0
 
 
 def _rounded(size: int) -> int:
