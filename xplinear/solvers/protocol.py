@@ -9,7 +9,7 @@ from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 from xplinear.solvers.report import Report
 
-__all__ = ["Solver", "State", "max_iter_iterations", "select", "take_models"]
+__all__ = ["Solver", "State", "select", "take_models"]
 
 
 class State(Protocol):
