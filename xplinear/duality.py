@@ -18,9 +18,9 @@ from typing import Any
 from xplinear.data import Block
 from xplinear.data.rows import Rows
 from xplinear.losses import Loss
-from xplinear.losses.true_class import of_true_class, true_class
-from xplinear.namespace import Array, Namespace, accumulator, device
-from xplinear.objective import Objective, Params, class_scores, weighted_penalty
+from xplinear.losses.true_class import diagonal, of_true_class, true_class
+from xplinear.namespace import Array, Namespace, accumulator
+from xplinear.objective import Objective, Params, class_scores, column_gradient, weighted_penalty
 
 __all__ = ["value_and_lower_bound"]
 
@@ -72,11 +72,10 @@ def value_and_lower_bound(
     (array([1.0986]), array([0.9875]))
     """
     data, xp, loss, penalty = objective.data, objective.xp, objective.loss, objective.penalty
-    known = all(getattr(part, "conjugate", None) is not None for part in (loss, penalty))
     backend = data.backend
     # JAX makes float64 only where it is told to.
     with backend.double_precision():
-        if not known:
+        if any(getattr(part, "conjugate", None) is None for part in (loss, penalty)):
             value = objective.value(params)
             return value, xp.full_like(value, -xp.inf)
         static, ratio, free = (loss, dual, xp), None, objective.fit_intercept
@@ -149,9 +148,8 @@ def _circulation(flow: Array, *, xp: Namespace) -> Array:
     largest = xp.max(change, axis=(1, 2), keepdims=True)
     balanced = current * change / largest
 
-    total = xp.sum(flow, axis=(1, 2))
     gap = xp.max(xp.abs(xp.sum(balanced, axis=2) - xp.sum(balanced, axis=1)), axis=1)
-    exact = gap <= 100.0 * float(xp.finfo(flow.dtype).eps) * total
+    exact = gap <= 100.0 * float(xp.finfo(flow.dtype).eps) * xp.sum(flow, axis=(1, 2))
     exact = exact & (xp.min(change, axis=(1, 2)) >= 0)
     # Back and forth alike always balances, if wastefully.
     mutual = xp.minimum(flow, xp.permute_dims(flow, (0, 2, 1)))
@@ -166,9 +164,7 @@ def _potential_differences(flow: Array, *, xp: Namespace) -> Array:
     # The ridge fixes the level of each component of the graph, which has no effect.
     ridge = 1.0 + 1e3 * float(xp.finfo(flow.dtype).eps)
     degree = xp.where(degree > 0, ridge * degree, 1.0)
-    one = xp.arange(flow.shape[1], dtype=xp.int32, device=device(flow))
-    diagonal = xp.where(one[:, None] == one, degree[:, :, None], 0.0)
-    laplacian = diagonal - flow - xp.permute_dims(flow, (0, 2, 1))
+    laplacian = diagonal(degree, xp=xp) - flow - xp.permute_dims(flow, (0, 2, 1))
     potential = xp.linalg.solve(laplacian, (received - given)[:, :, None])
     return potential - xp.permute_dims(potential, (0, 2, 1))
 
@@ -202,8 +198,7 @@ def _block_sums(
         _, A = _gradient(loss, dual, xp, rows, block.y, _widen(xp, block, ahead)[2])
     A = _feasible(loss.shift_invariant, A, block.y, ratio, xp=xp)
     conjugate = loss.conjugate(A, block.y, xp=xp)
-    c = params.b.shape[1]
-    A = s[..., None] * (0.5 * (A[..., 1:] - A[..., :1]) if c == 1 else A)
+    A = s[..., None] * column_gradient(A, params.b.shape[1])
     G, total = rows.gradient(A, xp=xp)
     return (
         xp.sum(s, axis=0),

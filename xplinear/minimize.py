@@ -151,12 +151,10 @@ class Loop(NamedTuple):
 
     def observing(self, table: HostArray, seconds: float) -> Observed:
         """Return what is known of all models, by the ``table (9, running)`` of some."""
-        if self.left:
-            *before, _ = self.last._replace(diverged=np.zeros(len(self.waited)))
-            full = np.stack(before)
-            full[:, self.running] = table
-            table = full
-        return Observed._make([*table, seconds])
+        *before, _ = self.last._replace(diverged=np.zeros(len(self.waited)))
+        full = np.stack(before)
+        full[:, self.running] = table
+        return Observed._make([*full, seconds])
 
     def after(
         self, state: State, observed: Observed, stack: Objective, least: float | None
@@ -376,7 +374,9 @@ def minimize(
     backend, start = objective.data.backend, time.perf_counter()
     callbacks = _logged(subject, objective, solver, callbacks)
     least, limit = (None, None) if validation_score is None else (min_improvement, patience)
-    loop = _first_loop(subject, objective, solver, params, state, loop)
+    if loop is None:
+        loop = _first_loop(subject, objective, solver, params, state)
+    loop = loop._replace(history=loop.history[: loop.iteration])  # this run's own
     if loop.iteration and np.isnan(loop.last.validation_score).all() == (limit is not None):
         loop = loop.judged_anew()
     start -= loop.last.seconds
@@ -459,16 +459,9 @@ def _check_start(
 
 
 def _first_loop(
-    subject: str,
-    objective: Objective,
-    solver: Solver,
-    params: Params | None,
-    state: State | None,
-    loop: Loop | None,
+    subject: str, objective: Objective, solver: Solver, params: Params | None, state: State | None
 ) -> Loop:
     """Return what there is before the first iteration of a run."""
-    if loop is not None:
-        return loop._replace(history=loop.history[: loop.iteration])  # this run's own
     m = objective.m
     if state is None:
         with objective.data.backend.products(0.0):  # blocks, and most of what solvers multiply

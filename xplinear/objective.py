@@ -64,6 +64,11 @@ def class_scores(Z: Array, *, xp: Namespace) -> Array:
     return xp.concat([-0.5 * Z, 0.5 * Z], axis=-1) if Z.shape[-1] == 1 else Z
 
 
+def column_gradient(G: Array, c: int) -> Array:
+    """Return the gradient in the scores of c columns ``(..., c)`` from that in the classes'."""
+    return 0.5 * (G[..., 1:] - G[..., :1]) if c == 1 else G
+
+
 def scores(X: Array, params: Params, *, xp: Namespace) -> Array:
     """Return column scores ``(n, m, c)``: one matrix product for all models."""
     return DenseRows(X).scores(*params, xp=xp)
@@ -74,10 +79,8 @@ def loss_and_grads(
 ) -> tuple[Array, Params]:
     """Return weighted losses ``(n, m)`` of some rows and the gradients of their sum."""
     Z = rows.scores(*params, xp=xp)
-    c = Z.shape[-1]
     value, G = loss.value_and_grad(class_scores(Z, xp=xp), y, xp=xp)
-    if c == 1:
-        G = 0.5 * (G[..., 1:] - G[..., :1])
+    G = column_gradient(G, Z.shape[-1])
     if s is not None:
         value, G = value * s, G * s[..., None]
     return value, Params(*rows.gradient(G, xp=xp))

@@ -35,7 +35,6 @@ class AbsoluteErrorLoss:
 
     def curvature(self, k: int) -> None:
         """Return None: the loss is kinked."""
-        del k
 
     def lipschitz(self, k: int) -> float:
         """Return √k: every component is a sign."""

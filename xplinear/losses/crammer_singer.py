@@ -48,7 +48,6 @@ class CrammerSingerLoss:
 
     def curvature(self, k: int) -> None:
         """Return None: the loss is kinked."""
-        del k
 
     def lipschitz(self, k: int) -> float:
         """Return √2, the norm of $e_j − e_y$."""

@@ -54,7 +54,6 @@ class MulticlassHingeLoss:
 
     def curvature(self, k: int) -> None:
         """Return None: the loss is kinked."""
-        del k
 
     def lipschitz(self, k: int) -> float:
         """Return √(k (k − 1)), the norm when all classes violate the margin."""

@@ -51,7 +51,6 @@ class SquaredHingeLoss:
 
     def lipschitz(self, k: int) -> None:
         """Return None: the gradient grows with the scores."""
-        del k
 
     def value_and_grad(self, Z: Array, y: Array, *, xp: Namespace = None) -> tuple[Array, Array]:
         """Return losses ``(...)`` and gradient ``(..., k)`` for ``Z (..., k)``, ``y (...)``."""

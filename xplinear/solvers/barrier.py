@@ -11,11 +11,11 @@ from xplinear.data import Block
 from xplinear.losses.polytope import Polytope
 from xplinear.losses.true_class import diagonal, pairwise_curvature, true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
-from xplinear.objective import class_scores
+from xplinear.objective import class_scores, column_gradient
 from xplinear.solvers.hessian import augmented_rows, column_curvature, rows_hessian
 from xplinear.solvers.metric import safe_divisor
 
-__all__ = ["Point", "Problem", "Rows", "coupled", "iterated", "made_ready", "problem_of"]
+__all__ = ["Point", "Problem", "Rows", "iterated", "made_ready", "problem_of"]
 
 _SHARE = 0.25  # of a box, from its lower bounds, where a starts
 _SLACK = 1.5  # of the largest |v| at the start: the least slack then
@@ -112,7 +112,7 @@ class Problem(NamedTuple):
         rows = self.rows
         A = rows.weights[:, :, None] * self.polytope.gradient(A, self.kinks.true, xp=xp)
         m, c = rows.given.shape
-        A = 0.5 * (A[..., 1:] - A[..., :1]) if c == 1 else A
+        A = column_gradient(A, c)
         n, d = rows.X.shape
         return xp.reshape(xp.reshape(A, (n, m * c)).T @ rows.X, (m, c, d))
 
@@ -137,8 +137,7 @@ def _kind(x: Array) -> dict[str, Any]:
 def made_ready(free: bool, k: int, block: Block, b: Array, *, xp: Namespace) -> Rows:
     """Return all rows as an iteration reads them; ``b (m, c)`` is the intercept at the start."""
     X = block.rows.astype(accumulator(b, xp=xp), xp=xp).dense()
-    s = xp.astype(block.weights(xp=xp), X.dtype)
-    s = s + xp.zeros((1, b.shape[0]), **_kind(X))
+    s = xp.astype(block.weights(xp=xp), X.dtype) + xp.zeros((1, b.shape[0]), **_kind(X))
     weights = s / xp.sum(s, axis=0)
     shared = xp.mean(weights, axis=1)
     X = xp.where((shared > 0)[:, None], X, 0.0)  # whatever stands in rows that do not count
@@ -169,11 +168,6 @@ def _takes_part(polytope: Polytope, free: bool, rows: Rows) -> Array:
     Nothing would give back what a class without rows receives, as a free intercept demands.
     """
     return rows.share > (0.0 if free and polytope.pairwise else -1.0)
-
-
-def coupled(polytope: Polytope) -> bool:
-    """Whether the classes of a row have to do with each other."""
-    return polytope.pairwise or polytope.simplex
 
 
 class Aim(NamedTuple):
@@ -228,7 +222,8 @@ def iterated(
         new_aim = Aim(*(a + _outlying(product, target, xp=xp) for a, product in products))
         new = _change(problem, point, system, new_aim, xp=xp)
         new_steps = _steps(problem, point, new, xp=xp)
-        longer = _total(new_steps, xp=xp) > _total(steps, xp=xp) + _WORTH
+        old, far = (_at_most_1(a, xp=xp) for a in (steps, new_steps))
+        longer = far.primal + far.dual > old.primal + old.dual + _WORTH
         aim = Aim(*(xp.where(longer[:, None], a, b) for a, b in zip(new_aim, aim, strict=True)))
         change = _choose(longer, new, change, xp=xp)
         steps = Steps(*(xp.where(longer, a, b) for a, b in zip(new_steps, steps, strict=True)))
@@ -256,11 +251,6 @@ def _choose(first: Array, a: Change, b: Change, *, xp: Namespace) -> Change:
 
 def _at_most_1(steps: Steps, *, xp: Namespace) -> Steps:
     return Steps(*(xp.where(a < 1.0, a, 1.0) for a in steps))
-
-
-def _total(steps: Steps, *, xp: Namespace) -> Array:
-    steps = _at_most_1(steps, xp=xp)
-    return steps.primal + steps.dual
 
 
 def _outlying(product: Array, target: Array, *, xp: Namespace) -> Array:
@@ -346,7 +336,7 @@ def _row_curvature(problem: Problem, h: Array, *, xp: Namespace) -> Array:
     """Return the curvature ``(n, b, c, c)`` of each row in the scores of the columns."""
     polytope, _, rows, kinks, _ = problem
     n, m, k = h.shape
-    if not coupled(polytope):
+    if not polytope.pairwise:  # the classes of a row have nothing to do with each other
         return xp.reshape(rows.weights[:, :, None] * h, (n, m * k, 1, 1))
     if polytope.simplex:
         total = safe_divisor(xp.sum(h, axis=-1), xp=xp)[:, :, None, None]
@@ -378,8 +368,7 @@ def _change(problem: Problem, point: Point, system: System, aim: Aim, *, xp: Nam
     E = E + polytope.differences(rows.scores(theta, xp=xp), kinks.true, xp=xp)
     d_lower, d_excess = _answer(polytope, h, E, xp=xp)
     if upper is not None:
-        d_excess = (aim.high + point.excess * d_lower) / upper
-        d_excess = xp.where(live, d_excess, 0.0)
+        d_excess = xp.where(live, (aim.high + point.excess * d_lower) / upper, 0.0)
     d_slack = xp.where(live, (aim.low - point.slack * d_lower) / lower, 0.0)
     return Change(theta, d_lower, d_slack, d_excess)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from xplinear.data import Block
 from xplinear.data.rows import spread
-from xplinear.losses.true_class import true_class
+from xplinear.losses.true_class import diagonal, true_class
 from xplinear.namespace import Array, Namespace, accumulator, device
 from xplinear.objective import Objective, Params
 from xplinear.solvers.metric import safe_divisor
@@ -96,8 +96,7 @@ def prove(
     newton = compile_(_newton, xp)
     for _ in range(_NEWTON):
         point = newton(program, point)
-    prove = compile_(_bound, xp)
-    return prove(bundle, point.x, classes, value, objective.alpha, bound)
+    return compile_(_bound, xp)(bundle, point.x, classes, value, objective.alpha, bound)
 
 
 class Program(NamedTuple):
@@ -172,10 +171,8 @@ def _newton(xp: Namespace, program: Program, point: Point) -> Point:
     one = xp.astype(xp.arange(r, dtype=xp.int32, device=device(x)) == 0, x.dtype)
     slope = q + _times(At, u) - _times(Q, x)
     right = xp.concat([target / x + slope, one - _times(A, x)], axis=1)
-    diagonal = xp.eye(x.shape[1], dtype=x.dtype, device=device(x)) * (z / x)[:, None, :]
-    ridge = xp.eye(r, dtype=x.dtype, device=device(x))
-    corner = 0.0 * A[:, :, :r] - tiny * ridge
-    M = _bordered(Q + diagonal, At, corner, xp=xp)
+    corner = 0.0 * A[:, :, :r] - tiny * xp.eye(r, dtype=x.dtype, device=device(x))
+    M = _bordered(Q + diagonal(z / x, xp=xp), At, corner, xp=xp)
     move = xp.linalg.solve(M, right[:, :, None])[:, :, 0]
     dx, du = move[:, : x.shape[1]], -move[:, x.shape[1] :]
     dz = (target - z * dx) / x - z

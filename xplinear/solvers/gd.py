@@ -12,7 +12,7 @@ from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.metric import Metric, feature_metric, loss_curvature, plain_metric
-from xplinear.solvers.protocol import check_suits, select, take_models
+from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
 from xplinear.solvers.proximal import Move, proximal_step
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_excess
@@ -81,6 +81,7 @@ class GD:
     step_size: Literal["backtracking", "curvature"] | float = "backtracking"
 
     state_type = GDState
+    iterations = max_iter_iterations
     exact = False
 
     def __post_init__(self) -> None:
@@ -101,11 +102,6 @@ class GD:
             return None
         return "step_size='curvature' needs a smooth loss; use 'backtracking'"
 
-    def iterations(self, n: int) -> int:
-        """Return ``max_iter``."""
-        del n
-        return self.max_iter
-
     def init(self, objective: Objective, params: Params) -> GDState:
         """Evaluate the start and choose the first step size."""
         check_suits(self, objective)
@@ -117,8 +113,7 @@ class GD:
             step_size = self.step_size * ones
         else:
             metric = feature_metric(objective)
-            curvature = loss_curvature(objective.loss, objective.k)
-            step_size = ones / (curvature * metric.eigenvalue)
+            step_size = ones / (loss_curvature(objective.loss, objective.k) * metric.eigenvalue)
         zero = objective.loss_at_zero()
         return GDState(
             params=params,
@@ -148,8 +143,7 @@ class GD:
 
     def take(self, state: GDState, models: Array, *, xp: Namespace) -> GDState:
         """Return the state of a stack of these models only."""
-        kept = take_models(state._replace(metric=None), models, xp=xp)
-        return kept._replace(metric=state.metric.take(models, xp=xp))
+        return take_models(state, models, xp=xp, metric=state.metric.take(models, xp=xp))
 
 
 def _judge(
@@ -179,7 +173,11 @@ def _judge(
     step_size = xp.where(accept, longer * report.step_size, shorter * report.step_size)
     diverged = xp.zeros_like(accept) if searches else ~accept & ~converged
     accept = accept & ~report.converged
-    better = accept if smooth else accept & _lower(penalty, state, alpha, move.trial, loss, xp=xp)
+    better = accept
+    if not smooth:
+        now = loss + weighted_penalty(penalty, xp, move.trial.W, alpha)
+        best = report.loss + weighted_penalty(penalty, xp, state.params.W, alpha)
+        better = accept & (now < best)
     return state._replace(
         params=select(better, move.trial, state.params, xp=xp),
         report=report._replace(
@@ -193,14 +191,3 @@ def _judge(
         current_loss=xp.where(accept, loss, state.current_loss),
         grads=select(accept, grads, state.grads, xp=xp),
     )
-
-
-def _lower(
-    penalty: Penalty, state: GDState, alpha: Array, trial: Params, loss: Array, *, xp: Namespace
-) -> Array:
-    """Return where F at a trial point is below the best ``(m,)``."""
-    now, best = (
-        value + weighted_penalty(penalty, xp, W, alpha)
-        for value, W in ((loss, trial.W), (state.report.loss, state.params.W))
-    )
-    return now < best

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xplinear.data import Block
+from xplinear.losses.true_class import diagonal
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, columns
 from xplinear.solvers.metric import Moments, feature_moments, loss_curvature, penalty_curvature
@@ -151,8 +152,7 @@ def preconditioner(objective: Objective, gram: bool) -> Preconditioner:
     rows = _sampled_rows(objective, gram)
     with objective.data.backend.products(objective.data.p**3 if gram else 0.0):
         centre, basis, spectrum, bound = decompose(rows, ridge)
-    bias = 1.0 / curvature
-    pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, ridge, bias)
+    pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, ridge, 1.0 / curvature)
     return pre.strengthened(ridge, c, xp=objective.xp)
 
 
@@ -218,13 +218,12 @@ def _gram(
 ) -> Bounds:
     mean, X, _, square = _scaled_rows(fit_intercept, curvature, xp, block, alpha)
     matrix = X.T @ X / X.shape[0]
-    count = xp.cumulative_sum(xp.ones_like(square))
     damped = _damping(xp.linalg.diagonal(matrix), xp=xp)
-    matrix = matrix + xp.where(count[:, None] == count, damped, 0.0)
+    matrix = matrix + diagonal(damped * xp.ones_like(square), xp=xp)
     units = xp.sqrt(square[:, None] * square)
     gram, inverse = curvature * matrix / units, xp.linalg.inv(matrix) * units / curvature
-    diagonal = _everywhere(xp.linalg.diagonal(gram), curvature, c, xp=xp)
-    return Bounds(mean[:, None], diagonal, gram, inverse, diagonal)
+    bound = _everywhere(xp.linalg.diagonal(gram), curvature, c, xp=xp)
+    return Bounds(mean[:, None], bound, gram, inverse, bound)
 
 
 def _variances(

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from xplinear.arguments import integer, number, settle
 from xplinear.data import Block
 from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
-from xplinear.losses.polytope import Polytope
 from xplinear.losses.true_class import of_true_class
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, class_scores, columns
 from xplinear.penalties import L2Penalty, Penalty
-from xplinear.solvers.barrier import Point, Problem, Rows, coupled, iterated, made_ready, problem_of
+from xplinear.solvers.barrier import Point, Problem, Rows, iterated, made_ready, problem_of
 from xplinear.solvers.hessian import augmented, params_of_augmented
 from xplinear.solvers.metric import safe_divisor
-from xplinear.solvers.protocol import check_suits, select, take_models
+from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_gap
 
@@ -97,6 +96,7 @@ class InteriorPoint:
     tol: float = 1e-4
 
     state_type = InteriorPointState
+    iterations = max_iter_iterations
     needs_alpha = True
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class InteriorPoint:
         """Refuse all but a maximum over a polytope, with L2."""
         if penalty != L2Penalty():
             return f"solver 'interior_point' needs penalty='l2', got {penalty!r}; use 'sgd'"
-        if _polytope(loss) is not None:
+        if getattr(loss, "polytope", None) is not None:
             return None
         return (
             "solver 'interior_point' needs a loss that is a maximum over a polytope, such as "
@@ -128,21 +128,15 @@ class InteriorPoint:
         >>> InteriorPoint().pays(F)
         True
         """
-        polytope = _polytope(objective.loss)
-        if polytope is None or self.refuses(objective.loss, objective.penalty) is not None:
+        loss: Any = objective.loss
+        if self.refuses(loss, objective.penalty) is not None:
             return False
         n, k, d = objective.data.n, objective.k, objective.data.p + 1
-        c = columns(objective.loss, k)
-        blocks, size = (1, c) if coupled(polytope) else (c, 1)
+        c = columns(loss, k)
+        blocks, size = (1, c) if loss.polytope.pairwise else (c, 1)
         step = blocks * (n * size * (size + 1) * d**2 + 3.0 * (size * d) ** 3) + _OTHER * n * k
-        flops = models * step
         entries = n * d + models * (n * (20 * k + size * (size + d)) + 4 * blocks * (size * d) ** 2)
-        return flops <= _FLOPS and 8 * entries <= _BYTES
-
-    def iterations(self, n: int) -> int:
-        """Return ``max_iter``."""
-        del n
-        return self.max_iter
+        return models * step <= _FLOPS and 8 * entries <= _BYTES
 
     def init(self, objective: Objective, params: Params) -> InteriorPointState:
         """Evaluate the start, and make the rows ready."""
@@ -152,8 +146,7 @@ class InteriorPoint:
         with backend.double_precision():
             # Rows are few where this solver pays.
             start = backend.compile(_start, *static)
-            zero = objective.loss_at_zero()
-            return start(data.sample(data.n), params, zero, objective.alpha)
+            return start(data.sample(data.n), params, objective.loss_at_zero(), objective.alpha)
 
     def step(self, objective: Objective, state: InteriorPointState) -> InteriorPointState:
         """Make a predictor and a corrector, and prove a bound at the new point."""
@@ -170,8 +163,9 @@ class InteriorPoint:
         theta, *others = state.point
         rows = state.rows
         shared = rows.y.ndim == 1 or rows.y.shape[1] == 1
-        light = cast("Any", state)._replace(point=None, rows=None)
-        return take_models(light, models, xp=xp)._replace(
+        return take_models(
+            *(state, models),
+            xp=xp,
             point=Point(
                 xp.take(theta, models, axis=0),
                 *(None if a is None else xp.take(a, models, axis=1) for a in others),
@@ -183,10 +177,6 @@ class InteriorPoint:
                 given=xp.take(rows.given, models, axis=0),
             ),
         )
-
-
-def _polytope(loss: Any) -> Polytope | None:
-    return getattr(loss, "polytope", None)
 
 
 def _start(

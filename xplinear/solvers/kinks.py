@@ -6,9 +6,9 @@ from typing import Any
 
 from xplinear.data import Block
 from xplinear.data.rows import Rows
-from xplinear.losses.true_class import true_class
-from xplinear.namespace import Array, Namespace, accumulator, device
-from xplinear.objective import Objective, Params, class_scores, columns
+from xplinear.losses.true_class import diagonal, true_class
+from xplinear.namespace import Array, Namespace, accumulator
+from xplinear.objective import Objective, Params, class_scores, column_gradient, columns
 from xplinear.solvers.hessian import augmented_rows
 from xplinear.solvers.lbfgs import LBFGSState
 from xplinear.solvers.metric import safe_divisor
@@ -54,8 +54,7 @@ def _block_sums(
     Z = rows.scores(*params, xp=xp)
     value, smooth, A = loss.smoothed(class_scores(Z, xp=xp), y, width, xp=xp)
     dual = -loss.conjugate(A, y, xp=xp)
-    if Z.shape[-1] == 1:
-        A = 0.5 * (A[..., 1:] - A[..., :1])
+    A = column_gradient(A, Z.shape[-1])
     if s is not None:
         value, smooth, dual, A = value * s, smooth * s, dual * s, A * s[..., None]
     dW, _ = rows.gradient(A, xp=xp)
@@ -123,8 +122,7 @@ def _inverse_hessian(
     H = X.T @ X
     # Squared units in which features compare.
     scale = xp.sum(basis * basis, axis=1) if basis.shape[1] else xp.ones_like(centre)
-    one = xp.eye(H.shape[0], dtype=H.dtype, device=device(H))
-    diagonal = xp.sum(one * H, axis=0)
-    typical = _DAMPING * safe_divisor(xp.mean(diagonal[:-1] * scale), xp=xp)
-    ridge = 1e-3 * safe_divisor(diagonal[-1:], xp=xp)
-    return xp.linalg.inv(H + one * xp.concat([alpha + typical / scale, ridge]))
+    own = xp.linalg.diagonal(H)
+    typical = _DAMPING * safe_divisor(xp.mean(own[:-1] * scale), xp=xp)
+    ridge = 1e-3 * safe_divisor(own[-1:], xp=xp)
+    return xp.linalg.inv(H + diagonal(xp.concat([alpha + typical / scale, ridge]), xp=xp))

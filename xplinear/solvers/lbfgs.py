@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 from xplinear.arguments import FLAG, integer, number, one_of, settle
 from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array, Namespace, device
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.balance import Smooth, evened, smooth
 from xplinear.solvers.gram import Preconditioner, gram_pays, preconditioner
 from xplinear.solvers.metric import penalty_curvature, safe_divisor, sample_loss, uncentred
 from xplinear.solvers.newton import Newton
-from xplinear.solvers.protocol import check_suits, take_models
+from xplinear.solvers.protocol import check_suits, max_iter_iterations, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import backtracked, decreases, moved, relative_excess
 
@@ -100,6 +100,7 @@ class LBFGS:
     gram: Literal["auto"] | bool = "auto"
 
     state_type = LBFGSState
+    iterations = max_iter_iterations
 
     def __post_init__(self) -> None:
         gram = one_of("auto") | FLAG
@@ -123,11 +124,6 @@ class LBFGS:
         if rest < 1 or not Newton().pays(objective, most=_AFFORDABLE_STEP):
             return None
         return replace(self, max_iter=_TRIED), Newton(rest, self.tol)
-
-    def iterations(self, n: int) -> int:
-        """Return ``max_iter``."""
-        del n
-        return self.max_iter
 
     def init(self, objective: Objective, params: Params) -> LBFGSState:
         """Evaluate the start and decompose the Gram matrix."""
@@ -191,8 +187,8 @@ class LBFGS:
 
     def take(self, state: LBFGSState, models: Array, *, xp: Namespace) -> LBFGSState:
         """Return the state of a stack of these models only."""
-        kept = take_models(state._replace(preconditioner=None), models, xp=xp)
-        return kept._replace(preconditioner=state.preconditioner.take(models, xp=xp))
+        own = state.preconditioner.take(models, xp=xp)
+        return take_models(state, models, xp=xp, preconditioner=own)
 
     def ahead(self, objective: Objective, state: LBFGSState) -> Params:
         """Return where the next full step leads."""
@@ -382,10 +378,8 @@ def _direction(state: LBFGSState, *, xp: Namespace) -> Array:
     products = S @ xp.matrix_transpose(Y)
     square = xp.linalg.diagonal(products)
     unit = (1.0 / xp.sqrt(safe_divisor(square, xp=xp)))[:, :, None]
-    place = xp.cumulative_sum(xp.ones_like(square), axis=1)
-    upper = place[:, :, None] < place[:, None, :]
-    one = xp.astype(place[:, :, None] == place[:, None, :], S.dtype)
-    R = xp.where(upper, unit * products * xp.matrix_transpose(unit), 0.0) + one
+    R = xp.triu(unit * products * xp.matrix_transpose(unit), k=1)
+    R = R + xp.eye(S.shape[1], dtype=S.dtype, device=device(S))
     first = xp.linalg.solve(R, unit * (S @ state.gradient[:, :, None]))
     left = state.gradient - (xp.matrix_transpose(unit * first) @ Y)[:, 0, :]
     left = state.preconditioner.times(left, c, xp=xp) * state.scale[:, None]

@@ -93,8 +93,7 @@ def _near(X: Array, s: Array | None, *, xp: Namespace) -> Array:
     row = xp.argmax(weight, axis=0, keepdims=True)  # one that counts, if any does
     first = xp.take(X, row, axis=0)[0, :]
     X = _counted(X, s, first, xp=xp)
-    total = xp.sum(weight)
-    mean = first + (weight / xp.where(total > 0, total, 1.0)) @ (X - first)
+    mean = first + (weight / safe_divisor(xp.sum(weight), xp=xp)) @ (X - first)
     return xp.where(xp.all(first == X, axis=0), first, mean)
 
 
@@ -134,8 +133,7 @@ def feature_moments(
     """
     data, xp = objective.data, objective.xp
     shift, size = data.backend.compile(_shift_and_unit, xp)(_sample(objective))
-    reduced = data.reduce(_block_moments, (xp,), shift, size, scores=data.p)
-    weight, squares, first, second = reduced
+    weight, squares, first, second = data.reduce(_block_moments, (xp,), shift, size, scores=data.p)
     evenness = xp.astype(weight * weight / (data.n * squares), data.dtype)
     mean = first / weight
     scale = xp.astype(1.0 / size, mean.dtype)[:, None]
@@ -223,8 +221,7 @@ def _spectrum(objective: Objective, centre: Array, scale: Array) -> tuple[Array,
 
 def _norms(xp: Namespace, block: Block, centre: Array, scale: Array, start: Array) -> Any:
     s = block.weights(xp=xp)
-    total = xp.sum(s, axis=0)
-    total = xp.where(total > 0, total, 1.0)  # a sample may hold only rows of weight 0
+    total = safe_divisor(xp.sum(s, axis=0), xp=xp)  # a sample may hold only rows of weight 0
     X = block.rows.common(xp=xp)
     shift = _near(X, block.s, xp=xp)
     X = _counted(X, block.s, shift, xp=xp) - shift

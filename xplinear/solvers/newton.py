@@ -8,6 +8,7 @@ from typing import NamedTuple
 from xplinear.arguments import integer, number, settle
 from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
+from xplinear.losses.true_class import diagonal
 from xplinear.namespace import Array, Namespace, device
 from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
@@ -21,7 +22,7 @@ from xplinear.solvers.hessian import (
     params_of_augmented,
 )
 from xplinear.solvers.metric import penalty_curvature, safe_divisor, uncentred
-from xplinear.solvers.protocol import check_suits, take_models
+from xplinear.solvers.protocol import check_suits, max_iter_iterations, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import backtracked, decreases, moved, relative_excess
 
@@ -86,6 +87,7 @@ class Newton:
     tol: float = 1e-4
 
     state_type = NewtonState
+    iterations = max_iter_iterations
 
     def __post_init__(self) -> None:
         settle(self, max_iter=integer(1), tol=number("[0, inf)"))
@@ -117,11 +119,6 @@ class Newton:
         d = columns(loss, objective.k) * (data.p + 1)
         flops = models * d * d * (2 * data.n + d)
         return self.refuses(loss, objective.penalty) is None and flops <= most
-
-    def iterations(self, n: int) -> int:
-        """Return ``max_iter``."""
-        del n
-        return self.max_iter
 
     def init(self, objective: Objective, params: Params) -> NewtonState:
         """Evaluate the start and make its Hessian."""
@@ -159,23 +156,21 @@ class Newton:
 
     def take(self, state: NewtonState, models: Array, *, xp: Namespace) -> NewtonState:
         """Return the state of a stack of these models only."""
-        return take_models(state._replace(centre=None), models, xp=xp)._replace(centre=state.centre)
+        return take_models(state, models, xp=xp, centre=state.centre)
 
 
 def _hessian(shape: Smooth, H: Array, curvature: Array, c: int, *, xp: Namespace) -> Array:
     """Return the Hessian ``(m, d, d)`` of the whole objective, regular in what changes no loss."""
-    (m, d, _), size, kind = H.shape, H.shape[1] // c, {"dtype": H.dtype, "device": device(H)}
+    (m, d, _), size = H.shape, H.shape[1] // c
     last = xp.astype(xp.arange(size, dtype=xp.int32, device=device(H)) == size - 1, H.dtype)
-    one, eye = xp.eye(c, **kind), xp.eye(size, **kind)
-    ridge = (1.0 - last) * curvature[:, None]
-    H = xp.reshape(H, (m, c, size, c, size))
-    H = H + one[:, None, :, None] * (eye * ridge[:, None, :])[:, None, :, None, :]
+    H = H + diagonal(xp.tile((1.0 - last) * curvature[:, None], (1, c)), xp=xp)
     if shape.shift_invariant and c > 1:
         # What grows alike in all classes changes no loss: a curvature there makes H regular.
-        own = xp.reshape(xp.linalg.diagonal(xp.reshape(H, (m, d, d))), (m, c, size))
+        own = xp.reshape(xp.linalg.diagonal(H), (m, c, size))
         alike = safe_divisor(xp.mean(own, axis=1), xp=xp) * (1.0 if shape.even else last) / c
-        H = H + (alike[:, :, None] * eye)[:, None, :, None, :]
-    return xp.reshape(H, (m, d, d))
+        alike = diagonal(alike, xp=xp)[:, None, :, None, :]
+        H = xp.reshape(xp.reshape(H, (m, c, size, c, size)) + alike, (m, d, d))
+    return H
 
 
 def _solved(
@@ -193,16 +188,15 @@ def _solved(
     W = params_of_augmented(point, xp=xp).W
     g = augmented(*shape.gradient(W, found.grads, centre[:, None], alpha, xp=xp), xp=xp)
     H = _hessian(shape, found.hessian, curvature, c, xp=xp)
-    diagonal = xp.linalg.diagonal(H)
+    own = xp.linalg.diagonal(H)
     # A feature that is constant up to rounding varies by nothing else: it has no direction.
     eps = float(xp.finfo(H.dtype).eps)
     noise = xp.concat([(_NOISE * eps * centre) ** 2, xp.zeros_like(centre[:1])])
-    classes = xp.reshape(diagonal, (m, c, size))
+    classes = xp.reshape(own, (m, c, size))
     moves = xp.reshape(classes > noise * xp.max(classes[:, :, -1:], axis=1, keepdims=True), (m, d))
-    scale = xp.where(moves, 1.0 / xp.sqrt(xp.where(moves, diagonal, 1.0)), 0.0)
-    ridge = xp.where(moves, _RIDGE * eps, xp.ones_like(diagonal))[:, :, None]
-    H = H * scale[:, :, None] * scale[:, None, :]
-    H = H + ridge * xp.eye(d, dtype=H.dtype, device=device(H))
+    scale = xp.where(moves, 1.0 / xp.sqrt(xp.where(moves, own, 1.0)), 0.0)
+    ridge = xp.where(moves, _RIDGE * eps, xp.ones_like(own))
+    H = H * scale[:, :, None] * scale[:, None, :] + diagonal(ridge, xp=xp)
     right = scale * xp.reshape(g, (m, d))
     solved = xp.linalg.solve(H, right[:, :, None])[:, :, 0]
     decrement = xp.sum(right * solved, axis=1)

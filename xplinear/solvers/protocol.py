@@ -101,6 +101,12 @@ def check_suits(solver: Solver, objective: Objective) -> None:
         raise ValueError(refusal)
 
 
+def max_iter_iterations(self: Any, n: int) -> int:
+    """Return ``max_iter``: the ``iterations`` of a solver that makes as many on any rows."""
+    del n
+    return self.max_iter
+
+
 _WANTED = "an object with the methods of xplinear.solvers.Solver"
 SOLVER = offering(Solver, _WANTED, without="take")  # which a single model does not need
 SOLVER_OF_STACKS = offering(Solver, _WANTED)
@@ -113,16 +119,19 @@ def select(which: Array, a: Params, b: Params, *, xp: Namespace) -> Params:
     return Params(xp.where(mask, a.W, b.W), xp.where(mask, a.b, b.b))
 
 
-def take_models(part: Any, models: Array, *, xp: Namespace) -> Any:
+def take_models(part: Any, models: Array, *, xp: Namespace, **own: Any) -> Any:
     """Return these models' part: of `Params`, of arrays with the models first, of tuples of such.
 
-    Tuples keep their type. None and integers belong to all models and stay.
+    Tuples keep their type. None and integers belong to all models and stay. ``own`` are fields
+    of a named tuple as they will be: of another form, or of all models.
     """
+    if own:
+        return take_models(part._replace(**dict.fromkeys(own)), models, xp=xp)._replace(**own)
     if isinstance(part, Params):
         # As in `Objective.zeros`: each column of weights stays contiguous in memory.
         W = xp.take(xp.permute_dims(part.W, (1, 2, 0)), models, axis=0)
         return Params(xp.permute_dims(W, (2, 0, 1)), xp.take(part.b, models, axis=0))
     if isinstance(part, tuple):
-        own = [take_models(a, models, xp=xp) for a in cast("tuple[Any, ...]", part)]
-        return tuple(own) if type(part) is tuple else type(part)(*own)
+        each = [take_models(a, models, xp=xp) for a in cast("tuple[Any, ...]", part)]
+        return tuple(each) if type(part) is tuple else type(part)(*each)
     return part if part is None or isinstance(part, int) else xp.take(part, models, axis=0)

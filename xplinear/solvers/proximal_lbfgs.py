@@ -9,13 +9,14 @@ from typing import NamedTuple
 from xplinear.arguments import integer, number, settle
 from xplinear.data.rows import centred_scores, spread
 from xplinear.losses import Loss
+from xplinear.losses.true_class import diagonal
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.gram import Bounds, bounds, gram_pays
 from xplinear.solvers.hessian import augmented, has_hessian, params_of_augmented
 from xplinear.solvers.metric import uncentred
-from xplinear.solvers.protocol import check_suits, take_models
+from xplinear.solvers.protocol import check_suits, max_iter_iterations, take_models
 from xplinear.solvers.quadratic import (
     Quadratic,
     Trial,
@@ -134,6 +135,7 @@ class ProximalLBFGS:
     memory: int = 10
 
     state_type = ProximalLBFGSState
+    iterations = max_iter_iterations
 
     def __post_init__(self) -> None:
         settle(self, max_iter=integer(1), tol=number("[0, inf)"), memory=integer(1))
@@ -145,23 +147,18 @@ class ProximalLBFGS:
             return None
         return f"solver 'proximal_lbfgs' needs a smooth loss, got {loss!r}; use 'sgd' or 'gd'"
 
-    def iterations(self, n: int) -> int:
-        """Return ``max_iter``."""
-        del n
-        return self.max_iter
-
     def init(self, objective: Objective, params: Params) -> ProximalLBFGSState:
         """Evaluate the start and bound the curvature of the loss."""
         check_suits(self, objective)
-        zero = objective.loss_at_zero()
-        return _started(objective, params, zero, _bounds(objective))
+        few = _few(objective, augmented(*objective.zeros(), xp=objective.xp), None)
+        metric = bounds(objective, gram=not few and gram_pays(objective))
+        return _started(objective, params, objective.loss_at_zero(), metric)
 
     def step(self, objective: Objective, state: ProximalLBFGSState) -> ProximalLBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
-        xp, penalty = objective.xp, objective.penalty
         state, proposal, exact = self._propose(objective, state)
         loss, grads = objective.data_loss_and_grad(proposal.params)
-        judge = objective.data.backend.compile(_judge, penalty, exact, xp)
+        judge = objective.data.backend.compile(_judge, objective.penalty, exact, objective.xp)
         judged = judge(state, objective.alpha, proposal, loss, grads, self.tol)
         # What went through JAX's compiler is another array: keep the one there is.
         return judged._replace(metric=state.metric)
@@ -200,8 +197,7 @@ class ProximalLBFGS:
         self, state: ProximalLBFGSState, models: Array, *, xp: Namespace
     ) -> ProximalLBFGSState:
         """Return the state of a stack of these models only."""
-        own = state._replace(metric=None)  # pyright: ignore[reportArgumentType]
-        return take_models(own, models, xp=xp)._replace(metric=state.metric)
+        return take_models(state, models, xp=xp, metric=state.metric)
 
     def follow(
         self, objective: Objective, params: Params, previous: ProximalLBFGSState, before: Array
@@ -260,11 +256,6 @@ def _gain(penalty: Penalty, xp: Namespace, state: ProximalLBFGSState, alpha: Arr
     return (D * moved * moved)[:, :, :-1]
 
 
-def _bounds(objective: Objective) -> Bounds:
-    few = _few(objective, augmented(*objective.zeros(), xp=objective.xp), None)
-    return bounds(objective, gram=not few and gram_pays(objective))
-
-
 def _started(
     objective: Objective, params: Params, zero: Array, metric: Bounds
 ) -> ProximalLBFGSState:
@@ -317,7 +308,6 @@ def _exact_model(
     # Divided by η, no curvature would stay none: it is raised instead.
     raised = met + _DAMPED * (1.0 / state.report.step_size - 1.0)[:, None] * bound
     raised = xp.maximum(raised, _LEAST_CURVATURE * bound)
-    index = xp.cumulative_sum(xp.ones_like(met[0, :]))
     D = xp.reshape(raised, point.shape)
     if columns is None:  # a penalty may join the weights of a feature: they share their step
         D = xp.mean(D, axis=1, keepdims=True) + xp.zeros_like(D)
@@ -326,7 +316,7 @@ def _exact_model(
         gradient=gradient,
         alpha=alpha,
         diagonal=D,
-        exact=H + xp.where(index[:, None] == index, (raised - met)[:, :, None], 0.0),
+        exact=H + diagonal(raised - met, xp=xp),
     )
 
 

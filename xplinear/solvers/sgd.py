@@ -369,8 +369,8 @@ class SGD:
 
     def take(self, state: SGDState, models: Array, *, xp: Namespace) -> SGDState:
         """Return the state of a stack of these models only."""
-        kept = take_models(state._replace(metric=None, moments=None), models, xp=xp)
-        return kept._replace(metric=state.metric.take(models, xp=xp))
+        metric = state.metric.take(models, xp=xp)
+        return take_models(state, models, xp=xp, metric=metric, moments=None)
 
     def _clear(self, objective: Objective, state: SGDState) -> SGDState:
         """Make one proximal step on all rows, where it helps: it zeroes what only noise moved."""
@@ -444,6 +444,7 @@ def _settle(
     params = Params(result.W, result.b - centred_scores(state.metric.centre, result.W, xp=xp))
 
     now = loss + weighted_penalty(penalty, xp, current.W, alpha)
+    lower = now < best.value
     improved = now + tol * xp.abs(now) < best.value
     waited = xp.where(improved | diverged | ends, 0.0, state.waited + 1.0)
     return state._replace(
@@ -455,16 +456,10 @@ def _settle(
             diverged=diverged,
         ),
         walk=Walk(current, velocity, mean),
-        best=_best(best, now, loss, current, xp=xp),
+        best=Best(
+            xp.where(lower, now, best.value),
+            xp.where(lower, loss, best.loss),
+            select(lower, current, best.current, xp=xp),
+        ),
         waited=waited,
-    )
-
-
-def _best(best: Best, value: Array, loss: Array, current: Params, *, xp: Namespace) -> Best:
-    """Return the better one of the best so far and the current iterate."""
-    lower = value < best.value
-    return Best(
-        xp.where(lower, value, best.value),
-        xp.where(lower, loss, best.loss),
-        select(lower, current, best.current, xp=xp),
     )

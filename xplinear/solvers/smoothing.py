@@ -14,7 +14,7 @@ from xplinear.solvers.balance import evened
 from xplinear.solvers.bundle import Bundle, Classes, class_means, collect, no_points, prove
 from xplinear.solvers.kinks import bending_pays, first_width, inverse_hessians, rounded_loss
 from xplinear.solvers.lbfgs import LBFGS, LBFGSState
-from xplinear.solvers.protocol import check_suits, select, take_models
+from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_gap
 
@@ -98,6 +98,7 @@ class Smoothing:
     tol: float = 1e-3
 
     state_type = SmoothingState
+    iterations = max_iter_iterations
     needs_alpha = True
 
     def __post_init__(self) -> None:
@@ -113,11 +114,6 @@ class Smoothing:
             "solver 'smoothing' needs the loss 'multiclass_hinge' or 'crammer_singer', got "
             f"{loss!r}; use 'lbfgs' where the loss is smooth, else 'sgd'"
         )
-
-    def iterations(self, n: int) -> int:
-        """Return ``max_iter``."""
-        del n
-        return self.max_iter
 
     def init(self, objective: Objective, params: Params) -> SmoothingState:
         """Evaluate the start, and decompose the Gram matrix as `LBFGS` does."""
@@ -187,8 +183,7 @@ class Smoothing:
     def take(self, state: SmoothingState, models: Array, *, xp: Namespace) -> SmoothingState:
         """Return the state of a stack of these models only."""
         inner = self._descent.take(state.inner, models, xp=xp)
-        light = cast("Any", state)._replace(inner=None)
-        return take_models(light, models, xp=xp)._replace(inner=inner)
+        return take_models(state, models, xp=xp, inner=inner)
 
     @property
     def _descent(self) -> LBFGS:
@@ -211,20 +206,18 @@ def _advance(
     report, running = state.report, ~state.report.converged
     better = (value < state.value) & running
     best = xp.where(better, value, state.value)
-    gap = best - report.lower_bound
     # At the last width: rounding the kinks costs nothing that counts, or nothing that is seen.
     last = (bias <= _LAST_BIAS * tol * best) | (state.width <= least)
-    done = (bias > _BIAS * gap) | (idle >= _IDLE) | (state.age > _STAGE)
+    done = (bias > _BIAS * (best - report.lower_bound)) | (idle >= _IDLE) | (state.age > _STAGE)
     done = done & ~state.fresh & ~last
     residual = relative_gap(state.zero, best, report.lower_bound, xp=xp)
     reached = residual <= tol
     stalled = report.stalled | (last & (idle >= _PATIENCE) & ~reached & running)
-    again = xp.where(state.fresh, 1.0, step_size)
     return state._replace(
         params=select(better, params, state.params, xp=xp),
         report=report._replace(
             loss=xp.where(better, loss, report.loss),
-            step_size=xp.where(done, 0.0, again),
+            step_size=xp.where(done, 0.0, xp.where(state.fresh, 1.0, step_size)),
             converged=report.converged | reached | stalled,
             residual=residual,
             stalled=stalled,

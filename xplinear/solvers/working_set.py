@@ -9,7 +9,7 @@ from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 from xplinear.solvers.hessian import augmented_rows, row_curvature, rows_hessian
 
-__all__ = ["Columns", "Sizes", "chosen", "hessian", "narrowed", "needed", "ranking", "widened"]
+__all__ = ["Columns", "chosen", "hessian", "narrowed", "needed", "ranking", "widened"]
 
 _LEAST = 64  # columns of a working set; of more, up to half may be new
 
@@ -42,16 +42,8 @@ def ranking(
     return xp.argsort(merit, axis=1, descending=True), xp.stack([most, xp.max(total), marks])
 
 
-class Sizes(NamedTuple):
-    """Columns to look at; weights of a model that may be in use; whether any model is marked."""
-
-    columns: int
-    weights: int
-    marked: bool
-
-
-def needed(objective: Objective, summary: Array, most: int) -> Sizes:
-    """Return how much to look at.
+def needed(objective: Objective, summary: Array, most: int) -> tuple[int, int, bool]:
+    """Return how many columns to look at, weights that may be in use, and if a model is marked.
 
     Few sizes, so that JAX compiles for few shapes; the host has to know them. ``most`` is a size
     worth staying within.
@@ -59,7 +51,7 @@ def needed(objective: Objective, summary: Array, most: int) -> Sizes:
     used, total, marks = map(round, objective.data.backend.to_host(summary).tolist())
     size = _rounded(used + used // 2 + _LEAST // 2)
     size = most if used <= 0.8 * most < size else size
-    return Sizes(min(objective.data.p, size), _rounded(total + total // 4 + _LEAST), marks > 0)
+    return min(objective.data.p, size), _rounded(total + total // 4 + _LEAST), marks > 0
 
 
 def _rounded(size: int) -> int:
@@ -100,16 +92,10 @@ def _block(
     centre: Array,
     columns: Columns | None,
 ) -> tuple[Array]:
+    """Return Σ_i M_i,lk x_il x_ikᵀ ``(m, c(q + 1), c(q + 1))``, each class with its columns."""
     X, M = block.rows.dense(), row_curvature(loss, block, params, xp=xp)
     if columns is None:
         return (rows_hessian(augmented_rows(X, centre, free, xp=xp), M, xp=xp),)
-    return (_classes_hessian(X, centre, free, M, columns, xp=xp),)
-
-
-def _classes_hessian(
-    X: Array, centre: Array, free: float, M: Array, columns: Columns, *, xp: Namespace
-) -> Array:
-    """Return Σ_i M_i,lk x_il x_ikᵀ ``(m, c(q + 1), c(q + 1))``, each class with its columns."""
     c, q = columns.index.shape
     index = xp.reshape(columns.index, (c * q,))
     rows = xp.reshape(xp.take(X, index, axis=1) - xp.take(centre, index), (X.shape[0], c, q))
@@ -117,7 +103,8 @@ def _classes_hessian(
     rows = xp.permute_dims(rows, (1, 0, 2))
     weighted = xp.permute_dims(M, (1, 2, 3, 0))[:, :, :, :, None] * rows  # (m, c, c, r, q + 1)
     H = xp.matrix_transpose(rows)[:, None, :, :] @ weighted
-    return xp.reshape(xp.permute_dims(H, (0, 1, 3, 2, 4)), (M.shape[1], c * (q + 1), c * (q + 1)))
+    H = xp.permute_dims(H, (0, 1, 3, 2, 4))
+    return (xp.reshape(H, (M.shape[1], c * (q + 1), c * (q + 1))),)
 
 
 def hessian(
