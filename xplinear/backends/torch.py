@@ -300,14 +300,11 @@ def _traced(x: torch.Tensor) -> bool:
     return torch.compiler.is_compiling() or (isinstance(x, torch.Tensor) and _wrapped(x))
 
 
-def _autocasts(kind: str) -> bool:
-    return kind != "meta" and torch.is_autocast_enabled(kind)
-
-
 def _without_autocast(kind: str, tf32: bool = False) -> AbstractContextManager[Any]:
     """Compute in the dtypes that are given."""
     del tf32  # what concerns a GPU alone is in `_products`
-    return torch.autocast(kind, enabled=False) if _autocasts(kind) else nullcontext()
+    autocasts = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if autocasts else nullcontext()
 
 
 @contextmanager

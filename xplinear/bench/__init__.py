@@ -227,11 +227,8 @@ class Measurement:
         }
         about = {"backend": self.backend, "device": self.device, "batch": batch or "full"}
         about |= {"p": p, "k": k, "models": m, "n": self.n, "repeats": self.repeats}
-        return (
-            about
-            | {name: float(f"{x:.5g}") for name, x in numbers.items()}
-            | {"reason": self.reason}
-        )
+        rounded = {name: float(f"{x:.5g}") for name, x in numbers.items()}
+        return about | rounded | {"reason": self.reason}
 
 
 def usable_backends() -> list[Backend]:

@@ -72,8 +72,6 @@ class Source(Data, Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
-    def y(self) -> Array: ...
-    @property
     def s(self) -> Array | None: ...
     @property
     def models(self) -> Array | None: ...
@@ -513,8 +511,7 @@ def map_(
     backend, left = source.backend, source.n
     for part in _results(source, function, static, args, scores):
         # Without the rows that were added.
-        whole = part.shape[0] <= left
-        yield part if whole else backend.asarray(backend.near(part)[:left, ...])
+        yield part if part.shape[0] <= left else backend.asarray(backend.near(part)[:left, ...])
         left -= part.shape[0]
 
 

@@ -125,7 +125,7 @@ def _best_intercept(objective: Objective) -> Array:
     kind = data.backend.kind(data.dtype)
     rows = ArrayData(
         xp.zeros((k, 1), **kind),
-        xp.arange(k, **data.backend.kind(data.labels.dtype)),
+        xp.arange(k, **data.backend.kind(data.y.dtype)),
         xp.astype(true, data.dtype).T,
         data.dtype,
         backend=data.backend,
