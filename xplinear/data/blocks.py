@@ -24,6 +24,7 @@ from xplinear.arguments import (
     integer,
     warn,
 )
+from xplinear.arguments import settle as check_fields
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data.protocol import Batch, Block, Data
@@ -273,9 +274,7 @@ def settle(source: Source, find: Callable[[], Array], n: int | None = None) -> N
 
     ``find`` gives X on the backend, or the first of its n rows.
     """
-    _BACKEND("backend", source.backend)
-    _CLASSES("classes", source.classes)
-    _ROWS("padding", source.padding)
+    check_fields(source, backend=_BACKEND, classes=_CLASSES, padding=_ROWS)
     X = find()
     labelled = source.y is not None  # else they are rows to predict, which are checked
     if labelled:
