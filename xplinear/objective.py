@@ -9,8 +9,9 @@ under a loss of score differences need one: its scores are (−z/2, z/2).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xplinear.arguments import (
     FLAG,
@@ -221,20 +222,20 @@ class Objective:
             msg = f"{name} must be an array of the library of the data, {backend}, got {shown(a)}"
             raise ArgumentError(msg)
 
+    def _sums(self, function: Callable[..., tuple[Array, ...]], params: Params) -> Any:
+        """Return what a function of a block and the parameters sums up to over all blocks."""
+        self.check_params(params)
+        static = self.loss, self.xp
+        return self.data.reduce(function, static, params, scores=self.m * self.k)
+
     def data_loss(self, params: Params) -> Array:
         """Return the weighted mean loss ``(m,)``, accumulated in float64 where there is one."""
-        self.check_params(params)
-        (total,) = self.data.reduce(
-            _block_loss, (self.loss, self.xp), params, scores=self.m * self.k
-        )
+        (total,) = self._sums(_block_loss, params)
         return total / self.data.weight_sum
 
     def data_loss_and_grad(self, params: Params) -> tuple[Array, Params]:
         """Return the weighted mean loss ``(m,)`` and its gradient in W and b."""
-        self.check_params(params)
-        total, dW, db = self.data.reduce(
-            _block_loss_and_grad, (self.loss, self.xp), params, scores=self.m * self.k
-        )
+        total, dW, db = self._sums(_block_loss_and_grad, params)
         weight = self.xp.astype(self.data.weight_sum, dW.dtype)[:, None]
         db = db / weight if self.fit_intercept else self.xp.zeros_like(db)
         return total / self.data.weight_sum, Params(dW / weight, db)

@@ -84,7 +84,7 @@ class Plain:
     """Rows whose passes go over all of them at once."""
 
     X: Any
-    labels: Any
+    y: Any
     s: Any = None
     standard: Any = None
     backend: Any = NUMPY
@@ -107,8 +107,8 @@ class Plain:
         return np.asarray([float(self.n)]) if self.s is None else self.s.sum(axis=0)
 
     def check_classes(self, k, m):
-        assert self.labels.max() < k
-        assert self.labels.ndim == 1 or self.labels.shape[1] == m
+        assert self.y.max() < k
+        assert self.y.ndim == 1 or self.y.shape[1] == m
 
     def as_held(self, weights):
         return np.asarray(weights)
@@ -117,18 +117,18 @@ class Plain:
         return replace(self, s=weights if models is None else weights[:, models])
 
     def with_labels(self, labels, targets=None):
-        return replace(self, labels=labels if targets is None else labels[:, targets])
+        return replace(self, y=labels if targets is None else labels[:, targets])
 
     def with_standard(self, standard):
         return replace(self, standard=standard)
 
     def take(self, models):
-        s, standard, labels = self.s, self.standard, self.labels
+        s, standard, labels = self.s, self.standard, self.y
         labels = labels if labels.ndim == 1 else labels[:, models]
         s = s if s is None or s.shape[1] == 1 else s[:, models]
         if standard is not None and standard[0].ndim == 2:
             standard = tuple(a[:, models] for a in standard)
-        return replace(self, s=s, standard=standard, labels=labels)
+        return replace(self, s=s, standard=standard, y=labels)
 
     def _some(self, at):
         X, s = self.X[at], None if self.s is None else self.s[at]
@@ -137,7 +137,7 @@ class Plain:
             centre, scale = (a.reshape(self.p, -1).T for a in self.standard)
             features = (features - centre) * scale
             mean = (X - centre.mean(axis=0)) * scale.mean(axis=0)
-        return PlainRows(features, mean), self.labels[at], s
+        return PlainRows(features, mean), self.y[at], s
 
     def map(self, function, static, *args, scores):
         yield function(*static, Block(*self._some(slice(None))), *args)
@@ -306,7 +306,7 @@ def test_samples_are_rows_with_their_labels(backend, source):
             counts = backend.to_numpy(block.weights(xp=backend.xp)).max(axis=1) > 0
             assert counts.sum() > 0.7 * rows
             near = np.abs(found[counts, None] - expected).max(axis=2) < 1e-9
-            same = labels[counts][:, None] == plain.labels
+            same = labels[counts][:, None] == plain.y
             same = same if same.ndim == 2 else same.all(axis=2)
             assert (near & same).any(axis=1).all()
 
@@ -330,10 +330,10 @@ def _decayed(rule, xp, carry, batch, factor, constants):
 def test_other_labels(backend, source):
     F, G = objectives(backend, source, Plain(X, Y))
     params, there = points(backend, F)
-    other = replace(F, data=source.with_labels(2 - source.labels))
+    other = replace(F, data=source.with_labels(2 - source.y))
     assert_same(backend, [other.value(params)], [replace(G, data=Plain(X, 2 - Y)).value(there)])
     with pytest.raises(ValueError, match="k must be the number of classes"):
-        replace(F, data=source.with_labels(source.labels + 1))
+        replace(F, data=source.with_labels(source.y + 1))
 
 
 def test_a_source_of_ones_own_is_trained_on():

@@ -19,15 +19,7 @@ from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
 from xplinear.backends.transfer import upload_ahead
-from xplinear.losses import (
-    AbsoluteErrorLoss,
-    CrammerSingerLoss,
-    Loss,
-    MulticlassHingeLoss,
-    SoftmaxLoss,
-    SquaredErrorLoss,
-    SquaredHingeLoss,
-)
+from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import HostArray, Namespace
 from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty
 
@@ -48,15 +40,8 @@ _TYPES = {
     "uint32": "unsigned",
     "uint64": "unsigned long long",
 }
-# The losses of ``cupy.cu``, structs of the same names.
-_LOSSES = (
-    AbsoluteErrorLoss,
-    CrammerSingerLoss,
-    MulticlassHingeLoss,
-    SoftmaxLoss,
-    SquaredErrorLoss,
-    SquaredHingeLoss,
-)
+# Those of ``cupy.cu`` are structs of the same names.
+_LOSSES = [loss for loss in LOSSES.values() if f"struct {loss.__name__} " in _SOURCE]
 # The penalties whose prox is there: the shares of L1 and L2 in each.
 _SHARES: dict[type, Callable[[Any], tuple[float, float]]] = {
     NoPenalty: lambda penalty: (0.0, 0.0),

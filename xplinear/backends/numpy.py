@@ -104,9 +104,8 @@ def select(device: str) -> Backend:
     return _BACKEND
 
 
-def follow(x: Any) -> Backend:
+def follow(_: Any) -> Backend:
     """Return the backend of a NumPy array."""
-    del x
     return _BACKEND
 
 

@@ -85,8 +85,7 @@ def _fold_by(capture: _Capture, epoch: Epoch) -> Any:
 
 
 @cache  # cuBLAS keeps a workspace for every stream; new streams are old ones again after 32
-def _stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
-    del purpose
+def _stream(device: torch.device, _purpose: str) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
@@ -168,13 +167,6 @@ def _products(tf32: bool) -> Generator[None]:
         setattr(matmul, name, before)
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 @cache
 def _on(device: torch.device) -> Backend:
     def move(x: Any) -> torch.Tensor:
@@ -201,7 +193,10 @@ def _on(device: torch.device) -> Backend:
             "free_memory": partial(_free_gpu_memory, device),
             "upload": partial(upload_ahead, copier=partial(_Copies, device)),
             "release_memory": torch.cuda.empty_cache,
+            "synchronize": partial(torch.cuda.synchronize, device),
         }
+    elif kind == "mps":
+        own["synchronize"] = torch.mps.synchronize
     return Backend(
         name="torch" if kind == "cpu" else f"torch:{device}",
         xp=xp,
@@ -214,7 +209,6 @@ def _on(device: torch.device) -> Backend:
         compile=partial(in_precision, products),
         fold=fold,
         plain_fold=plain,
-        synchronize=partial(_synchronize, device),
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
         **own,
     )
@@ -300,14 +294,11 @@ def _traced(x: torch.Tensor) -> bool:
     return torch.compiler.is_compiling() or (isinstance(x, torch.Tensor) and _wrapped(x))
 
 
-def _autocasts(kind: str) -> bool:
-    return kind != "meta" and torch.is_autocast_enabled(kind)
-
-
-def _without_autocast(kind: str, tf32: bool = False) -> AbstractContextManager[Any]:
+# TF32 concerns a GPU alone: see `_products`.
+def _without_autocast(kind: str, _tf32: bool = False) -> AbstractContextManager[Any]:
     """Compute in the dtypes that are given."""
-    del tf32  # what concerns a GPU alone is in `_products`
-    return torch.autocast(kind, enabled=False) if _autocasts(kind) else nullcontext()
+    autocasts = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if autocasts else nullcontext()
 
 
 @contextmanager

@@ -227,11 +227,8 @@ class Measurement:
         }
         about = {"backend": self.backend, "device": self.device, "batch": batch or "full"}
         about |= {"p": p, "k": k, "models": m, "n": self.n, "repeats": self.repeats}
-        return (
-            about
-            | {name: float(f"{x:.5g}") for name, x in numbers.items()}
-            | {"reason": self.reason}
-        )
+        rounded = {name: float(f"{x:.5g}") for name, x in numbers.items()}
+        return about | rounded | {"reason": self.reason}
 
 
 def usable_backends() -> list[Backend]:
@@ -353,21 +350,26 @@ def _copier(backend: Backend, x: Array) -> tuple[Callable[[], Array], int]:
     return write, 1
 
 
-def _negated(update: Update, shared: Shared, x: Array, rows: Any, factor: Any) -> Array:
-    del shared, rows, factor
+def _negated(update: Update, _shared: Shared, x: Array, _rows: Any, _factor: Any) -> Array:
     return update.xp.negative(x)
 
 
 def _fastest(backend: Backend, run: Callable[[], Array], limit: float = _CEILING_SECONDS) -> float:
     """Return the seconds of the fastest run."""
-    wait(backend, run())
-    end = time.perf_counter() + limit
-    seconds: list[float] = []
-    while len(seconds) < 3 or (time.perf_counter() < end and len(seconds) < 50):
+    return min(_seconds(backend, lambda: (run(),), limit, least=3, most=50))
+
+
+def _seconds(
+    backend: Backend, run: Callable[[], tuple[Array, ...]], limit: float, *, least: int, most: int
+) -> list[float]:
+    """Return the seconds of each run but the first, as many as begin within the limit."""
+    wait(backend, *run())
+    end, measured = time.perf_counter() + limit, list[float]()
+    while len(measured) < least or (time.perf_counter() < end and len(measured) < most):
         start = time.perf_counter()
-        wait(backend, run())
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        wait(backend, *run())
+        measured.append(time.perf_counter() - start)
+    return measured
 
 
 def wait(backend: Backend, *arrays: Array) -> None:
@@ -520,10 +522,5 @@ def median_seconds(
     >>> median > 0.0
     True
     """
-    wait(backend, *run())
-    end, measured = time.perf_counter() + seconds, list[float]()
-    while len(measured) < _REPEATS and (not measured or time.perf_counter() < end):
-        start = time.perf_counter()
-        wait(backend, *run())
-        measured.append(time.perf_counter() - start)
+    measured = _seconds(backend, run, seconds, least=1, most=_REPEATS)
     return median(measured), len(measured)

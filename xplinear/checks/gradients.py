@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
+from typing import Any, Literal
 
 import numpy as np
 
@@ -182,33 +182,12 @@ numerical 0.25; 30 coordinates, 2 at a kink
         )
 
 
-class _Drawn(TypedDict, total=False):
-    coordinates: int
-    seed: int
-    tolerance: float | None
-
-
-@overload
-def check_gradient(subject: Objective, point: Params, **drawn: Unpack[_Drawn]) -> GradientCheck: ...
-@overload
 def check_gradient(
-    subject: Loss, point: Array, y: Array, *, xp: Namespace = None, **drawn: Unpack[_Drawn]
-) -> GradientCheck: ...
-@overload
-def check_gradient(
-    subject: Callable[[Array], Any],
-    point: Array,
-    *,
-    grad: Callable[[Array], Array] | Array,
-    xp: Namespace = None,
-    **drawn: Unpack[_Drawn],
-) -> GradientCheck: ...
-def check_gradient(
-    subject: Any,
-    point: Any,
+    subject: Objective | Loss | Callable[[Array], Any],
+    point: Params | Array,
     y: Array | None = None,
     *,
-    grad: Any = None,
+    grad: Callable[[Array], Array] | Array | None = None,
     coordinates: int = 200,
     seed: int = 0,
     tolerance: float | None = None,
@@ -317,29 +296,23 @@ def _places(sizes: Sequence[int], coordinates: int, seed: int) -> list[tuple[int
     ]
 
 
-class _Subject(NamedTuple):
-    """Named arrays, the analytic gradient in each, and the value as a function of the arrays."""
-
-    names: tuple[str, ...]
-    points: tuple[Array, ...]
-    grads: tuple[Array, ...]
-    value: Callable[..., Any]
-
-
-def _subject(subject: Any, point: Any, y: Array | None, grad: Any, xp: Namespace) -> _Subject:
+def _subject(
+    subject: Any, point: Any, y: Array | None, grad: Any, xp: Namespace
+) -> tuple[tuple[str, ...], tuple[Array, ...], tuple[Array, ...], Callable[..., Any]]:
+    """Return names of arrays, these, the gradient in each, and the value as their function."""
     if isinstance(subject, Objective):
         subject.check_params(point, "point")
         check_finite("point: W", point.W)
         _, (dW, db) = subject.value_and_grad(point)
         value = partial(_objective_value, subject)
         if subject.fit_intercept:
-            return _Subject(("W", "b"), (point.W, point.b), (dW, db), value)
-        return _Subject(("W",), (point.W,), (dW,), partial(value, b=point.b))
+            return ("W", "b"), (point.W, point.b), (dW, db), value
+        return ("W",), (point.W,), (dW,), partial(value, b=point.b)
     if y is not None:
         _WITH_GRADIENT("subject", subject)
         check_array("point", point)
         _, G = subject.value_and_grad(point, y, xp=scores_namespace(point, y, xp=None))
-        return _Subject(("Z",), (point,), (G,), lambda Z: subject.value_and_grad(Z, y, xp=xp)[0])
+        return ("Z",), (point,), (G,), lambda Z: subject.value_and_grad(Z, y, xp=xp)[0]
     CALLABLE("subject", subject)
     if grad is None:
         msg = "a loss is checked at scores and y, a function with its gradient: grad=..."
@@ -347,7 +320,7 @@ def _subject(subject: Any, point: Any, y: Array | None, grad: Any, xp: Namespace
     check_array("point", point)
     gradient = grad(point) if callable(grad) else grad
     check_array("grad" if gradient is grad else "what grad returns", gradient)
-    return _Subject(("w",), (point,), (gradient,), subject)
+    return ("w",), (point,), (gradient,), subject
 
 
 def _block_value(

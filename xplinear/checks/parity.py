@@ -137,15 +137,13 @@ def _measure(backend: Backend, dtype: str, loss: str, penalty: str) -> tuple[lis
         what = backend, getattr(backend.xp, dtype), loss, penalty
         objective, params = random_objective(*what)
         own, _ = random_objective(*what, labels=2)
-        (value, grads), (own_value, own_grads) = (
-            F.value_and_grad(params) for F in (objective, own)
-        )
+        values, grads = zip(*(F.value_and_grad(params) for F in (objective, own)), strict=True)
         smooth = objective.loss.smooth
         start, solver = (objective.zeros(), _SGD) if smooth else (params, _KINKED_SGD)
         trained = minimize(objective, solver, start).params
         return tuple(
             [backend.to_host(a).astype(np.float64) for a in arrays]
-            for arrays in ([value, own_value], [*grads, *own_grads], trained)
+            for arrays in (values, [*grads[0], *grads[1]], trained)
         )
 
 

@@ -89,11 +89,6 @@ class ArrayData:
         """The number of features."""
         return self.X.shape[1]
 
-    @property
-    def labels(self) -> Array:
-        """y of the rows held."""
-        return self.y
-
     weight_sum = cached_property(blocks.weight_sum)
     weights = cached_property(blocks.weights_held)
     shares = cached_property(blocks.shares)

@@ -24,6 +24,7 @@ from xplinear.arguments import (
     integer,
     warn,
 )
+from xplinear.arguments import settle as check_fields
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data.protocol import Batch, Block, Data
@@ -71,8 +72,6 @@ class Source(Data, Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    @property
-    def y(self) -> Array: ...
     @property
     def s(self) -> Array | None: ...
     @property
@@ -275,9 +274,7 @@ def settle(source: Source, find: Callable[[], Array], n: int | None = None) -> N
 
     ``find`` gives X on the backend, or the first of its n rows.
     """
-    _BACKEND("backend", source.backend)
-    _CLASSES("classes", source.classes)
-    _ROWS("padding", source.padding)
+    check_fields(source, backend=_BACKEND, classes=_CLASSES, padding=_ROWS)
     X = find()
     labelled = source.y is not None  # else they are rows to predict, which are checked
     if labelled:
@@ -513,8 +510,7 @@ def map_(
     backend, left = source.backend, source.n
     for part in _results(source, function, static, args, scores):
         # Without the rows that were added.
-        whole = part.shape[0] <= left
-        yield part if whole else backend.asarray(backend.near(part)[:left, ...])
+        yield part if part.shape[0] <= left else backend.asarray(backend.near(part)[:left, ...])
         left -= part.shape[0]
 
 

@@ -72,9 +72,7 @@ class Data(Protocol):
     def p(self) -> int: ...
 
     @property
-    def labels(self) -> Array:
-        """y of the rows held."""
-        ...
+    def y(self) -> Array: ...  # of the rows held
 
     @property
     def weight_sum(self) -> Array:

@@ -140,11 +140,9 @@ class DenseRows(NamedTuple):
         shift = centre + shift[:, None] / xp.where(scale != 0.0, scale, 1.0)
         unit, m = scale * unit[:, None], centre.shape[1]
         own = [s if s is None or 1 in (m, s.shape[1]) else s[:, j : j + 1] for j in range(m)]
-        first, second = zip(
-            *(_moments(self.X, own[j], shift[:, j], unit[:, j], xp=xp) for j in range(m)),
-            strict=True,
-        )
-        return xp.concat(first, axis=1), xp.concat(second, axis=1)
+        parts = [_moments(self.X, own[j], shift[:, j], unit[:, j], xp=xp) for j in range(m)]
+        first, second = (xp.concat(part, axis=1) for part in zip(*parts, strict=True))
+        return first, second
 
     def lengths(self, *, xp: Namespace) -> Array:
         """Return the norms ‖x‖ ``(r, 1 or m)``."""

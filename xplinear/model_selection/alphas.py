@@ -124,7 +124,7 @@ def _best_intercept(objective: Objective) -> Array:
     true, _, _ = class_counts(objective, nothing)
     rows = ArrayData(
         xp.zeros((k, 1), **data.backend.kind(data.dtype)),
-        xp.arange(k, **data.backend.kind(data.labels.dtype)),
+        xp.arange(k, **data.backend.kind(data.y.dtype)),
         xp.astype(true, data.dtype).T,
         data.dtype,
         backend=data.backend,
