@@ -198,6 +198,7 @@ class TestWithoutFloat64:
 
     @pytest.mark.parametrize("there", ["array_api_strict:device1", "numpy", "torch"])
     def test_float64_becomes_float32_where_it_is(self, device, there):
+        pytest.importorskip(there.partition(":")[0])
         x = xl.get_backend(there).asarray([1.0, 2.5])
         assert "float64" in str(x.dtype) or there == "torch"
         assert device.asarray(x).dtype == device.xp.float32
