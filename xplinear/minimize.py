@@ -151,6 +151,8 @@ class Loop(NamedTuple):
 
     def observing(self, table: HostArray, seconds: float) -> Observed:
         """Return what is known of all models, by the ``table (9, running)`` of some."""
+        if not self.left:
+            return Observed._make([*table, seconds])
         *before, _ = self.last._replace(diverged=np.zeros(len(self.waited)))
         full = np.stack(before)
         full[:, self.running] = table

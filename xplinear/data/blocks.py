@@ -315,7 +315,7 @@ def with_labels(source: _AnySource, labels: Array, targets: Array | None = None)
 
 def with_standard(source: _AnySource, standard: Standard | None) -> _AnySource:
     """Return the same rows, standardized in this way instead of that they had."""
-    return replace(source, standard=standard)
+    return source if standard is source.standard else replace(source, standard=standard)
 
 
 def take(source: _AnySource, models: Array) -> _AnySource:
