@@ -169,6 +169,7 @@ def _scalar(value: Any) -> bool | int | float:
     raise _Unfit
 
 
+@cache
 def number(interval: str) -> Check:
     """Return the check for a real number in an interval, written as in a textbook.
 
@@ -201,6 +202,7 @@ def number(interval: str) -> Check:
     return Check((wants,), read)
 
 
+@cache
 def integer(least: int) -> Check:
     """Return the check for an integer of at least ``least`` that fits 64 bits."""
 
@@ -216,6 +218,7 @@ def integer(least: int) -> Check:
     return Check((f"an integer of at least {least}",), read)
 
 
+@cache
 def one_of(*names: str) -> Check:
     """Return the check for one of some names."""
     wants = map(repr, names) if len(names) < 3 else [f"one of {', '.join(names)}"]
