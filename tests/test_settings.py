@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import pickle
 import re
 from dataclasses import FrozenInstanceError, fields, replace
@@ -28,7 +29,7 @@ SEARCHED = {"alphas", "cv", "scoring", "one_standard_error", "learning_rates", "
 
 def documented(kind):
     """Return the defaults that a docstring tells."""
-    entries = re.findall(r"^    (\w+) : .*, default (.+)$", kind.__doc__, re.MULTILINE)
+    entries = re.findall(r"^(\w+) : .*, default (.+)$", inspect.getdoc(kind), re.MULTILINE)
     return {name: ast.literal_eval(default) for name, default in entries}
 
 
