@@ -222,11 +222,14 @@ class Objective:
             msg = f"{name} must be an array of the library of the data, {backend}, got {shown(a)}"
             raise ArgumentError(msg)
 
-    def _sums(self, function: Callable[..., tuple[Array, ...]], params: Params) -> Any:
+    def _sums(
+        self, function: Callable[..., tuple[Array, ...]], params: Params, operation: str = ""
+    ) -> Any:
         """Return what a function of a block and the parameters sums up to over all blocks."""
         self.check_params(params)
-        static = self.loss, self.xp
-        return self.data.reduce(function, static, params, scores=self.m * self.k)
+        static, kernel = (self.loss, self.xp), self.data.backend.kernel(self.loss, operation)
+        own = {} if kernel is None else {"kernel": kernel}
+        return self.data.reduce(function, static, params, scores=self.m * self.k, **own)
 
     def data_loss(self, params: Params) -> Array:
         """Return the weighted mean loss ``(m,)``, accumulated in float64 where there is one."""
@@ -235,7 +238,7 @@ class Objective:
 
     def data_loss_and_grad(self, params: Params) -> tuple[Array, Params]:
         """Return the weighted mean loss ``(m,)`` and its gradient in W and b."""
-        total, dW, db = self._sums(_block_loss_and_grad, params)
+        total, dW, db = self._sums(_block_loss_and_grad, params, "loss_and_grad")
         weight = self.xp.astype(self.data.weight_sum, dW.dtype)[:, None]
         db = db / weight if self.fit_intercept else self.xp.zeros_like(db)
         return total / self.data.weight_sum, Params(dW / weight, db)

@@ -142,7 +142,7 @@ class Plain:
     def map(self, function, static, *args, scores):
         yield function(*static, Block(*self._some(slice(None))), *args)
 
-    def reduce(self, function, static, *args, scores=0):
+    def reduce(self, function, static, *args, scores=0, kernel=None):
         return next(self.map(function, static, *args, scores=scores))
 
     def sample(self, rows):

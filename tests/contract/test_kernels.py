@@ -23,6 +23,7 @@ from sklearn.datasets import load_digits
 import xplinear.backends
 from xplinear import LinearClassifier
 from xplinear.backends import available_backends, get_backend
+from xplinear.data.rows import FarStandard, Standard
 from xplinear.losses import LOSSES, SoftmaxLoss
 from xplinear.namespace import device
 from xplinear.penalties import PENALTIES, L2Penalty
@@ -223,6 +224,90 @@ def test_sgd_of_labels_per_model(case: Any, loss: str, batch_size: int) -> None:
     compare(case, after_epochs(case, solver, loss=loss, **problem), 1e-9)
 
 
+def standard(p: int = 5, m: int = 0, *, kind: type = Standard, dtype: str = "float32") -> Any:
+    centre, scale = np.random.default_rng(4).uniform(0.5, 2.0, (2, p, m or 1)).astype(dtype)
+    return kind(*(a if m else a[:, 0] for a in (centre, scale)))
+
+
+def after_a_pass(case: Any, loss: str, **problem: Any) -> list[Any]:
+    """Return what a full pass sums up, by the kernels and by the reference."""
+    problem = {"dtype": "float32"} | problem
+    given, strided = problem.pop("standard", None), problem.pop("strided", None)
+    result = []
+    for backend in (case.backend, case.backend.reference()):
+        one = replace(case, backend=backend)
+        F = one.objective(backend.accelerated(LOSSES[loss]()), L2Penalty(), **problem)
+        if given is not None:
+            F = replace(F, data=F.data.with_standard(type(given)(*map(backend.asarray, given))))
+        if strided:
+            X = one.asarray(problem["X"].repeat(2, 0).repeat(strided, 1), problem["dtype"])
+            X = X[::2, ::3] if strided == 3 else X[::2, : F.data.p]
+            F = replace(F, data=replace(F.data, X=X))
+        value, grads = F.data_loss_and_grad(one.params(F))
+        result.append([value, *grads])
+    return result
+
+
+def small(n: int, p: int, k: int, high: int = 2) -> dict[str, Any]:
+    """Return rows of small integers, which every dtype holds."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, k, n).astype(np.int32)
+    return {"X": rng.integers(0, high, (n, p)), "y": y, "k": k}
+
+
+TWO = {"alpha": (0.01, 0.1)}
+# Problems of which the kernel of one read makes everything, of six columns,
+ONE_READ: dict[str, dict[str, Any]] = {
+    "plain": rows(),
+    "one row": rows(n=1),
+    "more rows": rows(n=400),
+    "more tiles than blocks": rows(n=250, p=133),
+    "one feature": rows(p=1),
+    "common weights": rows() | {"s": weights[:, :1]},
+    "weights per fold": rows() | {"s": weights, "models": [2, 0]},
+    "labels per model": rows() | {"y": labels[:, :2]},
+    "labels per target": rows() | {"y": labels, "targets": [2, 0], "s": weights[:, :2]},
+    "standardized": rows() | {"standard": standard()},
+    "standardized per model": rows() | {"standard": standard(m=2), "s": weights[:, :2]},
+    "far from 0": rows() | {"standard": standard(kind=FarStandard)},
+    "a standard in float64": rows() | {"standard": standard(dtype="float64")},
+    "strided rows": rows() | {"strided": 1},
+    # and of other numbers of columns.
+    "bytes": small(40, 607, 10, 200) | {"stored": "uint8"},
+    "signed bytes": small(40, 100, 2, 100) | {"stored": "int8", "alpha": (0.1,)},
+    "half precision": small(40, 30, 2, 50) | {"stored": "float16"} | TWO,
+    "two bytes": small(40, 31, 3, 500) | {"stored": "int16"},
+    "truth values": small(40, 20, 16) | {"stored": "bool"},
+    "double precision": small(40, 132, 2, 9) | {"dtype": "float64", "alpha": np.ones(5)},
+    "many features": small(20, 1100, 2, 200) | {"stored": "uint8"} | TWO,
+}
+IN_PRODUCTS: dict[str, dict[str, Any]] = {
+    "strided columns": rows() | {"strided": 3},
+    "many classes": rows(n=150, k=40) | {"s": np.tile(weights, (5, 1))[:150, :1]},
+    "two classes of many models": rows(k=2) | {"alpha": np.ones(17)},
+    "standardized": rows(k=40) | {"standard": standard(m=2), "s": weights, "models": [2, 0]},
+    "bytes": small(40, 20, 30, 200) | {"stored": "uint8"},
+    "far more features": small(3, 3000, 3),
+    "double precision": rows(k=40) | {"dtype": "float64"},
+}
+
+
+@pytest.mark.parametrize("name", [*ONE_READ, *(f"products, {name}" for name in IN_PRODUCTS)])
+def test_loss_and_grad(case: Any, name: str) -> None:
+    kernel_of(case, "softmax", "loss_and_grad")
+    problem = ONE_READ.get(name) or IN_PRODUCTS[name.removeprefix("products, ")]
+    tolerance = 1e-12 if problem.get("dtype") == "float64" else 1e-5
+    compare(case, after_a_pass(case, "softmax", **problem), tolerance)
+
+
+@pytest.mark.parametrize("name", ["plain", "labels per target", "products, many classes"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_and_grad_of_every_loss(case: Any, loss: str, name: str) -> None:
+    kernel_of(case, loss, "loss_and_grad")
+    problem = ONE_READ.get(name) or IN_PRODUCTS[name.removeprefix("products, ")]
+    compare(case, after_a_pass(case, loss, **problem), 1e-5)
+
+
 @needs_compiler
 class TestEmulated:
     """That the emulation shows what it is there to show."""
@@ -247,6 +332,26 @@ class TestEmulated:
             if "products" not in name:
                 patch.delattr(emulated, "_by_products")
             solver.step(F, state)
+
+    @pytest.mark.parametrize("name", ONE_READ)
+    def test_one_kernel_reads_the_rows(self, case: Any, emulated: Any, name: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delattr(emulated, "_loss_launcher")
+            patch.setattr(type(case.backend), "reference", lambda backend: backend)
+            after_a_pass(case, "softmax", **ONE_READ[name])
+
+    def test_a_large_gpu_reads_more_features_once(self, case: Any, emulated: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            limits = emulated.cupy.cuda.Device.attributes
+            patch.setitem(limits, "MaxSharedMemoryPerBlockOptin", 227 * 1024)
+            patch.delattr(emulated, "_row_sum")
+            emulated._tiles.cache_clear()
+            try:
+                for p, stored in ((783, "uint8"), (784, "float32"), (1024, "float32")):
+                    problem = small(33, p, 10) | {"alpha": (0.1,), "stored": stored}
+                    compare(case, after_a_pass(case, "softmax", **problem), 1e-5)
+            finally:
+                emulated._tiles.cache_clear()
 
     @pytest.mark.parametrize(
         "change",
@@ -325,6 +430,7 @@ class TestEmulated:
 
 
 @pytest.mark.skipif(find_spec("cupy_backends") is None, reason="needs CuPy's compiler")
+@pytest.mark.parametrize("sizes", [(), ("-DCOLUMNS=10", "-DGROUPS=1")], ids=["", "one read"])
 @pytest.mark.parametrize(
     ("loss", "dtype", "stored", "architecture"),
     [
@@ -332,14 +438,18 @@ class TestEmulated:
         *(("softmax", "float", "float", architecture) for architecture in ("sm_80", "sm_100")),
         ("softmax", "double", "unsigned char", "sm_90"),
         ("softmax", "float", "bfloat16", "sm_90"),
+        ("softmax", "float", "float16", "sm_75"),
     ],
 )
-def test_the_kernels_compile(loss: str, dtype: str, stored: str, architecture: str) -> None:
+def test_the_kernels_compile(
+    loss: str, dtype: str, stored: str, architecture: str, sizes: tuple[str, ...]
+) -> None:
     from cupy_backends.cuda.libs import nvrtc
 
-    program = nvrtc.createProgram(SOURCE.read_text(), "cupy.cu", (), ())
+    source = SOURCE.read_text() + SOURCE.with_name("cupy_pass.cu").read_text()
+    program = nvrtc.createProgram(source, "cupy.cu", (), ())
     types = {"DTYPE": dtype, "STORED": stored, "LOSS": LOSSES[loss].__name__}
-    options = (f"--gpu-architecture={architecture}", "-std=c++17")
+    options = (f"--gpu-architecture={architecture}", "-std=c++17", *sizes)
     try:
         nvrtc.compileProgram(program, (*options, *(f"-D{a}={b}" for a, b in types.items())))
     except nvrtc.NVRTCError:

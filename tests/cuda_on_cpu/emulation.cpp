@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <random>
 #include <tuple>
@@ -21,6 +23,8 @@
 #define __launch_bounds__(...)
 #define SHARED(name) double* name = current->block->shared.data()
 #define PAUSE() give_way()
+#define COPY
+#define MOST_ROWS 16
 
 using std::exp;
 using std::log;
@@ -52,6 +56,14 @@ struct Coroutine {
   unsigned id;
   Index thread;
   bool done = false;
+  struct Copy {
+    unsigned group;
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  std::deque<Copy> copies;
+  unsigned groups = 0;
   std::vector<char> stack = std::vector<char>(1 << 15);
 };
 
@@ -108,6 +120,31 @@ static To as(From from) {
 }
 static float __uint_as_float(unsigned bits) { return as<float>(bits); }
 static float __int_as_float(unsigned bits) { return as<float>(bits); }
+
+static float widened(unsigned short half) {
+  unsigned magnitude = (half & 0x7fffu) << 13;
+  float value = as<float>(magnitude) * 0x1p112f;
+  if (magnitude >= 0x7c00u << 13) value = as<float>(magnitude | 0x7f800000u);
+  return half >> 15 ? -value : value;
+}
+
+// A copy from global to shared memory shows when its group is awaited, not before.
+template <int BYTES>
+static void copy(void* to, const void* from) {
+  static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16);
+  if ((size_t)to % BYTES || (size_t)from % BYTES) std::abort();
+  current->copies.push_back({current->groups, to, from, BYTES});
+}
+static void close_group() { ++current->groups; }
+template <int LEFT>
+static void await_groups() {
+  auto& copies = current->copies;
+  while (!copies.empty() && copies.front().group + LEFT < current->groups) {
+    const auto& one = copies.front();
+    std::memcpy(one.to, one.from, one.bytes);
+    copies.pop_front();
+  }
+}
 
 #include SOURCE
 
@@ -192,3 +229,10 @@ LAUNCHER(loss)
 LAUNCHER(gather)
 LAUNCHER(update)
 LAUNCHER(sgd)
+LAUNCHER(sum_real_real)
+LAUNCHER(sum_real_wide)
+LAUNCHER(sum_wide_real)
+LAUNCHER(sum_wide_wide)
+#ifdef COLUMNS
+LAUNCHER(one_read)
+#endif

@@ -94,7 +94,7 @@ class RawKernel:
         for i, a in enumerate(args):
             if isinstance(a, np.ndarray):
                 assert isinstance(a, ndarray), "an array of the host"
-                X = i == 0 and self._name in {"sgd", "gather"}
+                X = i == 0 and self._name in {"sgd", "gather", "one_read"}
                 assert a.flags.c_contiguous or X, "strides the kernel is not told of"
                 values.append(ctypes.c_void_p(a.ctypes.data))
             else:
@@ -135,7 +135,8 @@ class Device(str):
 
 
 def occupancy(pointer: int, threads: int, shared: int) -> int:
-    return min(2048 // threads, 2 * 64 * 1024 // max(shared, 1)) if shared else 2048 // threads
+    memory = 2 * Device.attributes["MaxSharedMemoryPerBlockOptin"]
+    return min(2048 // threads, memory // shared) if shared else 2048 // threads
 
 
 def _gemm(dtype: str) -> Any:

@@ -10,6 +10,19 @@ struct bfloat16 {
   __device__ operator float() const { return __uint_as_float((unsigned)bits << 16); }
 };
 
+#ifdef __CUDA_ARCH__
+__device__ float widened(unsigned short half) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+  return value;
+}
+#endif
+
+struct float16 {
+  unsigned short bits;
+  __device__ operator float() const { return widened(bits); }
+};
+
 typedef DTYPE T;
 typedef STORED S;
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache, partial
+from math import gcd
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,15 @@ import numpy as np
 from cupy._core import _routines_linalg as linalg
 from cupy.cuda import cublas, driver
 
-from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory_error, native
-from xplinear.backends.epoch import Epoch, fold_in_python
+from xplinear.backends.base import (
+    GPU_COLUMNS,
+    Backend,
+    BackendError,
+    gpu_block_bytes,
+    is_memory_error,
+    native,
+)
+from xplinear.backends.epoch import Epoch, Shared, fold_in_python
 from xplinear.backends.precision import in_precision
 from xplinear.backends.transfer import upload_ahead
 from xplinear.losses import LOSSES, Loss
@@ -25,7 +33,10 @@ from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalt
 
 __all__ = ["describe", "follow", "select"]
 
-_SOURCE = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+_SOURCE = "".join(
+    Path(__file__).with_name(name).read_text(encoding="utf-8")
+    for name in ("cupy.cu", "cupy_pass.cu")
+)
 _TYPES = {
     "float32": "float",
     "float64": "double",
@@ -63,13 +74,17 @@ _DEFAULT_MATH, _TF32_MATH = 0, 3  # of cublasMath_t
 # Chosen by counting bytes and barriers, not measured: batches and stacks of models up to which
 # one kernel for the whole epoch should beat matrix products.
 _SMALL_BATCH, _MOST_ROUNDS = 128, 4
+# Columns that one read of X serves, and bytes of the sums that a thread keeps of each feature.
+_FEW_COLUMNS, _SUM_BYTES = 16, 80
+_STORED = _TYPES | {"float16": "float16"}  # what one_read reads
+_SUMMING_BLOCKS = 2**15  # times the columns of each
 
 
 @cache
-def _kernel(name: str, loss: type, dtype: str, stored: str) -> cupy.RawKernel:
-    """Return a kernel of ``cupy.cu``; ``sgd`` runs only if all of its blocks run at once."""
-    types = {"DTYPE": _TYPES[dtype], "STORED": _TYPES[stored], "LOSS": loss.__name__}
-    options = ("-std=c++17", *(f"-D{key}={value}" for key, value in types.items()))
+def _kernel(loss: type, dtype: str, stored: str, name: str, **sizes: int) -> cupy.RawKernel:
+    """Return a kernel of the source; ``sgd`` runs only if all of its blocks run at once."""
+    types = {"DTYPE": _TYPES[dtype], "STORED": _STORED[stored], "LOSS": loss.__name__}
+    options = ("-std=c++17", *(f"-D{key}={value}" for key, value in (types | sizes).items()))
     return cupy.RawKernel(_SOURCE, name, options, enable_cooperative_groups=name == "sgd")
 
 
@@ -94,6 +109,11 @@ def _strides(X: cupy.ndarray) -> tuple[np.int64, ...]:
     return tuple(np.int64(stride // X.itemsize) for stride in X.strides)
 
 
+def _team(k: int) -> int:
+    """Return how many threads share a row: a few those of few classes, a block those of many."""
+    return min(32, 1 << (k // 4).bit_length()) if k <= _WARP_CLASSES else _THREADS
+
+
 def _loss_launcher(
     loss: Loss, dtype: np.dtype[Any], m: int, c: int, labels: int, weights: int = 0
 ) -> Callable[..., None]:
@@ -103,10 +123,9 @@ def _loss_launcher(
     models, rows, values ``(n, m)`` and G, which may be Z.
     """
     k = max(c, 2)
-    # A warp serves several rows of few classes, a block one row of very many.
-    team = min(32, 1 << (k // 4).bit_length()) if k <= _WARP_CLASSES else _THREADS
+    team = _team(k)
     teams = _THREADS // team
-    kernel = _kernel("loss", type(loss), str(dtype), str(dtype))
+    kernel = _kernel(type(loss), str(dtype), str(dtype), "loss")
     numbers = *_integers(m, k, c, labels, weights), dtype.type(getattr(loss, "margin", 0.0))
 
     def launch(n: int, *pointers: Any) -> None:
@@ -128,6 +147,119 @@ def _value_and_grad(
         launch, nothing = _loss_launcher(loss, Z.dtype, m, k, _columns(y)), [_pointer(None)] * 4
         launch(n, Z, y, *nothing, values, G)
     return values, G
+
+
+class _Tiles(NamedTuple):
+    """How the kernel ``one_read`` goes through rows."""
+
+    kernel: Callable[[str], cupy.RawKernel]
+    blocks: int  # that run at once
+    rows: int  # at a time
+    row_bytes: int
+    stages: int  # how many times so many rows are in shared memory
+    shared_bytes: int
+
+
+@cache
+def _tiles(
+    device: int, kind: tuple[type, str], stored: str, stored_bytes: int, p: int, m: int, c: int
+) -> _Tiles | None:
+    """Return how to read rows once for a loss and its gradient; None where they do not fit."""
+    limits, columns, item = cupy.cuda.Device(device).attributes, m * c, int(kind[1][5:]) // 8
+    fours = -(-p // 4)
+    groups = -(-fours // _THREADS)
+    if columns > _FEW_COLUMNS or groups * columns * item > _SUM_BYTES:
+        return None
+    # The more slices of four features a row has, the more warps share it: 1, 2, 4 or 8.
+    rows = 128 // min(8, 1 << (-(-fours // 4) - 1).bit_length())
+    # Four words more than a multiple of 32: eight rows then lie on different memory banks.
+    row_bytes = -(-(4 * fours * stored_bytes - 16) // 128) * 128 + 16
+    reals = 4 * (fours * (columns | 1) + max(256, 32 * columns) + rows * -(-columns // 4)) + columns
+    most = limits["MaxSharedMemoryPerBlockOptin"]
+    for stages in (3, 2):
+        shared = item * reals + stages * rows * (row_bytes + m * (item + 4))
+        if shared > most:
+            continue
+        kernel = partial(_kernel, *(*kind, stored), COLUMNS=columns, GROUPS=groups)
+        one_read = kernel("one_read")
+        one_read.max_dynamic_shared_size_bytes = most
+        ready = driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            one_read.kernel.ptr, _THREADS, shared
+        )
+        if ready:
+            blocks = ready * limits["MultiProcessorCount"]
+            return _Tiles(kernel, blocks, rows, row_bytes, stages, shared)
+    return None
+
+
+def _loss_and_grad(
+    device: cupy.cuda.Device, loss: Loss, block: Any, shared: Shared, params: Any
+) -> tuple[cupy.ndarray, ...] | None:
+    """Return summed losses ``(m,)`` of a block, and their gradient in W and b."""
+    (X, standard), y, s, (W, b) = block.rows, block.y, block.s, params
+    (p, m, c), n, stored, kind = W.shape, len(X), str(X.dtype), (type(loss), str(W.dtype))
+    if stored not in _STORED or kind[1] not in ("float32", "float64"):
+        return None
+    y, targets, models = (
+        None if a is None else cupy.ascontiguousarray(a, np.int32)
+        for a in (y, shared.targets, shared.models)
+    )
+    s = None if s is None else cupy.ascontiguousarray(s)
+    labels = y, *map(_pointer, (targets, s, models))
+    dense = X.strides[1] == X.itemsize
+    tiles = _tiles(device.id, kind, stored, X.itemsize, p, m, c) if dense else None
+    if tiles is None:
+        rows, values = block.rows.astype(W.dtype, xp=xp), cupy.empty((n, m), W.dtype)
+        Z, kernel = rows.scores(W, b, xp=xp), partial(_kernel, *kind, kind[1])
+        launch = _loss_launcher(loss, W.dtype, m, c, _columns(y), _columns(s))
+        launch(n, Z, *labels, _pointer(None), values, Z)
+        total = _row_sum(kernel, Z.reshape(n, m * c), W.dtype).reshape(m, c)
+        return _row_sum(kernel, values, np.float64), *rows.gradient(Z, xp=xp, total=total)
+    centre, scale = (
+        None if a is None else cupy.ascontiguousarray(a.reshape(p, -1).T)
+        for a in standard or (None, None)
+    )
+    P, blocks, k = 4 * -(-p // 4) + 4, min(tiles.blocks, -(-n // tiles.rows)), max(c, 2)
+    partials = cupy.empty((blocks, m * c * P), W.dtype)
+    losses = cupy.empty((blocks, m), np.float64)
+    alignment = gcd(X.data.ptr, X.strides[0], p * X.itemsize)
+    arguments = (
+        *(X, np.int64(X.strides[0] // X.itemsize), *labels),
+        *(cupy.ascontiguousarray(W.transpose(1, 2, 0)), cupy.ascontiguousarray(b)),
+        *(_pointer(centre), _pointer(scale), partials, losses, np.int64(n)),
+        *_integers(p, m, k, c, _columns(y), _columns(s), 0 if centre is None else len(centre)),
+        *_integers(next((unit for unit in (16, 8, 4) if alignment % unit == 0), 0), tiles.rows),
+        *_integers(tiles.row_bytes // X.itemsize, tiles.stages, _team(k)),
+        W.dtype.type(getattr(loss, "margin", 0.0)),
+    )
+    one_read = tiles.kernel("one_read")
+    one_read((blocks,), (_THREADS,), arguments, shared_mem=tiles.shared_bytes)
+    sums = _part_sums(tiles.kernel, partials, W.dtype).reshape(m, c, P)
+    dW, db = sums[:, :, :p].transpose(2, 0, 1), sums[:, :, P - 4]
+    return _part_sums(tiles.kernel, losses, np.float64)[0], dW, db
+
+
+def _part_sums(
+    kernel: Callable[[str], cupy.RawKernel], A: cupy.ndarray, dtype: Any, parts: int = 1
+) -> cupy.ndarray:
+    """Return sums ``(parts, columns)`` of about equal parts of the rows of A ``(n, columns)``."""
+    n, columns = A.shape
+    width, chunk = min(32, 1 << (columns - 1).bit_length()), -(-n // parts)
+    sums = cupy.empty((-(-n // chunk), columns), dtype)
+    kinds = ("wide" if a.dtype == np.float64 else "real" for a in (A, sums))
+    kernel("sum_" + "_".join(kinds))(
+        (-(-columns // width) * len(sums),),
+        (width, _THREADS // width),
+        (A, sums, np.int64(n), *_integers(columns, chunk)),
+        shared_mem=8 * _THREADS,
+    )
+    return sums
+
+
+def _row_sum(kernel: Callable[[str], cupy.RawKernel], A: cupy.ndarray, dtype: Any) -> cupy.ndarray:
+    """Return the sum ``(columns,)`` of the rows of A ``(n, columns)``, by enough blocks."""
+    parts = max(1, min(_SUMMING_BLOCKS // A.shape[1], A.shape[0] // 64))
+    return _part_sums(kernel, _part_sums(kernel, A, np.float64, parts), dtype)[0]
 
 
 class _Packed(NamedTuple):
@@ -155,7 +287,7 @@ class _Packed(NamedTuple):
         return self.y, *map(_pointer, (self.targets, self.s, self.models))
 
     def kernel(self, name: str) -> cupy.RawKernel:
-        return _kernel(name, type(self.loss), str(self.W.dtype), str(self.X.dtype))
+        return _kernel(type(self.loss), str(self.W.dtype), str(self.X.dtype), name)
 
 
 def _sgd(loss: Loss, epoch: Epoch) -> Any:
@@ -336,6 +468,7 @@ def _on(index: int) -> Backend:
 
     kernels: dict[str, Callable[..., Any]] = {
         "value_and_grad": partial(_value_and_grad, device),
+        "loss_and_grad": in_precision(products, _loss_and_grad, device),
         "sgd": in_precision(products, _sgd),
     }
     return Backend(
@@ -347,7 +480,7 @@ def _on(index: int) -> Backend:
         fold=in_precision(products, fold_in_python),
         compile=partial(in_precision, products),
         tensor_cores=True,
-        block_bytes=256 * 2**20,
+        block_bytes=gpu_block_bytes(device.mem_info[1]),
         free_columns=GPU_COLUMNS,
         free_memory=free_memory,
         upload=partial(upload_ahead, copier=partial(_Copies, index)),

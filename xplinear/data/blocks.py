@@ -27,7 +27,7 @@ from xplinear.arguments import (
 from xplinear.arguments import settle as check_fields
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch, Shared, Update
-from xplinear.data.protocol import Batch, Block, Data
+from xplinear.data.protocol import Batch, Block, Data, Kernel
 from xplinear.data.rows import DenseRows, FarStandard, Standard
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace, device
 
@@ -257,10 +257,21 @@ def _sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Ar
 def _labelled(source: Source, X: Array, rows: slice) -> Block:
     """Return rows in the dtype of the computation, with their labels and weights."""
     # Without labels nothing is summed, and rows that were added do not matter.
-    weights = None if source.y is None else source.weights
-    s = None if weights is None else weights[rows, :]
-    y = None if source.y is None else source.y[rows, ...]
+    y, s = (None, None) if source.y is None else _labels(source, rows)
     return _block(source, X, y, s)
+
+
+def _labels(source: Source, rows: slice) -> tuple[Array, Array | None]:
+    return source.y[rows, ...], None if source.weights is None else source.weights[rows, :]
+
+
+def _as_stored(source: Source, X: Array, rows: slice) -> Block:
+    """Return rows as a kernel takes them: X, and the labels and weights of all models, as held."""
+    standard = source.standard
+    if standard is None or not _copies(standard, source.dtype):
+        return Block(DenseRows(X, standard), *_labels(source, rows))
+    own = _rows_of(X, source.dtype, standard, xp=source.backend.xp)
+    return Block(own, *_labels(source, rows))
 
 
 def _block(source: Source, X: Array, y: Array | None, s: Array | None) -> Block:
@@ -454,8 +465,9 @@ def _results(
     static: Sequence[Hashable],
     args: tuple[Any, ...],
     scores: int,
+    kernel: Kernel | None = None,
 ) -> Iterator[Any]:
-    """Yield ``function(*static, block, *args)`` of each block.
+    """Yield ``function(*static, block, *args)`` of each block, by the kernel where it can.
 
     Where a block does not fit in memory, the pass goes on from there with blocks half as large.
     """
@@ -463,8 +475,11 @@ def _results(
     apply = backend.compile(function, *static)
     done = failed = 0
 
+    shared = Shared(None, source.models, source.targets)
+
     def applied(stored: tuple[Array, slice]) -> Any:
-        return apply(_labelled(source, *stored), *args)
+        result = kernel and kernel(_as_stored(source, *stored), shared, *args)
+        return result or apply(_labelled(source, *stored), *args)
 
     while done < source.n:
         size = rows_per_block(source, scores)
@@ -520,9 +535,10 @@ def reduce(
     static: Sequence[Hashable],
     *args: Any,
     scores: int = 0,
+    kernel: Kernel | None = None,
 ) -> tuple[Array, ...]:
     """Return the sums over all blocks of ``function(*static, block, *args)``."""
-    parts: Any = _results(source, function, static, args, scores)
+    parts: Any = _results(source, function, static, args, scores, kernel)
     with closing(parts):  # at once, though an error's traceback may hold them
         return functools.reduce(
             lambda total, part: tuple(a + b for a, b in zip(total, part, strict=True)), parts

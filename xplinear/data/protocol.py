@@ -7,14 +7,18 @@ static arguments are hashable, so that a backend may compile them once and keep 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch
 from xplinear.data.rows import Rows, Standard
 from xplinear.namespace import Array, Namespace
 
-__all__ = ["Batch", "Block", "Data", "Standard"]
+__all__ = ["Batch", "Block", "Data", "Kernel", "Standard"]
+
+# Called with a `Block` as it is stored, a `Shared`, and the arguments of the function whose place
+# it takes; None leaves the block to that.
+Kernel: TypeAlias = Callable[..., tuple[Array, ...] | None]
 
 
 class Block(NamedTuple):
@@ -121,10 +125,12 @@ class Data(Protocol):
         static: Sequence[Hashable],
         *args: Any,
         scores: int = 0,
+        kernel: Kernel | None = None,
     ) -> tuple[Array, ...]:
         """Return the sums over all blocks of ``function(*static, block, *args)``.
 
-        ``scores`` is the number of scores per row the function makes, to bound its memory.
+        ``scores`` is the number of scores per row the function makes, to bound its memory;
+        ``kernel``, given only where there is one, may take the function's place.
         """
         ...
 

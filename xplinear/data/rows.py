@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array, Namespace, row_sum
 
 __all__ = ["DenseRows", "FarStandard", "Rows", "Standard", "centred_scores", "spread"]
 
@@ -119,12 +119,14 @@ class DenseRows(NamedTuple):
             b = b - centred_scores(centre, W, xp=xp)
         return xp.reshape(self.X @ xp.reshape(W, (p, m * c)), (self.X.shape[0], m, c)) + b
 
-    def gradient(self, G: Array, *, xp: Namespace) -> tuple[Array, Array]:
-        """Return XᵀG ``(p, m, c)`` and 1ᵀG ``(m, c)``."""
+    def gradient(
+        self, G: Array, *, xp: Namespace, total: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return XᵀG ``(p, m, c)`` and 1ᵀG ``(m, c)``, which may be given."""
         (r, m, c), p = G.shape, self.X.shape[1]
         # The product in this order leaves each column contiguous.
         dW = xp.reshape((xp.reshape(G, (r, m * c)).T @ self.X).T, (p, m, c))
-        db = xp.sum(G, axis=0)
+        db = row_sum(G, xp=xp) if total is None else total
         if self.standard is not None:
             centre, scale = map(_columns, self.standard)
             dW = scale[:, :, None] * (dW - spread(centre, db, xp=xp))
