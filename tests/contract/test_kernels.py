@@ -248,11 +248,12 @@ def after_a_pass(case: Any, loss: str, **problem: Any) -> list[Any]:
     return result
 
 
-def small(n: int, p: int, k: int, high: int = 2) -> dict[str, Any]:
-    """Return rows of small integers, which every dtype holds."""
+def small(n: int, p: int, k: int, other: float = 1.0) -> dict[str, Any]:
+    """Return rows of 0 and 1, and here and there another value."""
     rng = np.random.default_rng(1)
-    y = rng.integers(0, k, n).astype(np.int32)
-    return {"X": rng.integers(0, high, (n, p)), "y": y, "k": k}
+    X = rng.integers(0, 2, (n, p)).astype(type(other))
+    X[::7, ::97] = other
+    return {"X": X, "y": rng.integers(0, k, n).astype(np.int32), "k": k}
 
 
 TWO = {"alpha": (0.01, 0.1)}
@@ -274,11 +275,11 @@ ONE_READ: dict[str, dict[str, Any]] = {
     "strided rows": rows() | {"strided": 1},
     # and of other numbers of columns.
     "bytes": small(40, 607, 10, 200) | {"stored": "uint8"},
-    "signed bytes": small(40, 100, 2, 100) | {"stored": "int8", "alpha": (0.1,)},
-    "half precision": small(40, 30, 2, 50) | {"stored": "float16"} | TWO,
-    "two bytes": small(40, 31, 3, 500) | {"stored": "int16"},
+    "signed bytes": small(40, 100, 2, -100) | {"stored": "int8", "alpha": (0.1,)},
+    "half precision": small(40, 30, 2, -0.1) | {"stored": "float16"} | TWO,
+    "two bytes": small(40, 31, 3, -500) | {"stored": "int16"},
     "truth values": small(40, 20, 16) | {"stored": "bool"},
-    "double precision": small(40, 132, 2, 9) | {"dtype": "float64", "alpha": np.ones(5)},
+    "double precision": small(40, 132, 2) | {"dtype": "float64", "alpha": np.ones(5)},
     "many features": small(20, 1100, 2, 200) | {"stored": "uint8"} | TWO,
 }
 IN_PRODUCTS: dict[str, dict[str, Any]] = {
