@@ -21,6 +21,7 @@ from xplinear.backends.base import (
     Backend,
     BackendError,
     free_host_memory,
+    gpu_block_bytes,
     is_memory_error,
     native,
 )
@@ -131,6 +132,11 @@ def _free_memory(device: Any) -> int:
     return statistics["bytes_limit"] - statistics["bytes_in_use"]
 
 
+def _block_bytes(device: Any) -> int:
+    statistics = device.memory_stats()
+    return gpu_block_bytes(statistics["bytes_limit"]) if statistics else 16 * 2**20
+
+
 def _out_of_memory(error: BaseException) -> bool:
     exhausted = str(error).startswith("RESOURCE_EXHAUSTED")
     return is_memory_error(error) or (exhausted and isinstance(error, jax.errors.JaxRuntimeError))
@@ -198,7 +204,7 @@ def _on(device: Any) -> Backend:
         refuses=_refuses,
         traced=_traced,
         settings=_settings,
-        block_bytes=16 * 2**20 if device.platform == "cpu" else 256 * 2**20,
+        block_bytes=_block_bytes(device),
         free_columns=1 if device.platform == "cpu" else GPU_COLUMNS,
         free_memory=partial(_free_memory, device),
         out_of_memory=_out_of_memory,

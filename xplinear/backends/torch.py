@@ -14,7 +14,14 @@ import array_api_compat.torch as xp
 import numpy as np
 import torch
 
-from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory_error, native
+from xplinear.backends.base import (
+    GPU_COLUMNS,
+    Backend,
+    BackendError,
+    gpu_block_bytes,
+    is_memory_error,
+    native,
+)
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
 from xplinear.backends.threads import Setting, Threads, renewed_in_children
@@ -190,6 +197,7 @@ def _on(device: torch.device) -> Backend:
         fold = in_precision(products, _fold_on, device)
         own |= {
             "tensor_cores": True,
+            "block_bytes": gpu_block_bytes(torch.cuda.get_device_properties(device).total_memory),
             "free_memory": partial(_free_gpu_memory, device),
             "upload": partial(upload_ahead, copier=partial(_Copies, device)),
             "release_memory": torch.cuda.empty_cache,

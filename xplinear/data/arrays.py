@@ -89,6 +89,11 @@ class ArrayData:
         """The number of features."""
         return self.X.shape[1]
 
+    @property
+    def block_bytes(self) -> int:
+        """Working set of a block."""
+        return self.backend.block_bytes
+
     weight_sum = cached_property(blocks.weight_sum)
     weights = cached_property(blocks.weights_held)
     shares = cached_property(blocks.shares)

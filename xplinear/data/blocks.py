@@ -85,6 +85,8 @@ class Source(Data, Protocol):
     @property
     def budget(self) -> Budget: ...
     @property
+    def block_bytes(self) -> int: ...
+    @property
     def padding(self) -> int: ...
     @property
     def weights(self) -> Array | None: ...
@@ -455,7 +457,7 @@ def rows_per_block(source: Source, scores: int) -> int:
     """Return how many rows keep X and about four arrays of scores in the byte budget."""
     row = _row_bytes(source, scores)
     few = min(_FEW_ROWS, _FEW_BYTES // row)
-    rows = max(few, source.backend.block_bytes // row)
+    rows = max(few, source.block_bytes // row)
     return max(1, min(source.held, rows, source.budget.bytes // row))
 
 

@@ -23,6 +23,7 @@ from xplinear.namespace import Array, HostArray
 __all__ = ["StreamedData", "data_of"]
 
 _HOST_ARRAY = instance(np.ndarray, "a NumPy array")
+_MOST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,11 @@ class StreamedData:
     def p(self) -> int:
         """The number of features."""
         return self.X.shape[1]
+
+    @property
+    def block_bytes(self) -> int:
+        """Working set of a block: not too large to be read while the last one is computed with."""
+        return min(self.backend.block_bytes, _MOST_BYTES)
 
     weight_sum = cached_property(blocks.weight_sum)
     weights = cached_property(blocks.weights_held)
@@ -146,7 +152,7 @@ class StreamedData:
         """
         xp, asarray = self.backend.xp, self.backend.asarray
         batch_bytes = batch_size * self.p * self.X.itemsize
-        size = batch_size * max(1, self.backend.block_bytes // batch_bytes)
+        size = batch_size * max(1, self.block_bytes // batch_bytes)
         pieces = [order[i : i + size] for i in range(0, self.n, size)]
         counts = [len(piece) for piece in pieces]
         if self.padding:
