@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import array_api_compat
 import numpy as np
 
-__all__ = ["Array", "Namespace", "accumulator", "array_namespace", "device", "is_array", "row_sum"]
+__all__ = ["Array", "Namespace", "accumulator", "array_namespace", "device", "is_array"]
 
 # The standard defines no static types for arrays or namespaces.
 Array: TypeAlias = Any
@@ -55,22 +55,6 @@ def accumulator(x: Array, *, xp: Namespace) -> Any:
     dtype('float64')
     """
     return widest(device(x), xp=xp)
-
-
-def row_sum(a: Array, *, xp: Namespace) -> Array:
-    """Return the sum over the rows of ``(r, ...)``: as a product with ones.
-
-    Libraries add up the first axis of few columns several times slower than they multiply.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> row_sum(np.asarray([[[1.0, 2.0]], [[3.0, 4.0]]]), xp=np)
-    array([[4., 6.]])
-    """
-    r, *shape = a.shape
-    ones = xp.ones((1, r), dtype=a.dtype, device=device(a))
-    return xp.reshape(ones @ xp.reshape(a, (r, -1)), tuple(shape))
 
 
 def widest(device: Any, *, xp: Namespace) -> Any:

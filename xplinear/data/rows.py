@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from xplinear.namespace import Array, Namespace, row_sum
+from xplinear.namespace import Array, Namespace
 
 __all__ = ["DenseRows", "FarStandard", "Rows", "Standard", "centred_scores", "spread"]
 
@@ -126,7 +126,7 @@ class DenseRows(NamedTuple):
         (r, m, c), p = G.shape, self.X.shape[1]
         # The product in this order leaves each column contiguous.
         dW = xp.reshape((xp.reshape(G, (r, m * c)).T @ self.X).T, (p, m, c))
-        db = row_sum(G, xp=xp) if total is None else total
+        db = xp.sum(G, axis=0) if total is None else total
         if self.standard is not None:
             centre, scale = map(_columns, self.standard)
             dW = scale[:, :, None] * (dW - spread(centre, db, xp=xp))
