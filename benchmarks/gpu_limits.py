@@ -2,9 +2,10 @@
 
 Four parts, each with its own results, written as soon as it is done:
 
-``full-batch``     one loss and gradient on 1,000,000 rows: p = 1024, k = 1000 as a share of the
-                   measured product of matrices, p = 784, k = 10 as a share of the measured copy,
-                   X counted twice, once for each of the two products
+``full-batch``     one loss and gradient on 1,000,000 rows of float32 and of bytes, with the
+                   backend's own kernels and without: p = 1024, k = 1000 as a share of the measured
+                   product of matrices, p = 784, k = 2, 10 and 16 as a share of one read of X at
+                   the speed of the measured copy
 ``stack``          SGD, batch 64, p = 784, k = 10: a step of 16 and of 45 models beside one of one
 ``sweep``          as large as ImageNet's features, 1,281,167 × 1024, k = 1000: one strength to
                    tol 1e-4, then 45 strengths; scikit-learn's LogisticRegression with array API
@@ -25,6 +26,8 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
 from statistics import median
 from typing import Any
 
@@ -70,18 +73,30 @@ def full_batch(backend: Backend, scale: float, cap: float) -> Rows:
     del cap
     rows: Rows = []
     ceilings = measure_ceilings(backend)
-    for p, k in ((1024, 1000), (784, 10)):
+    for p, k in ((1024, 1000), (784, 2), (784, 10), (784, 16)):
         n, cell = scaled(FULL, scale), Cell(None, p, k, 1)
         F = random_problem(backend, n, p, k, 1)
-        seconds, repeats = median_seconds(backend, evaluation(F), SECONDS)
-        flops, read = cell.flops(n) / seconds, 2 * 4 * n * p / seconds
-        row = {"backend": backend.name, "n": n, "p": p, "k": k}
-        row |= {"seconds": seconds, "repeats": repeats, "flops_per_second": flops}
-        row |= {"share_of_product": flops / ceilings.flops_per_second}
-        row |= {"X_bytes_per_second": read, "share_of_copy": read / ceilings.bytes_per_second}
-        row |= {"product_flops_per_second": ceilings.flops_per_second}
-        rows.append(row | {"copy_bytes_per_second": ceilings.bytes_per_second})
+        for stored, accelerated in product(("float32", "uint8"), (False, True)):
+            own = as_stored(F, stored, accelerated)
+            seconds, repeats = median_seconds(backend, evaluation(own), SECONDS)
+            flops, X_bytes = cell.flops(n) / seconds, own.data.X.itemsize * n * p
+            row = {"backend": backend.name, "n": n, "p": p, "k": k, "stored": stored}
+            row |= {"accelerated": accelerated, "seconds": seconds, "repeats": repeats}
+            row |= {"flops_per_second": flops}
+            row |= {"share_of_product": flops / ceilings.flops_per_second}
+            row |= {"X_bytes_per_second": X_bytes / seconds}
+            row |= {"share_of_one_read": X_bytes / seconds / ceilings.bytes_per_second}
+            row |= {"product_flops_per_second": ceilings.flops_per_second}
+            rows.append(row | {"copy_bytes_per_second": ceilings.bytes_per_second})
     return rows
+
+
+def as_stored(F: xl.Objective, stored: str, accelerated: bool) -> xl.Objective:
+    """Return the same problem with X as float32 or as bytes, with or without kernels."""
+    backend, X, xp = F.data.backend.accelerating(accelerated), F.data.X, F.xp
+    X = X if stored == "float32" else xp.astype(64.0 * xp.abs(X) / xp.max(xp.abs(X)), xp.uint8)
+    data = ArrayData(X, F.data.y, dtype=F.data.dtype, backend=backend)
+    return replace(F, loss=backend.accelerated(xl.losses.SoftmaxLoss()), data=data)
 
 
 def stack(backend: Backend, scale: float, cap: float) -> Rows:
