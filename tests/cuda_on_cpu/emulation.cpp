@@ -24,7 +24,7 @@
 #define SHARED(name) double* name = current->block->shared.data()
 #define PAUSE() give_way()
 #define COPY
-#define MOST_ROWS 16
+#define MOST_ROWS 8
 
 using std::exp;
 using std::log;
