@@ -293,6 +293,16 @@ IN_PRODUCTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture
+def few_blocks(emulated: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A small GPU in the emulation: a block has many tiles."""
+    monkeypatch.setitem(emulated.cupy.cuda.Device.attributes, "MultiProcessorCount", 1)
+    emulated._tiles.cache_clear()
+    yield
+    emulated._tiles.cache_clear()
+
+
+@pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize("name", [*ONE_READ, *(f"products, {name}" for name in IN_PRODUCTS)])
 def test_loss_and_grad(case: Any, name: str) -> None:
     kernel_of(case, "softmax", "loss_and_grad")
@@ -431,7 +441,9 @@ class TestEmulated:
 
 
 @pytest.mark.skipif(find_spec("cupy_backends") is None, reason="needs CuPy's compiler")
-@pytest.mark.parametrize("sizes", [(), ("-DCOLUMNS=10", "-DGROUPS=1")], ids=["", "one read"])
+@pytest.mark.parametrize(
+    "sizes", [(), ("-DPASS", "-DCOLUMNS=10", "-DGROUPS=1")], ids=["", "a pass"]
+)
 @pytest.mark.parametrize(
     ("loss", "dtype", "stored", "architecture"),
     [

@@ -74,6 +74,11 @@ def gpu_block_bytes(memory: int) -> int:
 
     Blocks of 1 GB take a tenth less time than of 256 MB, larger ones hardly less. They do not
     depend on how much is free: the same fit twice adds up in the same order.
+
+    Examples
+    --------
+    >>> [gpu_block_bytes(gigabytes * 2**30) // 2**20 for gigabytes in (8, 80)]
+    [256, 1024]
     """
     return min(2**30, memory // 32)
 

@@ -141,6 +141,8 @@ struct PerModel {
   }
 };
 
+#ifndef PASS  // what follows is not for `cupy_pass.cu`
+
 // Scores Z (n, m, c) to losses (n, m) and their gradient G (n, m, c), which may be Z.
 // y and s are those of the rows `rows`, or of the first n. Block (team, rows at a time).
 extern "C" __global__ void loss(const T* Z, const int* y, const int* targets, const T* s,
@@ -356,3 +358,5 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 ? 4 : 2)
     __syncthreads();
   }
 }
+
+#endif

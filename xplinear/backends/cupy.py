@@ -33,10 +33,8 @@ from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalt
 
 __all__ = ["describe", "follow", "select"]
 
-_SOURCE = "".join(
-    Path(__file__).with_name(name).read_text(encoding="utf-8")
-    for name in ("cupy.cu", "cupy_pass.cu")
-)
+_SOURCE = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+_PASS = Path(__file__).with_name("cupy_pass.cu").read_text(encoding="utf-8")
 _TYPES = {
     "float32": "float",
     "float64": "double",
@@ -81,11 +79,20 @@ _SUMMING_BLOCKS = 2**15  # times the columns of each
 
 
 @cache
-def _kernel(loss: type, dtype: str, stored: str, name: str, **sizes: int) -> cupy.RawKernel:
-    """Return a kernel of the source; ``sgd`` runs only if all of its blocks run at once."""
-    types = {"DTYPE": _TYPES[dtype], "STORED": _STORED[stored], "LOSS": loss.__name__}
-    options = ("-std=c++17", *(f"-D{key}={value}" for key, value in (types | sizes).items()))
+def _kernel(name: str, loss: type, dtype: str, stored: str) -> cupy.RawKernel:
+    """Return a kernel of ``cupy.cu``; ``sgd`` runs only if all of its blocks run at once."""
+    types = {"DTYPE": _TYPES[dtype], "STORED": _TYPES[stored], "LOSS": loss.__name__}
+    options = ("-std=c++17", *(f"-D{key}={value}" for key, value in types.items()))
     return cupy.RawKernel(_SOURCE, name, options, enable_cooperative_groups=name == "sgd")
+
+
+@cache
+def _pass_kernel(loss: type, dtype: str, stored: str, name: str, **sizes: int) -> cupy.RawKernel:
+    """Return a kernel of ``cupy_pass.cu``; those of the same sizes are compiled together."""
+    types = {"DTYPE": _TYPES[dtype], "STORED": _STORED[stored], "LOSS": loss.__name__}
+    defined = (f"-D{key}={value}" for key, value in (types | sizes).items())
+    options = ("-std=c++17", "-DPASS", *defined)
+    return cupy.RawKernel(_SOURCE + _PASS, name, options, enable_cooperative_groups=False)
 
 
 def _pointer(array: cupy.ndarray | None) -> Any:
@@ -125,7 +132,7 @@ def _loss_launcher(
     k = max(c, 2)
     team = _team(k)
     teams = _THREADS // team
-    kernel = _kernel(type(loss), str(dtype), str(dtype), "loss")
+    kernel = _kernel("loss", type(loss), str(dtype), str(dtype))
     numbers = *_integers(m, k, c, labels, weights), dtype.type(getattr(loss, "margin", 0.0))
 
     def launch(n: int, *pointers: Any) -> None:
@@ -180,7 +187,7 @@ def _tiles(
         shared = item * reals + stages * rows * (row_bytes + m * (item + 4))
         if shared > most:
             continue
-        kernel = partial(_kernel, *(*kind, stored), COLUMNS=columns, GROUPS=groups)
+        kernel = partial(_pass_kernel, *kind, stored, COLUMNS=columns, GROUPS=groups)
         one_read = kernel("one_read")
         one_read.max_dynamic_shared_size_bytes = most
         ready = driver.occupancyMaxActiveBlocksPerMultiprocessor(
@@ -210,7 +217,7 @@ def _loss_and_grad(
     tiles = _tiles(device.id, kind, stored, X.itemsize, p, m, c) if dense else None
     if tiles is None:
         rows, values = block.rows.astype(W.dtype, xp=xp), cupy.empty((n, m), W.dtype)
-        Z, kernel = rows.scores(W, b, xp=xp), partial(_kernel, *kind, kind[1])
+        Z, kernel = rows.scores(W, b, xp=xp), partial(_pass_kernel, *kind, kind[1])
         launch = _loss_launcher(loss, W.dtype, m, c, _columns(y), _columns(s))
         launch(n, Z, *labels, _pointer(None), values, Z)
         total = _row_sum(kernel, Z.reshape(n, m * c), W.dtype).reshape(m, c)
@@ -287,7 +294,7 @@ class _Packed(NamedTuple):
         return self.y, *map(_pointer, (self.targets, self.s, self.models))
 
     def kernel(self, name: str) -> cupy.RawKernel:
-        return _kernel(type(self.loss), str(self.W.dtype), str(self.X.dtype), name)
+        return _kernel(name, type(self.loss), str(self.W.dtype), str(self.X.dtype))
 
 
 def _sgd(loss: Loss, epoch: Epoch) -> Any:

@@ -1,4 +1,4 @@
-// Kernels of a full pass, compiled with those of `cupy.cu`, which comes before.
+// Kernels of a full pass, compiled with PASS and the losses of `cupy.cu`, which comes before.
 //
 // `one_read` makes scores, losses, gradient and their sums of rows that are read once. A block goes
 // through tiles of rows in shared memory: the next ones arrive while one is worked on. COLUMNS are
@@ -41,7 +41,7 @@ __device__ void await_groups() {}
 #endif
 
 template <class V>
-struct alignas(4 * sizeof(V) < 16 ? 4 * sizeof(V) : 16) Four {
+struct alignas(4 * sizeof(V) < 16 ? 4 * sizeof(V) : 16) Quad {
   V of[4];
 };
 
@@ -49,7 +49,7 @@ struct alignas(4 * sizeof(V) < 16 ? 4 * sizeof(V) : 16) Four {
 
 // In units of four numbers: those of a row of G, and of four features of W. Odd, so that four
 // groups of features next to each other lie on different memory banks.
-const int G_FOURS = (COLUMNS + 3) / 4, W_FOURS = COLUMNS | 1;
+const int G_QUADS = (COLUMNS + 3) / 4, W_QUADS = COLUMNS | 1;
 
 // W (m, c, p), b (m, c), centre and scale (1 or m, p) or null; y, targets, s and models as in
 // PerModel. Writes for each block partial (m, c, P): sums over its rows of the gradient in W, and at
@@ -65,27 +65,27 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 && GROUPS * COL
              T margin) {
   SHARED(memory);
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, warps = 8;
-  const int fours = (p + 3) / 4;  // of features
+  const int quads = (p + 3) / 4;  // of features
   S* tiles = (S*)memory;
-  Four<T>* w = (Four<T>*)(tiles + stages * rows * ld);
-  Four<T>* scratch = w + fours * W_FOURS;
-  Four<T>* z = scratch + max(256, 32 * COLUMNS);
-  T *bias = (T*)(z + rows * G_FOURS), *weights = bias + COLUMNS;
+  Quad<T>* w = (Quad<T>*)(tiles + stages * rows * ld);
+  Quad<T>* scratch = w + quads * W_QUADS;
+  Quad<T>* z = scratch + max(256, 32 * COLUMNS);
+  T *bias = (T*)(z + rows * G_QUADS), *weights = bias + COLUMNS;
   int* labels = (int*)(weights + stages * rows * m);
 
   auto own = [&](int model) { return standards == 1 ? 0 : (long long)model * p; };
   for (int j = 0; j < COLUMNS; ++j)
-    for (int f = thread; f < 4 * fours; f += blockDim.x) {
+    for (int f = thread; f < 4 * quads; f += blockDim.x) {
       T value = f < p ? W[(long long)j * p + f] : 0;
-      w[f / 4 * W_FOURS + j].of[f % 4] = scale && f < p ? value * scale[own(j / c) + f] : value;
+      w[f / 4 * W_QUADS + j].of[f % 4] = scale && f < p ? value * scale[own(j / c) + f] : value;
     }
   for (int i = thread; i < stages * rows; i += blockDim.x)
-    for (int f = p; f < 4 * fours; ++f) tiles[i * ld + f] = S{};
+    for (int f = p; f < 4 * quads; ++f) tiles[i * ld + f] = S{};
   __syncthreads();
   for (int j = warp; j < COLUMNS; j += warps) {
     T shift = 0;
     for (int f = lane; centre && f < p; f += 32)
-      shift += centre[own(j / c) + f] * w[f / 4 * W_FOURS + j].of[f % 4];
+      shift += centre[own(j / c) + f] * w[f / 4 * W_QUADS + j].of[f % 4];
     shift = reduce(shift, 32, 0, sum);
     if (lane == 0) bias[j] = b[j] - shift;
   }
@@ -126,13 +126,13 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 && GROUPS * COL
   const int model = thread / team / per_model;
   // A thread sums the gradient of four features, of every row or of each `parts`-th.
   int width = blockDim.x;
-  while (width / 2 >= fours) width /= 2;
-  const int four = thread % width, part = thread / width, parts = blockDim.x / width;
-  Four<T> gradient[GROUPS][COLUMNS] = {};
+  while (width / 2 >= quads) width /= 2;
+  const int quad = thread % width, part = thread / width, parts = blockDim.x / width;
+  Quad<T> gradient[GROUPS][COLUMNS] = {};
   T intercept = 0;
   double loss = 0;
 
-  const int P = 4 * fours + 4;
+  const int P = 4 * quads + 4;
   partial += (long long)blockIdx.x * COLUMNS * P;
   int summed = 0;
   bool before = false;
@@ -141,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 && GROUPS * COL
     for (int group = 0; group < GROUPS; ++group)
 #pragma unroll
       for (int j = 0; j < COLUMNS; ++j) {
-        Four<T> total = gradient[group][j];
+        Quad<T> total = gradient[group][j];
         for (int half = parts / 2; half > 0; half /= 2) {
           scratch[thread] = total;
           __syncthreads();
@@ -149,13 +149,13 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 && GROUPS * COL
             total.of[e] += scratch[thread + half * width].of[e];
           __syncthreads();
         }
-        const int at = four + group * width;
-        if (part == 0 && at < fours) {
-          Four<T>* to = (Four<T>*)(partial + j * P) + at;
+        const int at = quad + group * width;
+        if (part == 0 && at < quads) {
+          Quad<T>* to = (Quad<T>*)(partial + j * P) + at;
           for (int e = 0; before && e < 4; ++e) total.of[e] += to->of[e];
           *to = total;
         }
-        gradient[group][j] = Four<T>{};
+        gradient[group][j] = Quad<T>{};
       }
     if (warp == warps - 1 && lane < COLUMNS) {
       T* to = partial + lane * P + P - 4;
@@ -184,15 +184,15 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 && GROUPS * COL
     const S* tile = tiles + stage * rows * ld;
 
     T scores[2][COLUMNS] = {};
-    for (int i = slice; i < fours; i += 4 * slicing) {
-      Four<S> here = *(Four<S>*)(tile + row * ld + 4 * i);
-      Four<S> there = *(Four<S>*)(tile + (row + 8) * ld + 4 * i);
+    for (int i = slice; i < quads; i += 4 * slicing) {
+      Quad<S> here = *(Quad<S>*)(tile + row * ld + 4 * i);
+      Quad<S> there = *(Quad<S>*)(tile + (row + 8) * ld + 4 * i);
       T x[2][4];
 #pragma unroll
       for (int e = 0; e < 4; ++e) x[0][e] = T(here.of[e]), x[1][e] = T(there.of[e]);
 #pragma unroll
       for (int j = 0; j < COLUMNS; ++j) {
-        Four<T> v = w[i * W_FOURS + j];
+        Quad<T> v = w[i * W_QUADS + j];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           scores[0][j] += x[0][e] * v.of[e];
@@ -214,7 +214,7 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 && GROUPS * COL
       T score = bias[i % COLUMNS];
       for (int other = 0; other < slicing; ++other)
         score += ((T*)scratch)[other * rows * COLUMNS + i];
-      ((T*)(z + i / COLUMNS * G_FOURS))[i % COLUMNS] = score;
+      ((T*)(z + i / COLUMNS * G_QUADS))[i % COLUMNS] = score;
     }
     __syncthreads();
 
@@ -222,7 +222,7 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 && GROUPS * COL
       const int r = start + thread / team % per_model;
       const bool active = r < size && model < m;
       const int at = (stage * rows + r) * m + model;
-      T* g = (T*)(z + r * G_FOURS) + model * c;
+      T* g = (T*)(z + r * G_QUADS) + model * c;
       T value = row_loss(g, g, active ? labels[at] : 0, active && s ? weights[at] : 1, k, c,
                          margin, active, member, team, 0);
       if (member == 0) loss += value;
@@ -231,14 +231,14 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 && GROUPS * COL
 
 #pragma unroll
     for (int group = 0; group < GROUPS; ++group) {
-      const int at = four + group * width;
-      if (at >= fours) break;
+      const int at = quad + group * width;
+      if (at >= quads) break;
 #pragma unroll 2
       for (int r = part; r < size; r += parts) {
-        Four<T> g[G_FOURS];
+        Quad<T> g[G_QUADS];
 #pragma unroll
-        for (int j = 0; j < G_FOURS; ++j) g[j] = z[r * G_FOURS + j];
-        Four<S> x = *(Four<S>*)(tile + r * ld + 4 * at);
+        for (int j = 0; j < G_QUADS; ++j) g[j] = z[r * G_QUADS + j];
+        Quad<S> x = *(Quad<S>*)(tile + r * ld + 4 * at);
 #pragma unroll
         for (int e = 0; e < 4; ++e)
 #pragma unroll
@@ -247,7 +247,7 @@ extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 && GROUPS * COL
       }
     }
     if (warp == warps - 1 && lane < COLUMNS)
-      for (int r = 0; r < size; ++r) intercept += ((T*)(z + r * G_FOURS))[lane];
+      for (int r = 0; r < size; ++r) intercept += ((T*)(z + r * G_QUADS))[lane];
     summed += rows;
     if (summed >= MOST_ROWS * parts) flush();
     stage = (stage + 1) % stages;
