@@ -146,6 +146,12 @@ def test_mini_batches_are_those_of_arrays(backend, batch_size):
         assert_same(backend, a, b, 1e-10)
 
 
+def test_pieces_that_are_read_ahead_stay_small(numpy_backend):
+    large = replace(numpy_backend.backend, block_bytes=2**30)
+    sizes = [source(X, Y, backend=large).block_bytes for source in (ArrayData, StreamedData)]
+    assert sizes == [2**30, 2**28]
+
+
 def test_a_fold_of_ones_own_sees_every_row_in_order(backend):
     _, streamed = both(backend, np.arange(N * P, dtype=float).reshape(N, P))
     own = replace(streamed.data.backend, block_bytes=128 * P * 8)

@@ -351,6 +351,15 @@ class TestEmulated:
             patch.setattr(type(case.backend), "reference", lambda backend: backend)
             after_a_pass(case, "softmax", **ONE_READ[name])
 
+    def test_weights_of_another_dtype_are_left_to_the_reference(self, case: Any) -> None:
+        result = []
+        for backend in (case.backend, case.backend.reference()):
+            F = case.objective(SoftmaxLoss(), L2Penalty(), **rows(), dtype="float32")
+            data = replace(F.data, s=case.asarray(weights[:, :1]), backend=backend)
+            value, grads = replace(F, data=data).data_loss_and_grad(case.params(F))
+            result.append([value, *grads])
+        compare(case, result, 1e-12)
+
     def test_a_large_gpu_reads_more_features_once(self, case: Any, emulated: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
             limits = emulated.cupy.cuda.Device.attributes

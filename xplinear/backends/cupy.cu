@@ -28,7 +28,7 @@ typedef STORED S;
 
 #ifndef PAUSE  // what a thread does while it waits for another block; an emulation runs that block
 #define PAUSE()
-#define SHARED(name) extern __shared__ double name[]
+#define SHARED(name) extern __shared__ __align__(16) double name[]
 #endif
 
 // A loss of the scores z_j of one row: t = z_y, the largest key, two sums over the classes, and

@@ -75,7 +75,7 @@ _SMALL_BATCH, _MOST_ROUNDS = 128, 4
 # Columns that one read of X serves, and bytes of the sums that a thread keeps of each feature.
 _FEW_COLUMNS, _SUM_BYTES = 16, 80
 _STORED = _TYPES | {"float16": "float16"}  # what one_read reads
-_SUMMING_BLOCKS = 2**15  # times the columns of each
+_SUMMING_BLOCKS = 1024  # about as many sum up rows, 32 columns each
 
 
 @cache
@@ -205,7 +205,9 @@ def _loss_and_grad(
     """Return summed losses ``(m,)`` of a block, and their gradient in W and b."""
     (X, standard), y, s, (W, b) = block.rows, block.y, block.s, params
     (p, m, c), n, stored, kind = W.shape, len(X), str(X.dtype), (type(loss), str(W.dtype))
-    if stored not in _STORED or kind[1] not in ("float32", "float64"):
+    reals = [a for a in (b, s, *(standard or ())) if a is not None]
+    known = stored in _STORED and kind[1] in ("float32", "float64")
+    if not known or any(a.dtype != W.dtype for a in reals):
         return None
     y, targets, models = (
         None if a is None else cupy.ascontiguousarray(a, np.int32)
@@ -217,7 +219,8 @@ def _loss_and_grad(
     tiles = _tiles(device.id, kind, stored, X.itemsize, p, m, c) if dense else None
     if tiles is None:
         rows, values = block.rows.astype(W.dtype, xp=xp), cupy.empty((n, m), W.dtype)
-        Z, kernel = rows.scores(W, b, xp=xp), partial(_pass_kernel, *kind, kind[1])
+        Z = cupy.ascontiguousarray(rows.scores(W, b, xp=xp))
+        kernel = partial(_pass_kernel, *kind, kind[1])
         launch = _loss_launcher(loss, W.dtype, m, c, _columns(y), _columns(s))
         launch(n, Z, *labels, _pointer(None), values, Z)
         total = _row_sum(kernel, Z.reshape(n, m * c), W.dtype).reshape(m, c)
@@ -265,7 +268,7 @@ def _part_sums(
 
 def _row_sum(kernel: Callable[[str], cupy.RawKernel], A: cupy.ndarray, dtype: Any) -> cupy.ndarray:
     """Return the sum ``(columns,)`` of the rows of A ``(n, columns)``, by enough blocks."""
-    parts = max(1, min(_SUMMING_BLOCKS // A.shape[1], A.shape[0] // 64))
+    parts = max(1, min(_SUMMING_BLOCKS // -(-A.shape[1] // 32), A.shape[0] // 64))
     return _part_sums(kernel, _part_sums(kernel, A, np.float64, parts), dtype)[0]
 
 

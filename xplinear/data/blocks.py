@@ -476,7 +476,6 @@ def _results(
     backend, budget = source.backend, source.budget
     apply = backend.compile(function, *static)
     done = failed = 0
-
     shared = Shared(None, source.models, source.targets)
 
     def applied(stored: tuple[Array, slice]) -> Any:
