@@ -227,9 +227,11 @@ class Objective:
     ) -> Any:
         """Return what a function of a block and the parameters sums up to over all blocks."""
         self.check_params(params)
-        static, kernel = (self.loss, self.xp), self.data.backend.kernel(self.loss, operation)
-        own = {} if kernel is None else {"kernel": kernel}
-        return self.data.reduce(function, static, params, scores=self.m * self.k, **own)
+        static, scores = (self.loss, self.xp), self.m * self.k
+        kernel = self.data.backend.kernel(self.loss, operation)
+        if kernel is None:
+            return self.data.reduce(function, static, params, scores=scores)
+        return self.data.reduce(function, static, params, scores=scores, kernel=kernel)
 
     def data_loss(self, params: Params) -> Array:
         """Return the weighted mean loss ``(m,)``, accumulated in float64 where there is one."""

@@ -259,21 +259,20 @@ def _sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Ar
 def _labelled(source: Source, X: Array, rows: slice) -> Block:
     """Return rows in the dtype of the computation, with their labels and weights."""
     # Without labels nothing is summed, and rows that were added do not matter.
-    y, s = (None, None) if source.y is None else _labels(source, rows)
+    weights = None if source.y is None else source.weights
+    s = None if weights is None else weights[rows, :]
+    y = None if source.y is None else source.y[rows, ...]
     return _block(source, X, y, s)
-
-
-def _labels(source: Source, rows: slice) -> tuple[Array, Array | None]:
-    return source.y[rows, ...], None if source.weights is None else source.weights[rows, :]
 
 
 def _as_stored(source: Source, X: Array, rows: slice) -> Block:
     """Return rows as a kernel takes them: X, and the labels and weights of all models, as held."""
-    standard = source.standard
-    if standard is None or not _copies(standard, source.dtype):
-        return Block(DenseRows(X, standard), *_labels(source, rows))
-    own = _rows_of(X, source.dtype, standard, xp=source.backend.xp)
-    return Block(own, *_labels(source, rows))
+    standard, own = source.standard, DenseRows(X, source.standard)
+    if standard is not None and _copies(standard, source.dtype):
+        own = _rows_of(X, source.dtype, standard, xp=source.backend.xp)
+    return Block(
+        own, source.y[rows, ...], None if source.weights is None else source.weights[rows, :]
+    )
 
 
 def _block(source: Source, X: Array, y: Array | None, s: Array | None) -> Block:
@@ -461,6 +460,13 @@ def rows_per_block(source: Source, scores: int) -> int:
     return max(1, min(source.held, rows, source.budget.bytes // row))
 
 
+def _by_kernel(
+    source: Source, kernel: Kernel, args: tuple[Any, ...], stored: tuple[Array, slice]
+) -> tuple[Array, ...] | None:
+    shared = Shared(None, source.models, source.targets)
+    return kernel(_as_stored(source, *stored), shared, *args)
+
+
 def _results(
     source: Source,
     function: Callable[..., Any],
@@ -476,11 +482,10 @@ def _results(
     backend, budget = source.backend, source.budget
     apply = backend.compile(function, *static)
     done = failed = 0
-    shared = Shared(None, source.models, source.targets)
 
     def applied(stored: tuple[Array, slice]) -> Any:
-        result = kernel and kernel(_as_stored(source, *stored), shared, *args)
-        return result or apply(_labelled(source, *stored), *args)
+        own = None if kernel is None else _by_kernel(source, kernel, args, stored)
+        return apply(_labelled(source, *stored), *args) if own is None else own
 
     while done < source.n:
         size = rows_per_block(source, scores)
