@@ -20,6 +20,7 @@ from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
 from xplinear.backends.threads import Setting, Threads, renewed_in_children
 from xplinear.backends.transfer import upload_ahead
+from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import HostArray
 
 __all__ = ["describe", "follow", "select"]
@@ -66,13 +67,18 @@ def _place(part: Any) -> Any:
     return part.data_ptr(), part.shape, part.stride(), part.dtype, part.device
 
 
+def _foreach(operation: str) -> Callable[..., Any]:
+    """Return an operation on lists of tensors: one launch for all; torch calls it private."""
+    return getattr(torch, f"_foreach_{operation}")
+
+
 def _write(old: Any, new: Any) -> None:
     """Copy nested tuples of tensors to others."""
     pairs = zip(_tensors(old), _tensors(new), strict=True)
     changed = [pair for pair in pairs if pair[0] is not pair[1]]
     if changed:
         into, values = map(list, zip(*changed, strict=True))
-        torch._foreach_copy_(into, values)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        _foreach("copy_")(into, values)
 
 
 class _Recording(NamedTuple):
@@ -173,6 +179,54 @@ def _fold_by(capture: _Capture, kept: _Kept, epoch: Epoch) -> Any:
     return _copied(carry)  # the caller's is not the next epoch's
 
 
+def _columns_first(part: Any) -> Any:
+    """Return nested tuples with every weight ``(p, m, c)`` in the order of its gradient."""
+    if isinstance(part, tuple):
+        parts = [_columns_first(a) for a in part]
+        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+    return part.permute(1, 2, 0).contiguous().permute(2, 0, 1) if part.ndim == 3 else part
+
+
+def _update(rule: Any, xp: Any, carry: Any, batch: Any, factor: Any, steps: Any) -> Any:
+    """Make one mini-batch update of SGD in place: each launch costs more than it computes.
+
+    X is centred in place of W's scores and gradient; weights and intercepts go together.
+    """
+    params, velocity, total, seen = carry
+    (W, b), (p, m, c) = params, params.W.shape
+    X = batch.rows.dense() - steps.centre.T
+    Z = torch.addmm(b.reshape(-1), X, W.reshape(p, m * c)).reshape(-1, m, c)
+    value, G = rule.loss.value_and_grad(Z, batch.y, xp=xp)
+    if batch.s is not None:
+        value, G = value * batch.s, G * batch.s[..., None]
+    gradient = (G.reshape(-1, m * c).T @ X).T.reshape(p, m, c), G.sum(0)
+    step = _foreach("mul")((steps.weights, steps.intercept), factor / batch.count)
+    _foreach("mul_")(velocity, rule.momentum)
+    _foreach("addcmul_")(velocity, gradient, step, -1.0)
+    if rule.nesterov:
+        _foreach("add_")(params, velocity, alpha=rule.momentum)
+        _foreach("addcmul_")(params, gradient, step, -1.0)
+    else:
+        _foreach("add_")(params, velocity)
+    params = params._replace(W=rule.penalty.prox(W, factor * steps.penalty, xp=xp))
+    if rule.average:
+        _foreach("add_")(total, params)
+    seen.add_(value.sum(0))
+    return params, velocity, total, seen
+
+
+def _sgd(fold: Callable[[Epoch], Any], loss: Loss, epoch: Epoch) -> Any:
+    """Fold SGD's update over the mini-batches of an epoch, by a fold that owns the carry."""
+    del loss  # it is in the rule
+    steps, carry = epoch.shared.constants, epoch.carry
+    if epoch.shared.standard is not None or steps.centre.shape[1] > 1 or carry[0].W.shape[2] < 2:
+        return fold(epoch)
+    carry, steps = _columns_first((carry, steps))
+    update, shared = epoch.update._replace(function=_update), epoch.shared
+    shared = shared._replace(constants=steps)
+    return fold(epoch._replace(update=update, shared=shared, carry=carry))
+
+
 @cache  # cuBLAS keeps a workspace for every stream; new streams are old ones again after 32
 def _stream(device: torch.device, _purpose: str) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
@@ -265,6 +319,10 @@ def _products(tf32: bool) -> Generator[None]:
         setattr(matmul, name, before)
 
 
+def _kernels(sgd: Callable[..., Any]) -> dict[tuple[type, str], Callable[..., Any]]:
+    return {(loss, "sgd"): sgd for loss in LOSSES.values()}
+
+
 @cache
 def _on(device: torch.device) -> Backend:
     def move(x: Any) -> torch.Tensor:
@@ -285,9 +343,11 @@ def _on(device: torch.device) -> Backend:
     if kind == "cpu":
         own = {"block_bytes": 16 * 2**20, "each": _each, "products": _threads.products}
     elif kind == "cuda":
-        fold = in_precision(products, _fold_on, device)
+        captured = partial(_fold_on, device)
+        fold = in_precision(products, captured)
         own |= {
             "tensor_cores": True,
+            "kernels": _kernels(in_precision(products, _sgd, captured)),
             "free_memory": partial(_free_gpu_memory, device),
             "upload": partial(upload_ahead, copier=partial(_Copies, device)),
             "release_memory": partial(_release_memory, device),
