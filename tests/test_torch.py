@@ -13,6 +13,7 @@ import pytest
 from xplinear.backends import get_backend
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data import ArrayData
+from xplinear.data.rows import Standard
 from xplinear.losses import LOSSES
 from xplinear.objective import Objective
 from xplinear.penalties import PENALTIES, L2Penalty
@@ -241,14 +242,37 @@ def test_a_recording_is_of_one_precision(monkeypatch):
     assert len(graphs.kept) == 2
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_standardized_rows_give_what_the_plain_fold_gives(own):
+    graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE, learning_rate=0.01)
+    kernels = ours._kernels(partial(ours._sgd, graphs.fold))
+    rng = np.random.default_rng(3)
+    centre, scale = (torch.asarray(rng.uniform(0.5, 2.0, (P, 3))) for _ in range(2))
+    standard = Standard(*(a.float() if own else a.float()[:, 0] for a in (100.0 * centre, scale)))
+    ends = []
+    for changes in ({}, {"kernels": kernels, "fold": graphs.fold}):
+        backend = replace(get_backend("torch"), **changes)
+        F = objective(backend, LOSSES["softmax"](), L2Penalty(), "float32", weights=True)
+        F = replace(F, data=replace(F.data, standard=standard))
+        state = solver.init(F, F.zeros())
+        for _ in range(3):
+            state = solver.step(F, state)
+        ends.append(state.params)
+    torch.testing.assert_close(*(end.W for end in ends), rtol=1e-4, atol=1e-4)
+
+
 def test_launches_of_a_mini_batch_are_few():
     """Each takes a GPU about 1.7 µs, whatever it does."""
-    launches = []
+    launches, strides = [], set()
 
     def capture(function):
         with Recorder() as recorder:
             function()
         names = [(c[0].is_view, c[0].overloadpacket._qualified_op_name) for c in recorder.calls]
+        for func, args, _, _ in recorder.calls:
+            if "_foreach" in str(func):  # in one launch only where they lie alike
+                lists = zip(*(a for a in args if isinstance(a, list | tuple)), strict=True)
+                strides.update(len({a.stride() for a in group}) for group in lists)
         launches.append(sum(not view and name != "aten::_unsafe_view" for view, name in names))
         return recorder.replay
 
@@ -263,6 +287,7 @@ def test_launches_of_a_mini_batch_are_few():
         launches.clear()
     assert counts[0] < 42
     assert counts[1] < 31
+    assert strides == {1}
 
 
 class Pair(NamedTuple):
@@ -282,14 +307,15 @@ def test_the_carry_of_the_caller_is_not_written():
     X, schedule = torch.arange(400.0), [1.0] * 99 + [2.0]
     update = Update(torch.sum, "not looked at", get_backend("torch").xp, X.dtype)
     epoch = Epoch(minibatch, update, Shared(), carry, (X, X, None), rows, schedule, 4)
-    fold = Graphs().fold
+    fold, before = Graphs().fold, rows.clone()
     (total, nothing), constant, number = fold(epoch)
     assert torch.equal(zero, torch.zeros(2))
+    assert torch.equal(rows, before)
     assert (nothing, number) == (None, 7)
     assert torch.equal(constant, one)
     expected = torch.sum(X) + torch.sum(X[rows[-4:]])
     assert torch.equal(total, expected + zero)
-    fold(epoch)  # nor is what an earlier epoch gave
+    fold(epoch._replace(carry=(Pair(one, None), one, 7)))  # nor is what an earlier epoch gave
     assert torch.equal(total, expected + zero)
 
 

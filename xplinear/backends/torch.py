@@ -218,12 +218,12 @@ def _update(rule: Any, xp: Any, carry: Any, batch: Any, factor: Any, steps: Any)
 def _sgd(fold: Callable[[Epoch], Any], loss: Loss, epoch: Epoch) -> Any:
     """Fold SGD's update over the mini-batches of an epoch, by a fold that owns the carry."""
     del loss  # it is in the rule
-    steps, carry = epoch.shared.constants, epoch.carry
-    if epoch.shared.standard is not None or steps.centre.shape[1] > 1 or carry[0].W.shape[2] < 2:
+    steps, shared, standard = epoch.shared.constants, epoch.shared, epoch.shared.standard
+    own = steps.centre.shape[1] > 1 or (standard is not None and standard.centre.ndim > 1)
+    if own or epoch.carry[0].W.shape[2] == 1:  # rows of each model's own; one column for two
         return fold(epoch)
-    carry, steps = _columns_first((carry, steps))
-    update, shared = epoch.update._replace(function=_update), epoch.shared
-    shared = shared._replace(constants=steps)
+    carry, steps = _columns_first((epoch.carry, steps))
+    update, shared = epoch.update._replace(function=_update), shared._replace(constants=steps)
     return fold(epoch._replace(update=update, shared=shared, carry=carry))
 
 
