@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
 from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -169,7 +170,7 @@ def _fold_by(capture: _Capture, kept: _Kept, epoch: Epoch) -> Any:
         shared=epoch.shared._replace(constants=constants),
         schedule=torch.asarray(epoch.schedule, dtype=dtype, device=device),
     )
-    together = _TOGETHER_BYTES // (size * epoch.rows[0][0].nbytes)
+    together = _TOGETHER_BYTES // max(1, size * epoch.rows[0][0].nbytes)
     for count in (max(1, min(_TOGETHER, together)), 1):
         while len(epoch.order) >= count * size:
             first, epoch = _parted(epoch, count)
@@ -233,10 +234,15 @@ def _stream(device: torch.device, _purpose: str) -> torch.cuda.Stream:
 
 
 def _captured(stream: torch.cuda.Stream, function: Callable[[], None]) -> Callable[[], None]:
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may go on using CUDA meanwhile.
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        function()
+    graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+    gc.disable()  # it might free another graph, which is no part of this one
+    try:
+        # Other threads may go on using CUDA meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            function()
+    finally:
+        if collects:
+            gc.enable()
     return graph.replay
 
 
