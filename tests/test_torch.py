@@ -43,6 +43,12 @@ def objective(backend: Any, loss: Any, penalty: Any, dtype: str, *, weights: boo
     return Objective(loss, penalty, alpha, data, k=K)
 
 
+def of_three(**changes: Any) -> Objective:
+    """Return an objective of three weighted models on a backend with these changes."""
+    backend = replace(get_backend("torch"), **changes)
+    return objective(backend, LOSSES["softmax"](), L2Penalty(), "float32", weights=True)
+
+
 def states(
     fold: Callable[..., Any], solver: SGD, *args: Any, kernels: Any = (), **settings: Any
 ) -> list[Any]:
@@ -157,13 +163,7 @@ def test_recorded_addresses_give_what_the_plain_fold_gives(loss, size, by_kernel
 
 def test_a_later_epoch_is_not_captured_anew():
     graphs, solver = Graphs(), SGD(max_iter=4, batch_size=SIZE)
-    F = objective(
-        replace(get_backend("torch"), fold=graphs.fold),
-        LOSSES["softmax"](),
-        L2Penalty(),
-        "float32",
-        weights=True,
-    )
+    F = of_three(fold=graphs.fold)
     state, captured = solver.init(F, F.zeros()), []
     for _ in range(4):
         state = solver.step(F, state)
@@ -176,9 +176,7 @@ def test_a_later_epoch_is_not_captured_anew():
 def test_rows_that_have_moved_are_recorded_anew(moved):
     """In new memory, with other values: a stale recording would go on with the old ones."""
     graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
-    args = LOSSES["softmax"](), L2Penalty(), "float32"
-    F = objective(replace(get_backend("torch"), fold=graphs.fold), *args, weights=True)
-    G = objective(get_backend("torch"), *args, weights=True)
+    F, G = (of_three(fold=fold) for fold in (graphs.fold, get_backend("torch").fold))
     graph = plain = solver.init(F, F.zeros())
     for _ in range(2):
         graph, plain = solver.step(F, graph), solver.step(G, plain)
@@ -191,9 +189,7 @@ def test_rows_that_have_moved_are_recorded_anew(moved):
 
 def test_rows_that_change_where_they_are_need_no_recording():
     graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
-    args = LOSSES["softmax"](), L2Penalty(), "float32"
-    F = objective(replace(get_backend("torch"), fold=graphs.fold), *args, weights=True)
-    G = objective(get_backend("torch"), *args, weights=True)
+    F, G = (of_three(fold=fold) for fold in (graphs.fold, get_backend("torch").fold))
     graph = plain = solver.init(F, F.zeros())
     for _ in range(3):
         graph, plain = solver.step(F, graph), solver.step(G, plain)
@@ -206,9 +202,7 @@ def test_rows_that_change_where_they_are_need_no_recording():
 
 def test_a_tensor_given_other_memory_is_recorded_anew():
     graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
-    args = LOSSES["softmax"](), L2Penalty(), "float32"
-    F = objective(replace(get_backend("torch"), fold=graphs.fold), *args, weights=True)
-    G = objective(get_backend("torch"), *args, weights=True)
+    F, G = (of_three(fold=fold) for fold in (graphs.fold, get_backend("torch").fold))
     graph = plain = solver.init(F, F.zeros())
     for _ in range(2):
         graph, plain = solver.step(F, graph), solver.step(G, plain)
@@ -221,8 +215,7 @@ def test_a_tensor_given_other_memory_is_recorded_anew():
 def test_recordings_end_with_the_fit_and_are_few():
     kept: dict[Any, Any] = {}
     # Neither a CUDA graph nor this one holds the tensors it reads.
-    backend = replace(get_backend("torch"), fold=partial(ours._fold_by, lambda step: int, kept))
-    F = objective(backend, LOSSES["softmax"](), L2Penalty(), "float32", weights=True)
+    F = of_three(fold=partial(ours._fold_by, lambda step: int, kept))
     for size in range(4, 4 + 2 * ours._MOST_KEPT):
         solver = SGD(max_iter=3, batch_size=size)
         solver.step(F, solver.init(F, F.zeros()))
@@ -231,10 +224,9 @@ def test_recordings_end_with_the_fit_and_are_few():
     assert not kept
 
 
-def test_a_recording_is_of_one_precision(monkeypatch):
+def test_a_recording_is_of_one_precision():
     graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
-    args = LOSSES["softmax"](), L2Penalty(), "float32"
-    F = objective(replace(get_backend("torch"), fold=graphs.fold), *args, weights=True)
+    F = of_three(fold=graphs.fold)
     state = solver.init(F, F.zeros())
     for tf32 in (False, True):
         with ours._products(tf32):
@@ -251,8 +243,7 @@ def test_standardized_rows_give_what_the_plain_fold_gives(own):
     standard = Standard(*(a.float() if own else a.float()[:, 0] for a in (100.0 * centre, scale)))
     ends = []
     for changes in ({}, {"kernels": kernels, "fold": graphs.fold}):
-        backend = replace(get_backend("torch"), **changes)
-        F = objective(backend, LOSSES["softmax"](), L2Penalty(), "float32", weights=True)
+        F = of_three(**changes)
         F = replace(F, data=replace(F.data, standard=standard))
         state = solver.init(F, F.zeros())
         for _ in range(3):
