@@ -387,7 +387,7 @@ def test_a_pass_that_ends_early_leaves_nothing_being_copied():
 def two_readers(monkeypatch):
     """Two threads that read three rows at a time."""
     monkeypatch.setattr(transfer, "_PART_BYTES", 3 * X[0].nbytes)
-    monkeypatch.setattr(transfer.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(transfer, "_cores", lambda: 2)
     transfer._readers.cache_clear()
     yield
     transfer._readers.cache_clear()

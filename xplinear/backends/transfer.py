@@ -9,7 +9,6 @@ from contextlib import closing
 from functools import cache
 from typing import Any, Protocol, TypeAlias
 
-import joblib
 import numpy as np
 
 from xplinear.namespace import Array, HostArray
@@ -41,9 +40,15 @@ def read_rows(X: HostArray, rows: RowIndices, buffer: HostArray) -> HostArray:
     return into
 
 
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @cache
 def _readers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(_READERS, joblib.cpu_count()), "xplinear-reader")
+    return ThreadPoolExecutor(min(_READERS, _cores()), "xplinear-reader")
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
