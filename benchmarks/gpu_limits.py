@@ -1,6 +1,6 @@
 """How near the library comes to what a GPU can do, at the sizes one buys a GPU for.
 
-Four parts, each with its own results, written as soon as it is done:
+Five parts, each with its own results, written as soon as it is done:
 
 ``full-batch``     one loss and gradient on 1,000,000 rows: p = 1024, k = 1000 as a share of the
                    measured product of matrices, p = 784, k = 10 as a share of the measured copy,
@@ -9,6 +9,8 @@ Four parts, each with its own results, written as soon as it is done:
 ``sweep``          as large as ImageNet's features, 1,281,167 × 1024, k = 1000: one strength to
                    tol 1e-4, then 45 strengths; scikit-learn's LogisticRegression with array API
                    dispatch on the same device, on a twentieth of the rows, and xplinear on these
+``streaming``      a pass and an epoch of SGD over 1,000,000 × 1024 rows of host memory (4.1 GB), in
+                   bytes per second, as a share of what copies of pinned memory alone reach
 ``fashion-mnist``  seconds from host arrays until the objective is what scikit-learn's lbfgs has
                    after 200 iterations, C = 1; scikit-learn on the CPU and on the same device
 
@@ -25,6 +27,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -51,7 +54,7 @@ from xplinear.bench import (
     usable_backends,
     wait,
 )
-from xplinear.data import ArrayData
+from xplinear.data import ArrayData, StreamedData
 from xplinear.minimize import Progress
 from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.scoring import SCORINGS
@@ -100,6 +103,42 @@ def stack(backend: Backend, scale: float, cap: float) -> Rows:
         row = {"backend": backend.name, "n": n, "models": m, "us_per_step": us}
         rows.append(row | {"per_model_of_single": us / m / single, "of_single": us / single})
     return rows
+
+
+def streaming(backend: Backend, scale: float, cap: float) -> Rows:
+    del cap
+    n, p, k = scaled(FULL, scale), 1024, 10
+    X = np.random.default_rng(0).random((n, p), dtype=np.float32)
+    F = random_problem(backend, 16, p, k, 1)
+    y = backend.asarray(np.arange(n, dtype=np.int32) % k)
+    F = replace(F, data=StreamedData(X, y, backend=backend))
+    copied = pinned_bytes_per_second(backend, min(n, backend.block_bytes // X[0].nbytes), p)
+    rows: Rows = []
+    for name, run in {"pass": evaluation(F), "epoch": epoch(F, 1024)}.items():
+        seconds, repeats = median_seconds(backend, run, SECONDS)
+        row = {"backend": backend.name, "run": name, "n": n, "p": p, "seconds": seconds}
+        row |= {"repeats": repeats, "bytes_per_second": X.nbytes / seconds}
+        row |= {"pinned_bytes_per_second": copied}
+        rows.append(row | {"share_of_pinned": X.nbytes / seconds / copied})
+    return rows
+
+
+def pinned_bytes_per_second(backend: Backend, rows: int, p: int) -> float:
+    """Return how fast a backend copies pinned memory to its device; NaN where it pins none."""
+    copier = getattr(backend.upload, "keywords", {}).get("copier")
+    if copier is None:
+        return np.nan
+    dtype = np.dtype(np.float32)
+    copies = copier((rows, p), dtype)
+
+    def copy() -> float:
+        start = time.perf_counter()
+        for i in range(10):
+            copies.copy(i % 2, rows, copies.mark())
+        copies.finish()
+        return time.perf_counter() - start
+
+    return 10 * rows * p * dtype.itemsize / min(copy() for _ in range(3))
 
 
 def sweep(backend: Backend, scale: float, cap: float) -> Rows:
@@ -265,6 +304,7 @@ def scaled(size: int, scale: float, least: int = 640) -> int:
 PARTS: dict[str, Callable[[Backend, float, float], Rows]] = {
     "full-batch": full_batch,
     "stack": stack,
+    "streaming": streaming,
     "sweep": sweep,
     "fashion-mnist": fashion_mnist,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 import time
 import tracemalloc
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 import xplinear as xl
+from xplinear.backends import transfer
 from xplinear.backends.epoch import fold_in_python
 from xplinear.backends.transfer import read_ahead, read_rows, upload_ahead
 from xplinear.data import ArrayData, StreamedData, data_of
@@ -378,6 +381,75 @@ def test_a_pass_that_ends_early_leaves_nothing_being_copied():
     next(uploaded)
     uploaded.close()
     assert all(event.is_set() for event in copiers[0].copied)
+
+
+@pytest.fixture
+def two_readers(monkeypatch):
+    """Two threads that read three rows at a time."""
+    monkeypatch.setattr(transfer, "_PART_BYTES", 3 * X[0].nbytes)
+    monkeypatch.setattr(transfer, "_cores", lambda: 2)
+    transfer._readers.cache_clear()
+    yield
+    transfer._readers.cache_clear()
+
+
+def uploaded(rows: Any, pieces: Any) -> Any:
+    """Return pieces of a host array as a device got them."""
+    return np.concatenate([a.copy() for a in upload_ahead(rows, pieces, copier=Waiting)])
+
+
+class Waiting(Slow):
+    """Every copy has come when it is given."""
+
+    def copy(self, slot: int, rows: int, free: threading.Event) -> Any:
+        there = super().copy(slot, rows, free)
+        self.copied[slot].wait()
+        return there
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "big-endian", "reversed", "map"])
+def test_several_threads_read_what_one_reads(layout, two_readers, tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    rows = {
+        "C": X,
+        "F": np.asfortranarray(X),
+        "big-endian": X.astype(">f8"),
+        "reversed": X[::-1],
+        "map": np.load(tmp_path / "X.npy", mmap_mode="r"),
+    }[layout]
+    order = shuffled(N, 0, 0)
+    pieces = [range(30), range(30, 61), range(100, 60, -2), order[:31], order[:0], order[31:33]]
+    np.testing.assert_array_equal(uploaded(rows, pieces), rows[np.concatenate(pieces)])
+
+
+def test_two_threads_read_at_the_same_time(two_readers):
+    together = threading.Barrier(2, timeout=10.0)
+
+    class Met(np.ndarray):
+        def __getitem__(self, key):
+            together.wait()
+            time.sleep(0.05)  # whoever does not wait for both finds nothing
+            return super().__getitem__(key)
+
+    assert (uploaded(X.view(Met), [range(6), range(6, 12)]) == X[:12]).all()
+
+
+def test_an_error_of_one_of_the_readers_is_not_lost(two_readers):
+    with pytest.raises(IndexError):
+        uploaded(np.asfortranarray(X), [np.asarray([0] * 9 + [N])])
+
+
+def _uploaded_in_child():
+    return uploaded(X, [range(N)])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+def test_a_forked_child_reads_too(two_readers):
+    uploaded(X, [range(N)])  # there are readers, which a child does not inherit
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply_async(_uploaded_in_child).get(timeout=60), X)
 
 
 @pytest.mark.cuda

@@ -11,7 +11,9 @@ import importlib.util
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from sklearn.datasets import load_digits
 
 import xplinear.backends
 from xplinear import LinearClassifier
-from xplinear.backends import available_backends, get_backend
+from xplinear.backends import BackendError, get_backend
 from xplinear.losses import LOSSES, SoftmaxLoss
 from xplinear.namespace import device
 from xplinear.penalties import PENALTIES, L2Penalty
@@ -30,6 +32,7 @@ from xplinear.solvers import SGD
 
 CUDA_ON_CPU = Path(__file__).parents[1] / "cuda_on_cpu"
 SOURCE = Path(xplinear.backends.__file__).with_name("cupy.cu")
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
@@ -49,19 +52,34 @@ def emulated() -> Any:
         return module_at(SOURCE.with_suffix(".py"))
 
 
+@pytest.fixture(scope="session")
+def recorded() -> Any:
+    """The backend ``torch`` with the kernels it has on CUDA, repeated instead of recorded."""
+    from xplinear.backends import torch
+
+    fold = partial(torch._fold_by, lambda step: step, {})
+    return replace(get_backend("torch"), kernels=torch._kernels(partial(torch._sgd, fold)))
+
+
 def cases() -> Iterator[Any]:
     yield "numpy"
-    if any(status.name == "cupy" and status.available for status in available_backends()):
-        yield pytest.param("cupy", marks=pytest.mark.cuda)
+    for name in ("cupy", "torch:cuda"):
+        with suppress(BackendError):
+            yield pytest.param(get_backend(name).name, marks=pytest.mark.cuda)
     yield pytest.param("emulated", marks=needs_compiler)
+    yield pytest.param("recorded", marks=needs_torch)
 
 
 @pytest.fixture(params=list(cases()))
 def case(request: pytest.FixtureRequest, numpy_backend: Any) -> Any:
     """Every backend that has kernels."""
-    emulated = request.param == "emulated"
-    get = request.getfixturevalue("emulated").select if emulated else get_backend
-    return replace(numpy_backend, backend=get("" if emulated else request.param))
+    if request.param == "emulated":
+        backend = request.getfixturevalue("emulated").select("")
+    elif request.param == "recorded":
+        backend = request.getfixturevalue("recorded")
+    else:
+        backend = get_backend(request.param)
+    return replace(numpy_backend, backend=backend)
 
 
 def kernel_of(case: Any, loss: str, operation: str) -> Any:
