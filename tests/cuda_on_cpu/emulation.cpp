@@ -3,6 +3,7 @@
 // missing barrier shows.
 // SOURCE is the file with the kernels.
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <random>
 #include <tuple>
 #include <utility>
@@ -19,6 +21,7 @@
 #define __device__
 #define __restrict__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define SHARED(name) double* name = current->block->shared.data()
 #define PAUSE() give_way()
 
@@ -41,9 +44,10 @@ struct Barrier {
 struct Block {
   Index index;
   std::vector<double> shared;
-  Barrier barrier;
+  Barrier barrier, meeting;
   std::vector<Barrier> warps;
   std::vector<double> exchanged;
+  Block* cluster = nullptr;  // the first of it
 };
 
 struct Coroutine {
@@ -52,15 +56,29 @@ struct Coroutine {
   unsigned id;
   Index thread;
   bool done = false;
-  std::vector<char> stack = std::vector<char>(1 << 15);
+  unsigned ticket = 0;
+  bool started = false;
+  jmp_buf here;  // unlike swapcontext, a jump asks nothing of the system
+  std::unique_ptr<char[]> stack{new char[stack_size]};
+  static const size_t stack_size = 1 << 15;
 };
 
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static Coroutine* current;
 static Index threadIdx, blockIdx, blockDim, gridDim;
 static std::function<void()> body;
+static unsigned cluster_size = 1;
 
-static void give_way() { swapcontext(&current->context, &scheduler); }
+static void give_way() {
+  if (!_setjmp(current->here)) _longjmp(scheduler, 1);
+}
+
+static void go_on() {
+  if (_setjmp(scheduler)) return;
+  if (current->started) _longjmp(current->here, 1);
+  current->started = true;
+  setcontext(&current->context);
+}
 
 static void wait_at(Barrier& barrier) {
   unsigned passed = barrier.passed;
@@ -88,9 +106,31 @@ static V __shfl_xor_sync(unsigned, V value, int offset) {
 
 static void __threadfence() {}
 
-static unsigned atomicAdd(unsigned* address, unsigned value) {
+// A block's barrier counts its threads, that of a cluster's first block also those of all.
+static Barrier* cluster_barrier() { return &current->block->cluster->meeting; }
+
+static void __cluster_barrier_arrive() {
+  Barrier& barrier = *cluster_barrier();
+  current->ticket = barrier.passed;
+  if (++barrier.arrived == barrier.size) {
+    barrier.arrived = 0;
+    ++barrier.passed;
+  }
+}
+
+static void __cluster_barrier_wait() {
+  while (cluster_barrier()->passed == current->ticket) give_way();
+}
+
+static void* __cluster_map_shared_rank(const void* here, int rank) {
+  size_t offset = (const char*)here - (const char*)current->block->shared.data();
+  return (char*)current->block->cluster[rank].shared.data() + offset;
+}
+
+template <class V>
+static V atomicAdd(V* address, V value) {
   give_way();  // other threads may come first
-  unsigned before = *address;
+  V before = *address;
   *address += value;
   return before;
 }
@@ -127,6 +167,8 @@ static void run(Index grid, Index block, size_t shared_bytes) {
     blocks[b].index = {b, 0, 0};
     blocks[b].shared.assign(shared_bytes / 8 + 1, NAN);
     blocks[b].barrier.size = threads;
+    blocks[b].cluster = &blocks[b / cluster_size * cluster_size];
+    blocks[b].meeting.size = threads * cluster_size;
     blocks[b].exchanged.resize(threads);
     for (unsigned first = 0; first < threads; first += 32)
       blocks[b].warps.push_back({std::min(32u, threads - first)});
@@ -136,8 +178,8 @@ static void run(Index grid, Index block, size_t shared_bytes) {
       one.id = t;
       one.thread = {t % block.x, t / block.x, 0};
       getcontext(&one.context);
-      one.context.uc_stack.ss_sp = one.stack.data();
-      one.context.uc_stack.ss_size = one.stack.size();
+      one.context.uc_stack.ss_sp = one.stack.get();
+      one.context.uc_stack.ss_size = Coroutine::stack_size;
       one.context.uc_link = nullptr;
       makecontext(&one.context, start, 0);
     }
@@ -154,7 +196,7 @@ static void run(Index grid, Index block, size_t shared_bytes) {
       if (still[i / threads] || random() % 4 == 0) continue;
       threadIdx = current->thread;
       blockIdx = current->block->index;
-      swapcontext(&scheduler, &current->context);
+      go_on();
     }
     left.erase(std::remove_if(left.begin(), left.end(),
                               [&](size_t i) { return coroutines[i].done; }),
@@ -167,6 +209,7 @@ static void launch(void (*kernel)(A...), Index grid, Index block, size_t shared_
                    const size_t* sizes, size_t count, std::index_sequence<I...>) {
   const size_t expected[] = {sizeof(A)...};
   if (count != sizeof...(A) || !std::equal(sizes, sizes + count, expected)) throw "arguments";
+  if (grid.x % cluster_size) throw "clusters";
   body = [=] { kernel(*static_cast<A*>(args[I])...); };
   run(grid, block, shared_bytes);
 }
@@ -191,4 +234,7 @@ static int launch(void (*kernel)(A...), const unsigned* shape, size_t shared_byt
 LAUNCHER(loss)
 LAUNCHER(gather)
 LAUNCHER(update)
+#if MEMBERS > 1
+static bool clustered = (cluster_size = MEMBERS);
+#endif
 LAUNCHER(sgd)
