@@ -24,6 +24,7 @@
 #define __cluster_dims__(...)
 #define SHARED(name) double* name = current->block->shared.data()
 #define PAUSE() give_way()
+#define EMULATED
 
 using std::exp;
 using std::log;
@@ -122,9 +123,50 @@ static void __cluster_barrier_wait() {
   while (cluster_barrier()->passed == current->ticket) give_way();
 }
 
-static void* __cluster_map_shared_rank(const void* here, int rank) {
-  size_t offset = (const char*)here - (const char*)current->block->shared.data();
-  return (char*)current->block->cluster[rank].shared.data() + offset;
+// What is on its way to the shared memory of another block; see `send` in the source.
+static std::vector<std::function<void()>> mail;
+
+struct State {
+  int bytes;
+  short armed, phase;
+};
+
+static void settle(State* signal) {
+  if (!signal->armed || signal->bytes) return;
+  signal->armed = 0;
+  signal->phase ^= 1;
+}
+
+template <class Signal>
+static void set_up(Signal* signal) {
+  *(State*)signal = {};
+}
+
+template <class Signal>
+static void arm(Signal* signal, unsigned bytes) {
+  State* state = (State*)signal;
+  if (state->armed) std::abort();
+  state->bytes += bytes;
+  state->armed = 1;
+  settle(state);
+}
+
+template <class Signal>
+static void await(Signal* signal, int parity) {
+  while (((State*)signal)->phase == parity) give_way();
+}
+
+template <class Four, class Signal>
+static void send(Four* to, const Four& four, Signal* signal, int member) {
+  char* there = (char*)current->block->cluster[member].shared.data();
+  char* here = (char*)current->block->shared.data();
+  State* state = (State*)(there + ((char*)signal - here));
+  Four* target = (Four*)(there + ((char*)to - here));
+  mail.push_back([=] {
+    *target = four;
+    state->bytes -= sizeof(Four);
+    settle(state);
+  });
 }
 
 template <class V>
@@ -191,6 +233,11 @@ static void run(Index grid, Index block, size_t shared_bytes) {
     std::shuffle(left.begin(), left.end(), random);
     std::vector<bool> still(grid.x);
     for (unsigned b = 0; b < grid.x; ++b) still[b] = random() % 2;
+    std::shuffle(mail.begin(), mail.end(), random);
+    for (size_t arriving = mail.size() / 2 + mail.size() % 2; arriving > 0; --arriving) {
+      mail.back()();
+      mail.pop_back();
+    }
     for (size_t i : left) {
       current = &coroutines[i];
       if (still[i / threads] || random() % 4 == 0) continue;

@@ -245,16 +245,62 @@ __device__ Four folded(int parts, Read read) {
   return sum;
 }
 
-// Where `member` of this block's cluster keeps what this block keeps at p; and a barrier of all.
-template <class V>
-__device__ V* at_member(V* p, int member) {
+// a / by for 0 <= a < 4·10⁶, in a third of the time.
+struct Divisor {
+  int by;
+  float inverse;
+  __device__ Divisor(int by) : by(by), inverse(1.0f / by) {}
+  __device__ int quotient(int a) const { return int((a + 0.5f) * inverse); }
+  __device__ int rest(int a) const { return a - quotient(a) * by; }
+};
+
+// Blocks of a cluster write to each other's shared memory, and a signal beside what was written
+// counts the bytes: neither who writes nor who waits needs a fence, which would wait for all reads
+// of global memory as well. Each use of a signal is armed by one thread of the block that waits.
 #if MEMBERS > 1
-  return (V*)__cluster_map_shared_rank(p, member);
-#else
-  return p;
-#endif
+typedef unsigned long long Signal;
+
+#ifndef EMULATED
+__device__ unsigned shared_address(const void* p) { return __cvta_generic_to_shared(p); }
+
+__device__ void set_up(Signal* signal) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(signal)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
+__device__ void arm(Signal* signal, unsigned bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                   shared_address(signal)),
+               "r"(bytes)
+               : "memory");
+}
+
+__device__ void await(Signal* signal, int parity) {
+  asm volatile(
+      "{\n.reg .pred done;\nagain:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}" ::"r"(shared_address(signal)),
+      "r"(parity)
+      : "memory");
+}
+
+// Write to what `member` keeps where this block keeps `to`, and tell its signal.
+__device__ void send(Four* to, const Four& four, Signal* signal, int member) {
+  const uint4* parts = (const uint4*)&four;
+  for (int i = 0; i < (int)(sizeof(Four) / 16); ++i)
+    asm volatile(
+        "{\n.reg .u32 there, bell;\n"
+        "mapa.shared::cluster.u32 there, %0, %2;\nmapa.shared::cluster.u32 bell, %1, %2;\n"
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [there], {%3, %4, %5, %6}, "
+        "[bell];\n}" ::"r"(shared_address((uint4*)to + i)),
+        "r"(shared_address(signal)), "r"(member), "r"(parts[i].x), "r"(parts[i].y),
+        "r"(parts[i].z), "r"(parts[i].w)
+        : "memory");
+}
+#endif
+#endif
+
+// All threads of a block or a cluster.
 __device__ void meet() {
 #if MEMBERS > 1
   __cluster_barrier_arrive();
@@ -274,15 +320,15 @@ const int THREADS = 256, WARPS = THREADS / 32;  // of a block of `sgd`
 
 // An epoch of mini-batch SGD in one launch. The blocks of a group share a model: each keeps `width`
 // features of the weights and of the rows at hand in shared memory; the intercept is the weight of
-// feature p, which is 1. They meet twice per tile of rows:
+// feature p, which is 1. For each tile of rows:
 //
 //   scores    each block multiplies its features; the sums of a row go to its owner,
 //   loss      who adds them up and tells all the gradient in the scores,
 //   gradient  of the own features, and behind the last tile of a batch the update.
 //
-// MEMBERS > 0: the group is a cluster, whose blocks write to each other's shared memory, and owns
-// the rows by turns. MEMBERS = 0: the group's size is free, every block owns all rows, and they meet
-// in global memory, so that all blocks must run at once (cooperative launch).
+// MEMBERS > 0: the group is a cluster, each block of which owns as many rows. MEMBERS = 0: the
+// group's size is free, every block owns all rows, and they meet in global memory, so that all
+// blocks must run at once (cooperative launch).
 //
 // No read of global memory is waited for: the rows of the next tile are on their way in registers
 // (CHUNKS · 32 ≥ width), and the numbers of those after them, while this one is worked on.
@@ -306,13 +352,20 @@ extern "C" __global__ void CLUSTER
   const PerModel<int> label_of{y, targets, y_columns};
   const PerModel<T> weight_of{s, models, s_columns};
 
-  double* sums = (double*)memory;
-  Feature* features = (Feature*)(sums + 8);
+#if MEMBERS > 1
+  Signal *scores_are_here = (Signal*)memory, *gradient_is_here = scores_are_here + 1;
+  if (thread == 0) {
+    set_up(scores_are_here);
+    set_up(gradient_is_here);
+  }
+#endif
+  Feature* features = (Feature*)(memory + 2);
   long long* index = (long long*)(features + width);
   T *step = (T*)(index + tile), *shrink = step + width, *x = shrink + width;
   T *w = x + tile * ld, *v = w + width * columns, *gradient = v + width * columns;
-  T *z = gradient + width * columns, *inbox = z + tile * columns;
-  T* partial = inbox + (MEMBERS ? tile * columns : 0);
+  T *z = gradient + width * columns, *inbox = MEMBERS > 1 ? z + tile * columns : z;
+  T* partial = inbox + tile * columns;
+  const Divisor by_fours(fours), by_columns(columns), by_quads(width / 4);
 
   const int own = MEMBERS ? tile / members : tile, first_own = MEMBERS ? member * own : 0;
   const int team = min(32, THREADS / own), lane = thread % team, mine = thread / team;
@@ -333,7 +386,7 @@ extern "C" __global__ void CLUSTER
       shrink[f] = real ? *weight(weight_shrink, weight_shrink, f, 0) : 0;
     }
     for (int i = thread; i < width * columns; i += THREADS) {
-      int f = i / columns, j = i % columns;
+      int f = by_columns.quotient(i), j = by_columns.rest(i);
       bool there = first + f <= p && j < c;
       w[i] = there ? *weight(W0, b0, f, j) : 0;
       v[i] = there ? *weight(V0, a0, f, j) : 0;
@@ -387,7 +440,7 @@ extern "C" __global__ void CLUSTER
     __syncthreads();
     if (thread < tile) index[thread] = row_at(min((long long)min(tile, batch), n) + thread);
     store();
-    meet();  // from here on the others' memory is written to
+    meet();  // the others' memory is there, and their signals
 
     double losses = 0;
     int begin = 0;  // of the tile in its batch
@@ -401,10 +454,20 @@ extern "C" __global__ void CLUSTER
       fetch(next);
       const long long later = row_at(next + then + thread);
 
-      const int quarter = (r + 3) / 4, tiles = quarter * fours;
-      const int slices = max(1, min(THREADS / tiles, width / 4));
+      const int owned = max(0, min(own, r - first_own));
+#if MEMBERS > 1
+      if (thread == 0) {
+        arm(scores_are_here, members * owned * fours * sizeof(Four));
+        arm(gradient_is_here, (r - owned) * fours * sizeof(Four));
+      }
+#endif
+
+      const Divisor by_quarter((r + 3) / 4);
+      const int quarter = by_quarter.by, tiles = quarter * fours;
+      const int slices = max(1, min(Divisor(tiles).quotient(THREADS), width / 4));
       for (int unit = thread; unit < tiles * slices; unit += THREADS) {
-        const int j = unit % fours, i = unit / fours % quarter, slice = unit / tiles;
+        const int j = by_fours.rest(unit), rest = by_fours.quotient(unit);
+        const int i = by_quarter.rest(rest), slice = by_quarter.quotient(rest);
         Square sum;
 #pragma unroll 2
         for (int l = 4 * slice; l < width; l += 4 * slices) {
@@ -425,56 +488,68 @@ extern "C" __global__ void CLUSTER
       }
       __syncthreads();
 
-      Four* box = (Four*)(MEMBERS ? inbox : exchange);  // a row's sums, from each of the members
+      // A row's sums, from each of the members.
+      Four* box = (Four*)(MEMBERS ? inbox : exchange);
       if (!MEMBERS) box += ((long long)group * 2 + parity) * members * tile * fours;
+      box += member * own * fours;
       for (int i = thread; i < r * fours; i += THREADS) {
-        const int owner = i / (own * fours), there = member * own * fours + i % (own * fours);
-        *at_member(box + there, owner) =
+        const Four sum =
             folded(slices, [=](int part) { return ((Four*)partial)[part * r * fours + i]; });
+#if MEMBERS > 1
+        const int owner = by_fours.quotient(i) / own;  // a power of 2, which nobody knows
+        send(box + i - owner * own * fours, sum, scores_are_here, owner);
+#else
+        box[i] = sum;
+#endif
       }
-      if (MEMBERS) {
-        meet();
-      } else {
-        __syncthreads();
-        if (thread == 0) {
-          __threadfence();
-          atomicAdd(arrivals + group, 1u);
-          barriers += members;
-          while ((int)(*(volatile unsigned*)(arrivals + group) - barriers) < 0) PAUSE();
-          __threadfence();
-        }
-        __syncthreads();
-        parity = 1 - parity;
-      }
-
-      const int owned = min(own, r - first_own);
-      for (int i = thread; i < owned * fours; i += THREADS)
-        ((Four*)z)[first_own * fours + i] = folded(members, [=](int other) {
-          const Four* from = box + other * own * fours + i;
-          if (MEMBERS) return *from;
-          return Four{__ldcg(from->v), __ldcg(from->v + 1), __ldcg(from->v + 2),
-                      __ldcg(from->v + 3)};
-        });
+      box -= member * own * fours;
+#if MEMBERS > 1
+      await(scores_are_here, parity);
+#elif MEMBERS == 0
       __syncthreads();
-      {
-        const bool active = mine < owned;
-        T* scores = z + row * columns;
-        const T value = row_loss(scores, scores, active ? now_label : 0,
-                                 active ? now_importance : 0, k, c, margin, active, lane, team, 0);
-        if (lane == 0) losses += value;
-        __syncwarp();
-        for (int i = lane; active && i < (MEMBERS ? MEMBERS - 1 : 0) * fours; i += team) {
-          const int other = i / fours + (i / fours >= member);
-          Four* mine = (Four*)scores + i % fours;
-          *at_member(mine, other) = *mine;
-        }
+      if (thread == 0) {
+        __threadfence();
+        atomicAdd(arrivals + group, 1u);
+        barriers += members;
+        while ((int)(*(volatile unsigned*)(arrivals + group) - barriers) < 0) PAUSE();
+        __threadfence();
       }
-      meet();
+      __syncthreads();
+#endif
+      if (MEMBERS != 1)
+        for (int i = thread; i < owned * fours; i += THREADS)
+          ((Four*)z)[first_own * fours + i] = folded(members, [=](int other) {
+            const Four* from = box + other * own * fours + i;
+            if (MEMBERS) return *from;
+            return Four{__ldcg(from->v), __ldcg(from->v + 1), __ldcg(from->v + 2),
+                        __ldcg(from->v + 3)};
+          });
+      __syncthreads();
+
+      const bool active = mine < owned;
+      T* scores = z + row * columns;
+      const T value = row_loss(scores, scores, active ? now_label : 0, active ? now_importance : 0,
+                               k, c, margin, active, lane, team, 0);
+      if (lane == 0) losses += value;
+#if MEMBERS > 1
+      __syncwarp();
+      for (int i = lane; active && i < (members - 1) * fours; i += team) {
+        const int other = by_fours.quotient(i);
+        Four* four = (Four*)scores + by_fours.rest(i);
+        send(four, *four, gradient_is_here, other + (other >= member));
+      }
+      __syncthreads();
+      await(gradient_is_here, parity);
+#else
+      __syncthreads();
+#endif
+      parity = 1 - parity;
 
       const int quads = width / 4, squares = quads * fours;
-      const int pieces = max(1, min(THREADS / squares, r));
+      const int pieces = max(1, min(Divisor(squares).quotient(THREADS), r));
       for (int unit = thread; unit < squares * pieces; unit += THREADS) {
-        const int j = unit % fours, f = unit / fours % quads, piece = unit / squares;
+        const int j = by_fours.rest(unit), rest = by_fours.quotient(unit);
+        const int f = by_quads.rest(rest), piece = by_quads.quotient(rest);
         Square sum;
 #pragma unroll 4
         for (int l = piece; l < r; l += pieces) {
@@ -493,14 +568,14 @@ extern "C" __global__ void CLUSTER
         Four *sofar = (Four*)gradient + i, *ours = (Four*)w + i, *speed = (Four*)v + i;
         Four sum =
             folded(pieces, [=](int part) { return ((Four*)partial)[part * width * fours + i]; });
-        const int f = i / fours;
+        const int f = by_fours.quotient(i);
         for (int q = 0; q < 4; ++q) {
           if (begin) sum.v[q] += sofar->v[q];
           sofar->v[q] = sum.v[q];
           if (!last) continue;
           ours->v[q] = advance(ours->v[q], speed->v + q, sum.v[q], rate * step[f],
                                factor * shrink[f]);
-          const int j = i % fours * 4 + q;
+          const int j = by_fours.rest(i) * 4 + q;
           if (total_W && first + f <= p && j < c)
             atomicAdd(weight(total_W, total_b, f, j), ours->v[q]);  // alone there, and does not wait
         }
@@ -514,7 +589,7 @@ extern "C" __global__ void CLUSTER
     }
 
     for (int i = thread; i < width * columns; i += THREADS) {
-      int f = i / columns, j = i % columns;
+      int f = by_columns.quotient(i), j = by_columns.rest(i);
       if (first + f > p || j >= c) continue;
       *weight(W, b, f, j) = w[i];
       *weight(V, a, f, j) = v[i];
@@ -525,14 +600,8 @@ extern "C" __global__ void CLUSTER
     if (thread == 0) {
       double sum = 0;
       for (int i = 0; i < THREADS; ++i) sum += by_thread[i];
-      *at_member(sums + (MEMBERS ? member : 0), 0) = sum;
+      seen[model * max(MEMBERS, 1) + (MEMBERS ? member : 0)] = sum;  // alike of all, if MEMBERS = 0
     }
     meet();
-    if (thread == 0 && member == 0) {
-      double sum = 0;
-      for (int i = 0; i < (MEMBERS ? MEMBERS : 1); ++i) sum += sums[i];
-      seen[model] = sum;
-    }
-    __syncthreads();
   }
 }

@@ -234,6 +234,13 @@ class _Plan(NamedTuple):
     shared_bytes: int
 
 
+@cache
+def _limits(device: int) -> tuple[int, int]:
+    """Return the number of multiprocessors and the shared memory a block can have."""
+    limits = cupy.cuda.Device(device).attributes  # a call of the driver for each of them
+    return limits["MultiProcessorCount"], limits["MaxSharedMemoryPerBlockOptin"]
+
+
 def _clusters() -> tuple[int, ...]:
     """Return the sizes of clusters to try; one is a block for itself, which every GPU has."""
     return (1, 2, 4, 8) if int(cupy.cuda.Device().compute_capability) >= 90 else (1,)
@@ -244,8 +251,8 @@ def _plan(rows: _Rows, p: int, m: int, c: int) -> _Plan | None:
 
     A cluster is preferred to blocks that meet in global memory, which must all run at once.
     """
-    limits, item, fours = cupy.cuda.Device().attributes, rows.dtype.itemsize, -(-c // 4)
-    processors, most = limits["MultiProcessorCount"], limits["MaxSharedMemoryPerBlockOptin"]
+    processors, most = _limits(cupy.cuda.Device().id)
+    item, fours = rows.dtype.itemsize, -(-c // 4)
     tile = max(8, min(_TILE, 1 << (rows.size - 1).bit_length()))
     stored = max(4, rows.X.dtype.itemsize)
 
@@ -255,8 +262,8 @@ def _plan(rows: _Rows, p: int, m: int, c: int) -> _Plan | None:
             return None
         partial = max(16 * _SGD_THREADS, 4 * fours * max(tile, width))
         reals = tile * (width | 4) + 12 * fours * width + 2 * width + partial
-        reals += 4 * fours * tile * (2 if cluster else 1)
-        shared = 64 + 24 * width + 8 * tile + item * reals
+        reals += 4 * fours * tile * (1 + (cluster > 1))
+        shared = 16 + 24 * width + 8 * tile + item * reals
         if shared > most:
             return None
         # As the kernel's launch bounds have it; a margin for what the system keeps of each block.
@@ -291,7 +298,7 @@ def _cost_of_products(rows: _Rows, p: int, m: int, c: int) -> float:
     """Return the cycles of a step by matrix products; infinite where models differ in X."""
     if rows.standards > 1 or rows.mean.shape[1] > 1:
         return math.inf
-    lanes = 64 * cupy.cuda.Device().attributes["MultiProcessorCount"]  # at half of their peak
+    lanes = 64 * _limits(cupy.cuda.Device().id)[0]  # at half of their peak
     return _PRODUCTS_CYCLES + 2.0 * rows.size * p * m * c / lanes
 
 
@@ -306,7 +313,7 @@ def _in_one_kernel(rows: _Rows, plan: _Plan, carry: Any, steps: Any, average: bo
     after = [cupy.empty((p, m, c), real), cupy.empty((m, c), real)]
     after += [cupy.empty((p, m, c), real), cupy.empty((m, c), real)]
     total = params(*(cupy.array(a, order="C") for a in total)) if average else total
-    losses = cupy.empty(m, np.float64)
+    losses = cupy.empty((m, max(plan.cluster, 1)), np.float64)
     exchange, arrivals = None, None
     if not plan.cluster:
         shape = plan.groups, 2, plan.members, plan.tile, _even(c)
@@ -320,7 +327,7 @@ def _in_one_kernel(rows: _Rows, plan: _Plan, carry: Any, steps: Any, average: bo
         *(real(getattr(rows.loss, "margin", 0.0)), *rows.rule),
     )
     kernel((blocks,), (_SGD_THREADS,), arguments, shared_mem=plan.shared_bytes)
-    return params(*after[:2]), params(*after[2:]), total, seen + losses
+    return params(*after[:2]), params(*after[2:]), total, seen + losses.sum(axis=1)
 
 
 def _packed(W: cupy.ndarray, b: cupy.ndarray) -> cupy.ndarray:
