@@ -199,6 +199,8 @@ static void start() {
   give_way();
 }
 
+const int guard = 64;  // numbers behind the shared memory, which nobody may write to
+
 static void run(Index grid, Index block, size_t shared_bytes) {
   gridDim = grid;
   blockDim = block;
@@ -207,7 +209,8 @@ static void run(Index grid, Index block, size_t shared_bytes) {
   std::vector<Coroutine> coroutines(size_t(grid.x) * threads);
   for (unsigned b = 0; b < grid.x; ++b) {
     blocks[b].index = {b, 0, 0};
-    blocks[b].shared.assign(shared_bytes / 8 + 1, NAN);
+    blocks[b].shared.assign(shared_bytes / 8 + 1 + guard, NAN);
+    std::fill(blocks[b].shared.end() - guard, blocks[b].shared.end(), 12345.0);
     blocks[b].barrier.size = threads;
     blocks[b].cluster = &blocks[b / cluster_size * cluster_size];
     blocks[b].meeting.size = threads * cluster_size;
@@ -249,6 +252,9 @@ static void run(Index grid, Index block, size_t shared_bytes) {
                               [&](size_t i) { return coroutines[i].done; }),
                left.end());
   }
+  for (const Block& block : blocks)
+    for (size_t i = block.shared.size() - guard; i < block.shared.size(); ++i)
+      if (block.shared[i] != 12345.0) throw "shared memory";
 }
 
 template <class... A, size_t... I>

@@ -106,7 +106,7 @@ class RawKernel:
         status = self._launch(
             shape, ctypes.c_size_t(shared_mem), pointers, sizes, ctypes.c_size_t(len(values))
         )
-        assert status == 0, "arguments of the wrong types"
+        assert status == 0, "arguments of the wrong types, or memory that is not the kernel's"
 
 
 class Device(str):

@@ -62,12 +62,14 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
 _DEFAULT_MATH, _TF32_MATH = 0, 3  # of cublasMath_t
-# Of an epoch in one kernel: threads of a block, rows of a tile, and features per thread of a warp,
-# of which those of four leave room for a second block (see ``cupy.cu``).
+# Of an epoch in one kernel: threads of a block, rows of a tile, and features per thread of a warp;
+# with four floats or less a second block has room beside the first (see ``cupy.cu``).
 _SGD_THREADS, _TILE, _CHUNKS = 256, 64, (2, 4, 8)
-# Cycles, counted and not measured: of a tile apart from its products, of the meetings of a cluster
-# and of those in global memory, and of a step by matrix products: four launches by the host.
-_TILE_CYCLES, _CLUSTER_CYCLES, _GLOBAL_CYCLES, _PRODUCTS_CYCLES = 1500, 600, 4000, 100_000
+# Cycles, counted and not measured: of a tile apart from its products, of what the blocks of a
+# cluster tell each other, or tell each other in global memory; and of a step by matrix products,
+# four launches by the host.
+_TILE_CYCLES, _CLUSTER_CYCLES, _GLOBAL_CYCLES, _PRODUCTS_CYCLES = 1800, 600, 4000, 100_000
+_LANES = 96  # of the 128 of a multiprocessor, that are busy in a product
 
 
 @cache
@@ -272,8 +274,7 @@ def _plan(rows: _Rows, p: int, m: int, c: int) -> _Plan | None:
         groups = m if cluster else min(m, at_once)
         if not groups or not at_once:
             return None
-        # Each row and feature is multiplied with each column twice, by 128 lanes.
-        work = 2.0 * tile * width * 4 * fours / 128
+        work = 2.0 * tile * width * 4 * fours / _LANES  # scores, then the gradient
         meetings = 0 if members == 1 else _CLUSTER_CYCLES if cluster else _GLOBAL_CYCLES
         alone = _TILE_CYCLES + meetings + work
         cycles = -(-m // at_once) * max(alone, (1 + two) * work) * -(-rows.size // tile)
