@@ -230,12 +230,16 @@ static void run(Index grid, Index block, size_t shared_bytes) {
     }
   }
   std::mt19937 random(0);
+  std::vector<int> asleep(grid.x);
   std::vector<size_t> left(coroutines.size());
   for (size_t i = 0; i < left.size(); ++i) left[i] = i;
   while (!left.empty()) {
     std::shuffle(left.begin(), left.end(), random);
     std::vector<bool> still(grid.x);
-    for (unsigned b = 0; b < grid.x; ++b) still[b] = random() % 2;
+    for (unsigned b = 0; b < grid.x; ++b) {
+      if (grid.x > 1 && random() % 100 == 0) asleep[b] = 100;  // others may run far ahead
+      still[b] = asleep[b] ? asleep[b]-- : random() % 2;
+    }
     std::shuffle(mail.begin(), mail.end(), random);
     for (size_t arriving = mail.size() / 2 + mail.size() % 2; arriving > 0; --arriving) {
       mail.back()();
