@@ -380,6 +380,46 @@ class TestEmulated:
             solver.step(F, solver.init(F, F.zeros()))
         assert calls == [1]
 
+    @pytest.mark.parametrize(
+        ("capability", "problem", "size", "expected"),
+        [
+            ("90", rows(p=784, k=10), 64, (8, 8, 100)),
+            ("90", rows(p=64, k=10), 64, (8, 8, 12)),
+            ("90", rows(p=1500, k=10), 37, (8, 8, 188)),
+            ("90", rows(p=3000, k=10), 37, (47, 0, 64)),  # more than a cluster holds
+            ("80", rows(p=784, k=10), 64, (13, 0, 64)),
+            ("80", rows(p=64, k=10), 64, (1, 1, 68)),
+        ],
+    )
+    def test_who_shares_a_model(
+        self,
+        case: Any,
+        emulated: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        capability: str,
+        problem: dict[str, Any],
+        size: int,
+        expected: tuple[int, int, int],
+    ) -> None:
+        """Blocks of a group, of a cluster if they are one, and features of each, on 132 of them."""
+        plans = []
+        plan = emulated._plan
+
+        def spy(*args: Any) -> Any:
+            plans.append(plan(*args))
+            return plans[-1]
+
+        monkeypatch.setattr(emulated.cupy.cuda.Device, "compute_capability", capability)
+        monkeypatch.setattr(emulated, "_limits", lambda device: (132, 227 * 1024))
+        monkeypatch.setattr(emulated, "_plan", spy)
+        monkeypatch.setattr(emulated, "_in_one_kernel", lambda rows, plan, carry, *rest: carry)
+        F = case.objective(SoftmaxLoss(), L2Penalty(), **problem, dtype="float32")
+        solver = replace(SMALL, batch_size=size, learning_rate=0.1)
+        solver.step(F, solver.init(F, F.zeros()))
+        (best,) = plans
+        assert (best.members, best.cluster, best.width) == expected
+        assert best.members * best.width > problem["X"].shape[1]
+
     def test_the_table_is_what_the_source_holds(self, case: Any, emulated: Any) -> None:
         structs = re.findall(r"struct (\w+) : Row", SOURCE.read_text(encoding="utf-8"))
         assert sorted(structs) == sorted(loss.__name__ for loss in emulated._LOSSES)
@@ -444,7 +484,7 @@ def test_the_kernels_compile(loss: str, dtype: str, stored: str, architecture: s
 
     program = nvrtc.createProgram(SOURCE.read_text(), "cupy.cu", (), ())
     types = {"DTYPE": dtype, "STORED": stored, "STANDARD": dtype, "LOSS": LOSSES[loss].__name__}
-    types |= {"MEMBERS": "8" if architecture >= "sm_90" else "0", "CHUNKS": "4"}
+    types |= {"MEMBERS": "8" if int(architecture[3:]) >= 90 else "0", "CHUNKS": "4"}
     options = (f"--gpu-architecture={architecture}", "-std=c++17")
     try:
         nvrtc.compileProgram(program, (*options, *(f"-D{a}={b}" for a, b in types.items())))

@@ -310,6 +310,18 @@ __device__ void meet() {
 #endif
 }
 
+// All threads of blocks anywhere, who count themselves: `due` have come when all have.
+__device__ void meet_in_memory(unsigned* arrived, unsigned due) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(arrived, 1u);
+    while ((int)(*(volatile unsigned*)arrived - due) < 0) PAUSE();
+    __threadfence();
+  }
+  __syncthreads();
+}
+
 const int THREADS = 256, WARPS = THREADS / 32;  // of a block of `sgd`
 
 #if MEMBERS > 1
@@ -370,7 +382,7 @@ extern "C" __global__ void CLUSTER
   const int own = MEMBERS ? tile / members : tile, first_own = MEMBERS ? member * own : 0;
   const int team = min(32, THREADS / own), lane = thread % team, mine = thread / team;
   const int row = first_own + mine;  // of the tile, whose loss this thread helps with
-  unsigned barriers = 0;
+  unsigned due = 0;
   int parity = 0;
 
   for (int model = group; model < m; model += groups) {
@@ -505,17 +517,8 @@ extern "C" __global__ void CLUSTER
       box -= member * own * fours;
 #if MEMBERS > 1
       await(scores_are_here, parity);
-#elif MEMBERS == 0
-      __syncthreads();
-      if (thread == 0) {
-        __threadfence();
-        atomicAdd(arrivals + group, 1u);
-        barriers += members;
-        while ((int)(*(volatile unsigned*)(arrivals + group) - barriers) < 0) PAUSE();
-        __threadfence();
-      }
-      __syncthreads();
 #endif
+      if (MEMBERS == 0) meet_in_memory(arrivals + group, due += members);
       if (MEMBERS != 1)
         for (int i = thread; i < owned * fours; i += THREADS)
           ((Four*)z)[first_own * fours + i] = folded(members, [=](int other) {
