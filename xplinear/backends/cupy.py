@@ -74,15 +74,9 @@ _LANES = 96  # of the 128 of a multiprocessor, that are busy in a product
 
 @cache
 def _kernel(
-    name: str,
-    loss: type,
-    dtype: str,
-    stored: str,
-    standard: str,
-    cluster: int = 0,
-    chunks: int = 0,
+    name: str, loss: type, dtype: str, stored: str, standard: str, cluster: int = 0, chunks: int = 0
 ) -> cupy.RawKernel:
-    """Return a kernel of ``cupy.cu``, which says what its names are."""
+    """Return a kernel of ``cupy.cu``, which says what it is compiled with."""
     types = {"DTYPE": _TYPES[dtype], "STORED": _TYPES[stored], "LOSS": loss.__name__}
     types["STANDARD"] = _TYPES[standard]
     if name == "sgd":
@@ -176,6 +170,7 @@ class _Rows(NamedTuple):
 
     @property
     def standards(self) -> int:
+        """The number of columns of the standard, 0 without one."""
         return 0 if self.standard is None else _columns(self.standard[0])
 
     def kernel(self, name: str, *layout: int) -> cupy.RawKernel:
@@ -310,9 +305,9 @@ def _in_one_kernel(rows: _Rows, plan: _Plan, carry: Any, steps: Any, average: bo
     params, blocks = type(velocity), plan.groups * plan.members
     kernel = rows.kernel("sgd", plan.cluster, plan.chunks)
     kernel.max_dynamic_shared_size_bytes = plan.shared_bytes
+    # Of the steps, which are alike in all columns, it reads the first.
     given = [cupy.ascontiguousarray(a) for a in (*steps[1:], *before, *velocity)]
-    after = [cupy.empty((p, m, c), real), cupy.empty((m, c), real)]
-    after += [cupy.empty((p, m, c), real), cupy.empty((m, c), real)]
+    after = [cupy.empty(a.shape, real) for a in (*before, *velocity)]
     total = params(*(cupy.array(a, order="C") for a in total)) if average else total
     losses = cupy.empty((m, max(plan.cluster, 1)), np.float64)
     exchange, arrivals = None, None
