@@ -5,7 +5,7 @@ Five parts, each with its own results, written as soon as it is done:
 ``full-batch``     one loss and gradient on 1,000,000 rows: p = 1024, k = 1000 as a share of the
                    measured product of matrices, p = 784, k = 10 as a share of the measured copy,
                    X counted twice, once for each of the two products
-``step``           SGD's step at several shapes: whole epochs, and on CuPy what the device is busy
+``sgd-step``       SGD's step at several shapes: whole epochs, and on CuPy what the device is busy
                    with from the epoch's first kernel to its last
 ``stack``          SGD, batch 64, p = 784, k = 10: a step of 16 and of 45 models beside one of one
 ``sweep``          as large as ImageNet's features, 1,281,167 × 1024, k = 1000: one strength to
@@ -313,7 +313,7 @@ def scaled(size: int, scale: float, least: int = 640) -> int:
 
 PARTS: dict[str, Callable[[Backend, float, float], Rows]] = {
     "full-batch": full_batch,
-    "step": step,
+    "sgd-step": step,
     "stack": stack,
     "sweep": sweep,
     "fashion-mnist": fashion_mnist,
