@@ -5,6 +5,8 @@ Five parts, each with its own results, written as soon as it is done:
 ``full-batch``     one loss and gradient on 1,000,000 rows: p = 1024, k = 1000 as a share of the
                    measured product of matrices, p = 784, k = 10 as a share of the measured copy,
                    X counted twice, once for each of the two products
+``sgd-step``       SGD's step at several shapes: whole epochs, and on CuPy what the device is busy
+                   with from the epoch's first kernel to its last
 ``stack``          SGD, batch 64, p = 784, k = 10: a step of 16 and of 45 models beside one of one
 ``sweep``          as large as ImageNet's features, 1,281,167 × 1024, k = 1000: one strength to
                    tol 1e-4, then 45 strengths; scikit-learn's LogisticRegression with array API
@@ -64,6 +66,12 @@ Rows = list[dict[str, Any]]
 
 FULL, STACK, IMAGENET = 1_000_000, 60_000, 1_281_167  # rows
 REPEATS, SECONDS = 5, 5.0
+STEPS = [  # p, k, batch, models
+    *((784, 10, batch, m) for batch, m in ((64, 1), (1024, 1), (64, 16), (64, 45))),
+    *((p, k, 64, 1) for p, k in ((64, 10), (384, 51), (1024, 10), (1024, 1000))),
+    (1024, 1000, 1024, 1),
+    (384, 51, 256, 20),
+]
 SPREAD, NOISE, CHUNK = 0.18, 8192, 65_536  # of the classes; rows drawn, rows made at a time
 TOL, ALPHA, STRENGTHS, PART = 1e-4, 1e-4, 45, 20
 ITERATIONS = 200
@@ -85,6 +93,46 @@ def full_batch(backend: Backend, scale: float, cap: float) -> Rows:
         row |= {"product_flops_per_second": ceilings.flops_per_second}
         rows.append(row | {"copy_bytes_per_second": ceilings.bytes_per_second})
     return rows
+
+
+def step(backend: Backend, scale: float, cap: float) -> Rows:
+    del cap
+    rows: Rows = []
+    for p, k, batch, m in STEPS:
+        n = scaled(STACK, scale)
+        F = random_problem(backend, n, p, k, m)
+        busy: list[float] = []
+        data = F.data
+        if backend.name.startswith("cupy"):
+            of_epochs = {key: f for key, f in backend.kernels.items() if key[1] == "sgd"}
+            kernels = backend.kernels | {key: timed(f, busy) for key, f in of_epochs.items()}
+            data = replace(data, backend=replace(backend, kernels=kernels))
+        run, seconds = epoch(replace(F, data=data), batch), list[float]()
+        for _ in range(1 + REPEATS):
+            start = time.perf_counter()
+            wait(backend, *run())
+            seconds.append(time.perf_counter() - start)
+        steps = -(-n // batch)
+        row = {"backend": backend.name, "p": p, "k": k, "batch": batch, "models": m}
+        row |= {"us_per_step": 1e6 * median(seconds[1:]) / steps, "first_epoch_s": seconds[0]}
+        rows.append(row | {"device_us_per_step": 1e6 * median(busy[1:] or [np.nan]) / steps})
+    return rows
+
+
+def timed(kernel: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """Return a kernel of CuPy whose time on the device is added to a list."""
+    import cupy
+
+    def run(*args: Any, **settings: Any) -> Any:
+        start, end = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record()
+        result = kernel(*args, **settings)
+        end.record()
+        end.synchronize()
+        seconds.append(1e-3 * cupy.cuda.get_elapsed_time(start, end))
+        return result
+
+    return run
 
 
 def stack(backend: Backend, scale: float, cap: float) -> Rows:
@@ -303,6 +351,7 @@ def scaled(size: int, scale: float, least: int = 640) -> int:
 
 PARTS: dict[str, Callable[[Backend, float, float], Rows]] = {
     "full-batch": full_batch,
+    "sgd-step": step,
     "stack": stack,
     "streaming": streaming,
     "sweep": sweep,

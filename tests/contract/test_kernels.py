@@ -7,10 +7,12 @@ model and its speed, that does not show.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -25,6 +27,7 @@ from sklearn.datasets import load_digits
 import xplinear.backends
 from xplinear import LinearClassifier
 from xplinear.backends import BackendError, get_backend
+from xplinear.data.rows import FarStandard, Standard
 from xplinear.losses import LOSSES, SoftmaxLoss
 from xplinear.namespace import device
 from xplinear.penalties import PENALTIES, L2Penalty
@@ -150,6 +153,7 @@ def after_epochs(
     loss: str = "softmax",
     penalty: str = "l2",
     strided: bool = False,
+    standard: Standard | None = None,
     **problem: Any,
 ) -> list[Any]:
     """Return what two epochs end with, by the kernel and by the reference."""
@@ -160,6 +164,9 @@ def after_epochs(
         if strided:
             X = one.asarray(problem["X"].repeat(2, 0).repeat(3, 1), problem["dtype"])
             F = replace(F, data=replace(F.data, X=X[::2, ::3]))
+        if standard:
+            own = type(standard)(*map(one.asarray, standard))
+            F = replace(F, data=F.data.with_standard(own))
         state = solver.init(F, one.params(F))
         for _ in range(2):
             state = solver.step(F, state)
@@ -175,9 +182,10 @@ def rows(n: int = 37, p: int = 5, k: int = 3) -> dict[str, Any]:
 
 
 SMALL = SGD(max_iter=2, batch_size=16)
-PRODUCTS = replace(SMALL, batch_size=150)  # too large for the kernel of a whole epoch
+PRODUCTS = replace(SMALL, batch_size=150)
 weights = np.random.default_rng(2).uniform(0.5, 2.0, (37, 3)).round(1)
 labels = np.random.default_rng(3).integers(0, 3, (37, 3))
+centre, scale = np.random.default_rng(4).uniform(0.0, 2.0, (2, 5, 2)).round(1)
 many_labels = {"y": np.tile(labels, (5, 1))[:170], "targets": [2, 0]}
 SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "plain": (SMALL, rows()),
@@ -200,7 +208,14 @@ SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "strided": (SMALL, rows() | {"strided": True}),
     "columns first": (SMALL, rows() | {"X": np.asfortranarray(rows()["X"])}),
     "bytes": (SMALL, rows() | {"X": np.arange(185).reshape(37, 5) % 7, "stored": "uint8"}),
+    "half precision": (SMALL, rows() | {"stored": "float16"}),
+    "standardized": (SMALL, rows() | {"standard": Standard(centre[:, 0], scale[:, 0])}),
+    "standardized per model": (SMALL, rows() | {"standard": Standard(centre, scale)}),
     "products": (PRODUCTS, rows(n=170)),
+    "products, standardized": (
+        PRODUCTS,
+        rows(n=170) | {"standard": Standard(centre[:, 0], scale[:, 0])},
+    ),
     "products, two classes": (PRODUCTS, rows(n=170, k=2)),
     "products, many classes": (PRODUCTS, rows(n=170, k=40)),
     "products, labels per target": (PRODUCTS, rows(n=170) | many_labels),
@@ -216,27 +231,105 @@ def compare(case: Any, pair: list[Any], tolerance: float) -> None:
         np.testing.assert_allclose(case.to_numpy(ours), expected, rtol=tolerance, atol=atol)
 
 
+# Ways in which CuPy folds an epoch, whatever it thinks of their cost.
+WAYS: dict[str, dict[str, Any]] = {
+    "alone": {"_clusters": lambda: (1,), "_PRODUCTS_CYCLES": math.inf},
+    "clusters": {"_clusters": lambda: (4,), "_PRODUCTS_CYCLES": math.inf},
+    "global memory": {"_clusters": tuple, "_CHUNKS": (1,), "_PRODUCTS_CYCLES": math.inf},
+    "products": {"_PRODUCTS_CYCLES": -math.inf},
+}
+
+
+@pytest.fixture
+def fold_by(
+    request: pytest.FixtureRequest, case: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """Let CuPy fold all epochs in one of the ways."""
+
+    def fold(way: str) -> None:
+        if case.backend.name != "cupy":
+            return
+        emulated = request.node.callspec.params.get("case", "emulated") == "emulated"
+        module = (
+            request.getfixturevalue("emulated")
+            if emulated
+            else importlib.import_module("xplinear.backends.cupy")
+        )
+        if way == "clusters" and 4 not in module._clusters():
+            pytest.skip("this GPU has no clusters")
+        for name, value in WAYS[way].items():
+            monkeypatch.setattr(module, name, value)
+
+    return fold
+
+
+def way_of(name: str) -> str:
+    return "products" if name.startswith("products") else "alone"
+
+
 @pytest.mark.parametrize("name", SGD_CASES)
-def test_sgd(case: Any, name: str, dtype: str) -> None:
+def test_sgd(case: Any, fold_by: Callable[[str], None], name: str, dtype: str) -> None:
     kernel_of(case, "softmax", "sgd")
+    fold_by(way_of(name))
     solver, problem = SGD_CASES[name]
     pair = after_epochs(case, solver, dtype=dtype, **problem)
     compare(case, pair, 1e-10 if dtype == "float64" else 1e-3)
 
 
+@pytest.mark.parametrize("way", ["clusters", "global memory"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("two classes", "many features", "more rows than a tile", "one row at a time", "strided"),
+        *("more models than run at once", "nesterov, averaged", "weights per fold"),
+        *("labels per target", "bytes", "standardized per model"),
+    ],
+)
+def test_sgd_by_blocks_that_share_a_model(
+    case: Any, fold_by: Callable[[str], None], name: str, way: str
+) -> None:
+    kernel_of(case, "softmax", "sgd")
+    if case.backend.name != "cupy":
+        pytest.skip("has no blocks")
+    fold_by(way)
+    solver, problem = SGD_CASES[name]
+    compare(case, after_epochs(case, solver, dtype="float64", **problem), 1e-10)
+
+
+@pytest.mark.parametrize("way", ["clusters", "products"])
+def test_sgd_of_rows_that_only_their_standard_brings_near(
+    case: Any, fold_by: Callable[[str], None], way: str
+) -> None:
+    kernel_of(case, "softmax", "sgd")
+    fold_by(way)
+    problem = rows(n=170) | {"dtype": "float32", "stored": "float64"}
+    far = 1e9 * np.arange(1.0, 6.0)
+    problem["X"] = problem["X"] + far
+    pair = after_epochs(
+        case, replace(SMALL, batch_size=100), standard=FarStandard(far, scale[:, 0]), **problem
+    )
+    compare(case, pair, 1e-3)
+
+
 @pytest.mark.parametrize("batch_size", [16, 150])
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_sgd_of_every_objective(case: Any, loss: str, penalty: str, batch_size: int) -> None:
+def test_sgd_of_every_objective(
+    case: Any, fold_by: Callable[[str], None], loss: str, penalty: str, batch_size: int
+) -> None:
     kernel_of(case, loss, "sgd")
+    fold_by("alone" if batch_size == 16 else "products")
     solver = replace(SMALL, batch_size=batch_size)
     compare(case, after_epochs(case, solver, loss=loss, penalty=penalty, **rows(n=160)), 1e-9)
 
 
 @pytest.mark.parametrize("batch_size", [16, 150])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_sgd_of_labels_per_model(case: Any, loss: str, batch_size: int) -> None:
+def test_sgd_of_labels_per_model(
+    case: Any, fold_by: Callable[[str], None], loss: str, batch_size: int
+) -> None:
     kernel_of(case, loss, "sgd")
+    fold_by("alone" if batch_size == 16 else "products")
     solver, problem = replace(SMALL, batch_size=batch_size), rows(n=170) | many_labels
     compare(case, after_epochs(case, solver, loss=loss, **problem), 1e-9)
 
@@ -251,19 +344,25 @@ class TestEmulated:
 
     @pytest.mark.parametrize("name", SGD_CASES)
     def test_the_intended_kernels_run_and_nothing_is_read(
-        self, case: Any, emulated: Any, name: str
+        self, case: Any, emulated: Any, fold_by: Callable[[str], None], name: str
     ) -> None:
+        fold_by(way_of(name))
         solver, problem = SGD_CASES[name]
         problem = {key: part for key, part in problem.items() if key != "strided"}
+        standard = problem.pop("standard", None)
         one = case.asarray([1.0])
         with pytest.raises(AssertionError, match="the host read a value"):
             float(case.xp.sum(one) + one[0])
         F = case.objective(case.backend.accelerated(SoftmaxLoss()), L2Penalty(), **problem)
+        if standard:
+            own = type(standard)(*map(case.asarray, standard))
+            F = replace(F, data=F.data.with_standard(own))
         state = solver.init(F, F.zeros())
         with pytest.MonkeyPatch.context() as patch:
             patch.delattr(emulated, "fold_in_python")
-            if "products" not in name:
-                patch.delattr(emulated, "_by_products")
+            patch.delattr(
+                emulated, "_in_one_kernel" if way_of(name) == "products" else "_by_products"
+            )
             solver.step(F, state)
 
     @pytest.mark.parametrize(
@@ -271,9 +370,13 @@ class TestEmulated:
         [
             {"penalty": "custom"},
             {"stored": "float16"},
-            rows(n=222) | {"s": np.tile(weights, (6, 1)), "models": [2, 0], "batch_size": 150},
+            rows(k=1000) | {"s": weights, "models": [2, 0], "batch_size": 64},
         ],
-        ids=["a penalty of one's own", "half precision", "large batches, weights per fold"],
+        ids=[
+            "a penalty of one's own",
+            "a type the kernels do not know",
+            "many classes, weights per fold",
+        ],
     )
     def test_the_rest_is_left_to_the_reference(
         self, case: Any, emulated: Any, change: dict[str, Any]
@@ -287,12 +390,53 @@ class TestEmulated:
         F = case.objective(case.backend.accelerated(SoftmaxLoss()), penalty, **problem)
         calls = []
         with pytest.MonkeyPatch.context() as patch:
+            patch.delitem(emulated._TYPES, "float16")
             fold = emulated.fold_in_python
             patch.setattr(
                 emulated, "fold_in_python", lambda *a, **k: calls.append(1) or fold(*a, **k)
             )
             solver.step(F, solver.init(F, F.zeros()))
         assert calls == [1]
+
+    @pytest.mark.parametrize(
+        ("capability", "problem", "size", "expected"),
+        [
+            ("90", rows(p=784, k=10), 64, (8, 8, 100)),
+            ("90", rows(p=64, k=10), 64, (8, 8, 12)),
+            ("90", rows(p=1500, k=10), 37, (8, 8, 188)),
+            ("90", rows(p=3000, k=10), 37, (47, 0, 64)),  # more than a cluster holds
+            ("80", rows(p=784, k=10), 64, (13, 0, 64)),
+            ("80", rows(p=64, k=10), 64, (1, 1, 68)),
+        ],
+    )
+    def test_who_shares_a_model(
+        self,
+        case: Any,
+        emulated: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        capability: str,
+        problem: dict[str, Any],
+        size: int,
+        expected: tuple[int, int, int],
+    ) -> None:
+        """Blocks of a group, of a cluster if they are one, and features of each, on 132 of them."""
+        plans = []
+        plan = emulated._plan
+
+        def spy(*args: Any) -> Any:
+            plans.append(plan(*args))
+            return plans[-1]
+
+        monkeypatch.setattr(emulated.cupy.cuda.Device, "compute_capability", capability)
+        monkeypatch.setattr(emulated, "_limits", lambda device: (132, 227 * 1024))
+        monkeypatch.setattr(emulated, "_plan", spy)
+        monkeypatch.setattr(emulated, "_in_one_kernel", lambda rows, plan, carry, *rest: carry)
+        F = case.objective(SoftmaxLoss(), L2Penalty(), **problem, dtype="float32")
+        solver = replace(SMALL, batch_size=size, learning_rate=0.1)
+        solver.step(F, solver.init(F, F.zeros()))
+        (best,) = plans
+        assert (best.members, best.cluster, best.width) == expected
+        assert best.members * best.width > problem["X"].shape[1]
 
     def test_the_table_is_what_the_source_holds(self, case: Any, emulated: Any) -> None:
         structs = re.findall(r"struct (\w+) : Row", SOURCE.read_text(encoding="utf-8"))
@@ -350,13 +494,15 @@ class TestEmulated:
         *(("softmax", "float", "float", architecture) for architecture in ("sm_80", "sm_100")),
         ("softmax", "double", "unsigned char", "sm_90"),
         ("softmax", "float", "bfloat16", "sm_90"),
+        ("softmax", "float", "float16", "sm_75"),
     ],
 )
 def test_the_kernels_compile(loss: str, dtype: str, stored: str, architecture: str) -> None:
     from cupy_backends.cuda.libs import nvrtc
 
     program = nvrtc.createProgram(SOURCE.read_text(), "cupy.cu", (), ())
-    types = {"DTYPE": dtype, "STORED": stored, "LOSS": LOSSES[loss].__name__}
+    types = {"DTYPE": dtype, "STORED": stored, "STANDARD": dtype, "LOSS": LOSSES[loss].__name__}
+    types |= {"MEMBERS": "8" if int(architecture[3:]) >= 90 else "0", "CHUNKS": "4"}
     options = (f"--gpu-architecture={architecture}", "-std=c++17")
     try:
         nvrtc.compileProgram(program, (*options, *(f"-D{a}={b}" for a, b in types.items())))

@@ -3,6 +3,7 @@
 // missing barrier shows.
 // SOURCE is the file with the kernels.
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <random>
 #include <tuple>
 #include <utility>
@@ -19,8 +21,10 @@
 #define __device__
 #define __restrict__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define SHARED(name) double* name = current->block->shared.data()
 #define PAUSE() give_way()
+#define EMULATED
 
 using std::exp;
 using std::log;
@@ -41,9 +45,10 @@ struct Barrier {
 struct Block {
   Index index;
   std::vector<double> shared;
-  Barrier barrier;
+  Barrier barrier, meeting;
   std::vector<Barrier> warps;
   std::vector<double> exchanged;
+  Block* cluster = nullptr;  // the first of it
 };
 
 struct Coroutine {
@@ -52,15 +57,29 @@ struct Coroutine {
   unsigned id;
   Index thread;
   bool done = false;
-  std::vector<char> stack = std::vector<char>(1 << 15);
+  unsigned ticket = 0;
+  bool started = false;
+  jmp_buf here;  // unlike swapcontext, a jump asks nothing of the system
+  std::unique_ptr<char[]> stack{new char[stack_size]};
+  static const size_t stack_size = 1 << 15;
 };
 
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static Coroutine* current;
 static Index threadIdx, blockIdx, blockDim, gridDim;
 static std::function<void()> body;
+static unsigned cluster_size = 1;
 
-static void give_way() { swapcontext(&current->context, &scheduler); }
+static void give_way() {
+  if (!_setjmp(current->here)) _longjmp(scheduler, 1);
+}
+
+static void go_on() {
+  if (_setjmp(scheduler)) return;
+  if (current->started) _longjmp(current->here, 1);
+  current->started = true;
+  setcontext(&current->context);
+}
 
 static void wait_at(Barrier& barrier) {
   unsigned passed = barrier.passed;
@@ -88,9 +107,72 @@ static V __shfl_xor_sync(unsigned, V value, int offset) {
 
 static void __threadfence() {}
 
-static unsigned atomicAdd(unsigned* address, unsigned value) {
+// A block's barrier counts its threads, that of a cluster's first block also those of all.
+static Barrier* cluster_barrier() { return &current->block->cluster->meeting; }
+
+static void __cluster_barrier_arrive() {
+  Barrier& barrier = *cluster_barrier();
+  current->ticket = barrier.passed;
+  if (++barrier.arrived == barrier.size) {
+    barrier.arrived = 0;
+    ++barrier.passed;
+  }
+}
+
+static void __cluster_barrier_wait() {
+  while (cluster_barrier()->passed == current->ticket) give_way();
+}
+
+// What is on its way to the shared memory of another block; see `send` in the source.
+static std::vector<std::function<void()>> mail;
+
+struct State {
+  int bytes;
+  short armed, phase;
+};
+
+static void settle(State* signal) {
+  if (!signal->armed || signal->bytes) return;
+  signal->armed = 0;
+  signal->phase ^= 1;
+}
+
+template <class Signal>
+static void set_up(Signal* signal) {
+  *(State*)signal = {};
+}
+
+template <class Signal>
+static void arm(Signal* signal, unsigned bytes) {
+  State* state = (State*)signal;
+  if (state->armed) std::abort();
+  state->bytes += bytes;
+  state->armed = 1;
+  settle(state);
+}
+
+template <class Signal>
+static void await(Signal* signal, int parity) {
+  while (((State*)signal)->phase == parity) give_way();
+}
+
+template <class Four, class Signal>
+static void send(Four* to, const Four& four, Signal* signal, int member) {
+  char* there = (char*)current->block->cluster[member].shared.data();
+  char* here = (char*)current->block->shared.data();
+  State* state = (State*)(there + ((char*)signal - here));
+  Four* target = (Four*)(there + ((char*)to - here));
+  mail.push_back([=] {
+    *target = four;
+    state->bytes -= sizeof(Four);
+    settle(state);
+  });
+}
+
+template <class V>
+static V atomicAdd(V* address, V value) {
   give_way();  // other threads may come first
-  unsigned before = *address;
+  V before = *address;
   *address += value;
   return before;
 }
@@ -117,6 +199,8 @@ static void start() {
   give_way();
 }
 
+const int guard = 64;  // numbers behind the shared memory, which nobody may write to
+
 static void run(Index grid, Index block, size_t shared_bytes) {
   gridDim = grid;
   blockDim = block;
@@ -125,8 +209,11 @@ static void run(Index grid, Index block, size_t shared_bytes) {
   std::vector<Coroutine> coroutines(size_t(grid.x) * threads);
   for (unsigned b = 0; b < grid.x; ++b) {
     blocks[b].index = {b, 0, 0};
-    blocks[b].shared.assign(shared_bytes / 8 + 1, NAN);
+    blocks[b].shared.assign(shared_bytes / 8 + 1 + guard, NAN);
+    std::fill(blocks[b].shared.end() - guard, blocks[b].shared.end(), 12345.0);
     blocks[b].barrier.size = threads;
+    blocks[b].cluster = &blocks[b / cluster_size * cluster_size];
+    blocks[b].meeting.size = threads * cluster_size;
     blocks[b].exchanged.resize(threads);
     for (unsigned first = 0; first < threads; first += 32)
       blocks[b].warps.push_back({std::min(32u, threads - first)});
@@ -136,30 +223,42 @@ static void run(Index grid, Index block, size_t shared_bytes) {
       one.id = t;
       one.thread = {t % block.x, t / block.x, 0};
       getcontext(&one.context);
-      one.context.uc_stack.ss_sp = one.stack.data();
-      one.context.uc_stack.ss_size = one.stack.size();
+      one.context.uc_stack.ss_sp = one.stack.get();
+      one.context.uc_stack.ss_size = Coroutine::stack_size;
       one.context.uc_link = nullptr;
       makecontext(&one.context, start, 0);
     }
   }
   std::mt19937 random(0);
+  std::vector<int> asleep(grid.x);
   std::vector<size_t> left(coroutines.size());
   for (size_t i = 0; i < left.size(); ++i) left[i] = i;
   while (!left.empty()) {
     std::shuffle(left.begin(), left.end(), random);
     std::vector<bool> still(grid.x);
-    for (unsigned b = 0; b < grid.x; ++b) still[b] = random() % 2;
+    for (unsigned b = 0; b < grid.x; ++b) {
+      if (grid.x > 1 && random() % 100 == 0) asleep[b] = 100;  // others may run far ahead
+      still[b] = asleep[b] ? asleep[b]-- : random() % 2;
+    }
+    std::shuffle(mail.begin(), mail.end(), random);
+    for (size_t arriving = mail.size() / 2 + mail.size() % 2; arriving > 0; --arriving) {
+      mail.back()();
+      mail.pop_back();
+    }
     for (size_t i : left) {
       current = &coroutines[i];
       if (still[i / threads] || random() % 4 == 0) continue;
       threadIdx = current->thread;
       blockIdx = current->block->index;
-      swapcontext(&scheduler, &current->context);
+      go_on();
     }
     left.erase(std::remove_if(left.begin(), left.end(),
                               [&](size_t i) { return coroutines[i].done; }),
                left.end());
   }
+  for (const Block& block : blocks)
+    for (size_t i = block.shared.size() - guard; i < block.shared.size(); ++i)
+      if (block.shared[i] != 12345.0) throw "shared memory";
 }
 
 template <class... A, size_t... I>
@@ -167,6 +266,7 @@ static void launch(void (*kernel)(A...), Index grid, Index block, size_t shared_
                    const size_t* sizes, size_t count, std::index_sequence<I...>) {
   const size_t expected[] = {sizeof(A)...};
   if (count != sizeof...(A) || !std::equal(sizes, sizes + count, expected)) throw "arguments";
+  if (grid.x % cluster_size) throw "clusters";
   body = [=] { kernel(*static_cast<A*>(args[I])...); };
   run(grid, block, shared_bytes);
 }
@@ -191,4 +291,7 @@ static int launch(void (*kernel)(A...), const unsigned* shape, size_t shared_byt
 LAUNCHER(loss)
 LAUNCHER(gather)
 LAUNCHER(update)
+#if MEMBERS > 1
+static bool clustered = (cluster_size = MEMBERS);
+#endif
 LAUNCHER(sgd)

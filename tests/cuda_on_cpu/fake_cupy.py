@@ -106,7 +106,7 @@ class RawKernel:
         status = self._launch(
             shape, ctypes.c_size_t(shared_mem), pointers, sizes, ctypes.c_size_t(len(values))
         )
-        assert status == 0, "arguments of the wrong types"
+        assert status == 0, "arguments of the wrong types, or memory that is not the kernel's"
 
 
 class Device(str):
@@ -119,7 +119,8 @@ class Device(str):
 
     id = 0
     mem_info = (2**30, 2**31)
-    attributes: ClassVar = {"MultiProcessorCount": 2, "MaxSharedMemoryPerBlockOptin": 64 * 1024}
+    compute_capability = "90"
+    attributes: ClassVar = {"MultiProcessorCount": 8, "MaxSharedMemoryPerBlockOptin": 227 * 1024}
 
     def use(self) -> None:
         pass
@@ -135,7 +136,7 @@ class Device(str):
 
 
 def occupancy(pointer: int, threads: int, shared: int) -> int:
-    return min(2048 // threads, 2 * 64 * 1024 // max(shared, 1)) if shared else 2048 // threads
+    return min(2048 // threads, 228 * 1024 // (shared + 1024))
 
 
 def _gemm(dtype: str) -> Any:
@@ -199,6 +200,7 @@ def installed() -> Iterator[None]:
         cuda=cuda,
         RawKernel=RawKernel,
         float32=np.float32,
+        array=lambda x, order: np.array(x, order=order).view(ndarray),
         asarray=_device,
         asnumpy=np.array,
         ascontiguousarray=lambda x, dtype=None: np.ascontiguousarray(x, dtype).view(ndarray),
