@@ -97,9 +97,9 @@ class Preconditioner(NamedTuple):
     ``centre (p, 1)``, ``basis`` T ``(p, r)``, ``spectrum (r,)`` of the data's Hessian in it,
     ``inner (m, r)``, intercept's ``bias``. r is p; where the Gram matrix costs more than it
     saves, the basis is empty, and ``spectrum (p,)`` and ``inner (m, p)`` are of the features,
-    the diagonal of the inverse Hessian. ``bound`` is the spectrum without damping: no curvature of the data exceeds it,
-    along the basis ``(r,)`` or else along each feature alone ``(p,)``. ``ridge (m,)`` is the
-    penalty's curvature.
+    the diagonal of the inverse Hessian. ``bound`` is the spectrum without damping: no curvature of
+    the data exceeds it, along the basis ``(r,)`` or else along each feature alone ``(p,)``.
+    ``ridge (m,)`` is the penalty's curvature.
     ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that.
     """
 
@@ -132,6 +132,15 @@ class Preconditioner(NamedTuple):
         else:
             W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1)) * self.inner[:, None, :]
         return xp.concat([xp.reshape(W, (m, d - c)), self.bias * vector[:, d - c :]], axis=1)
+
+    def square(self, vector: Array, c: int, *, xp: Namespace) -> Array:
+        """Return the product ``(m,)`` of a vector with what `times` makes of it, for half of it."""
+        if self.blocks is not None:
+            return xp.vecdot(vector, self.times(vector, c, xp=xp))
+        m, d = vector.shape
+        W, b = xp.reshape(vector[:, : d - c], (m * c, d // c - 1)), vector[:, d - c :]
+        W = xp.reshape(W @ self.basis if self.basis.shape[1] else W, (m, c, self.inner.shape[1]))
+        return xp.vecdot(xp.sum(W * W, axis=1), self.inner) + xp.vecdot(b, self.bias * b)
 
     def take(self, models: Array, *, xp: Namespace) -> Preconditioner:
         """Return the preconditioner of a stack of these models only."""

@@ -39,8 +39,8 @@ class Proposal(NamedTuple):
 class LBFGSState(NamedTuple):
     """State of `LBFGS`; vectors ``(m, c p + c)`` hold W and the intercept at the centre.
 
-    The pairs of steps and gradient changes are in rings, zero where a pair is empty. A step
-    writes the place after the newest, which no state before reads: see `Backend.write`.
+    The pairs of steps and gradient changes are in rings, zero where a pair is empty, in the order
+    of ``age``. A step writes the place of age 0, which the state before does not read.
     """
 
     params: Params
@@ -52,7 +52,7 @@ class LBFGSState(NamedTuple):
     idle: Array  # steps in a row without a decrease above rounding
     steps: Array  # (m, memory + 1, c p + c)
     changes: Array
-    newest: Array  # (m,) its place
+    age: Array  # (m, memory + 1) of each place; the newest pair's is ``memory``
     products: Array  # (m, memory + 1, memory + 1) of steps with changes that are no older
     slopes: Array  # (m, memory + 1) of steps with the gradient
     scale: Array
@@ -161,7 +161,7 @@ class LBFGS:
             idle=nothing,
             steps=xp.zeros((m, r, d), **kind),
             changes=xp.zeros((m, r, d), **kind),
-            newest=xp.zeros_like(nothing, dtype=xp.int32),
+            age=xp.stack([xp.arange(r, **objective.data.backend.kind(xp.int32))] * m),
             products=xp.zeros((m, r, r), **kind),
             slopes=xp.zeros((m, r), **kind),
             scale=xp.ones_like(nothing),
@@ -260,11 +260,6 @@ def _params_of(vector: Array, c: int, *, xp: Namespace) -> Params:
     return Params(xp.permute_dims(W, (2, 0, 1)), vector[:, d - c :])
 
 
-def _dot(a: Array, b: Array, *, xp: Namespace) -> Array:
-    """Return the inner products ``(m,)``."""
-    return xp.sum(a * b, axis=1)
-
-
 def _times(matrices: Array, vector: Array) -> Array:
     """Return the products of matrices ``(m, r, d)`` with vectors ``(m, d)``."""
     return (matrices @ vector[:, :, None])[:, :, 0]
@@ -301,8 +296,8 @@ def _follow(
     changes = previous.changes + (alpha - before)[:, None, None] * xp.reshape(bent, steps.shape)
     curvature, length = (xp.sum(steps * a, axis=2) for a in (changes, steps))
     # The tiny steps at the end of a fit say nothing of the long way to the next strength.
-    short = _LONG**2 * _dot(point, point, xp=xp)
-    keep = (curvature > 1e-12 * length) & (length > short[:, None]) & (_ages(previous, xp=xp) > 0)
+    short = _LONG**2 * xp.vecdot(point, point)
+    keep = (curvature > 1e-12 * length) & (length > short[:, None]) & (previous.age > 0)
     steps, changes = (xp.where(keep[:, :, None], a, 0.0) for a in (steps, changes))
     return previous._replace(
         params=params,
@@ -355,10 +350,10 @@ def _evaluate(
 
 def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     """Return the factor of H ``(m,)`` that suits the newest pair."""
-    newest = xp.astype(_ages(state, xp=xp) == state.steps.shape[1] - 1, state.steps.dtype)
+    newest = xp.astype(state.age == state.age.shape[1] - 1, state.steps.dtype)
     step, change = (_mixture(newest, ring) for ring in (state.steps, state.changes))
-    bent = _dot(change, pre.times(change, state.params.b.shape[1], xp=xp), xp=xp)
-    scale = _dot(step, change, xp=xp) / xp.where(bent > 0.0, bent, 1.0)
+    bent = pre.square(change, state.params.b.shape[1], xp=xp)
+    scale = xp.vecdot(step, change) / xp.where(bent > 0.0, bent, 1.0)
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
@@ -383,19 +378,9 @@ def _first_residual(xp: Namespace, state: LBFGSState, tol: float) -> Report:
 
 def _bar(tol: float, state: LBFGSState, *, xp: Namespace) -> Array:
     """Return what the residual must reach: less, where no step has told of the curvature yet."""
-    filled = (xp.linalg.diagonal(state.products) > 0.0) & (_ages(state, xp=xp) > 0)
+    filled = (xp.linalg.diagonal(state.products) > 0.0) & (state.age > 0)
     told = xp.any(filled, axis=1)
     return tol * xp.where(told, 1.0, xp.full_like(state.report.step_size, _UNTOLD))
-
-
-def _places(state: LBFGSState, *, xp: Namespace) -> Array:
-    return xp.arange(state.steps.shape[1], dtype=xp.int32, device=device(state.newest))
-
-
-def _ages(state: LBFGSState, *, xp: Namespace) -> Array:
-    """Return the order ``(m, memory + 1)`` of the places: 0 is the one to be written, then the
-    oldest pair's, and at last the newest's."""
-    return (_places(state, xp=xp) - state.newest[:, None] - 1) % state.steps.shape[1]
 
 
 def _residual(state: LBFGSState, slope: Array, *, xp: Namespace) -> Array:
@@ -423,14 +408,12 @@ def _direction(state: LBFGSState, *, xp: Namespace) -> Array:
     With R the upper triangle of the products s_i·y_j, pairs scaled such that s_i·y_i = 1, the
     shares of the first loop are a = R⁻¹Sg, those of the second R⁻ᵀ(a − YH₀(g − Yᵀa)).
     """
-    S, Y, c = state.steps, state.changes, state.params.b.shape[1]
-    age = _ages(state, xp=xp)
+    S, Y, age, c = state.steps, state.changes, state.age, state.params.b.shape[1]
     square = safe_divisor(xp.linalg.diagonal(state.products), xp=xp)
     unit = xp.where(age > 0, 1.0 / xp.sqrt(square), 0.0)
     R = unit[:, :, None] * state.products * unit[:, None, :]
-    one = xp.eye(S.shape[1], dtype=S.dtype, device=device(S))
-    # Not in order, but as places are, it is triangular all the same.
-    inverse = xp.linalg.inv(xp.where(age[:, :, None] < age[:, None, :], R, one))
+    before, after = age[:, :, None], age[:, None, :]  # a triangle, its rows as the places are
+    inverse = xp.linalg.inv(xp.where(before < after, R, xp.astype(before == after, R.dtype)))
     first = _times(inverse, unit * state.slopes)
     left = state.gradient - _mixture(unit * first, Y)
     left = state.preconditioner.times(left, c, xp=xp) * state.scale[:, None]
@@ -445,7 +428,7 @@ def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
     trial = state.point - length[:, None] * direction
     centre = state.preconditioner.centre
     params = uncentred(fit_intercept, centre, _params_of(trial, c, xp=xp), xp=xp)
-    return Proposal(trial, params, -length * _dot(direction, state.gradient, xp=xp))
+    return Proposal(trial, params, -length * xp.vecdot(direction, state.gradient))
 
 
 def _judge(
@@ -471,15 +454,14 @@ def _judge(
 
     # What a rejected step met is left out: far from the valley it misleads.
     step, change = point - state.point, gradient - state.gradient
-    curvature = _dot(step, change, xp=xp)
-    useful = accept & (curvature > 1e-12 * _dot(step, step, xp=xp))
-    bent = _dot(change, pre.times(change, c, xp=xp), xp=xp)
+    curvature = xp.vecdot(step, change)
+    useful = accept & (curvature > 1e-12 * xp.vecdot(step, step))
+    bent = pre.square(change, c, xp=xp)
     scale = xp.where(useful, curvature / xp.where(useful, bent, 1.0), state.scale)
-    place = (state.newest + 1) % state.steps.shape[1]
-    here = _places(state, xp=xp) == place[:, None]
+    here, memory = state.age == 0, state.age.shape[1] - 1
     column = xp.where(here, curvature[:, None], _times(state.steps, change))
     learnt = (here & useful[:, None])[:, None, :]
-    slopes = xp.where(here, _dot(step, gradient, xp=xp)[:, None], _times(state.steps, gradient))
+    slopes = xp.where(here, xp.vecdot(step, gradient)[:, None], _times(state.steps, gradient))
 
     shorter = backtracked(state.value, value, slope, xp=xp)
     # Of the point before: the direction from here is not known yet.
@@ -495,10 +477,10 @@ def _judge(
         gradient=gradient,
         steps=None,
         changes=None,
-        newest=xp.where(useful, place, state.newest),
+        age=xp.where(useful[:, None], xp.where(here, memory, state.age - 1), state.age),
         products=xp.where(learnt, column[:, :, None], state.products),
         slopes=slopes,
         scale=scale,
         preconditioner=None,
     )
-    return after, place, step, change
+    return after, xp.argmin(state.age, axis=1), step, change
