@@ -168,7 +168,9 @@ class Loop(NamedTuple):
         """
         merit = -(observed.loss + observed.penalty) if least is None else observed.validation_score
         better, best = merit > self.best_score + (least or 0.0), self.best
-        if better.any():
+        if better[self.running].all():
+            best = state.params
+        elif better.any():
             keep = stack.data.backend.asarray(better[self.running])
             best = protocol.select(keep, state.params, best, xp=stack.xp)
         self.history.append(observed)
@@ -376,11 +378,9 @@ def minimize(
     backend, start = objective.data.backend, time.perf_counter()
     callbacks = _logged(subject, objective, solver, callbacks)
     least, limit = (None, None) if validation_score is None else (min_improvement, patience)
-    given, copy = loop is not None or state is not None, protocol.declared(solver, "copy")
+    copy = protocol.declared(solver, "copy") if loop or state is not None else None
     if loop is None:
         loop = _first_loop(subject, objective, solver, params, state)
-    if given and copy:  # whoever goes on does not change where from
-        loop = loop._replace(state=copy(loop.state, xp=objective.xp))
     loop = loop._replace(history=loop.history[: loop.iteration])  # this run's own
     if loop.iteration and np.isnan(loop.last.validation_score).all() == (limit is not None):
         loop = loop.judged_anew()
@@ -388,6 +388,8 @@ def minimize(
     reason, interrupt = loop.reason(limit) if loop.iteration else None, None
     stack = objective.take(backend.asarray(loop.running)) if loop.left else objective
     stack.check_params(loop.state.params, "the params of state")
+    if copy:  # whoever goes on does not change where from
+        loop = loop._replace(state=copy(loop.state, xp=objective.xp))
     counted = protocol.declared(solver, "iterations_on")
     iterations = counted(objective) if counted else solver.iterations(objective.data.n)
     try:

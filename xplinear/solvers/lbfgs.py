@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 from xplinear.arguments import FLAG, integer, number, one_of, settle
 from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace, device
+from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.balance import Smooth, evened, smooth
 from xplinear.solvers.gram import Preconditioner, gram_pays, preconditioner
 from xplinear.solvers.metric import penalty_curvature, safe_divisor, sample_loss, uncentred
 from xplinear.solvers.newton import Newton
-from xplinear.solvers.protocol import check_suits, max_iter_iterations, take_models
+from xplinear.solvers.protocol import check_suits, copy_of, max_iter_iterations, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import backtracked, decreases, moved, relative_excess
 
@@ -205,10 +205,7 @@ class LBFGS:
 
     def copy(self, state: LBFGSState, *, xp: Namespace) -> LBFGSState:
         """Return the state with rings of its own."""
-        steps, changes = (
-            xp.asarray(ring, dtype=ring.dtype, device=device(ring), copy=True)
-            for ring in (state.steps, state.changes)
-        )
+        steps, changes = (copy_of(ring, xp=xp) for ring in (state.steps, state.changes))
         return state._replace(steps=steps, changes=changes)
 
     def ahead(self, objective: Objective, state: LBFGSState) -> Params:

@@ -14,7 +14,7 @@ from xplinear.solvers.balance import evened
 from xplinear.solvers.bundle import Bundle, Classes, class_means, collect, no_points, prove
 from xplinear.solvers.kinks import bending_pays, first_width, inverse_hessians, rounded_loss
 from xplinear.solvers.lbfgs import LBFGS, LBFGSState
-from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
+from xplinear.solvers.protocol import check_suits, copy_of, max_iter_iterations, select, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_gap
 
@@ -153,7 +153,7 @@ class Smoothing:
         inner = self._descent.judge(objective, state.inner, proposal, (smooth, grads))
         value = loss + objective.penalty_value(proposal.params)
         centre, t = inner.preconditioner.centre, state.t + 1
-        bundle = compile_(collect, xp)(state.bundle, grads, dual, centre)
+        bundle = collect(objective, state.bundle, grads, dual, centre)
         bound = state.report.lower_bound
         if t % _EVERY == 0:
             intercept = inner.point[:, -proposal.params.b.shape[1] :]  # at the centre
@@ -184,6 +184,13 @@ class Smoothing:
         """Return the state of a stack of these models only."""
         inner = self._descent.take(state.inner, models, xp=xp)
         return take_models(state, models, xp=xp, inner=inner)
+
+    def copy(self, state: SmoothingState, *, xp: Namespace) -> SmoothingState:
+        """Return the state with rings of its own."""
+        last = state.bundle.last
+        last = last._replace(gradient=copy_of(last.gradient, xp=xp))
+        inner = self._descent.copy(state.inner, xp=xp)
+        return state._replace(inner=inner, bundle=state.bundle._replace(last=last))
 
     @property
     def _descent(self) -> LBFGS:
