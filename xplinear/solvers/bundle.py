@@ -118,7 +118,7 @@ def _added(
         xp.where(new, dual[:, None], value),
     )
     older = xp.where(new, age.shape[1] - 1, age - 1)
-    return points, older, xp.argmin(age, axis=1), xp.reshape(dW, (m, c * p))
+    return points, older, xp.argmax(-age, axis=1), xp.reshape(dW, (m, c * p))
 
 
 def prove(

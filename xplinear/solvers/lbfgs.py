@@ -480,4 +480,4 @@ def _judge(
         scale=scale,
         preconditioner=None,
     )
-    return after, xp.argmin(state.age, axis=1), step, change
+    return after, xp.argmax(-state.age, axis=1), step, change
