@@ -15,7 +15,7 @@ from xplinear.solvers.balance import Smooth, evened, smooth
 from xplinear.solvers.gram import Preconditioner, gram_pays, preconditioner
 from xplinear.solvers.metric import penalty_curvature, safe_divisor, sample_loss, uncentred
 from xplinear.solvers.newton import Newton
-from xplinear.solvers.protocol import check_suits, copy_of, max_iter_iterations, take_models
+from xplinear.solvers.protocol import check_suits, max_iter_iterations, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import backtracked, decreases, moved, relative_excess
 
@@ -205,7 +205,9 @@ class LBFGS:
 
     def copy(self, state: LBFGSState, *, xp: Namespace) -> LBFGSState:
         """Return the state with rings of its own."""
-        steps, changes = (copy_of(ring, xp=xp) for ring in (state.steps, state.changes))
+        steps, changes = (
+            xp.astype(ring, ring.dtype, copy=True) for ring in (state.steps, state.changes)
+        )
         return state._replace(steps=steps, changes=changes)
 
     def ahead(self, objective: Objective, state: LBFGSState) -> Params:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Protocol, cast
 
 from xplinear.arguments import offering
-from xplinear.namespace import Array, Namespace, device
+from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 from xplinear.solvers.report import Report
 
-__all__ = ["Solver", "State", "copy_of", "select", "take_models"]
+__all__ = ["Solver", "State", "select", "take_models"]
 
 
 class State(Protocol):
@@ -123,11 +123,6 @@ _WANTED = "an object with the methods of xplinear.solvers.Solver"
 SOLVER = offering(Solver, _WANTED, without="take")  # which a single model does not need
 SOLVER_OF_STACKS = offering(Solver, _WANTED)
 STATE = offering(State, "a state of this solver")
-
-
-def copy_of(array: Array, *, xp: Namespace) -> Array:
-    """Return the array in memory of its own: for `Solver`'s ``copy``."""
-    return xp.asarray(array, dtype=array.dtype, device=device(array), copy=True)
 
 
 def select(which: Array, a: Params, b: Params, *, xp: Namespace) -> Params:

@@ -14,7 +14,7 @@ from xplinear.solvers.balance import evened
 from xplinear.solvers.bundle import Bundle, Classes, class_means, collect, no_points, prove
 from xplinear.solvers.kinks import bending_pays, first_width, inverse_hessians, rounded_loss
 from xplinear.solvers.lbfgs import LBFGS, LBFGSState
-from xplinear.solvers.protocol import check_suits, copy_of, max_iter_iterations, select, take_models
+from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import relative_gap
 
@@ -187,7 +187,7 @@ class Smoothing:
     def copy(self, state: SmoothingState, *, xp: Namespace) -> SmoothingState:
         """Return the state with rings of its own."""
         last = state.bundle.last
-        last = last._replace(gradient=copy_of(last.gradient, xp=xp))
+        last = last._replace(gradient=xp.astype(last.gradient, last.gradient.dtype, copy=True))
         inner = self._descent.copy(state.inner, xp=xp)
         return state._replace(inner=inner, bundle=state.bundle._replace(last=last))
 
