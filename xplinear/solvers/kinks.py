@@ -37,11 +37,25 @@ def rounded_loss(
     loss, smooth, dual, dW, db = data.reduce(
         _block_sums, (objective.loss, xp), params, width, scores=objective.m * objective.k
     )
-    total = data.weight_sum
-    db = db / total[:, None]
+    means = data.backend.compile(_means, objective.fit_intercept, xp)
+    return means(loss, smooth, dual, Params(dW, db), data.weight_sum, params.b)
+
+
+def _means(
+    fit_intercept: bool,
+    xp: Namespace,
+    loss: Array,
+    smooth: Array,
+    dual: Array,
+    grads: Params,
+    total: Array,
+    b: Array,
+) -> tuple[Array, Array, Array, Params]:
+    """Return what `rounded_loss` does, of sums over the rows."""
+    dW, db = grads.W, grads.b / total[:, None]
     dual = dual / total
-    if not objective.fit_intercept:  # b is given: a constant in the scores
-        dual = dual + xp.sum(db * xp.astype(params.b, db.dtype), axis=1)
+    if not fit_intercept:  # b is given: a constant in the scores
+        dual = dual + xp.sum(db * xp.astype(b, db.dtype), axis=1)
         db = xp.zeros_like(db)
     dW = dW / xp.astype(total, dW.dtype)[:, None]
     return loss / total, smooth / total, dual, Params(dW, xp.astype(db, dW.dtype))
