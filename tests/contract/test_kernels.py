@@ -21,8 +21,10 @@ import pytest
 from sklearn.datasets import load_digits
 
 import xplinear.backends
+import xplinear.backends.numpy as numpy_module
 from xplinear import LinearClassifier
 from xplinear.backends import available_backends, get_backend
+from xplinear.data.rows import FarStandard, Standard
 from xplinear.losses import LOSSES, SoftmaxLoss
 from xplinear.namespace import device
 from xplinear.penalties import PENALTIES, L2Penalty
@@ -221,6 +223,72 @@ def test_sgd_of_labels_per_model(case: Any, loss: str, batch_size: int) -> None:
     kernel_of(case, loss, "sgd")
     solver, problem = replace(SMALL, batch_size=batch_size), rows(n=170) | many_labels
     compare(case, after_epochs(case, solver, loss=loss, **problem), 1e-9)
+
+
+def standards(p: int = 5, m: int = 2) -> dict[str, Any]:
+    rng = np.random.default_rng(4)
+    centre, scale = 3.0 * rng.standard_normal((p, m)), rng.uniform(0.5, 2.0, (p, m))
+    scale[1] = 0.0  # of a constant feature
+    return {
+        "of all models": Standard(centre[:, 0], scale[:, 0]),
+        "of each model": Standard(centre, scale),
+        "far": FarStandard(centre[:, 0], scale[:, 0]),
+    }
+
+
+@pytest.mark.parametrize("stored", [None, "uint8"])
+@pytest.mark.parametrize("batch_size", [16, 150])
+@pytest.mark.parametrize("standard", standards())
+def test_sgd_of_standardized_rows(
+    case: Any, standard: str, batch_size: int, stored: str | None, dtype: str
+) -> None:
+    kernel_of(case, "softmax", "sgd")
+    solver, result = replace(SMALL, batch_size=batch_size), []
+    problem = rows(n=170) | {"dtype": dtype, "stored": stored}
+    problem["X"] = np.abs(problem["X"].round())  # as bytes hold it
+    own = standards()[standard]
+    for backend in (case.backend, case.backend.reference()):
+        one = replace(case, backend=backend)
+        F = one.objective(backend.accelerated(SoftmaxLoss()), L2Penalty(), **problem)
+        there = type(own)(*(one.asarray(a, dtype) for a in own))
+        F = replace(F, data=F.data.with_standard(there))
+        state = solver.init(F, one.params(F))
+        for _ in range(2):
+            state = solver.step(F, state)
+        result.append([state.report.loss, *state.params, *state.walk.velocity])
+    compare(case, result, 1e-10 if dtype == "float64" else 1e-3)
+
+
+class TestNumPy:
+    """What is gathered by a thread, and where there is no way round the reference."""
+
+    @pytest.fixture
+    def case(self, numpy_backend: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.setattr(numpy_module, "_PIECE_BYTES", 1000)  # of which an epoch takes several
+        return numpy_backend
+
+    @pytest.mark.parametrize("name", SGD_CASES)
+    def test_the_intended_kernel_runs(
+        self, case: Any, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        solver, problem = SGD_CASES[name]
+        problem = {key: part for key, part in problem.items() if key != "strided"}
+        reference = case.backend.reference()
+        F, plain = (
+            replace(case, backend=backend).objective(SoftmaxLoss(), L2Penalty(), **problem)
+            for backend in (case.backend, reference)
+        )
+        state = solver.init(F, F.zeros())
+        after = solver.step(plain, state)
+        before = [a.copy() for a in (*state.walk.current, *state.walk.velocity)]
+        monkeypatch.delattr(numpy_module, "_fold")
+        if state.metric.centre.shape[1] == 1:
+            compare(case, [[*solver.step(F, state).walk.current], [*after.walk.current]], 1e-10)
+        else:
+            with pytest.raises(NameError, match="_fold"):
+                solver.step(F, state)
+        for a, b in zip(before, (*state.walk.current, *state.walk.velocity), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @needs_compiler
