@@ -19,6 +19,7 @@ from xplinear.estimator.settings import Settings
 from xplinear.estimator.standardize import (
     column_bounds,
     composed,
+    moments_in,
     nearby,
     restandardized,
     standard_of,
@@ -35,6 +36,7 @@ from xplinear.namespace import Array, HostArray, accumulator, name_of
 from xplinear.objective import Objective, Params
 from xplinear.solvers import SOLVERS, Solver
 from xplinear.solvers.automatic import cheap_passes
+from xplinear.solvers.metric import feature_moments
 from xplinear.solvers.protocol import declared
 
 __all__ = ["Problem", "Sample", "history_of_one", "place_of", "prepare"]
@@ -373,8 +375,14 @@ def prepare(
         settings.fit_intercept,
     )
     if settings.standardize:
-        seen = sample.part(scaled, sample.unclassed).with_standard(standard)
-        standard = composed(standard, standard_of(replace(objective, data=seen)))
-        objective = replace(objective, data=data.with_standard(standard))
+        same = train is sample.unclassed and scaled is counted
+        seen = data if same else sample.part(scaled, sample.unclassed)
+        seen = replace(objective, data=seen.with_standard(standard))
+        moments = feature_moments(seen)
+        own = standard_of(seen, moments)
+        standard = composed(standard, own)
+        data = data.with_standard(standard)
+        measured = (data, moments_in(own, moments)) if same else None
+        objective = replace(objective, data=data, measured=measured)
     held_out = held_out and held_out.with_standard(standard)
     return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha)
