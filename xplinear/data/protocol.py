@@ -14,7 +14,7 @@ from xplinear.backends.epoch import Epoch
 from xplinear.data.rows import Rows, Standard
 from xplinear.namespace import Array, Namespace
 
-__all__ = ["Batch", "Block", "Data", "Standard"]
+__all__ = ["Batch", "Block", "Data", "Followed", "Standard"]
 
 
 class Block(NamedTuple):
@@ -44,6 +44,16 @@ class Batch(NamedTuple):
     y: Array
     s: Array | None
     count: Any
+
+
+class Followed(NamedTuple):
+    """The seed and the number of an epoch that the next one follows, for `Data.epoch`.
+
+    Its order can be drawn meanwhile.
+    """
+
+    seed: int
+    epoch: int
 
 
 class Data(Protocol):

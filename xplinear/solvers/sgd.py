@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from xplinear.arguments import FLAG, NONE, integer, number, one_of, sequence, settle
-from xplinear.data.protocol import Batch
+from xplinear.data.protocol import Batch, Followed
 from xplinear.data.rows import centred_scores, spread
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
@@ -337,7 +337,7 @@ class SGD:
         xp, data, penalty = objective.xp, objective.data, objective.penalty
         epochs, per_epoch = self.iterations_on(objective), math.ceil(data.n / self.batch_size)
         factor = SCHEDULES[self.schedule]
-        done = state.counts
+        done, epoch = state.counts, (self.seed, state.counts.epochs)
         average = self.average and done.epochs >= (epochs // 2 if self.ends else 1)
 
         prepare = data.backend.compile(_prepare, self.momentum, objective.fit_intercept, xp)
@@ -348,7 +348,7 @@ class SGD:
             carry,
             steps,
             batch_size=self.batch_size,
-            shuffle=(self.seed, done.epochs),
+            shuffle=Followed(*epoch) if done.epochs + 1 < epochs else epoch,
             schedule=[
                 factor(t, epochs * per_epoch) for t in range(done.updates, done.updates + per_epoch)
             ],
