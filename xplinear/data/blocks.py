@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -261,7 +261,11 @@ def _of_models(a: Array | None, columns: Array | None, *, xp: Namespace) -> Arra
 
 def shares(source: Source) -> tuple[Array, Array]:
     """Return the share ``(n,)`` of each row in the weights, mean of the columns, and their sums."""
-    xp, s = source.backend.xp, cast(Array, source.s)
+    xp = source.backend.xp
+    return source.backend.compile(_shares, xp)(source.s)
+
+
+def _shares(xp: Namespace, s: Array) -> tuple[Array, Array]:
     wide = accumulator(s, xp=xp)
     total = xp.sum(s, axis=0, dtype=wide)
     part = xp.astype(1.0 / xp.where(total > 0, total, 1.0) / s.shape[1], s.dtype)
@@ -269,8 +273,8 @@ def shares(source: Source) -> tuple[Array, Array]:
     return share, xp.cumulative_sum(share)
 
 
-def _sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Array, Array]:
-    """Return indices of rows, evenly spaced in the sums of their shares, and what share is made of.
+def _sampled(rows: int, xp: Namespace, share: Array, sums: Array, s: Array) -> tuple[Array, Array]:
+    """Return indices of rows, evenly spaced in the sums of their shares, and their weights.
 
     A row of no weight is never among them, and one that carries all the weight always is. To
     be weighted as all rows are, a row's weights are divided by its share times n.
@@ -280,7 +284,8 @@ def _sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Ar
     index = xp.searchsorted(sums, (where + 0.5) * (sums[-1] / rows), side="right")
     index = xp.where(index < n, index, n - 1)
     own = n * xp.take(share, index)
-    return index, 1.0 / xp.where(own > 0, own, 1.0)
+    factor = xp.astype(1.0 / xp.where(own > 0, own, 1.0), s.dtype)
+    return index, xp.take(s, index, axis=0) * factor[:, None]
 
 
 def _labelled(source: Source, X: Array, rows: slice) -> Block:
@@ -449,8 +454,7 @@ def sample(source: Source, rows: int) -> Block:
         return _labelled(source, source.gathered(some), some)
     if source.s is not None:
         share, sums = source.shares
-        index, factor = _sampled(share, sums, rows, xp=xp)
-        s = xp.take(source.s, index, axis=0) * xp.astype(factor, source.s.dtype)[:, None]
+        index, s = source.backend.compile(_sampled, rows, xp)(share, sums, source.s)
     else:
         where = np.arange(0, n, -(-n // rows))
         there = np.ones((len(where), 1))
