@@ -51,8 +51,11 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
     def centred(X: HostArray, into: HostArray) -> None:
         # In the dtype of the standard: another may not hold what is not yet brought near.
         fits = np.result_type(X, centre) == into.dtype
-        X = np.subtract(X, centre, out=into if fits else None)
-        np.copyto(into, X if scale is None else np.multiply(X, scale, out=X), "same_kind")
+        found = np.subtract(X, centre, out=into if fits else None)
+        if scale is not None:
+            found *= scale
+        if not fits:
+            np.copyto(into, found, "same_kind")
 
     at, moving, summed = _packed(W, b), _packed(*velocity), _packed(*total)
     step, gradient = _packed(steps.weights[:, :, :1], steps.intercept[:, :1]), np.empty_like(at)

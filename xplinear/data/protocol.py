@@ -152,9 +152,10 @@ class Data(Protocol):
     ) -> Any:
         """Fold ``update(rule, xp, carry, batch, factor, constants)`` over an epoch of mini-batches.
 
-        ``shuffle`` (a seed and the epoch's number) decides the order, the same on every
-        backend; ``schedule`` gives the factor of each batch; ``fold`` takes the place of
-        `Backend.fold`, and may be called for one part of the rows after another.
+        ``shuffle`` (a seed and the epoch's number, `Followed` where another comes after it)
+        decides the order, the same on every backend; ``schedule`` gives the factor of each
+        batch; ``fold`` takes the place of `Backend.fold`, and may be called for one part of the
+        rows after another.
         """
         ...
 
