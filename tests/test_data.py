@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import threading
 import time
 import tracemalloc
@@ -18,12 +19,15 @@ import xplinear as xl
 from xplinear.backends import transfer
 from xplinear.backends.epoch import fold_in_python
 from xplinear.backends.transfer import read_ahead, read_rows, upload_ahead
-from xplinear.data import ArrayData, StreamedData, data_of
-from xplinear.data.blocks import shuffled
+from xplinear.data import ArrayData, StreamedData, blocks, data_of
+from xplinear.data.blocks import Orders, shuffled
+from xplinear.data.protocol import Followed
 from xplinear.estimator.predictions import block_scores
 from xplinear.estimator.problem import prepare
 from xplinear.estimator.settings import Settings, given
+from xplinear.minimize import minimize
 from xplinear.model_selection.scoring import class_counts
+from xplinear.solvers import SGD
 
 N, P, K = 700, 4, 3
 rng = np.random.default_rng(0)
@@ -181,6 +185,66 @@ def test_a_fold_of_ones_own_sees_every_row_in_order(backend):
     seen.clear()
     again = there.epoch(update, "rule", zero, "constants", **arguments, fold=fold_in_python)
     assert_same(backend, total, again)
+
+
+class TestOrders:
+    @pytest.fixture
+    def drawn(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+        """Which epochs' orders were drawn, and whether here or by another thread."""
+        found: list[tuple[int, bool]] = []
+
+        def recorded(n: int, seed: int, epoch: int) -> Any:
+            found.append((epoch, threading.current_thread() is threading.main_thread()))
+            return shuffled(n, seed, epoch)
+
+        monkeypatch.setattr(blocks, "shuffled", recorded)
+        monkeypatch.setattr(blocks, "_FEW_TO_DRAW", 1)
+        return found
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_that_of_the_next_epoch_is_drawn_meanwhile(
+        self, numpy_backend, drawn, monkeypatch, streamed
+    ):
+        F, solver, before = (
+            both(numpy_backend, X)[streamed],
+            SGD(max_iter=3),
+            threading.active_count(),
+        )
+        params = minimize(F, solver).params
+        assert drawn == [(0, True), (1, False), (2, False)]  # and none that nobody needs
+        assert threading.active_count() == before
+        monkeypatch.setattr(blocks, "_FEW_TO_DRAW", N + 1)
+        for a, b in zip(params, minimize(F, solver).params, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert drawn[3:] == [(0, True), (1, True), (2, True)]
+
+    def test_an_interrupt_leaves_nothing_behind(self, numpy_backend, drawn):
+        F, before = both(numpy_backend, X)[0], threading.active_count()
+
+        def fold(epoch):
+            raise KeyboardInterrupt
+
+        arguments = {"batch_size": 64, "schedule": [1.0] * 11, "fold": fold}
+        with pytest.raises(KeyboardInterrupt):
+            F.data.epoch(None, "rule", None, shuffle=Followed(0, 0), **arguments)
+        assert threading.active_count() == before
+        assert drawn == [(0, True), (1, False)]
+
+    def test_it_is_that_of_these_rows_and_this_epoch(self, drawn):
+        orders = Orders()
+        for n, shuffle in ((5, Followed(0, 0)), (5, Followed(0, 1)), (6, Followed(0, 2))):
+            with pickle.loads(pickle.dumps(orders)).order(n, shuffle) as one:
+                np.testing.assert_array_equal(one, shuffled(n, *shuffle))
+            with orders.order(n, shuffle) as order:
+                np.testing.assert_array_equal(order, one)
+        with orders.order(6, (1, 3)) as order:
+            np.testing.assert_array_equal(order, shuffled(6, 1, 3))
+
+    def test_partial_fit_draws_nothing_ahead(self, drawn):
+        clf = xl.LinearClassifier(alpha=1e-3)
+        for _ in range(2):
+            clf.partial_fit(X, Y, classes=np.unique(Y))
+        assert drawn == [(0, True), (1, True)]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ under a loss of score differences need one: its scores are (−z/2, z/2).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from xplinear.arguments import (
@@ -126,6 +126,8 @@ class Objective:
         Number of classes, at least 2.
     fit_intercept : bool, default True
         False keeps b at its start value.
+    measured : tuple of (Data, Moments), optional
+        What is known of the features of these data, so that it is not measured again.
 
     Raises
     ------
@@ -151,6 +153,7 @@ class Objective:
     data: Data
     k: int
     fit_intercept: bool = True
+    measured: tuple[Data, Any] | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         settle(self, loss=LOSS, penalty=PENALTY, data=_DATA, k=integer(2), fit_intercept=FLAG)

@@ -25,6 +25,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import xplinear.backends
+import xplinear.backends.numpy as numpy_module
 from xplinear import LinearClassifier
 from xplinear.backends import BackendError, get_backend
 from xplinear.data.rows import FarStandard, Standard
@@ -332,6 +333,71 @@ def test_sgd_of_labels_per_model(
     fold_by("alone" if batch_size == 16 else "products")
     solver, problem = replace(SMALL, batch_size=batch_size), rows(n=170) | many_labels
     compare(case, after_epochs(case, solver, loss=loss, **problem), 1e-9)
+
+
+class TestNumPy:
+    """Rows are gathered by a thread; only models that each centre their own are left to `_fold`."""
+
+    @pytest.fixture
+    def case(self, numpy_backend: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.setattr(numpy_module, "_PIECE_BYTES", 1000)  # of which an epoch takes several
+        return numpy_backend
+
+    def epoch(
+        self, case: Any, name: str, standard: Standard | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Compare an epoch by the kernel with one by the reference."""
+        solver, problem = SGD_CASES[name]
+        problem = {"dtype": "float64"} | problem
+        problem.pop("strided", None)
+        standard = problem.pop("standard", standard)
+        F = case.objective(SoftmaxLoss(), L2Penalty(), **problem)
+        F = replace(F, data=F.data.with_standard(standard))
+        plain = replace(F, data=replace(F.data, backend=case.backend.reference()))
+        state = solver.init(F, case.params(F))
+        expected = [*solver.step(plain, state).walk.current]
+        before = [a.copy() for walk in state.walk for a in walk]
+        monkeypatch.delattr(numpy_module, "_fold")
+        if max(a.size for a in (state.metric.centre, *(standard or ()))) > F.data.p:
+            with pytest.raises(NameError, match="_fold"):
+                solver.step(F, state)
+        else:
+            compare(case, [[*solver.step(F, state).walk.current], expected], 1e-10)
+        for a, b in zip(before, (a for walk in state.walk for a in walk), strict=True):
+            np.testing.assert_array_equal(a, b)  # the state goes on to be as it was
+
+    @pytest.mark.parametrize("name", SGD_CASES)
+    def test_epochs_of_every_kind(
+        self, case: Any, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        self.epoch(case, name, None, monkeypatch)
+
+    @pytest.mark.parametrize("name", ["bytes", "products, two classes", "no intercept"])
+    @pytest.mark.parametrize("kind", ["of all models", "of each model", "far"])
+    def test_standardized_rows(
+        self, case: Any, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+    ) -> None:
+        rng = np.random.default_rng(4)
+        own = Standard(3.0 * rng.standard_normal((5, 2)), rng.uniform(0.5, 2.0, (5, 2)))
+        own.scale[1] = 0.0  # of a constant feature
+        all_models = [a[:, 0] for a in own]
+        standards = {"of all models": Standard(*all_models), "far": FarStandard(*all_models)}
+        self.epoch(case, name, standards.get(kind, own), monkeypatch)
+
+    def test_rows_that_only_their_standard_brings_near(self, case: Any) -> None:
+        """In float64: float32 tells none of them apart, and cannot hold the others' units."""
+        rng, far = np.random.default_rng(5), np.asarray([1e9, 1e60])
+        z = rng.standard_normal((70, 2))
+        s = FarStandard(far, np.asarray([1.0, 1e-50]))
+        y = (z[:, 0] > z[:, 1]).astype(np.int32)
+        solver, found = replace(SMALL, batch_size=16), []
+        for X, standard in ((z / s.scale + far, s), (z, None)):
+            F = case.objective(
+                SoftmaxLoss(), L2Penalty(), X, y, k=2, dtype="float32", stored="float64"
+            )
+            F = replace(F, data=F.data.with_standard(standard))
+            found.append([*solver.step(F, solver.init(F, F.zeros())).walk.current])
+        compare(case, found, 1e-4)
 
 
 @needs_compiler
