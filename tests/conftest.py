@@ -7,6 +7,8 @@ forgotten ``device=`` or a silent transfer to the host fails without a GPU.
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import xplinear.backends
 from xplinear.backends import Backend, BackendError, get_backend
 from xplinear.data import ArrayData
 from xplinear.losses import Loss
@@ -129,6 +132,24 @@ def _cases() -> Iterator[Any]:
     yield pytest.param(("numpy", True), id="numpy-read-only")
     if find_spec("array_api_strict") is not None:
         yield pytest.param(("array_api_strict:device1", False), id="array_api_strict")
+
+
+def _module_at(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def emulated() -> Any:
+    """The module ``xplinear.backends.cupy``, run on a CPU; needs a C++ compiler."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    with _module_at(Path(__file__).parent / "cuda_on_cpu" / "fake_cupy.py").installed():
+        return _module_at(Path(xplinear.backends.__file__).with_name("cupy.py"))
 
 
 @pytest.fixture(scope="session", params=list(_libraries()))

@@ -30,9 +30,10 @@ from xplinear.arguments import (
     warn,
 )
 from xplinear.backends.base import Backend, undisturbed
-from xplinear.namespace import Array, HostArray, name_of
+from xplinear.namespace import Array, HostArray, Namespace, name_of
 from xplinear.objective import OBJECTIVE, Objective, Params
 from xplinear.solvers import Solver, State, protocol
+from xplinear.solvers.report import Report
 
 __all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
@@ -479,7 +480,7 @@ def _observed(
     """Return what `Observed` holds of an iteration, ``(9, models running)``."""
     xp = objective.xp
     penalty = objective.penalty_value(state.params)
-    score = xp.full_like(penalty, xp.nan)
+    score = None
     if validation_score is not None:
         score = validation_score(state.params)
         check_same_library("what validation_score returns", score, "alpha", penalty)
@@ -489,7 +490,12 @@ def _observed(
                 f"got shape {tuple(score.shape)}"
             )
             raise ArgumentError(msg)
-    return xp.stack([xp.astype(a, penalty.dtype) for a in (penalty, score, *state.report)])
+    return objective.data.backend.compile(_stacked, xp)(penalty, score, state.report)
+
+
+def _stacked(xp: Namespace, penalty: Array, score: Array | None, report: Report) -> Array:
+    score = xp.full_like(penalty, xp.nan) if score is None else score
+    return xp.stack([xp.astype(a, penalty.dtype) for a in (penalty, score, *report)])
 
 
 def _released(loop: Loop, stack: Objective, solver: Solver) -> tuple[Loop, Objective]:

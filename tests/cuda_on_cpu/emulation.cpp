@@ -3,6 +3,8 @@
 // missing barrier shows.
 // SOURCE is the file with the kernels.
 
+#undef _FORTIFY_SOURCE  // its longjmp stays on one stack
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -10,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <random>
 #include <tuple>
 #include <utility>
@@ -19,11 +22,17 @@
 #define __device__
 #define __restrict__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define SHARED(name) double* name = current->block->shared.data()
 #define PAUSE() give_way()
 
 using std::exp;
+using std::expm1;
+using std::floor;
 using std::log;
+using std::log1p;
+using std::log2;
+using std::sqrt;
 using std::max;
 using std::min;
 
@@ -47,20 +56,33 @@ struct Block {
 };
 
 struct Coroutine {
-  ucontext_t context;
+  ucontext_t context;  // where it starts
+  jmp_buf place;       // where it goes on: a swapcontext would ask the system twice
+  bool started = false;
   Block* block;
   unsigned id;
   Index thread;
   bool done = false;
-  std::vector<char> stack = std::vector<char>(1 << 15);
 };
 
-static ucontext_t scheduler;
+const size_t STACK = 1 << 15;
+static std::vector<std::unique_ptr<char[]>> stacks;  // kept: fresh memory costs more than a launch
+
+static jmp_buf scheduler;
 static Coroutine* current;
 static Index threadIdx, blockIdx, blockDim, gridDim;
 static std::function<void()> body;
 
-static void give_way() { swapcontext(&current->context, &scheduler); }
+static void give_way() {
+  if (!_setjmp(current->place)) _longjmp(scheduler, 1);
+}
+
+static void go_on() {
+  if (_setjmp(scheduler)) return;
+  if (current->started) _longjmp(current->place, 1);
+  current->started = true;
+  setcontext(&current->context);
+}
 
 static void wait_at(Barrier& barrier) {
   unsigned passed = barrier.passed;
@@ -136,8 +158,10 @@ static void run(Index grid, Index block, size_t shared_bytes) {
       one.id = t;
       one.thread = {t % block.x, t / block.x, 0};
       getcontext(&one.context);
-      one.context.uc_stack.ss_sp = one.stack.data();
-      one.context.uc_stack.ss_size = one.stack.size();
+      size_t index = &one - coroutines.data();
+      if (index == stacks.size()) stacks.emplace_back(new char[STACK]);
+      one.context.uc_stack.ss_sp = stacks[index].get();
+      one.context.uc_stack.ss_size = STACK;
       one.context.uc_link = nullptr;
       makecontext(&one.context, start, 0);
     }
@@ -154,7 +178,7 @@ static void run(Index grid, Index block, size_t shared_bytes) {
       if (still[i / threads] || random() % 4 == 0) continue;
       threadIdx = current->thread;
       blockIdx = current->block->index;
-      swapcontext(&scheduler, &current->context);
+      go_on();
     }
     left.erase(std::remove_if(left.begin(), left.end(),
                               [&](size_t i) { return coroutines[i].done; }),
@@ -188,7 +212,11 @@ static int launch(void (*kernel)(A...), const unsigned* shape, size_t shared_byt
                                  const size_t* sizes, size_t count) {                           \
     return launch(kernel, shape, shared_bytes, args, sizes, count);                             \
   }
+#ifdef ROOM  // of ``fusion.cu``
+LAUNCHER(fused)
+#else
 LAUNCHER(loss)
 LAUNCHER(gather)
 LAUNCHER(update)
 LAUNCHER(sgd)
+#endif

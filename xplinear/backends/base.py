@@ -170,6 +170,8 @@ class Backend:
         Waits for the device.
     compile : callable
         ``compile(function, *static)`` gives ``function`` with its static arguments bound.
+    plain_compile : callable, optional
+        That of `reference`, where ``compile`` has its own way to compute.
     each : callable
         ``each(function, items)`` yields ``function(item)`` of each, in order; computed by more
         than one thread where that pays.
@@ -213,6 +215,7 @@ class Backend:
     release_memory: Callable[[], None] = lambda: None
     synchronize: Callable[[], None] = lambda: None
     compile: Callable[..., Callable[..., Any]] = partial
+    plain_compile: Callable[..., Callable[..., Any]] | None = None
     each: Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[Any]] = map
     products: Callable[[float], AbstractContextManager[Any]] = nullcontext
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -271,8 +274,11 @@ class Backend:
 
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""
-        plain = self.plain_fold or self.fold
-        return replace(self, kernels={}, fold=plain, accelerates=False)
+        plain = {
+            "fold": self.plain_fold or self.fold,
+            "compile": self.plain_compile or self.compile,
+        }
+        return replace(self, kernels={}, accelerates=False, **plain)
 
     def accelerating(self, accelerate: bool) -> Backend:
         """Return this backend, but its reference if so chosen, here or by the environment."""
