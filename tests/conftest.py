@@ -194,6 +194,7 @@ def pytest_configure() -> None:
     if find_spec("jax") is not None:
         import jax
 
+        jax.config.update("jax_enable_compilation_cache", False)  # each run stands for itself
         jax.config.update("jax_enable_x64", True)  # float64 is tested on every backend
     if find_spec("torch") is not None:
         import torch

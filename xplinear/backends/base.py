@@ -172,6 +172,9 @@ class Backend:
         ``compile(function, *static)`` gives ``function`` with its static arguments bound.
     plain_compile : callable, optional
         That of `reference`, where ``compile`` has its own way to compute.
+    warm : callable
+        Compiles ahead what does not depend on the shapes of arrays, and returns the folder where
+        compiled code is kept for other processes; None where there is none.
     each : callable
         ``each(function, items)`` yields ``function(item)`` of each, in order; computed by more
         than one thread where that pays.
@@ -216,6 +219,7 @@ class Backend:
     synchronize: Callable[[], None] = lambda: None
     compile: Callable[..., Callable[..., Any]] = partial
     plain_compile: Callable[..., Callable[..., Any]] | None = None
+    warm: Callable[[], str | None] = lambda: None
     each: Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[Any]] = map
     products: Callable[[float], AbstractContextManager[Any]] = nullcontext
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext

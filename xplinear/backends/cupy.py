@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -23,7 +24,7 @@ from xplinear.backends.precision import in_precision
 from xplinear.backends.programs import OPERATIONS, ROOM, THREADS
 from xplinear.backends.tracing import DTYPES, Library
 from xplinear.backends.transfer import upload_ahead
-from xplinear.losses import LOSSES, Loss
+from xplinear.losses import LOSSES, Loss, SoftmaxLoss
 from xplinear.namespace import HostArray, Namespace
 from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty
 
@@ -395,6 +396,19 @@ def _products(device: cupy.cuda.Device, tf32: bool) -> Generator[None]:
             cublas.setMathMode(handle, mode)
 
 
+def _warm(index: int) -> str:
+    """Compile the kernels of every loss; CuPy keeps what it compiles."""
+    with cupy.cuda.Device(index):
+        _interpreter().compile()
+        for loss in _LOSSES:
+            for real in ("float32", "float64"):
+                for name in ("loss", "gather", "update", "sgd"):
+                    for stored in (real, "uint8") if loss is SoftmaxLoss else (real,):
+                        _kernel(name, loss, real, stored).compile()
+    folder = os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")
+    return str(Path(folder).expanduser())
+
+
 @cache
 def _plans(index: int) -> Callable[..., Callable[..., Any]]:
     return fused(_library(index))
@@ -437,6 +451,7 @@ def _on(index: int) -> Backend:
         fold=in_precision(products, fold_in_python),
         compile=_compile(index, products),
         plain_compile=partial(in_precision, products),
+        warm=partial(_warm, index),
         tensor_cores=True,
         block_bytes=256 * 2**20,
         free_columns=GPU_COLUMNS,

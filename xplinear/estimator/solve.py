@@ -18,6 +18,7 @@ from xplinear.estimator.problem import Problem, history_of_one
 from xplinear.estimator.settings import Settings
 from xplinear.formats.fitted import Fitted
 from xplinear.minimize import Interrupted, Progress, Result, minimize
+from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 from xplinear.penalties import has_strength
 from xplinear.solvers import SOLVERS, Solver
