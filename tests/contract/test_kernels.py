@@ -8,7 +8,6 @@ model and its speed, that does not show.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 import re
 import shutil
@@ -34,26 +33,9 @@ from xplinear.namespace import device
 from xplinear.penalties import PENALTIES, L2Penalty
 from xplinear.solvers import SGD
 
-CUDA_ON_CPU = Path(__file__).parents[1] / "cuda_on_cpu"
 SOURCE = Path(xplinear.backends.__file__).with_name("cupy.cu")
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-
-
-def module_at(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def emulated() -> Any:
-    """The module ``xplinear.backends.cupy``, run on a CPU."""
-    with module_at(CUDA_ON_CPU / "fake_cupy.py").installed():
-        return module_at(SOURCE.with_suffix(".py"))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 // missing barrier shows.
 // SOURCE is the file with the kernels.
 
+#undef _FORTIFY_SOURCE  // its longjmp stays on one stack
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -22,12 +23,18 @@
 #define __restrict__
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
+#define __grid_constant__
 #define SHARED(name) double* name = current->block->shared.data()
 #define PAUSE() give_way()
 #define EMULATED
 
 using std::exp;
+using std::expm1;
+using std::floor;
 using std::log;
+using std::log1p;
+using std::log2;
+using std::sqrt;
 using std::max;
 using std::min;
 
@@ -52,17 +59,18 @@ struct Block {
 };
 
 struct Coroutine {
-  ucontext_t context;
+  ucontext_t context;  // where it starts
+  jmp_buf here;        // where it goes on: a swapcontext would ask the system twice
+  bool started = false;
   Block* block;
   unsigned id;
   Index thread;
   bool done = false;
   unsigned ticket = 0;
-  bool started = false;
-  jmp_buf here;  // unlike swapcontext, a jump asks nothing of the system
-  std::unique_ptr<char[]> stack{new char[stack_size]};
-  static const size_t stack_size = 1 << 15;
 };
+
+const size_t STACK = 1 << 15;
+static std::vector<std::unique_ptr<char[]>> stacks;  // kept: fresh memory costs more than a launch
 
 static jmp_buf scheduler;
 static Coroutine* current;
@@ -223,8 +231,10 @@ static void run(Index grid, Index block, size_t shared_bytes) {
       one.id = t;
       one.thread = {t % block.x, t / block.x, 0};
       getcontext(&one.context);
-      one.context.uc_stack.ss_sp = one.stack.get();
-      one.context.uc_stack.ss_size = Coroutine::stack_size;
+      size_t index = &one - coroutines.data();
+      if (index == stacks.size()) stacks.emplace_back(new char[STACK]);
+      one.context.uc_stack.ss_sp = stacks[index].get();
+      one.context.uc_stack.ss_size = STACK;
       one.context.uc_link = nullptr;
       makecontext(&one.context, start, 0);
     }
@@ -288,6 +298,9 @@ static int launch(void (*kernel)(A...), const unsigned* shape, size_t shared_byt
                                  const size_t* sizes, size_t count) {                           \
     return launch(kernel, shape, shared_bytes, args, sizes, count);                             \
   }
+#ifdef ROOM  // of ``fusion.cu``
+LAUNCHER(fused)
+#else
 LAUNCHER(loss)
 LAUNCHER(gather)
 LAUNCHER(update)
@@ -295,3 +308,4 @@ LAUNCHER(update)
 static bool clustered = (cluster_size = MEMBERS);
 #endif
 LAUNCHER(sgd)
+#endif

@@ -199,6 +199,11 @@ class Backend:
         ``write(ring, slot, rows)`` gives the ``ring (m, r, d)`` with ``rows (m, d)`` in its places
         ``slot (m,)``, one in each model. That may be the memory it was given: these places must
         not be read there any more, all others stay as they are.
+    plain_compile : callable, optional
+        That of `reference`, where ``compile`` has its own way to compute.
+    warm : callable
+        Compiles ahead what does not depend on the shapes of arrays, and returns the folder where
+        compiled code is kept for other processes; None where there is none.
     each : callable
         ``each(function, items)`` yields ``function(item)`` of each, in order; computed by more
         than one thread where that pays.
@@ -243,6 +248,8 @@ class Backend:
     synchronize: Callable[[], None] = lambda: None
     compile: Callable[..., Callable[..., Any]] = partial
     write: Callable[[Array, Array, Array], Array] = written
+    plain_compile: Callable[..., Callable[..., Any]] | None = None
+    warm: Callable[[], str | None] = lambda: None
     each: Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[Any]] = map
     products: Callable[[float], AbstractContextManager[Any]] = nullcontext
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -301,8 +308,11 @@ class Backend:
 
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""
-        plain = self.plain_fold or self.fold
-        return replace(self, kernels={}, fold=plain, accelerates=False)
+        plain = {
+            "fold": self.plain_fold or self.fold,
+            "compile": self.plain_compile or self.compile,
+        }
+        return replace(self, kernels={}, accelerates=False, **plain)
 
     def accelerating(self, accelerate: bool) -> Backend:
         """Return this backend, but its reference if so chosen, here or by the environment."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+import os
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from threading import local
 from typing import Any, NamedTuple
 
 import array_api_compat.cupy as xp
@@ -14,7 +16,7 @@ import cupy
 import cupyx
 import numpy as np
 from cupy._core import _routines_linalg as linalg
-from cupy.cuda import cublas
+from cupy.cuda import cublas, driver
 
 from xplinear.backends.base import (
     GPU_COLUMNS,
@@ -25,15 +27,20 @@ from xplinear.backends.base import (
     write_in_place,
 )
 from xplinear.backends.epoch import Epoch, fold_in_python
+from xplinear.backends.fusion import fused, opaque
 from xplinear.backends.precision import in_precision
+from xplinear.backends.programs import OPERATIONS, ROOM, THREADS
+from xplinear.backends.tracing import DTYPES, Library
 from xplinear.backends.transfer import upload_ahead
-from xplinear.losses import LOSSES, Loss
+from xplinear.losses import LOSSES, Loss, SoftmaxLoss
 from xplinear.namespace import HostArray, Namespace
 from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty
 
 __all__ = ["describe", "follow", "select"]
 
 _SOURCE = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+_FUSION = Path(__file__).with_name("fusion.cu").read_text(encoding="utf-8")
+_TABLE = np.dtype([("at", np.int64, ROOM)])
 _TYPES = {
     "float32": "float",
     "float64": "double",
@@ -387,6 +394,76 @@ def _by_products(rows: _Rows, carry: Any, steps: Any, average: bool) -> Any:
     return unpacked(W), unpacked(V), total, seen + losses
 
 
+_NAMES = {
+    "OPERATIONS": ",".join(OPERATIONS).upper(),
+    "DTYPES": ",".join(DTYPES).upper(),
+    "ROOM": str(ROOM),
+}
+INTERPRETER_OPTIONS = "-std=c++17", *(f"-D{key}={value}" for key, value in _NAMES.items())
+
+
+@cache
+def _interpreter() -> cupy.RawKernel:
+    """Return the kernel of ``fusion.cu``, for all programs."""
+    return cupy.RawKernel(_FUSION, "fused", INTERPRETER_OPTIONS, enable_cooperative_groups=True)
+
+
+@cache
+def _blocks_at_once(device: int, shared_bytes: int) -> int:
+    with cupy.cuda.Device(device) as here:
+        ready = driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            _interpreter().kernel.ptr, THREADS, shared_bytes
+        )
+        return here.attributes["MultiProcessorCount"] * ready
+
+
+class _Arrivals(local):
+    """Counters that blocks meet at, one for each stream of a thread, and how far they are."""
+
+    def __init__(self) -> None:
+        self.counters: dict[tuple[int, int], tuple[cupy.ndarray, int]] = {}
+
+
+_arrivals = _Arrivals()
+
+
+def _launch(
+    device: int, program: HostArray, blocks: int, barriers: int, registers: int
+) -> Callable[[Sequence[int]], None]:
+    """Return a function that launches a program, given the addresses of its arrays."""
+    kernel, words = _interpreter(), cupy.asarray(program)
+    shared = 8 * THREADS * (1 + registers)
+    blocks = min(blocks, _blocks_at_once(device, shared))
+    arrivals = blocks * barriers if blocks > 1 else 0
+
+    def launch(addresses: Sequence[int]) -> None:
+        stream = device, cupy.cuda.get_current_stream().ptr
+        if stream not in _arrivals.counters:
+            _arrivals.counters[stream] = cupy.zeros(1, np.uint32), 0
+        counter, arrived = _arrivals.counters[stream]
+        _arrivals.counters[stream] = counter, arrived + arrivals & 0xFFFFFFFF
+        table = np.zeros(1, _TABLE)
+        table["at"][0, : len(addresses)] = addresses
+        arguments = words, counter, np.uint32(arrived), table  # of one element: passed by value
+        kernel((blocks,), (THREADS,), arguments, shared_mem=shared)
+
+    return launch
+
+
+@cache
+def _library(index: int) -> Library:
+    return Library(
+        xp=xp,
+        array=cupy.ndarray,
+        device=cupy.cuda.Device(index),
+        alloc=cupy.cuda.alloc,
+        address=lambda memory: memory.ptr,
+        memory=lambda array: cupy.asarray(array).data,
+        view=cupy.ndarray,
+        launch=partial(_launch, index),
+    )
+
+
 @contextmanager
 def _products(device: cupy.cuda.Device, tf32: bool) -> Generator[None]:
     """Multiply float32 matrices in TF32, or not, whatever ``CUPY_TF32`` says."""
@@ -401,6 +478,33 @@ def _products(device: cupy.cuda.Device, tf32: bool) -> Generator[None]:
         finally:
             linalg.set_compute_type(cupy.float32, before)
             cublas.setMathMode(handle, mode)
+
+
+def _warm(index: int) -> str:
+    """Compile the kernels of every loss; CuPy keeps what it compiles."""
+    with cupy.cuda.Device(index):
+        _interpreter().compile()
+        for loss in _LOSSES:
+            for real in ("float32", "float64"):
+                for name in ("loss", "gather", "update", "sgd"):
+                    for stored in (real, "uint8") if loss is SoftmaxLoss else (real,):
+                        _kernel(name, loss, real, stored).compile()
+    folder = os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")
+    return str(Path(folder).expanduser())
+
+
+@cache
+def _plans(index: int) -> Callable[..., Callable[..., Any]]:
+    return fused(_library(index))
+
+
+def _compile(index: int, products: Any) -> Callable[..., Callable[..., Any]]:
+    """Return ``compile`` of a device: what is compiled is traced, and made of few launches."""
+
+    def compile_(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
+        return in_precision(products, _plans(index)(function, *static))
+
+    return compile_
 
 
 def _on(index: int) -> Backend:
@@ -419,7 +523,7 @@ def _on(index: int) -> Backend:
             return device.mem_info[0] + cupy.get_default_memory_pool().free_bytes()
 
     kernels: dict[str, Callable[..., Any]] = {
-        "value_and_grad": partial(_value_and_grad, device),
+        "value_and_grad": opaque(partial(_value_and_grad, device)),
         "sgd": in_precision(products, _sgd),
     }
     return Backend(
@@ -429,8 +533,10 @@ def _on(index: int) -> Backend:
         move=move,
         fetch=cupy.asnumpy,
         fold=in_precision(products, fold_in_python),
-        compile=partial(in_precision, products),
+        compile=_compile(index, products),
+        plain_compile=partial(in_precision, products),
         write=in_precision(products, write_in_place),
+        warm=partial(_warm, index),
         tensor_cores=True,
         block_bytes=256 * 2**20,
         free_columns=GPU_COLUMNS,
