@@ -75,8 +75,9 @@ def _softmax(
     G -= np.maximum.reduce(G, axis=0)
     flat = G.reshape(-1)
     value = flat.take(true)
-    # With a row: a maximum with one number is slower.
-    np.maximum(G, np.full_like(value, least_exponent(G.dtype, xp=xp)), out=G)
+    least = np.empty_like(value)
+    least.fill(least_exponent(G.dtype, xp=xp))  # a maximum with one number would be slower
+    np.maximum(G, least, out=G)
     np.exp(G, out=G)
     total = np.add.reduce(G, axis=0)
     value = np.log(total) - value
