@@ -77,6 +77,33 @@ def test_a_path_and_a_stack_give_the_same(numpy_backend, free_columns):
     np.testing.assert_allclose(other.coefs_paths_, path.coefs_paths_, atol=1e-6)
 
 
+@pytest.mark.parametrize(("loss", "penalty"), [("softmax", "l2"), ("softmax", "l1")])
+def test_the_model_chosen_does_not_depend_on_the_stacks(numpy_backend, loss, penalty):
+    """At the tol of every day, where two models that converged differ: it is the single fit."""
+    settings = {"loss": loss, "penalty": penalty}
+    fits = [
+        xl.LinearClassifierCV(
+            [0.1, 0.03, 0.01, 0.003],
+            cv=FOLDS,
+            scoring="log_loss",
+            backend=replace(numpy_backend.backend, free_columns=free_columns),
+            **settings,
+        ).fit(X, Y)
+        for free_columns in (1, 512)
+    ]
+    single = xl.LinearClassifier(alpha=fits[0].alpha_, solver=fits[0].solver_, **settings)
+    single.fit(X, Y)
+    assert fits[0].best_index_ in (1, 2)  # not the strongest, which begins at zero
+    rounding = {"rtol": 1e-9, "atol": 1e-12}
+    for clf in fits:
+        assert clf.alpha_ == fits[0].alpha_
+        np.testing.assert_allclose(clf.coef_, single.coef_, **rounding)
+        np.testing.assert_allclose(clf.predict_proba(X), single.predict_proba(X), **rounding)
+        np.testing.assert_array_equal(clf.coefs_paths_[clf.best_index_], clf.coef_)
+        assert clf.n_iter_ == single.n_iter_
+        assert clf.certificate_.relative_gap[0] < 1e-3
+
+
 def test_little_memory_takes_fewer_folds_at_once(numpy_backend):
     little = replace(numpy_backend.backend, free_memory=lambda: 2 * 32 * 8 * 5 * 3 * 2)
     settings = {"alphas": ALPHAS, "cv": FOLDS, "scoring": "log_loss", **EXACT}

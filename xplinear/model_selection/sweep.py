@@ -371,11 +371,20 @@ class Run:
             rate = self.grid.rates[r]
             if rate is not None and not 0.5 < used[model] / rate < 2.0:
                 self.diverged[a, r] = True  # only divergence makes a given rate smaller
+        self._count(result)
+        self.lanes_done[stack.at.start : stack.at.stop] += whole * len(stack.lanes)
+
+    def _count(self, result: Result) -> None:
         self.reasons += result.reasons
         rounded = np.asarray(result.reasons) == "rounding"
         gaps = np.isfinite(result.lower_bound[rounded])
         self.stalled += zip(result.residual[rounded], gaps, strict=True)
-        self.lanes_done[stack.at.start : stack.at.stop] += whole * len(stack.lanes)
+
+    def refit(self, place: tuple[int, int], result: Result) -> None:
+        """Take a fit to all rows in the place of the one there is."""
+        self.reasons.remove(self.refits[place].reasons[0])
+        self.refits[place] = result
+        self._count(result)
 
     @property
     def done(self) -> HostArray:
