@@ -271,7 +271,9 @@ def _followed(
         old = take_models(old, backend.asarray(nearest % lanes), xp=xp)
         start = Params(*(a + ahead * (a - b) for a, b in zip(start, old, strict=True)))
     state = solver.take(last.result.state, index, xp=xp)
-    return solver.follow(objective, start, state, xp.take(last.objective.alpha, index))
+    state = solver.follow(objective, start, state, xp.take(last.objective.alpha, index))
+    curved = declared(solver, "curved") if repeats == 1 else None
+    return curved(objective, state, last.result.n_iter) if curved else state
 
 
 def _held_out_scores(

@@ -50,6 +50,8 @@ class Solver(Protocol):
     ``planned(objective)``              Itself, as it should be for the many models of a sweep.
     ``follow(objective, params,         The state of models that differ from earlier ones in α
     previous, before)``                 only: their last state and their α.
+    ``curved(objective, state,          The state that `follow` gave, of models of one α, told of
+    iterations)``                       the curvature there, if it saves half of so many.
     ``ahead(objective, state)``         Parameters a step further on than ``state.params``: the
                                         optimum is bounded from there.
     ``with_rates(rates)``               Itself, with a learning rate for each model.
@@ -85,7 +87,17 @@ _DEFAULTS: dict[str, Any] = {
     "needs_alpha": False,
     "pays": lambda objective, models: True,
 } | dict.fromkeys(
-    ("ahead", "follow", "in_turn", "iterations_on", "planned", "relay", "state_type", "with_rates")
+    (
+        "ahead",
+        "curved",
+        "follow",
+        "in_turn",
+        "iterations_on",
+        "planned",
+        "relay",
+        "state_type",
+        "with_rates",
+    )
 )
 
 
