@@ -197,7 +197,7 @@ class LBFGS:
 
     def bend(self, objective: Objective, state: LBFGSState, blocks: Array) -> LBFGSState:
         """Return the state preconditioned by inverse Hessians ``(m, c, p + 1, p + 1)``."""
-        even = float(smooth(objective).even)
+        even = 1.0 if smooth(objective).even else 0.0
         pre = state.preconditioner._replace(blocks=blocks, even=even)
         scale = objective.data.backend.compile(_rescaled, objective.xp)
         return state._replace(preconditioner=pre, scale=scale(state, pre))
