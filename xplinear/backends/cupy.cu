@@ -36,6 +36,11 @@ typedef STANDARD N;
 #define SHARED(name) extern __shared__ __align__(16) double name[]
 #endif
 
+__device__ T larger(T a, T b) { return b > a || b != b ? b : a; }  // unlike fmax, keeps a NaN
+
+// log(smallest normal number / epsilon): see xplinear.losses.exponential.
+const T least_exponent = (sizeof(T) == 4 ? -103 : -970) * 0.693147180559945309;
+
 // A loss of the scores z_j of one row: t = z_y, the largest key, two sums over the classes, and
 // from these the value and the gradient. `own` says that j = y.
 
@@ -51,9 +56,10 @@ struct Row {
 
 struct SoftmaxLoss : Row {
   __device__ T key(T z, bool own) const { return z; }
-  __device__ void add(T z, bool own) { a += exp(z - top); }
+  __device__ T exponential(T z) const { return exp(larger(least_exponent, z - top)); }
+  __device__ void add(T z, bool own) { a += exponential(z); }
   __device__ T value() const { return log(a) - (t - top); }
-  __device__ T gradient(T z, bool own) const { return exp(z - top) / a - own; }
+  __device__ T gradient(T z, bool own) const { return exponential(z) / a - own; }
 };
 
 struct MulticlassHingeLoss : Row {
@@ -92,8 +98,6 @@ struct AbsoluteErrorLoss : Row {
     return error > 0 ? 1 : error < 0 ? -1 : error;  // 0 and NaN stay
   }
 };
-
-__device__ T larger(T a, T b) { return b > a || b != b ? b : a; }  // unlike fmax, keeps a NaN
 
 __device__ T sum(T a, T b) { return a + b; }
 

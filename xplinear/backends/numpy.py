@@ -15,6 +15,7 @@ from xplinear.backends.epoch import Epoch
 from xplinear.backends.threads import blas
 from xplinear.backends.transfer import read_rows
 from xplinear.losses import LOSSES, Loss, SoftmaxLoss
+from xplinear.losses.exponential import least_exponent
 from xplinear.namespace import HostArray, Namespace
 
 __all__ = ["describe", "follow", "select"]
@@ -139,7 +140,7 @@ def _softmax(
     loss: SoftmaxLoss, Z: HostArray, y: HostArray, *, xp: Namespace
 ) -> tuple[HostArray, HostArray]:
     """Softmax loss and gradient in one buffer, classes first: reductions then run over rows."""
-    del loss, xp
+    del loss
     n, m, k = Z.shape
     G = Z.reshape(n * m, k).T.copy()
     y = y.reshape(-1) if y.size == n * m else np.repeat(y, m)
@@ -147,6 +148,9 @@ def _softmax(
     G -= np.maximum.reduce(G, axis=0)
     flat = G.reshape(-1)
     value = flat.take(true)
+    least = np.empty_like(value)
+    least.fill(least_exponent(G.dtype, xp=xp))  # a maximum with one number would be slower
+    np.maximum(G, least, out=G)
     np.exp(G, out=G)
     total = np.add.reduce(G, axis=0)
     value = np.log(total) - value

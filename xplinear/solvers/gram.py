@@ -100,7 +100,8 @@ class Preconditioner(NamedTuple):
     the diagonal of the inverse Hessian. ``bound`` is the spectrum without damping: no curvature of
     the data exceeds it, along the basis ``(r,)`` or else along each feature alone ``(p,)``.
     ``ridge (m,)`` is the penalty's curvature.
-    ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that.
+    ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that; ``even`` is 1
+    where vectors sum to 0 over the classes, which a block for each alone does not keep, else 0.
     """
 
     centre: Array
@@ -111,6 +112,7 @@ class Preconditioner(NamedTuple):
     inner: Array
     bias: float
     blocks: Array | None = None
+    even: float = 0.0
 
     def strengthened(self, ridge: Array, *, xp: Namespace) -> Preconditioner:
         """Return the preconditioner of models whose penalties have these curvatures."""
@@ -124,6 +126,7 @@ class Preconditioner(NamedTuple):
             W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1, 1))
             both = xp.concat([W, vector[:, d - c :, None, None]], axis=2)
             both = (self.blocks @ both)[..., 0]
+            both = both - self.even * xp.mean(both, axis=1, keepdims=True)
             return xp.concat([xp.reshape(both[..., :-1], (m, d - c)), both[..., -1]], axis=1)
         if self.basis.shape[1]:
             W = xp.reshape(vector[:, : d - c], (m * c, d // c - 1)) @ self.basis

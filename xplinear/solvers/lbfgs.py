@@ -12,6 +12,7 @@ from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.balance import Smooth, evened, smooth
+from xplinear.solvers.curvature import curvature_pays, mean_inverse_hessians
 from xplinear.solvers.gram import Preconditioner, gram_pays, preconditioner
 from xplinear.solvers.metric import penalty_curvature, safe_divisor, sample_loss, uncentred
 from xplinear.solvers.newton import Newton
@@ -216,9 +217,20 @@ class LBFGS:
 
     def bend(self, objective: Objective, state: LBFGSState, blocks: Array) -> LBFGSState:
         """Return the state preconditioned by inverse Hessians ``(m, c, p + 1, p + 1)``."""
-        pre = state.preconditioner._replace(blocks=blocks)
+        even = 1.0 if smooth(objective).even else 0.0
+        pre = state.preconditioner._replace(blocks=blocks, even=even)
         scale = objective.data.backend.compile(_rescaled, objective.xp)
         return state._replace(preconditioner=pre, scale=scale(state, pre))
+
+    def curved(self, objective: Objective, state: LBFGSState, iterations: int) -> LBFGSState:
+        """Return the state preconditioned by the Hessian of the mean model.
+
+        Where that costs more than half of so many ``iterations``, it stays as it is.
+        """
+        if not curvature_pays(objective, iterations):
+            return state
+        blocks = mean_inverse_hessians(objective, state.params, state.preconditioner)
+        return self.bend(objective, state, blocks)
 
     def follow(
         self, objective: Objective, params: Params, previous: LBFGSState, before: Array

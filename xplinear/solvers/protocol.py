@@ -50,6 +50,8 @@ class Solver(Protocol):
     ``planned(objective)``              Itself, as it should be for the many models of a sweep.
     ``follow(objective, params,         The state of models that differ from earlier ones in α
     previous, before)``                 only: their last state and their α.
+    ``curved(objective, state,          The state that `follow` gave, of models of one α, told of
+    iterations)``                       the curvature there, if it saves half of so many.
     ``ahead(objective, state)``         Parameters a step further on than ``state.params``: the
                                         optimum is bounded from there.
     ``copy(state, xp=)``                A state in memory of its own, where ``step`` writes into
@@ -90,6 +92,7 @@ _DEFAULTS: dict[str, Any] = {
     (
         "ahead",
         "copy",
+        "curved",
         "follow",
         "in_turn",
         "iterations_on",
