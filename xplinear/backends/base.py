@@ -21,7 +21,16 @@ from xplinear.arguments import TEXT, instance
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.transfer import RowIndices, read_ahead
 from xplinear.losses import Loss
-from xplinear.namespace import Array, HostArray, Namespace, is_array, name_of, widest
+from xplinear.namespace import (
+    Array,
+    HostArray,
+    Namespace,
+    array_namespace,
+    device,
+    is_array,
+    name_of,
+    widest,
+)
 
 __all__ = [
     "BACKENDS",
@@ -38,6 +47,8 @@ __all__ = [
     "module_of",
     "native",
     "undisturbed",
+    "write_in_place",
+    "written",
 ]
 
 _Arguments = ParamSpec("_Arguments")
@@ -78,6 +89,20 @@ def is_memory_error(error: BaseException, said: Sequence[str] = ()) -> bool:
     """
     spoke = isinstance(error, RuntimeError) and any(words in str(error) for words in said)
     return spoke or isinstance(error, MemoryError)
+
+
+def written(ring: Array, slot: Array, rows: Array) -> Array:
+    """Return what `Backend.write` does, in new memory."""
+    xp = array_namespace(ring)
+    at = xp.arange(ring.shape[1], dtype=slot.dtype, device=device(ring)) == slot[:, None]
+    return xp.where(at[:, :, None], rows[:, None, :], ring)
+
+
+def write_in_place(ring: Array, slot: Array, rows: Array) -> Array:
+    """Return what `Backend.write` does, in the memory of ``ring``."""
+    models = array_namespace(ring).arange(ring.shape[0], dtype=slot.dtype, device=device(ring))
+    ring[models, slot] = rows
+    return ring
 
 
 class _Entry(NamedTuple):
@@ -170,6 +195,10 @@ class Backend:
         Waits for the device.
     compile : callable
         ``compile(function, *static)`` gives ``function`` with its static arguments bound.
+    write : callable
+        ``write(ring, slot, rows)`` gives the ``ring (m, r, d)`` with ``rows (m, d)`` in its places
+        ``slot (m,)``, one in each model. That may be the memory it was given: these places must
+        not be read there any more, all others stay as they are.
     each : callable
         ``each(function, items)`` yields ``function(item)`` of each, in order; computed by more
         than one thread where that pays.
@@ -213,6 +242,7 @@ class Backend:
     release_memory: Callable[[], None] = lambda: None
     synchronize: Callable[[], None] = lambda: None
     compile: Callable[..., Callable[..., Any]] = partial
+    write: Callable[[Array, Array, Array], Array] = written
     each: Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[Any]] = map
     products: Callable[[float], AbstractContextManager[Any]] = nullcontext
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext

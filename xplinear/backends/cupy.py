@@ -15,7 +15,14 @@ import numpy as np
 from cupy._core import _routines_linalg as linalg
 from cupy.cuda import cublas, driver
 
-from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory_error, native
+from xplinear.backends.base import (
+    GPU_COLUMNS,
+    Backend,
+    BackendError,
+    is_memory_error,
+    native,
+    write_in_place,
+)
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
 from xplinear.backends.transfer import upload_ahead
@@ -346,6 +353,7 @@ def _on(index: int) -> Backend:
         fetch=cupy.asnumpy,
         fold=in_precision(products, fold_in_python),
         compile=partial(in_precision, products),
+        write=in_precision(products, write_in_place),
         tensor_cores=True,
         block_bytes=256 * 2**20,
         free_columns=GPU_COLUMNS,

@@ -23,6 +23,7 @@ from xplinear.backends.base import (
     free_host_memory,
     is_memory_error,
     native,
+    written,
 )
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.backends.precision import in_precision
@@ -207,6 +208,7 @@ def _on(device: Any) -> Backend:
         padding=_padding,
         near=near,
         compile=_jit,
+        write=_jit(written),
         fold=_fold,
         double_precision=partial(jax.enable_x64, True),
         tensor_cores=device.platform in ("cuda", "gpu"),

@@ -8,7 +8,7 @@ from typing import Any, cast
 import array_api_compat.numpy as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError, fetched
+from xplinear.backends.base import Backend, BackendError, fetched, write_in_place
 from xplinear.backends.epoch import Epoch
 from xplinear.backends.threads import blas
 from xplinear.backends.transfer import read_rows
@@ -90,6 +90,7 @@ _BACKEND = Backend(
     fetch=np.asarray,
     block_bytes=2 * 2**20,  # a block and its scores stay in the second-level cache
     fold=_fold,
+    write=write_in_place,
     each=blas.each,
     products=blas.products,
     kernels={(SoftmaxLoss, "value_and_grad"): _softmax},

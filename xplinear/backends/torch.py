@@ -14,7 +14,14 @@ import array_api_compat.torch as xp
 import numpy as np
 import torch
 
-from xplinear.backends.base import GPU_COLUMNS, Backend, BackendError, is_memory_error, native
+from xplinear.backends.base import (
+    GPU_COLUMNS,
+    Backend,
+    BackendError,
+    is_memory_error,
+    native,
+    write_in_place,
+)
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
 from xplinear.backends.threads import Setting, Threads, renewed_in_children
@@ -207,6 +214,7 @@ def _on(device: torch.device) -> Backend:
         traced=_traced,
         settings=partial(_settings, kind),
         compile=partial(in_precision, products),
+        write=write_in_place,
         fold=fold,
         plain_fold=plain,
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
