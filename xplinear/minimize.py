@@ -376,8 +376,11 @@ def minimize(
     backend, start = objective.data.backend, time.perf_counter()
     callbacks = _logged(subject, objective, solver, callbacks)
     least, limit = (None, None) if validation_score is None else (min_improvement, patience)
+    given, copy = loop is not None or state is not None, protocol.declared(solver, "copy")
     if loop is None:
         loop = _first_loop(subject, objective, solver, params, state)
+    if given and copy:  # whoever goes on does not change where from
+        loop = loop._replace(state=copy(loop.state, xp=objective.xp))
     loop = loop._replace(history=loop.history[: loop.iteration])  # this run's own
     if loop.iteration and np.isnan(loop.last.validation_score).all() == (limit is not None):
         loop = loop.judged_anew()

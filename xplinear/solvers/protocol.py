@@ -52,6 +52,8 @@ class Solver(Protocol):
     previous, before)``                 only: their last state and their α.
     ``ahead(objective, state)``         Parameters a step further on than ``state.params``: the
                                         optimum is bounded from there.
+    ``copy(state, xp=)``                A state in memory of its own, where ``step`` writes into
+                                        the state it is given: `minimize` goes on from that.
     ``with_rates(rates)``               Itself, with a learning rate for each model.
     ``in_turn()``                       Itself, for one epoch of rows that come in turn; its
                                         ``init`` then takes the state before as well, and what
@@ -85,7 +87,17 @@ _DEFAULTS: dict[str, Any] = {
     "needs_alpha": False,
     "pays": lambda objective, models: True,
 } | dict.fromkeys(
-    ("ahead", "follow", "in_turn", "iterations_on", "planned", "relay", "state_type", "with_rates")
+    (
+        "ahead",
+        "copy",
+        "follow",
+        "in_turn",
+        "iterations_on",
+        "planned",
+        "relay",
+        "state_type",
+        "with_rates",
+    )
 )
 
 
