@@ -195,6 +195,10 @@ class Backend:
         Waits for the device.
     compile : callable
         ``compile(function, *static)`` gives ``function`` with its static arguments bound.
+    loop : callable, optional
+        What `repeat` does, where the library has loops of its own.
+    over : callable
+        Whether all of an array is True, as far as that can be known without waiting.
     write : callable
         ``write(ring, slot, rows)`` gives the ``ring (m, r, d)`` with ``rows (m, d)`` in its places
         ``slot (m,)``, one in each model. That may be the memory it was given: these places must
@@ -250,6 +254,8 @@ class Backend:
     write: Callable[[Array, Array, Array], Array] = written
     plain_compile: Callable[..., Callable[..., Any]] | None = None
     warm: Callable[[], str | None] = lambda: None
+    loop: Callable[..., Callable[..., Any]] | None = None
+    over: Callable[[Array], bool] = lambda x: False
     each: Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[Any]] = map
     products: Callable[[float], AbstractContextManager[Any]] = nullcontext
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -294,6 +300,26 @@ class Backend:
         quiet = {kind: "ignore" for kind, how in np.geterr().items() if how == "ignore"}
         with np.errstate(**cast(Any, as_ever | quiet)), self.settings(gradients):
             yield
+
+    def repeat(self, function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
+        """Return ``(times, carry, *rest) -> carry``: so often ``carry = function(carry, *rest)``.
+
+        The function is compiled as by ``compile``, once for all times. Models of the carry that
+        say they are ``solved (m,)`` it must leave as they are: where it costs nothing to look,
+        the repetitions end when all are.
+        """
+        if self.loop is not None:
+            return self.loop(function, *static)
+        once = self.compile(function, *static)
+
+        def repeated(times: int, carry: Any, *rest: Any) -> Any:
+            for _ in range(times):
+                carry = once(carry, *rest)
+                if self.over(carry.solved):
+                    break
+            return carry
+
+        return repeated
 
     def kernel(self, loss: Loss, operation: str) -> Callable[..., Any] | None:
         """Return the kernel of an operation, given its loss; None leaves it to the reference."""

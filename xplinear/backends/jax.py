@@ -53,6 +53,22 @@ def _jit(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
     return in_precision(_products, jax.jit(partial(function, *static)))
 
 
+@cache
+def _repeat(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
+    """Return what `Backend.repeat` does, as one loop."""
+
+    def repeated(times: Any, carry: Any, *rest: Any) -> Any:
+        def goes_on(now: Any) -> Any:
+            return (now[0] < times) & ~jnp.all(now[1].solved)
+
+        def once(now: Any) -> Any:
+            return now[0] + 1, function(*static, now[1], *rest)
+
+        return jax.lax.while_loop(goes_on, once, (0, carry))[1]
+
+    return in_precision(_products, jax.jit(repeated))
+
+
 def _batch_update(
     minibatch: Callable[..., Any],
     update: Update,
@@ -244,6 +260,7 @@ def _on(device: Any) -> Backend:
         padding=_padding,
         near=near,
         compile=_jit,
+        loop=_repeat,
         write=_jit(written),
         fold=_fold,
         double_precision=partial(jax.enable_x64, True),

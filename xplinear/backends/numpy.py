@@ -168,6 +168,7 @@ _BACKEND = Backend(
     block_bytes=2 * 2**20,  # a block and its scores stay in the second-level cache
     fold=_fold,
     write=write_in_place,
+    over=lambda x: bool(x.all()),
     each=blas.each,
     products=blas.products,
     kernels={

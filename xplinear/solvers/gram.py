@@ -194,8 +194,9 @@ class Bounds(NamedTuple):
     """Bounds of the data loss's curvature, and what is made of them before any step.
 
     ``centre (p, 1)`` of the features; ``bound (1, c, p + 1)`` of each weight; ``gram`` and
-    ``inverse (p, p)``, damped, or ``(p, 0)`` where they cost more than they save, and
-    ``diagonal (1, c, p + 1)``, damped.
+    ``inverse (p, p)`` of each column of weights, damped, or ``(p, 0)`` where they cost more than
+    they save, and ``diagonal (1, c, p + 1)``, damped. A row times ``gram`` is the product over the
+    diagonal; a row over the diagonal times ``inverse`` is that with the inverse.
     """
 
     centre: Array
@@ -230,8 +231,9 @@ def _gram(
     matrix = matrix + diagonal(damped * xp.ones_like(square), xp=xp)
     units = xp.sqrt(square[:, None] * square)
     gram, inverse = curvature * matrix / units, xp.linalg.inv(matrix) * units / curvature
-    bound = _everywhere(xp.linalg.diagonal(gram), curvature, c, xp=xp)
-    return Bounds(mean[:, None], bound, gram, inverse, bound)
+    own = xp.linalg.diagonal(gram)
+    bound = _everywhere(own, curvature, c, xp=xp)
+    return Bounds(mean[:, None], bound, gram / own, own[:, None] * inverse, bound)
 
 
 def _variances(
