@@ -73,6 +73,7 @@ def torch_graph(X: np.ndarray, y: np.ndarray) -> Contender:
     steps = len(X) // BATCH  # a graph has one shape: the incomplete batch is left out
 
     def epoch() -> float:
+        assert step  # it holds labels, model and optimizer, of which the graph knows addresses
         order = torch.randperm(len(rows), device="cuda")
         for start in range(0, steps * BATCH, BATCH):
             batch.copy_(order[start : start + BATCH])

@@ -1,15 +1,19 @@
 """How near the library comes to what a GPU can do, at the sizes one buys a GPU for.
 
-Four parts, each with its own results, written as soon as it is done:
+Five parts, each with its own results, written as soon as it is done:
 
 ``full-batch``     one loss and gradient on 1,000,000 rows of float32 and of bytes, with the
                    backend's own kernels and without: p = 1024, k = 1000 as a share of the measured
                    product of matrices, p = 784, k = 2, 10 and 16 as a share of one read of X at
                    the speed of the measured copy
+``sgd-step``       SGD's step at several shapes: whole epochs, and on CuPy what the device is busy
+                   with from the epoch's first kernel to its last
 ``stack``          SGD, batch 64, p = 784, k = 10: a step of 16 and of 45 models beside one of one
 ``sweep``          as large as ImageNet's features, 1,281,167 × 1024, k = 1000: one strength to
                    tol 1e-4, then 45 strengths; scikit-learn's LogisticRegression with array API
                    dispatch on the same device, on a twentieth of the rows, and xplinear on these
+``streaming``      a pass and an epoch of SGD over 1,000,000 × 1024 rows of host memory (4.1 GB), in
+                   bytes per second, as a share of what copies of pinned memory alone reach
 ``fashion-mnist``  seconds from host arrays until the objective is what scikit-learn's lbfgs has
                    after 200 iterations, C = 1; scikit-learn on the CPU and on the same device
 
@@ -54,7 +58,7 @@ from xplinear.bench import (
     usable_backends,
     wait,
 )
-from xplinear.data import ArrayData
+from xplinear.data import ArrayData, StreamedData
 from xplinear.minimize import Progress
 from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.scoring import SCORINGS
@@ -64,6 +68,12 @@ Rows = list[dict[str, Any]]
 
 FULL, STACK, IMAGENET = 1_000_000, 60_000, 1_281_167  # rows
 REPEATS, SECONDS = 5, 5.0
+STEPS = [  # p, k, batch, models
+    *((784, 10, batch, m) for batch, m in ((64, 1), (1024, 1), (64, 16), (64, 45))),
+    *((p, k, 64, 1) for p, k in ((64, 10), (384, 51), (1024, 10), (1024, 1000))),
+    (1024, 1000, 1024, 1),
+    (384, 51, 256, 20),
+]
 SPREAD, NOISE, CHUNK = 0.18, 8192, 65_536  # of the classes; rows drawn, rows made at a time
 TOL, ALPHA, STRENGTHS, PART = 1e-4, 1e-4, 45, 20
 ITERATIONS = 200
@@ -99,6 +109,46 @@ def as_stored(F: xl.Objective, stored: str, accelerated: bool) -> xl.Objective:
     return replace(F, loss=backend.accelerated(xl.losses.SoftmaxLoss()), data=data)
 
 
+def step(backend: Backend, scale: float, cap: float) -> Rows:
+    del cap
+    rows: Rows = []
+    for p, k, batch, m in STEPS:
+        n = scaled(STACK, scale)
+        F = random_problem(backend, n, p, k, m)
+        busy: list[float] = []
+        data = F.data
+        if backend.name.startswith("cupy"):
+            of_epochs = {key: f for key, f in backend.kernels.items() if key[1] == "sgd"}
+            kernels = backend.kernels | {key: timed(f, busy) for key, f in of_epochs.items()}
+            data = replace(data, backend=replace(backend, kernels=kernels))
+        run, seconds = epoch(replace(F, data=data), batch), list[float]()
+        for _ in range(1 + REPEATS):
+            start = time.perf_counter()
+            wait(backend, *run())
+            seconds.append(time.perf_counter() - start)
+        steps = -(-n // batch)
+        row = {"backend": backend.name, "p": p, "k": k, "batch": batch, "models": m}
+        row |= {"us_per_step": 1e6 * median(seconds[1:]) / steps, "first_epoch_s": seconds[0]}
+        rows.append(row | {"device_us_per_step": 1e6 * median(busy[1:] or [np.nan]) / steps})
+    return rows
+
+
+def timed(kernel: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """Return a kernel of CuPy whose time on the device is added to a list."""
+    import cupy
+
+    def run(*args: Any, **settings: Any) -> Any:
+        start, end = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record()
+        result = kernel(*args, **settings)
+        end.record()
+        end.synchronize()
+        seconds.append(1e-3 * cupy.cuda.get_elapsed_time(start, end))
+        return result
+
+    return run
+
+
 def stack(backend: Backend, scale: float, cap: float) -> Rows:
     del cap
     n, batch = scaled(STACK, scale), 64
@@ -115,6 +165,42 @@ def stack(backend: Backend, scale: float, cap: float) -> Rows:
         row = {"backend": backend.name, "n": n, "models": m, "us_per_step": us}
         rows.append(row | {"per_model_of_single": us / m / single, "of_single": us / single})
     return rows
+
+
+def streaming(backend: Backend, scale: float, cap: float) -> Rows:
+    del cap
+    n, p, k = scaled(FULL, scale), 1024, 10
+    X = np.random.default_rng(0).random((n, p), dtype=np.float32)
+    F = random_problem(backend, 16, p, k, 1)
+    y = backend.asarray(np.arange(n, dtype=np.int32) % k)
+    F = replace(F, data=StreamedData(X, y, backend=backend))
+    copied = pinned_bytes_per_second(backend, min(n, backend.block_bytes // X[0].nbytes), p)
+    rows: Rows = []
+    for name, run in {"pass": evaluation(F), "epoch": epoch(F, 1024)}.items():
+        seconds, repeats = median_seconds(backend, run, SECONDS)
+        row = {"backend": backend.name, "run": name, "n": n, "p": p, "seconds": seconds}
+        row |= {"repeats": repeats, "bytes_per_second": X.nbytes / seconds}
+        row |= {"pinned_bytes_per_second": copied}
+        rows.append(row | {"share_of_pinned": X.nbytes / seconds / copied})
+    return rows
+
+
+def pinned_bytes_per_second(backend: Backend, rows: int, p: int) -> float:
+    """Return how fast a backend copies pinned memory to its device; NaN where it pins none."""
+    copier = getattr(backend.upload, "keywords", {}).get("copier")
+    if copier is None:
+        return np.nan
+    dtype = np.dtype(np.float32)
+    copies = copier((rows, p), dtype)
+
+    def copy() -> float:
+        start = time.perf_counter()
+        for i in range(10):
+            copies.copy(i % 2, rows, copies.mark())
+        copies.finish()
+        return time.perf_counter() - start
+
+    return 10 * rows * p * dtype.itemsize / min(copy() for _ in range(3))
 
 
 def sweep(backend: Backend, scale: float, cap: float) -> Rows:
@@ -279,7 +365,9 @@ def scaled(size: int, scale: float, least: int = 640) -> int:
 
 PARTS: dict[str, Callable[[Backend, float, float], Rows]] = {
     "full-batch": full_batch,
+    "sgd-step": step,
     "stack": stack,
+    "streaming": streaming,
     "sweep": sweep,
     "fashion-mnist": fashion_mnist,
 }

@@ -7,6 +7,8 @@ forgotten ``device=`` or a silent transfer to the host fails without a GPU.
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import xplinear.backends
 from xplinear.backends import Backend, BackendError, get_backend
 from xplinear.data import ArrayData
 from xplinear.losses import Loss
@@ -131,6 +134,24 @@ def _cases() -> Iterator[Any]:
         yield pytest.param(("array_api_strict:device1", False), id="array_api_strict")
 
 
+def _module_at(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def emulated() -> Any:
+    """The module ``xplinear.backends.cupy``, run on a CPU; needs a C++ compiler."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    with _module_at(Path(__file__).parent / "cuda_on_cpu" / "fake_cupy.py").installed():
+        return _module_at(Path(xplinear.backends.__file__).with_name("cupy.py"))
+
+
 @pytest.fixture(scope="session", params=list(_libraries()))
 def library(request: pytest.FixtureRequest) -> BackendCase:
     """Every library that computes in its own way, for long runs.
@@ -173,6 +194,7 @@ def pytest_configure() -> None:
     if find_spec("jax") is not None:
         import jax
 
+        jax.config.update("jax_enable_compilation_cache", False)  # each run stands for itself
         jax.config.update("jax_enable_x64", True)  # float64 is tested on every backend
     if find_spec("torch") is not None:
         import torch

@@ -77,6 +77,25 @@ def test_synchronize_waits(backend):
     assert not hasattr(x, "is_ready") or x.is_ready()
 
 
+@pytest.mark.parametrize("m", [1, 3])
+def test_a_ring_is_written_and_keeps_its_other_rows(backend, dtype, m):
+    rng = np.random.default_rng(m)
+    asarray, kind = backend.backend.asarray, getattr(backend.xp, dtype)
+    expected = rng.standard_normal((m, 4, 5)).astype(dtype)
+    ring = asarray(expected.copy(), kind)
+    for slots in ([3, 0, 1], [0, 0, 2], [2, 3, 2]):
+        before, old, slot = ring, expected.copy(), np.asarray(slots[:m])
+        rows = rng.standard_normal((m, 5)).astype(dtype)
+        ring = backend.backend.write(ring, asarray(slot), asarray(rows, kind))
+        for j in range(m):
+            expected[j, slot[j]] = rows[j]
+        np.testing.assert_array_equal(backend.to_numpy(ring), expected)
+        others = np.arange(4) != slot[:, None]
+        np.testing.assert_array_equal(backend.to_numpy(before)[others], old[others])
+        if backend.backend.name in ("numpy", "torch"):
+            assert ring is before
+
+
 def test_auto_is_a_gpu_or_numpy():
     assert xl.get_backend("auto").name.partition(":")[0] in ("numpy", "cupy")
 

@@ -19,7 +19,7 @@ import xplinear
 from xplinear import LinearClassifier, cli, parity
 from xplinear.estimator.problem import prepare
 from xplinear.estimator.settings import Settings, given
-from xplinear.losses import LOSSES
+from xplinear.losses import LOSSES, SoftmaxLoss
 
 PNG = b"\x89PNG\r\n"
 
@@ -534,6 +534,38 @@ def test_backends():
     for status in xplinear.available_backends():
         assert (status.version if status.available else "not available") in output
     assert re.search(r"^auto is (numpy|cupy)", output, re.MULTILINE)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_backends_are_warmed(monkeypatch, emulated):
+    """The kernels of all losses, and what a fit needs besides."""
+    own = emulated.select("")
+    found = [xplinear.backends.BackendStatus(n, True, "0", (), "") for n in ("cupy", "numpy")]
+    monkeypatch.setattr(cli.backends, "available_backends", lambda: found)
+    get = xplinear.get_backend
+    monkeypatch.setattr(cli.backends, "get_backend", lambda n: own if n == "cupy" else get(n))
+    monkeypatch.setenv("CUPY_CACHE_DIR", "/kept")
+    monkeypatch.setattr(emulated, "_LOSSES", [SoftmaxLoss])  # a compiler takes seconds for each
+    fits = cli.backends._fit_little
+    monkeypatch.setattr(cli.backends, "_fit_little", lambda _: fits(get("numpy")))  # far quicker
+    kernels = emulated.cupy.counts.kernels
+    kernels.clear()
+    assert re.search(r"cupy: compiled in [\d.]+ s, kept in /kept", run("backends", "--warm"))
+    names = {kernel[0] for kernel in kernels}
+    assert names >= {"fused", "loss", "sgd", "gather", "update"}
+    (record,) = json.loads(run("backends", "--warm", "--json"))["warmed"]
+    assert (record["backend"], record["folder"], record["ahead"]) == ("cupy", "/kept", True)
+    before = set(kernels)
+    X, y = np.random.default_rng(1).standard_normal((40, 3)), np.arange(40) % 3
+    xplinear.LinearClassifier(solver="sgd", max_iter=1, random_state=0, backend=own).fit(X, y)
+    assert {kernel for kernel in kernels - before if kernel[0] in names} == set()
+
+
+def test_nothing_to_warm(monkeypatch):
+    status = xplinear.backends.BackendStatus("numpy", True, "0", (), "")
+    monkeypatch.setattr(cli.backends, "available_backends", lambda: [status])
+    assert "nothing is compiled here" in run("backends", "--warm")
+    assert json.loads(run("backends", "--warm", "--json"))["warmed"] == []
 
 
 def test_backends_keep_the_brackets_of_extras(monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -210,3 +213,20 @@ def test_a_sweep_of_a_row_less_compiles_nothing(compiled):
     assert compiled() == 0
     plain = xl.LinearClassifierCV([0.1, 0.01, 0.001], cv=3, solver="lbfgs").fit(X[:99], Y[:99])
     np.testing.assert_allclose(sweep.cv_scores_, plain.cv_scores_)
+
+
+@pytest.mark.parametrize("chosen", [None, "elsewhere"], ids=["ours", "the user's"])
+def test_what_jax_compiles_is_kept_for_other_processes(tmp_path, chosen):
+    pytest.importorskip("jax")
+    script = """
+import xplinear as xl
+backend = xl.get_backend("jax:cpu")
+backend.compile(abs)(backend.asarray([1.0, -2.0]))
+"""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    if chosen is not None:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / chosen)
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert bool(kept) == (chosen is None)  # theirs keeps what took a second
+    assert all(path.is_relative_to(tmp_path / "cache/xplinear/jax") for path in kept)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
 import threading
 import time
 import tracemalloc
@@ -13,14 +16,18 @@ import numpy as np
 import pytest
 
 import xplinear as xl
+from xplinear.backends import transfer
 from xplinear.backends.epoch import fold_in_python
 from xplinear.backends.transfer import read_ahead, read_rows, upload_ahead
-from xplinear.data import ArrayData, StreamedData, data_of
-from xplinear.data.blocks import shuffled
+from xplinear.data import ArrayData, StreamedData, blocks, data_of
+from xplinear.data.blocks import Orders, shuffled
+from xplinear.data.protocol import Followed
 from xplinear.estimator.predictions import block_scores
 from xplinear.estimator.problem import prepare
 from xplinear.estimator.settings import Settings, given
+from xplinear.minimize import minimize
 from xplinear.model_selection.scoring import class_counts
+from xplinear.solvers import SGD
 
 N, P, K = 700, 4, 3
 rng = np.random.default_rng(0)
@@ -184,6 +191,66 @@ def test_a_fold_of_ones_own_sees_every_row_in_order(backend):
     seen.clear()
     again = there.epoch(update, "rule", zero, "constants", **arguments, fold=fold_in_python)
     assert_same(backend, total, again)
+
+
+class TestOrders:
+    @pytest.fixture
+    def drawn(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+        """Which epochs' orders were drawn, and whether here or by another thread."""
+        found: list[tuple[int, bool]] = []
+
+        def recorded(n: int, seed: int, epoch: int) -> Any:
+            found.append((epoch, threading.current_thread() is threading.main_thread()))
+            return shuffled(n, seed, epoch)
+
+        monkeypatch.setattr(blocks, "shuffled", recorded)
+        monkeypatch.setattr(blocks, "_FEW_TO_DRAW", 1)
+        return found
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_that_of_the_next_epoch_is_drawn_meanwhile(
+        self, numpy_backend, drawn, monkeypatch, streamed
+    ):
+        F, solver, before = (
+            both(numpy_backend, X)[streamed],
+            SGD(max_iter=3),
+            threading.active_count(),
+        )
+        params = minimize(F, solver).params
+        assert drawn == [(0, True), (1, False), (2, False)]  # and none that nobody needs
+        assert threading.active_count() == before
+        monkeypatch.setattr(blocks, "_FEW_TO_DRAW", N + 1)
+        for a, b in zip(params, minimize(F, solver).params, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert drawn[3:] == [(0, True), (1, True), (2, True)]
+
+    def test_an_interrupt_leaves_nothing_behind(self, numpy_backend, drawn):
+        F, before = both(numpy_backend, X)[0], threading.active_count()
+
+        def fold(epoch):
+            raise KeyboardInterrupt
+
+        arguments = {"batch_size": 64, "schedule": [1.0] * 11, "fold": fold}
+        with pytest.raises(KeyboardInterrupt):
+            F.data.epoch(None, "rule", None, shuffle=Followed(0, 0), **arguments)
+        assert threading.active_count() == before
+        assert drawn == [(0, True), (1, False)]
+
+    def test_it_is_that_of_these_rows_and_this_epoch(self, drawn):
+        orders = Orders()
+        for n, shuffle in ((5, Followed(0, 0)), (5, Followed(0, 1)), (6, Followed(0, 2))):
+            with pickle.loads(pickle.dumps(orders)).order(n, shuffle) as one:
+                np.testing.assert_array_equal(one, shuffled(n, *shuffle))
+            with orders.order(n, shuffle) as order:
+                np.testing.assert_array_equal(order, one)
+        with orders.order(6, (1, 3)) as order:
+            np.testing.assert_array_equal(order, shuffled(6, 1, 3))
+
+    def test_partial_fit_draws_nothing_ahead(self, drawn):
+        clf = xl.LinearClassifier(alpha=1e-3)
+        for _ in range(2):
+            clf.partial_fit(X, Y, classes=np.unique(Y))
+        assert drawn == [(0, True), (1, True)]
 
 
 @pytest.fixture
@@ -384,6 +451,75 @@ def test_a_pass_that_ends_early_leaves_nothing_being_copied():
     next(uploaded)
     uploaded.close()
     assert all(event.is_set() for event in copiers[0].copied)
+
+
+@pytest.fixture
+def two_readers(monkeypatch):
+    """Two threads that read three rows at a time."""
+    monkeypatch.setattr(transfer, "_PART_BYTES", 3 * X[0].nbytes)
+    monkeypatch.setattr(transfer, "_cores", lambda: 2)
+    transfer._readers.cache_clear()
+    yield
+    transfer._readers.cache_clear()
+
+
+def uploaded(rows: Any, pieces: Any) -> Any:
+    """Return pieces of a host array as a device got them."""
+    return np.concatenate([a.copy() for a in upload_ahead(rows, pieces, copier=Waiting)])
+
+
+class Waiting(Slow):
+    """Every copy has come when it is given."""
+
+    def copy(self, slot: int, rows: int, free: threading.Event) -> Any:
+        there = super().copy(slot, rows, free)
+        self.copied[slot].wait()
+        return there
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "big-endian", "reversed", "map"])
+def test_several_threads_read_what_one_reads(layout, two_readers, tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    rows = {
+        "C": X,
+        "F": np.asfortranarray(X),
+        "big-endian": X.astype(">f8"),
+        "reversed": X[::-1],
+        "map": np.load(tmp_path / "X.npy", mmap_mode="r"),
+    }[layout]
+    order = shuffled(N, 0, 0)
+    pieces = [range(30), range(30, 61), range(100, 60, -2), order[:31], order[:0], order[31:33]]
+    np.testing.assert_array_equal(uploaded(rows, pieces), rows[np.concatenate(pieces)])
+
+
+def test_two_threads_read_at_the_same_time(two_readers):
+    together = threading.Barrier(2, timeout=10.0)
+
+    class Met(np.ndarray):
+        def __getitem__(self, key):
+            together.wait()
+            time.sleep(0.05)  # whoever does not wait for both finds nothing
+            return super().__getitem__(key)
+
+    assert (uploaded(X.view(Met), [range(6), range(6, 12)]) == X[:12]).all()
+
+
+def test_an_error_of_one_of_the_readers_is_not_lost(two_readers):
+    with pytest.raises(IndexError):
+        uploaded(np.asfortranarray(X), [np.asarray([0] * 9 + [N])])
+
+
+def _uploaded_in_child():
+    return uploaded(X, [range(N)])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+def test_a_forked_child_reads_too(two_readers):
+    uploaded(X, [range(N)])  # there are readers, which a child does not inherit
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply_async(_uploaded_in_child).get(timeout=60), X)
 
 
 @pytest.mark.cuda

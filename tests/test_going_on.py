@@ -113,6 +113,31 @@ def test_two_parts_equal_the_whole_on_every_library(library: Any, solver: Any) -
     assert_same(library, minimize(objective, solver, loop=half.loop), whole)
 
 
+@pytest.mark.parametrize(
+    ("solver", "loss"),
+    [(LBFGS(16, tol=1e-6, memory=3), SoftmaxLoss()), (Smoothing(60, tol=1e-3), HINGE)],
+)
+@pytest.mark.parametrize("written", [20, 21, 22])
+def test_a_step_that_is_cut_short_changes_nothing(
+    numpy_backend: Any, solver: Any, loss: Any, written: int
+) -> None:
+    """Wherever it was, what it wrote into the state before is not read."""
+    objective, writes = stack(numpy_backend, loss, L2), []
+
+    def write(*args: Any) -> Any:
+        writes.append(1)
+        if len(writes) == written:
+            raise KeyboardInterrupt
+        return numpy_backend.backend.write(*args)
+
+    pressed = replace(numpy_backend, backend=replace(numpy_backend.backend, write=write))
+    with pytest.raises(Interrupted) as got:
+        minimize(stack(pressed, loss, L2), solver)
+    loop = got.value.result.loop
+    assert 0 < loop.iteration < written / 2
+    assert_same(numpy_backend, minimize(objective, solver, loop=loop), minimize(objective, solver))
+
+
 @pytest.mark.parametrize("solver", [GD(40, tol=0.0), SGD(40), Newton(40, tol=0.0)])
 def test_patience_goes_on(numpy_backend: Any, solver: Any) -> None:
     objective = stack(numpy_backend, SoftmaxLoss(), L2)

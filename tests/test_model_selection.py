@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.special
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_classification
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -28,6 +29,8 @@ import xplinear as xl
 from xplinear.backends import backend_of
 from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.sweep import stack_width
+from xplinear.solvers.curvature import mean_inverse_hessians
+from xplinear.solvers.gram import preconditioner
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((150, 5))
@@ -77,6 +80,33 @@ def test_a_path_and_a_stack_give_the_same(numpy_backend, free_columns):
     np.testing.assert_allclose(other.coefs_paths_, path.coefs_paths_, atol=1e-6)
 
 
+@pytest.mark.parametrize(("loss", "penalty"), [("softmax", "l2"), ("softmax", "l1")])
+def test_the_model_chosen_does_not_depend_on_the_stacks(numpy_backend, loss, penalty):
+    """At the tol of every day, where two models that converged differ: it is the single fit."""
+    settings = {"loss": loss, "penalty": penalty}
+    fits = [
+        xl.LinearClassifierCV(
+            [0.1, 0.03, 0.01, 0.003],
+            cv=FOLDS,
+            scoring="log_loss",
+            backend=replace(numpy_backend.backend, free_columns=free_columns),
+            **settings,
+        ).fit(X, Y)
+        for free_columns in (1, 512)
+    ]
+    single = xl.LinearClassifier(alpha=fits[0].alpha_, solver=fits[0].solver_, **settings)
+    single.fit(X, Y)
+    assert fits[0].best_index_ in (1, 2)  # not the strongest, which begins at zero
+    rounding = {"rtol": 1e-9, "atol": 1e-12}
+    for clf in fits:
+        assert clf.alpha_ == fits[0].alpha_
+        np.testing.assert_allclose(clf.coef_, single.coef_, **rounding)
+        np.testing.assert_allclose(clf.predict_proba(X), single.predict_proba(X), **rounding)
+        np.testing.assert_array_equal(clf.coefs_paths_[clf.best_index_], clf.coef_)
+        assert clf.n_iter_ == single.n_iter_
+        assert clf.certificate_.relative_gap[0] < 1e-3
+
+
 def test_little_memory_takes_fewer_folds_at_once(numpy_backend):
     little = replace(numpy_backend.backend, free_memory=lambda: 2 * 32 * 8 * 5 * 3 * 2)
     settings = {"alphas": ALPHAS, "cv": FOLDS, "scoring": "log_loss", **EXACT}
@@ -113,6 +143,51 @@ def test_following_saves_passes(numpy_backend, solver, penalty):
     assert warm.converged.all()
     assert warm.residual[0] <= 1e-4
     assert objective.value(warm.params) <= objective.value(cold.params) * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("loss", [xl.losses.SoftmaxLoss(), xl.losses.SquaredHingeLoss()])
+def test_curvature_saves_passes(numpy_backend, loss):
+    """Along a path the Hessian is measured anew where iterations are many."""
+    digits, target = load_digits(return_X_y=True)
+    weights = np.random.default_rng(0).integers(0, 3, (len(digits), 2)).astype(float)
+    before = numpy_backend.objective(
+        loss, xl.penalties.L2Penalty(), digits / 16, target, alpha=[1e-3] * 2, k=10
+    )
+    before = replace(before, data=before.data.with_weights(weights))
+    objective = replace(before, alpha=before.alpha / 4)
+    solver = xl.solvers.LBFGS()
+    near = xl.minimize(before, solver, release=False)
+    state = solver.follow(objective, near.params, near.state, before.alpha)
+    assert solver.curved(objective, state, 10) is state  # so few are not worth it
+    plain = xl.minimize(objective, solver, state=state)
+    curved = xl.minimize(objective, solver, state=solver.curved(objective, state, 40))
+    assert curved.n_iter < 0.5 * plain.n_iter
+    assert set(curved.reasons) == {"converged"}
+    assert (objective.value(curved.params) <= objective.value(plain.params) * (1 + 1e-6)).all()
+
+
+def test_curvature_is_that_of_the_mean_model(backend):
+    """Beside the formula for softmax, p (1 − p) of the weighted rows, damped."""
+    n, m, k, p = 150, 2, 3, 5
+    weights = np.stack([WEIGHTS, (WEIGHTS > 1.0) * 1.0], axis=1)
+    objective = backend.objective(
+        xl.losses.SoftmaxLoss(), xl.penalties.L2Penalty(), X, Y, alpha=[0.3] * m, k=k
+    )
+    objective = replace(objective, data=objective.data.with_weights(backend.asarray(weights)))
+    params = backend.params(objective)
+    pre = preconditioner(objective, gram=False)
+    found = backend.to_numpy(mean_inverse_hessians(objective, params, pre))
+    assert found.shape == (m, k, p + 1, p + 1)
+    W, b = map(backend.to_numpy, params)
+    P = scipy.special.softmax(np.einsum("np,pmk->nmk", X, W) + b, axis=2)
+    h = (P * (1.0 - P) * (weights / weights.sum(axis=0))[:, :, None]).mean(axis=1)
+    rows = np.concatenate([X - backend.to_numpy(pre.centre)[:, 0], np.ones((n, 1))], axis=1)
+    for j in range(k):
+        H = rows.T @ (h[:, j : j + 1] * rows)
+        own = np.diag(H)
+        damped = np.append(0.3 + 0.1 * own[:-1].mean() * np.ones(p), 1e-3 * own[-1])
+        for model in found[:, j]:
+            np.testing.assert_allclose(model, np.linalg.inv(H + np.diag(damped)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("tol", [1e-4, 1e-6, 1e-8])

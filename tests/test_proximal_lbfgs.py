@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from xplinear.penalties import (
     L2Penalty,
     NoPenalty,
 )
-from xplinear.solvers import GD, LBFGS, ProximalLBFGS
+from xplinear.solvers import GD, LBFGS, ProximalLBFGS, proximal_lbfgs
+from xplinear.solvers.gram import bounds
+from xplinear.solvers.quadratic import fista, promise
 
 rng = np.random.default_rng(0)
 N, P, K = 200, 6, 3
@@ -403,3 +406,98 @@ def test_the_classifier_passes_its_settings_on():
     few = xl.LinearClassifier(penalty="l1", solver="proximal_lbfgs", alpha=0.03, tol=1e-2)
     assert few.fit(X, Y).n_iter_ < clf.n_iter_
     assert 0 < (clf.coef_ == 0).sum() < clf.coef_.size
+
+
+@pytest.mark.parametrize(("rows", "gram"), [(N, 0), (5000, 60)])
+def test_the_model_is_what_bfgs_learns_from_its_last_pairs(backend, rows, gram):
+    """Against the textbook's updates one after the other, beyond the ring's end."""
+    memory, m, features, xp, write = 3, 2, 60, backend.xp, backend.backend.write
+    draw = np.random.default_rng(0)
+    wide, labels = draw.standard_normal((rows, features)), draw.integers(0, K, rows)
+    objective = backend.objective(SoftmaxLoss(), L1Penalty(), wide, labels, alpha=(0.1,) * m)
+    metric, shape = bounds(objective, gram=gram > 0), (m, K, features + 1)
+    ones = xp.ones_like(objective.alpha)
+    state = proximal_lbfgs._started(objective, objective.zeros(), ones, metric)
+    state = state._replace(pairs=proximal_lbfgs._no_pairs(memory + 1, xp, state.point))
+    root = draw.standard_normal((shape[1] * shape[2],) * 2)
+    told = [[], []]
+    for i in range(6):
+        s = draw.standard_normal(shape)
+        y = (s.reshape(m, -1) @ root @ root.T).reshape(shape)
+        y[0] *= -1.0 if i == 2 else 1.0  # it bends downwards: nothing to learn
+        for j in range(m):
+            if i != 2 or j:
+                told[j].append((s[j].ravel(), y[j].ravel()))
+        learnt, newest = proximal_lbfgs._learnt(
+            state, backend.asarray(s), backend.asarray(y), xp=xp
+        )
+        ring = state.pairs.rows
+        for place, row in newest:
+            ring = write(ring, place, row)
+        state = state._replace(**{**learnt, "pairs": learnt["pairs"]._replace(rows=ring)})
+    assert metric.gram.shape == (features, gram)
+    D, G, ring, scale = (
+        backend.to_numpy(a) for a in (metric.diagonal, metric.gram, state.pairs.rows, state.scale)
+    )
+    first = np.diag(D.ravel())
+    if gram:
+        block = np.eye(features + 1)
+        block[:-1, :-1] = G
+        first = np.kron(np.eye(K), block) * D.ravel()
+    middle = backend.to_numpy(proximal_lbfgs._middle(state.pairs, state.scale, xp=xp))
+    for j in range(m):
+        B = scale[j] * first
+        for s, y in told[j][-memory:]:
+            Bs = B @ s
+            B = B + np.outer(y, y) / (s @ y) - np.outer(Bs, Bs) / (s @ Bs)
+        found = scale[j] * first + ring[j].T @ middle[j] @ ring[j]
+        np.testing.assert_allclose(found, B, rtol=0, atol=1e-10 * np.abs(B).max())
+
+
+def test_a_step_that_was_interrupted_can_be_made_again(library):
+    """What it had written of the pairs is where there was none."""
+    wide = np.random.default_rng(0).standard_normal((N, 300))
+    objective = library.objective(SoftmaxLoss(), ElasticNetPenalty(0.5), wide, Y, alpha=(0.01,))
+    solver = ProximalLBFGS(memory=2)
+    state = solver.init(objective, objective.zeros())
+    for _ in range(5):
+        before, state = state, solver.step(objective, state)
+    again = solver.step(objective, before)
+    np.testing.assert_array_equal(library.to_numpy(again.point), library.to_numpy(state.point))
+    assert library.to_numpy(again.pairs.age).min() == 0.0
+
+
+def test_inner_steps_end_where_nothing_is_left(numpy_backend):
+    draw = np.random.default_rng(0)
+    wide = draw.standard_normal((N, 30)) @ draw.standard_normal((30, 60))
+    objective = numpy_backend.objective(SoftmaxLoss(), ElasticNetPenalty(0.5), wide, Y)
+    penalty, xp, metric = objective.penalty, objective.xp, bounds(objective, gram=True)
+    ones = xp.ones_like(objective.alpha)
+    state = proximal_lbfgs._started(objective, objective.zeros(), ones, metric)
+    state = state._replace(pairs=proximal_lbfgs._no_pairs(3, xp, state.point))
+    model, trial = proximal_lbfgs._learnt_model(xp, state, objective.alpha, None)
+    model = model._replace(gram=metric.gram, rows=state.pairs.rows)
+    trial = numpy_backend.backend.repeat(fista, penalty, xp)(100, trial, model)
+    assert trial.solved.all()
+    gained, left = promise(penalty, xp, model, trial)
+    assert 0.0 < left <= 0.01 * gained
+    np.testing.assert_array_equal(fista(penalty, xp, trial, model).points, trial.points)
+
+
+def test_it_is_repeated_as_often_as_it_changes_something(backend):
+    xp = backend.xp
+    repeated = backend.backend.repeat(_counted, xp)
+    for times, limit, count in ((3, [9, 9], [3, 3]), (9, [2, 4], [2, 4]), (0, [2, 4], [0, 0])):
+        most = backend.asarray(np.asarray(limit, dtype=np.float64))
+        found = repeated(times, _Count(xp.zeros_like(most), most < 0.0), most)
+        np.testing.assert_array_equal(backend.to_numpy(found.count), count)
+
+
+class _Count(NamedTuple):
+    count: Any
+    solved: Any
+
+
+def _counted(xp, now, most):
+    count = xp.where(now.solved, now.count, now.count + 1.0)
+    return _Count(count, count >= most)

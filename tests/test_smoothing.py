@@ -16,8 +16,10 @@ from xplinear.losses import (
     SoftmaxLoss,
 )
 from xplinear.minimize import minimize
+from xplinear.objective import Params
 from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty
 from xplinear.solvers import Smoothing
+from xplinear.solvers.bundle import collect, no_points
 
 rng = np.random.default_rng(0)
 N, P, K = 60, 3, 3
@@ -249,3 +251,28 @@ def test_bad_settings_are_named():
 def test_the_estimator_takes_it_by_name():
     clf = xl.LinearClassifier(loss="multiclass_hinge", solver="smoothing", alpha=0.1, tol=1e-4)
     assert clf.fit(X, Y).objective_ <= (1.0 + 1e-4) * optimum(MulticlassHingeLoss(), 0.1)
+
+
+def test_the_bundle_holds_the_last_dual_points(backend):
+    """More than it has room for; what will be written next is the point 0, whatever is there."""
+    objective = backend.objective(MulticlassHingeLoss(), L2Penalty(), X, Y, alpha=(0.1, 0.2))
+    params, host = objective.zeros(), backend.to_numpy
+    bundle = no_points(objective, params, objective.loss_at_zero())
+    places, rng = bundle.age.shape[1], np.random.default_rng(0)
+    (p, m, c), known = params.W.shape, []
+    for _ in range(places + 20):
+        dW, db, dual = (rng.standard_normal(shape) for shape in ((p, m, c), (m, c), m))
+        grads = Params(backend.asarray(dW), backend.asarray(db))
+        centre = backend.asarray(np.zeros((p, 1)))
+        bundle = collect(objective, bundle, grads, backend.asarray(dual), centre)
+        known.append((np.moveaxis(dW, 0, 2).reshape(m, c * p), db, dual))
+    points, ages = bundle.points(xp=backend.xp), host(bundle.age)
+    order = np.argsort(ages, axis=1)
+    for name, mixture, found, expected in zip(
+        points._fields, bundle.mixture, points, zip(*known, strict=True), strict=True
+    ):
+        wanted = np.stack([np.zeros_like(expected[0]), *expected[1 - places :]], axis=1)
+        for j in range(m):
+            every = host(found)[j]
+            np.testing.assert_array_equal(every[0], host(mixture)[j], err_msg=name)
+            np.testing.assert_array_equal(every[1:][order[j]], wanted[j], err_msg=name)

@@ -14,8 +14,11 @@ import xplinear as xl
 from xplinear.backends import backend_of
 from xplinear.data import StreamedData
 from xplinear.data.rows import FarStandard
+from xplinear.estimator.problem import prepare
+from xplinear.estimator.settings import Settings, given
 from xplinear.estimator.standardize import restandardized, standard_of
 from xplinear.namespace import is_array
+from xplinear.solvers.metric import feature_moments
 
 rng = np.random.default_rng(0)
 SCALES = np.asarray([1.0, 100.0, 1e-3, 5.0, 0.0])
@@ -204,6 +207,24 @@ def test_features_whose_squares_leave_float32(backend, size):
     )
     np.testing.assert_allclose(host(clf.coef_) * scales, host(same.coef_), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(host(clf.intercept_), host(same.intercept_), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"fit_intercept": False}])
+def test_what_the_standard_took_is_not_measured_again(backend, settings):
+    clf = xl.LinearClassifier(standardize=True, backend=backend.backend, **settings)
+    F = prepare(given(Settings, clf), X, Y, owner=clf).objective
+    anew = feature_moments(replace(F, measured=None))
+    assert feature_moments(F) is F.measured[1]
+    for known, measured in zip(feature_moments(F), anew, strict=True):
+        np.testing.assert_allclose(host(known), host(measured), rtol=1e-5, atol=1e-3)
+    other = replace(F, data=F.data.with_standard(None))
+    assert np.max(np.abs(host(feature_moments(other).mean))) > 10.0  # of other data
+
+
+@pytest.mark.parametrize("name", ["early stopping", "class weights"])
+def test_other_rows_or_weights_are_measured(name):
+    clf = xl.LinearClassifier(standardize=True, **FITS[name])
+    assert prepare(given(Settings, clf), X, Y, owner=clf).objective.measured is None
 
 
 FAR = np.asarray([7.0, 9.0, 127.0, 129.0])  # in deviations

@@ -13,12 +13,15 @@ import pytest
 from xplinear.backends import get_backend
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data import ArrayData
+from xplinear.data.rows import Standard
 from xplinear.losses import LOSSES
 from xplinear.objective import Objective
 from xplinear.penalties import PENALTIES, L2Penalty
 from xplinear.solvers import SGD
 
 torch = pytest.importorskip("torch")
+
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from xplinear.backends import torch as ours  # noqa: E402 - it imports torch
 
@@ -40,9 +43,18 @@ def objective(backend: Any, loss: Any, penalty: Any, dtype: str, *, weights: boo
     return Objective(loss, penalty, alpha, data, k=K)
 
 
-def states(fold: Callable[..., Any], solver: SGD, *args: Any, **settings: Any) -> list[Any]:
+def of_three(**changes: Any) -> Objective:
+    """Return an objective of three weighted models on a backend with these changes."""
+    backend = replace(get_backend("torch"), **changes)
+    return objective(backend, LOSSES["softmax"](), L2Penalty(), "float32", weights=True)
+
+
+def states(
+    fold: Callable[..., Any], solver: SGD, *args: Any, kernels: Any = (), **settings: Any
+) -> list[Any]:
     """Return the states of three epochs folded that way."""
-    F = objective(replace(get_backend("torch"), fold=fold), *args, **settings)
+    backend = replace(get_backend("torch"), fold=fold, kernels=dict(kernels))
+    F = objective(backend, *args, **settings)
     found = [solver.init(F, F.zeros())]
     for _ in range(3):
         found.append(solver.step(F, found[-1]))
@@ -63,8 +75,9 @@ def test_a_repeated_step_gives_what_the_plain_fold_gives(penalty, dtype, weights
     solver = SGD(max_iter=3, batch_size=SIZE, average=average, nesterov=weights)
     args = solver, LOSSES["softmax"](), penalty(), dtype
     plain = states(get_backend("torch").fold, *args, weights=weights)
-    graph = states(partial(ours._fold_by, capture), *args, weights=weights)
-    assert captures == 3
+    graph = states(partial(ours._fold_by, capture, {}), *args, weights=weights)
+    # Of many mini-batches, of one and of the incomplete one; the first epoch never averages.
+    assert captures == (5 if average else 3)
     rtol = 1e-12 if dtype == "float64" else 1e-5
     for a, b in zip(plain, graph, strict=True):
         for before, after in zip(ours._tensors(a), ours._tensors(b), strict=True):
@@ -88,15 +101,184 @@ def test_a_captured_step_gives_what_the_plain_fold_gives(dtype):
             torch.testing.assert_close(a, b, rtol=rtol, atol=rtol, equal_nan=True)
 
 
-def test_few_batches_are_not_captured():
-    def refuse(step):
-        raise AssertionError
+class Recorder(TorchDispatchMode):
+    """What a CUDA graph is: operations on tensors at fixed addresses, without the Python code."""
 
-    solver = SGD(max_iter=3, batch_size=N // 50)
-    args = solver, LOSSES["softmax"](), L2Penalty(), "float32"
-    plain = states(get_backend("torch").fold, *args, weights=False)[-1]
-    graph = states(partial(ours._fold_by, refuse), *args, weights=False)[-1]
-    assert torch.equal(plain.params.W, graph.params.W)
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        # While it records, a graph computes nothing that lasts.
+        written = args[0] if func._schema.returns else None
+        result = written if func._schema.is_mutable else func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        for func, args, kwargs, there in self.calls:
+            result = func(*args, **kwargs)
+            if not (func.is_view or func._schema.is_mutable):
+                for new, old in zip(*map(listed, (result, there)), strict=True):
+                    if new.data_ptr() != old.data_ptr():
+                        old.copy_(new)
+
+
+def listed(result: Any) -> list[Any]:
+    return result if isinstance(result, list) else [result]
+
+
+class Graphs:
+    """Captures by `Recorder`, and counts them."""
+
+    def __init__(self) -> None:
+        self.captured, self.kept = 0, {}
+
+    def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
+        self.captured += 1
+        with Recorder() as recorder:
+            function()
+        return recorder.replay
+
+    @property
+    def fold(self) -> Callable[..., Any]:
+        return partial(ours._fold_by, self, self.kept)
+
+
+def same(a: Any, b: Any) -> None:
+    for before, after in zip(ours._tensors(a), ours._tensors(b), strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("by_kernel", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("size", [3, 50, 400])  # 110 mini-batches, few, one
+def test_recorded_addresses_give_what_the_plain_fold_gives(loss, size, by_kernel):
+    graphs, solver = Graphs(), SGD(max_iter=3, batch_size=size)
+    args = solver, LOSSES[loss](), L2Penalty(), "float32"
+    kernels = ours._kernels(partial(ours._sgd, graphs.fold)) if by_kernel else ()
+    graph = states(graphs.fold, *args, weights=True, kernels=kernels)
+    same(states(get_backend("torch").fold, *args, weights=True), graph)
+
+
+def test_a_later_epoch_is_not_captured_anew():
+    graphs, solver = Graphs(), SGD(max_iter=4, batch_size=SIZE)
+    F = of_three(fold=graphs.fold)
+    state, captured = solver.init(F, F.zeros()), []
+    for _ in range(4):
+        state = solver.step(F, state)
+        captured.append(graphs.captured)
+    assert captured == [2, 3, 3, 3]
+    assert len(graphs.kept) == 1
+
+
+@pytest.mark.parametrize("moved", ["X", "y", "s", "models"])
+def test_rows_that_have_moved_are_recorded_anew(moved):
+    """In new memory, with other values: a stale recording would go on with the old ones."""
+    graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
+    F, G = (of_three(fold=fold) for fold in (graphs.fold, get_backend("torch").fold))
+    graph = plain = solver.init(F, F.zeros())
+    for _ in range(2):
+        graph, plain = solver.step(F, graph), solver.step(G, plain)
+    other = torch.flip(getattr(F.data, moved), (0,))
+    F, G = (replace(H, data=replace(H.data, **{moved: other})) for H in (F, G))
+    for _ in range(2):
+        graph, plain = solver.step(F, graph), solver.step(G, plain)
+    same(plain, graph)
+
+
+def test_rows_that_change_where_they_are_need_no_recording():
+    graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
+    F, G = (of_three(fold=fold) for fold in (graphs.fold, get_backend("torch").fold))
+    graph = plain = solver.init(F, F.zeros())
+    for _ in range(3):
+        graph, plain = solver.step(F, graph), solver.step(G, plain)
+        captured = graphs.captured
+        for H in (F, G):
+            H.data.X.copy_(255 - H.data.X)
+    assert graphs.captured == captured == 3
+    same(plain, graph)
+
+
+def test_a_tensor_given_other_memory_is_recorded_anew():
+    graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
+    F, G = (of_three(fold=fold) for fold in (graphs.fold, get_backend("torch").fold))
+    graph = plain = solver.init(F, F.zeros())
+    for _ in range(2):
+        graph, plain = solver.step(F, graph), solver.step(G, plain)
+    F.data.X.set_(255 - F.data.X)
+    G.data.X.copy_(255 - G.data.X)
+    same(solver.step(G, plain), solver.step(F, graph))
+    assert graphs.captured > 3
+
+
+def test_recordings_end_with_the_fit_and_are_few():
+    kept: dict[Any, Any] = {}
+    # Neither a CUDA graph nor this one holds the tensors it reads.
+    F = of_three(fold=partial(ours._fold_by, lambda step: int, kept))
+    for size in range(4, 4 + 2 * ours._MOST_KEPT):
+        solver = SGD(max_iter=3, batch_size=size)
+        solver.step(F, solver.init(F, F.zeros()))
+    assert len(kept) == ours._MOST_KEPT
+    del F
+    assert not kept
+
+
+def test_a_recording_is_of_one_precision():
+    graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
+    F = of_three(fold=graphs.fold)
+    state = solver.init(F, F.zeros())
+    for tf32 in (False, True):
+        with ours._products(tf32):
+            solver.step(F, state)
+    assert len(graphs.kept) == 2
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_standardized_rows_give_what_the_plain_fold_gives(own):
+    graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE, learning_rate=0.01)
+    kernels = ours._kernels(partial(ours._sgd, graphs.fold))
+    rng = np.random.default_rng(3)
+    centre, scale = (torch.asarray(rng.uniform(0.5, 2.0, (P, 3))) for _ in range(2))
+    standard = Standard(*(a.float() if own else a.float()[:, 0] for a in (100.0 * centre, scale)))
+    ends = []
+    for changes in ({}, {"kernels": kernels, "fold": graphs.fold}):
+        F = of_three(**changes)
+        F = replace(F, data=replace(F.data, standard=standard))
+        state = solver.init(F, F.zeros())
+        for _ in range(3):
+            state = solver.step(F, state)
+        ends.append(state.params)
+    torch.testing.assert_close(*(end.W for end in ends), rtol=1e-4, atol=1e-4)
+
+
+def test_launches_of_a_mini_batch_are_few():
+    """Each takes a GPU about 1.7 µs, whatever it does."""
+    launches, strides = [], set()
+
+    def capture(function):
+        with Recorder() as recorder:
+            function()
+        names = [(c[0].is_view, c[0].overloadpacket._qualified_op_name) for c in recorder.calls]
+        for func, args, _, _ in recorder.calls:
+            if "_foreach" in str(func):  # in one launch only where they lie alike
+                lists = zip(*(a for a in args if isinstance(a, list | tuple)), strict=True)
+                strides.update(len({a.stride() for a in group}) for group in lists)
+        launches.append(sum(not view and name != "aten::_unsafe_view" for view, name in names))
+        return recorder.replay
+
+    backend, counts = get_backend("torch"), []
+    fold = partial(ours._fold_by, capture, {})
+    for kernels in ({}, ours._kernels(partial(ours._sgd, fold))):
+        own = replace(backend, fold=fold, kernels=kernels)
+        F = objective(own, LOSSES["softmax"](), L2Penalty(), "float32", weights=False)
+        solver = SGD(max_iter=3, batch_size=SIZE)
+        solver.step(F, solver.init(F, F.zeros()))
+        counts.append(launches[0] / ours._TOGETHER)
+        launches.clear()
+    assert counts[0] < 42
+    assert counts[1] < 31
+    assert strides == {1}
 
 
 class Pair(NamedTuple):
@@ -115,14 +297,16 @@ def test_the_carry_of_the_caller_is_not_written():
 
     X, schedule = torch.arange(400.0), [1.0] * 99 + [2.0]
     update = Update(torch.sum, "not looked at", get_backend("torch").xp, X.dtype)
-    (total, nothing), constant, number = ours._fold_by(
-        lambda step: step,
-        Epoch(minibatch, update, Shared(), carry, (X, X, None), rows, schedule, 4),
-    )
+    epoch = Epoch(minibatch, update, Shared(), carry, (X, X, None), rows, schedule, 4)
+    fold, before = Graphs().fold, rows.clone()
+    (total, nothing), constant, number = fold(epoch)
     assert torch.equal(zero, torch.zeros(2))
+    assert torch.equal(rows, before)
     assert (nothing, number) == (None, 7)
     assert torch.equal(constant, one)
     expected = torch.sum(X) + torch.sum(X[rows[-4:]])
+    assert torch.equal(total, expected + zero)
+    fold(epoch._replace(carry=(Pair(one, None), one, 7)))  # nor is what an earlier epoch gave
     assert torch.equal(total, expected + zero)
 
 
@@ -165,14 +349,14 @@ def test_a_captured_step_touches_no_host_memory(loss, penalty):
     state = on_meta(solver.init(F, F.zeros()))
     moved = replace(
         backend,
-        fold=partial(ours._fold_by, capture),
+        fold=partial(ours._fold_by, capture, {}),
         device=torch.device("meta"),
         move=lambda x: on_meta(backend.move(x)),
     )
     X, y, s, models = on_meta((F.data.X, F.data.y, F.data.s, F.data.models))
     data = ArrayData(X, y, s, F.data.dtype, models, backend=moved)
     solver.step(replace(F, alpha=on_meta(F.alpha), data=data), state)
-    assert captures == 1
+    assert captures == 2  # of many mini-batches, and of one
 
 
 def test_devices_have_the_name_their_arrays_give():

@@ -30,9 +30,10 @@ from xplinear.arguments import (
     warn,
 )
 from xplinear.backends.base import Backend, undisturbed
-from xplinear.namespace import Array, HostArray, name_of
-from xplinear.objective import OBJECTIVE, Objective, Params
+from xplinear.namespace import Array, HostArray, Namespace, name_of
+from xplinear.objective import OBJECTIVE, Objective, Params, weighted_penalty
 from xplinear.solvers import Solver, State, protocol
+from xplinear.solvers.report import Report
 
 __all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
@@ -168,7 +169,9 @@ class Loop(NamedTuple):
         """
         merit = -(observed.loss + observed.penalty) if least is None else observed.validation_score
         better, best = merit > self.best_score + (least or 0.0), self.best
-        if better.any():
+        if better[self.running].all():
+            best = state.params
+        elif better.any():
             keep = stack.data.backend.asarray(better[self.running])
             best = protocol.select(keep, state.params, best, xp=stack.xp)
         self.history.append(observed)
@@ -376,6 +379,7 @@ def minimize(
     backend, start = objective.data.backend, time.perf_counter()
     callbacks = _logged(subject, objective, solver, callbacks)
     least, limit = (None, None) if validation_score is None else (min_improvement, patience)
+    copy = protocol.declared(solver, "copy") if loop or state is not None else None
     if loop is None:
         loop = _first_loop(subject, objective, solver, params, state)
     loop = loop._replace(history=loop.history[: loop.iteration])  # this run's own
@@ -385,6 +389,8 @@ def minimize(
     reason, interrupt = loop.reason(limit) if loop.iteration else None, None
     stack = objective.take(backend.asarray(loop.running)) if loop.left else objective
     stack.check_params(loop.state.params, "the params of state")
+    if copy:  # whoever goes on does not change where from
+        loop = loop._replace(state=copy(loop.state, xp=objective.xp))
     counted = protocol.declared(solver, "iterations_on")
     iterations = counted(objective) if counted else solver.iterations(objective.data.n)
     try:
@@ -477,19 +483,26 @@ def _observed(
     objective: Objective, state: State, validation_score: Callable[[Params], Array] | None
 ) -> Array:
     """Return what `Observed` holds of an iteration, ``(9, models running)``."""
-    xp = objective.xp
-    penalty = objective.penalty_value(state.params)
-    score = xp.full_like(penalty, xp.nan)
+    score = None
     if validation_score is not None:
         score = validation_score(state.params)
-        check_same_library("what validation_score returns", score, "alpha", penalty)
-        if score.shape != penalty.shape:
+        check_same_library("what validation_score returns", score, "alpha", objective.alpha)
+        if score.shape != objective.alpha.shape:
             msg = (
-                f"validation_score must return one score per model, shape {penalty.shape}, "
+                f"validation_score must return one score per model, shape {objective.alpha.shape}, "
                 f"got shape {tuple(score.shape)}"
             )
             raise ArgumentError(msg)
-    return xp.stack([xp.astype(a, penalty.dtype) for a in (penalty, score, *state.report)])
+    table = objective.data.backend.compile(_table, objective.penalty, objective.xp)
+    return table(state.params.W, objective.alpha, score, state.report)
+
+
+def _table(
+    penalty: Any, xp: Namespace, W: Array, alpha: Array, score: Array | None, report: Report
+) -> Array:
+    value = weighted_penalty(penalty, xp, W, alpha)
+    score = xp.full_like(value, xp.nan) if score is None else score
+    return xp.stack([xp.astype(a, value.dtype) for a in (value, score, *report)])
 
 
 def _released(loop: Loop, stack: Objective, solver: Solver) -> tuple[Loop, Objective]:

@@ -10,7 +10,7 @@ under a loss of score differences need one: its scores are (−z/2, z/2).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from xplinear.arguments import (
@@ -27,7 +27,7 @@ from xplinear.arguments import (
 from xplinear.data import Block, Data
 from xplinear.data.rows import DenseRows, Rows
 from xplinear.losses import LOSS, Loss
-from xplinear.namespace import Array, Namespace, accumulator, array_namespace
+from xplinear.namespace import Array, Namespace, accumulator, array_namespace, device
 from xplinear.penalties import PENALTY, Penalty
 
 __all__ = [
@@ -101,6 +101,24 @@ def _block_loss_and_grad(
     return xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)), dW, db
 
 
+def _means(
+    fit_intercept: bool, xp: Namespace, total: Array, dW: Array, db: Array, weight: Array
+) -> tuple[Array, Params]:
+    own = xp.astype(weight, dW.dtype)[:, None]
+    return total / weight, Params(dW / own, db / own if fit_intercept else xp.zeros_like(db))
+
+
+def _loss_at_zero(loss: Loss, k: int, dtype: Any, xp: Namespace, alpha: Array) -> Array:
+    Z = xp.zeros((k, 1, k), dtype=dtype, device=device(alpha))
+    value, _ = loss.value_and_grad(Z, xp.arange(k, dtype=xp.int32, device=device(Z)), xp=xp)
+    wide = accumulator(Z, xp=xp)
+    return xp.zeros_like(alpha, dtype=wide) + xp.mean(xp.astype(value, wide))
+
+
+def _centred(xp: Namespace, b: Array) -> Array:
+    return b - xp.mean(b, axis=1, keepdims=True)
+
+
 def weighted_penalty(penalty: Penalty, xp: Namespace, W: Array, alpha: Array) -> Array:
     """Return α Ω(W) ``(m,)``, accumulated in float64 where there is one."""
     value = penalty.value(W, xp=xp)
@@ -126,6 +144,8 @@ class Objective:
         Number of classes, at least 2.
     fit_intercept : bool, default True
         False keeps b at its start value.
+    measured : tuple of (Data, Moments), optional
+        What is known of the features of these data, so that it is not measured again.
 
     Raises
     ------
@@ -151,6 +171,7 @@ class Objective:
     data: Data
     k: int
     fit_intercept: bool = True
+    measured: tuple[Data, Any] | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         settle(self, loss=LOSS, penalty=PENALTY, data=_DATA, k=integer(2), fit_intercept=FLAG)
@@ -185,12 +206,8 @@ class Objective:
 
         Of most losses it is the same for every class, and so F(0), without a pass over the data.
         """
-        xp, k = self.xp, self.k
-        Z = xp.zeros((k, 1, k), **self.data.backend.kind(self.data.dtype))
-        classes = xp.arange(k, **self.data.backend.kind(xp.int32))
-        value, _ = self.loss.value_and_grad(Z, classes, xp=xp)
-        wide = accumulator(Z, xp=xp)
-        return xp.zeros_like(self.alpha, dtype=wide) + xp.mean(xp.astype(value, wide))
+        static = self.loss, self.k, self.data.dtype, self.xp
+        return self.data.backend.compile(_loss_at_zero, *static)(self.alpha)
 
     def take(self, models: Array) -> Objective:
         """Return the objective of a stack of these models only: ``models`` holds their indices."""
@@ -202,7 +219,7 @@ class Objective:
         W, b = params
         if b.shape[1] == 1 or not (self.fit_intercept and self.loss.shift_invariant):
             return params
-        return Params(W, b - self.xp.mean(b, axis=1, keepdims=True))
+        return Params(W, self.data.backend.compile(_centred, self.xp)(b))
 
     def check_params(self, params: Params, name: str = "params") -> None:
         """Raise ArgumentError unless parameters have the shapes of this problem's."""
@@ -240,10 +257,9 @@ class Objective:
 
     def data_loss_and_grad(self, params: Params) -> tuple[Array, Params]:
         """Return the weighted mean loss ``(m,)`` and its gradient in W and b."""
-        total, dW, db = self._sums(_block_loss_and_grad, params, "loss_and_grad")
-        weight = self.xp.astype(self.data.weight_sum, dW.dtype)[:, None]
-        db = db / weight if self.fit_intercept else self.xp.zeros_like(db)
-        return total / self.data.weight_sum, Params(dW / weight, db)
+        sums = self._sums(_block_loss_and_grad, params, "loss_and_grad")
+        means = self.data.backend.compile(_means, self.fit_intercept, self.xp)
+        return means(*sums, self.data.weight_sum)
 
     def penalty_value(self, params: Params) -> Array:
         """Return α Ω(W) ``(m,)``."""

@@ -7,11 +7,14 @@ model and its speed, that does not show.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,48 +24,48 @@ import pytest
 from sklearn.datasets import load_digits
 
 import xplinear.backends
+import xplinear.backends.numpy as numpy_module
 from xplinear import LinearClassifier
-from xplinear.backends import available_backends, get_backend
+from xplinear.backends import BackendError, get_backend
 from xplinear.data.rows import FarStandard, Standard
 from xplinear.losses import LOSSES, SoftmaxLoss
 from xplinear.namespace import device
 from xplinear.penalties import PENALTIES, L2Penalty
 from xplinear.solvers import SGD
 
-CUDA_ON_CPU = Path(__file__).parents[1] / "cuda_on_cpu"
 SOURCE = Path(xplinear.backends.__file__).with_name("cupy.cu")
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
-def module_at(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def emulated() -> Any:
-    """The module ``xplinear.backends.cupy``, run on a CPU."""
-    with module_at(CUDA_ON_CPU / "fake_cupy.py").installed():
-        return module_at(SOURCE.with_suffix(".py"))
+def recorded() -> Any:
+    """The backend ``torch`` with the kernels it has on CUDA, repeated instead of recorded."""
+    from xplinear.backends import torch
+
+    fold = partial(torch._fold_by, lambda step: step, {})
+    return replace(get_backend("torch"), kernels=torch._kernels(partial(torch._sgd, fold)))
 
 
 def cases() -> Iterator[Any]:
     yield "numpy"
-    if any(status.name == "cupy" and status.available for status in available_backends()):
-        yield pytest.param("cupy", marks=pytest.mark.cuda)
+    for name in ("cupy", "torch:cuda"):
+        with suppress(BackendError):
+            yield pytest.param(get_backend(name).name, marks=pytest.mark.cuda)
     yield pytest.param("emulated", marks=needs_compiler)
+    yield pytest.param("recorded", marks=needs_torch)
 
 
 @pytest.fixture(params=list(cases()))
 def case(request: pytest.FixtureRequest, numpy_backend: Any) -> Any:
     """Every backend that has kernels."""
-    emulated = request.param == "emulated"
-    get = request.getfixturevalue("emulated").select if emulated else get_backend
-    return replace(numpy_backend, backend=get("" if emulated else request.param))
+    if request.param == "emulated":
+        backend = request.getfixturevalue("emulated").select("")
+    elif request.param == "recorded":
+        backend = request.getfixturevalue("recorded")
+    else:
+        backend = get_backend(request.param)
+    return replace(numpy_backend, backend=backend)
 
 
 def kernel_of(case: Any, loss: str, operation: str) -> Any:
@@ -133,6 +136,7 @@ def after_epochs(
     loss: str = "softmax",
     penalty: str = "l2",
     strided: bool = False,
+    standard: Standard | None = None,
     **problem: Any,
 ) -> list[Any]:
     """Return what two epochs end with, by the kernel and by the reference."""
@@ -143,6 +147,9 @@ def after_epochs(
         if strided:
             X = one.asarray(problem["X"].repeat(2, 0).repeat(3, 1), problem["dtype"])
             F = replace(F, data=replace(F.data, X=X[::2, ::3]))
+        if standard:
+            own = type(standard)(*map(one.asarray, standard))
+            F = replace(F, data=F.data.with_standard(own))
         state = solver.init(F, one.params(F))
         for _ in range(2):
             state = solver.step(F, state)
@@ -158,9 +165,10 @@ def rows(n: int = 37, p: int = 5, k: int = 3) -> dict[str, Any]:
 
 
 SMALL = SGD(max_iter=2, batch_size=16)
-PRODUCTS = replace(SMALL, batch_size=150)  # too large for the kernel of a whole epoch
+PRODUCTS = replace(SMALL, batch_size=150)
 weights = np.random.default_rng(2).uniform(0.5, 2.0, (37, 3)).round(1)
 labels = np.random.default_rng(3).integers(0, 3, (37, 3))
+centre, scale = np.random.default_rng(4).uniform(0.0, 2.0, (2, 5, 2)).round(1)
 many_labels = {"y": np.tile(labels, (5, 1))[:170], "targets": [2, 0]}
 SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "plain": (SMALL, rows()),
@@ -183,7 +191,14 @@ SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "strided": (SMALL, rows() | {"strided": True}),
     "columns first": (SMALL, rows() | {"X": np.asfortranarray(rows()["X"])}),
     "bytes": (SMALL, rows() | {"X": np.arange(185).reshape(37, 5) % 7, "stored": "uint8"}),
+    "half precision": (SMALL, rows() | {"stored": "float16"}),
+    "standardized": (SMALL, rows() | {"standard": Standard(centre[:, 0], scale[:, 0])}),
+    "standardized per model": (SMALL, rows() | {"standard": Standard(centre, scale)}),
     "products": (PRODUCTS, rows(n=170)),
+    "products, standardized": (
+        PRODUCTS,
+        rows(n=170) | {"standard": Standard(centre[:, 0], scale[:, 0])},
+    ),
     "products, two classes": (PRODUCTS, rows(n=170, k=2)),
     "products, many classes": (PRODUCTS, rows(n=170, k=40)),
     "products, labels per target": (PRODUCTS, rows(n=170) | many_labels),
@@ -199,27 +214,105 @@ def compare(case: Any, pair: list[Any], tolerance: float) -> None:
         np.testing.assert_allclose(case.to_numpy(ours), expected, rtol=tolerance, atol=atol)
 
 
+# Ways in which CuPy folds an epoch, whatever it thinks of their cost.
+WAYS: dict[str, dict[str, Any]] = {
+    "alone": {"_clusters": lambda: (1,), "_PRODUCTS_CYCLES": math.inf},
+    "clusters": {"_clusters": lambda: (4,), "_PRODUCTS_CYCLES": math.inf},
+    "global memory": {"_clusters": tuple, "_CHUNKS": (1,), "_PRODUCTS_CYCLES": math.inf},
+    "products": {"_PRODUCTS_CYCLES": -math.inf},
+}
+
+
+@pytest.fixture
+def fold_by(
+    request: pytest.FixtureRequest, case: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """Let CuPy fold all epochs in one of the ways."""
+
+    def fold(way: str) -> None:
+        if case.backend.name != "cupy":
+            return
+        emulated = request.node.callspec.params.get("case", "emulated") == "emulated"
+        module = (
+            request.getfixturevalue("emulated")
+            if emulated
+            else importlib.import_module("xplinear.backends.cupy")
+        )
+        if way == "clusters" and 4 not in module._clusters():
+            pytest.skip("this GPU has no clusters")
+        for name, value in WAYS[way].items():
+            monkeypatch.setattr(module, name, value)
+
+    return fold
+
+
+def way_of(name: str) -> str:
+    return "products" if name.startswith("products") else "alone"
+
+
 @pytest.mark.parametrize("name", SGD_CASES)
-def test_sgd(case: Any, name: str, dtype: str) -> None:
+def test_sgd(case: Any, fold_by: Callable[[str], None], name: str, dtype: str) -> None:
     kernel_of(case, "softmax", "sgd")
+    fold_by(way_of(name))
     solver, problem = SGD_CASES[name]
     pair = after_epochs(case, solver, dtype=dtype, **problem)
     compare(case, pair, 1e-10 if dtype == "float64" else 1e-3)
 
 
+@pytest.mark.parametrize("way", ["clusters", "global memory"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("two classes", "many features", "more rows than a tile", "one row at a time", "strided"),
+        *("more models than run at once", "nesterov, averaged", "weights per fold"),
+        *("labels per target", "bytes", "standardized per model"),
+    ],
+)
+def test_sgd_by_blocks_that_share_a_model(
+    case: Any, fold_by: Callable[[str], None], name: str, way: str
+) -> None:
+    kernel_of(case, "softmax", "sgd")
+    if case.backend.name != "cupy":
+        pytest.skip("has no blocks")
+    fold_by(way)
+    solver, problem = SGD_CASES[name]
+    compare(case, after_epochs(case, solver, dtype="float64", **problem), 1e-10)
+
+
+@pytest.mark.parametrize("way", ["clusters", "products"])
+def test_sgd_of_rows_that_only_their_standard_brings_near(
+    case: Any, fold_by: Callable[[str], None], way: str
+) -> None:
+    kernel_of(case, "softmax", "sgd")
+    fold_by(way)
+    problem = rows(n=170) | {"dtype": "float32", "stored": "float64"}
+    far = 1e9 * np.arange(1.0, 6.0)
+    problem["X"] = problem["X"] + far
+    pair = after_epochs(
+        case, replace(SMALL, batch_size=100), standard=FarStandard(far, scale[:, 0]), **problem
+    )
+    compare(case, pair, 1e-3)
+
+
 @pytest.mark.parametrize("batch_size", [16, 150])
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_sgd_of_every_objective(case: Any, loss: str, penalty: str, batch_size: int) -> None:
+def test_sgd_of_every_objective(
+    case: Any, fold_by: Callable[[str], None], loss: str, penalty: str, batch_size: int
+) -> None:
     kernel_of(case, loss, "sgd")
+    fold_by("alone" if batch_size == 16 else "products")
     solver = replace(SMALL, batch_size=batch_size)
     compare(case, after_epochs(case, solver, loss=loss, penalty=penalty, **rows(n=160)), 1e-9)
 
 
 @pytest.mark.parametrize("batch_size", [16, 150])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_sgd_of_labels_per_model(case: Any, loss: str, batch_size: int) -> None:
+def test_sgd_of_labels_per_model(
+    case: Any, fold_by: Callable[[str], None], loss: str, batch_size: int
+) -> None:
     kernel_of(case, loss, "sgd")
+    fold_by("alone" if batch_size == 16 else "products")
     solver, problem = replace(SMALL, batch_size=batch_size), rows(n=170) | many_labels
     compare(case, after_epochs(case, solver, loss=loss, **problem), 1e-9)
 
@@ -319,6 +412,71 @@ def test_loss_and_grad_of_every_loss(case: Any, loss: str, name: str) -> None:
     compare(case, after_a_pass(case, loss, **problem), 1e-5)
 
 
+class TestNumPy:
+    """Rows are gathered by a thread; only models that each centre their own are left to `_fold`."""
+
+    @pytest.fixture
+    def case(self, numpy_backend: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.setattr(numpy_module, "_PIECE_BYTES", 1000)  # of which an epoch takes several
+        return numpy_backend
+
+    def epoch(
+        self, case: Any, name: str, standard: Standard | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Compare an epoch by the kernel with one by the reference."""
+        solver, problem = SGD_CASES[name]
+        problem = {"dtype": "float64"} | problem
+        problem.pop("strided", None)
+        standard = problem.pop("standard", standard)
+        F = case.objective(SoftmaxLoss(), L2Penalty(), **problem)
+        F = replace(F, data=F.data.with_standard(standard))
+        plain = replace(F, data=replace(F.data, backend=case.backend.reference()))
+        state = solver.init(F, case.params(F))
+        expected = [*solver.step(plain, state).walk.current]
+        before = [a.copy() for walk in state.walk for a in walk]
+        monkeypatch.delattr(numpy_module, "_fold")
+        if max(a.size for a in (state.metric.centre, *(standard or ()))) > F.data.p:
+            with pytest.raises(NameError, match="_fold"):
+                solver.step(F, state)
+        else:
+            compare(case, [[*solver.step(F, state).walk.current], expected], 1e-10)
+        for a, b in zip(before, (a for walk in state.walk for a in walk), strict=True):
+            np.testing.assert_array_equal(a, b)  # the state goes on to be as it was
+
+    @pytest.mark.parametrize("name", SGD_CASES)
+    def test_epochs_of_every_kind(
+        self, case: Any, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        self.epoch(case, name, None, monkeypatch)
+
+    @pytest.mark.parametrize("name", ["bytes", "products, two classes", "no intercept"])
+    @pytest.mark.parametrize("kind", ["of all models", "of each model", "far"])
+    def test_standardized_rows(
+        self, case: Any, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+    ) -> None:
+        rng = np.random.default_rng(4)
+        own = Standard(3.0 * rng.standard_normal((5, 2)), rng.uniform(0.5, 2.0, (5, 2)))
+        own.scale[1] = 0.0  # of a constant feature
+        all_models = [a[:, 0] for a in own]
+        standards = {"of all models": Standard(*all_models), "far": FarStandard(*all_models)}
+        self.epoch(case, name, standards.get(kind, own), monkeypatch)
+
+    def test_rows_that_only_their_standard_brings_near(self, case: Any) -> None:
+        """In float64: float32 tells none of them apart, and cannot hold the others' units."""
+        rng, far = np.random.default_rng(5), np.asarray([1e9, 1e60])
+        z = rng.standard_normal((70, 2))
+        s = FarStandard(far, np.asarray([1.0, 1e-50]))
+        y = (z[:, 0] > z[:, 1]).astype(np.int32)
+        solver, found = replace(SMALL, batch_size=16), []
+        for X, standard in ((z / s.scale + far, s), (z, None)):
+            F = case.objective(
+                SoftmaxLoss(), L2Penalty(), X, y, k=2, dtype="float32", stored="float64"
+            )
+            F = replace(F, data=F.data.with_standard(standard))
+            found.append([*solver.step(F, solver.init(F, F.zeros())).walk.current])
+        compare(case, found, 1e-4)
+
+
 @needs_compiler
 class TestEmulated:
     """That the emulation shows what it is there to show."""
@@ -329,19 +487,25 @@ class TestEmulated:
 
     @pytest.mark.parametrize("name", SGD_CASES)
     def test_the_intended_kernels_run_and_nothing_is_read(
-        self, case: Any, emulated: Any, name: str
+        self, case: Any, emulated: Any, fold_by: Callable[[str], None], name: str
     ) -> None:
+        fold_by(way_of(name))
         solver, problem = SGD_CASES[name]
         problem = {key: part for key, part in problem.items() if key != "strided"}
+        standard = problem.pop("standard", None)
         one = case.asarray([1.0])
         with pytest.raises(AssertionError, match="the host read a value"):
             float(case.xp.sum(one) + one[0])
         F = case.objective(case.backend.accelerated(SoftmaxLoss()), L2Penalty(), **problem)
+        if standard:
+            own = type(standard)(*map(case.asarray, standard))
+            F = replace(F, data=F.data.with_standard(own))
         state = solver.init(F, F.zeros())
         with pytest.MonkeyPatch.context() as patch:
             patch.delattr(emulated, "fold_in_python")
-            if "products" not in name:
-                patch.delattr(emulated, "_by_products")
+            patch.delattr(
+                emulated, "_in_one_kernel" if way_of(name) == "products" else "_by_products"
+            )
             solver.step(F, state)
 
     @pytest.mark.parametrize("name", ONE_READ)
@@ -378,9 +542,13 @@ class TestEmulated:
         [
             {"penalty": "custom"},
             {"stored": "float16"},
-            rows(n=222) | {"s": np.tile(weights, (6, 1)), "models": [2, 0], "batch_size": 150},
+            rows(k=1000) | {"s": weights, "models": [2, 0], "batch_size": 64},
         ],
-        ids=["a penalty of one's own", "half precision", "large batches, weights per fold"],
+        ids=[
+            "a penalty of one's own",
+            "a type the kernels do not know",
+            "many classes, weights per fold",
+        ],
     )
     def test_the_rest_is_left_to_the_reference(
         self, case: Any, emulated: Any, change: dict[str, Any]
@@ -394,12 +562,53 @@ class TestEmulated:
         F = case.objective(case.backend.accelerated(SoftmaxLoss()), penalty, **problem)
         calls = []
         with pytest.MonkeyPatch.context() as patch:
+            patch.delitem(emulated._TYPES, "float16")
             fold = emulated.fold_in_python
             patch.setattr(
                 emulated, "fold_in_python", lambda *a, **k: calls.append(1) or fold(*a, **k)
             )
             solver.step(F, solver.init(F, F.zeros()))
         assert calls == [1]
+
+    @pytest.mark.parametrize(
+        ("capability", "problem", "size", "expected"),
+        [
+            ("90", rows(p=784, k=10), 64, (8, 8, 100)),
+            ("90", rows(p=64, k=10), 64, (8, 8, 12)),
+            ("90", rows(p=1500, k=10), 37, (8, 8, 188)),
+            ("90", rows(p=3000, k=10), 37, (47, 0, 64)),  # more than a cluster holds
+            ("80", rows(p=784, k=10), 64, (13, 0, 64)),
+            ("80", rows(p=64, k=10), 64, (1, 1, 68)),
+        ],
+    )
+    def test_who_shares_a_model(
+        self,
+        case: Any,
+        emulated: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        capability: str,
+        problem: dict[str, Any],
+        size: int,
+        expected: tuple[int, int, int],
+    ) -> None:
+        """Blocks of a group, of a cluster if they are one, and features of each, on 132 of them."""
+        plans = []
+        plan = emulated._plan
+
+        def spy(*args: Any) -> Any:
+            plans.append(plan(*args))
+            return plans[-1]
+
+        monkeypatch.setattr(emulated.cupy.cuda.Device, "compute_capability", capability)
+        monkeypatch.setattr(emulated, "_limits", lambda device: (132, 227 * 1024))
+        monkeypatch.setattr(emulated, "_plan", spy)
+        monkeypatch.setattr(emulated, "_in_one_kernel", lambda rows, plan, carry, *rest: carry)
+        F = case.objective(SoftmaxLoss(), L2Penalty(), **problem, dtype="float32")
+        solver = replace(SMALL, batch_size=size, learning_rate=0.1)
+        solver.step(F, solver.init(F, F.zeros()))
+        (best,) = plans
+        assert (best.members, best.cluster, best.width) == expected
+        assert best.members * best.width > problem["X"].shape[1]
 
     def test_the_table_is_what_the_source_holds(self, case: Any, emulated: Any) -> None:
         structs = re.findall(r"struct (\w+) : Row", SOURCE.read_text(encoding="utf-8"))
@@ -470,7 +679,8 @@ def test_the_kernels_compile(
 
     source = SOURCE.read_text() + SOURCE.with_name("cupy_pass.cu").read_text()
     program = nvrtc.createProgram(source, "cupy.cu", (), ())
-    types = {"DTYPE": dtype, "STORED": stored, "LOSS": LOSSES[loss].__name__}
+    types = {"DTYPE": dtype, "STORED": stored, "STANDARD": dtype, "LOSS": LOSSES[loss].__name__}
+    types |= {"MEMBERS": "8" if int(architecture[3:]) >= 90 else "0", "CHUNKS": "4"}
     options = (f"--gpu-architecture={architecture}", "-std=c++17", *sizes)
     try:
         nvrtc.compileProgram(program, (*options, *(f"-D{a}={b}" for a, b in types.items())))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -99,6 +100,45 @@ def test_large_scores_in_float32_are_exact(loss: Any, backend: Any) -> None:
     for a, b in zip(narrow, wide, strict=True):
         assert np.isfinite(backend.to_numpy(a)).all()
         np.testing.assert_allclose(backend.to_numpy(a), backend.to_numpy(b), rtol=1e-5, atol=1e-6)
+
+
+def test_no_product_is_denormal(loss: Any, backend: Any, dtype: str) -> None:
+    # Such numbers take some processors ten times as long; scores far apart would make them.
+    limits = np.finfo(dtype)
+    least = float(limits.smallest_normal) / float(limits.eps)
+    far = np.linspace(0.0, 1.2 * math.log(float(limits.smallest_subnormal)), 200)
+    Z = np.stack([0.0 * far, far, far / 2, far / 3], axis=1).astype(dtype)
+    y = np.arange(200) % 2
+    held = backend.asarray(Z), backend.asarray(y)
+    value, G = loss.value_and_grad(*held)
+    made = [G]
+    if hasattr(loss, "hessian"):
+        made.append(loss.hessian(*held))
+    if hasattr(loss, "smoothed"):
+        made.append(loss.smoothed(*held, backend.asarray(np.ones(1), dtype))[2])
+    for array in made:
+        size = np.abs(backend.to_numpy(array))
+        assert not ((size > 0.0) & (size < 0.2 * least)).any()
+    if isinstance(loss, SoftmaxLoss):
+        Z = Z.astype(np.float64)
+        others, P = np.arange(4) != y[:, None], scipy.special.softmax(Z, axis=1)
+        rtol, atol = 10.0 * RTOL[dtype], 1.01 * least
+        np.testing.assert_allclose(backend.to_numpy(G)[others], P[others], rtol, atol)
+        total: Any = scipy.special.logsumexp(Z, axis=1)
+        losses = total - Z[np.arange(200), y]
+        np.testing.assert_allclose(backend.to_numpy(value), losses, RTOL[dtype], RTOL[dtype])
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # of NumPy, at the NaN
+def test_softmax_hides_no_nan(backend: Any) -> None:
+    Z, y = np.zeros((3, 3)), backend.asarray(np.asarray([0, 1, 2]))
+    Z[0, 1], Z[1, 0] = np.nan, np.inf
+    for loss in (SoftmaxLoss(), backend.backend.accelerated(SoftmaxLoss())):
+        Zs = backend.asarray(Z[:, None, :])
+        value, G = loss.value_and_grad(Zs, y, xp=backend.xp)
+        known = np.isfinite(backend.to_numpy(G)).all(axis=(1, 2))
+        assert known.tolist() == [False, False, True]
+        assert np.isfinite(backend.to_numpy(value)[:, 0]).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("integer", ["uint8", "int32"])

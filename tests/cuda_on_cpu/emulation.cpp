@@ -3,6 +3,8 @@
 // missing barrier shows.
 // SOURCE is the file with the kernels.
 
+#undef _FORTIFY_SOURCE  // its longjmp stays on one stack
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -12,6 +14,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <random>
 #include <tuple>
 #include <utility>
@@ -21,13 +24,20 @@
 #define __device__
 #define __restrict__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
+#define __grid_constant__
 #define SHARED(name) double* name = current->block->shared.data()
 #define PAUSE() give_way()
-#define COPY
+#define EMULATED
 #define MOST_ROWS 8
 
 using std::exp;
+using std::expm1;
+using std::floor;
 using std::log;
+using std::log1p;
+using std::log2;
+using std::sqrt;
 using std::max;
 using std::min;
 
@@ -45,13 +55,16 @@ struct Barrier {
 struct Block {
   Index index;
   std::vector<double> shared;
-  Barrier barrier;
+  Barrier barrier, meeting;
   std::vector<Barrier> warps;
   std::vector<double> exchanged;
+  Block* cluster = nullptr;  // the first of it
 };
 
 struct Coroutine {
-  ucontext_t context;
+  ucontext_t context;  // where it starts
+  jmp_buf here;        // where it goes on: a swapcontext would ask the system twice
+  bool started = false;
   Block* block;
   unsigned id;
   Index thread;
@@ -64,15 +77,28 @@ struct Coroutine {
   };
   std::deque<Copy> copies;
   unsigned groups = 0;
-  std::vector<char> stack = std::vector<char>(1 << 15);
+  unsigned ticket = 0;
 };
 
-static ucontext_t scheduler;
+const size_t STACK = 1 << 15;
+static std::vector<std::unique_ptr<char[]>> stacks;  // kept: fresh memory costs more than a launch
+
+static jmp_buf scheduler;
 static Coroutine* current;
 static Index threadIdx, blockIdx, blockDim, gridDim;
 static std::function<void()> body;
+static unsigned cluster_size = 1;
 
-static void give_way() { swapcontext(&current->context, &scheduler); }
+static void give_way() {
+  if (!_setjmp(current->here)) _longjmp(scheduler, 1);
+}
+
+static void go_on() {
+  if (_setjmp(scheduler)) return;
+  if (current->started) _longjmp(current->here, 1);
+  current->started = true;
+  setcontext(&current->context);
+}
 
 static void wait_at(Barrier& barrier) {
   unsigned passed = barrier.passed;
@@ -100,9 +126,72 @@ static V __shfl_xor_sync(unsigned, V value, int offset) {
 
 static void __threadfence() {}
 
-static unsigned atomicAdd(unsigned* address, unsigned value) {
+// A block's barrier counts its threads, that of a cluster's first block also those of all.
+static Barrier* cluster_barrier() { return &current->block->cluster->meeting; }
+
+static void __cluster_barrier_arrive() {
+  Barrier& barrier = *cluster_barrier();
+  current->ticket = barrier.passed;
+  if (++barrier.arrived == barrier.size) {
+    barrier.arrived = 0;
+    ++barrier.passed;
+  }
+}
+
+static void __cluster_barrier_wait() {
+  while (cluster_barrier()->passed == current->ticket) give_way();
+}
+
+// What is on its way to the shared memory of another block; see `send` in the source.
+static std::vector<std::function<void()>> mail;
+
+struct State {
+  int bytes;
+  short armed, phase;
+};
+
+static void settle(State* signal) {
+  if (!signal->armed || signal->bytes) return;
+  signal->armed = 0;
+  signal->phase ^= 1;
+}
+
+template <class Signal>
+static void set_up(Signal* signal) {
+  *(State*)signal = {};
+}
+
+template <class Signal>
+static void arm(Signal* signal, unsigned bytes) {
+  State* state = (State*)signal;
+  if (state->armed) std::abort();
+  state->bytes += bytes;
+  state->armed = 1;
+  settle(state);
+}
+
+template <class Signal>
+static void await(Signal* signal, int parity) {
+  while (((State*)signal)->phase == parity) give_way();
+}
+
+template <class Four, class Signal>
+static void send(Four* to, const Four& four, Signal* signal, int member) {
+  char* there = (char*)current->block->cluster[member].shared.data();
+  char* here = (char*)current->block->shared.data();
+  State* state = (State*)(there + ((char*)signal - here));
+  Four* target = (Four*)(there + ((char*)to - here));
+  mail.push_back([=] {
+    *target = four;
+    state->bytes -= sizeof(Four);
+    settle(state);
+  });
+}
+
+template <class V>
+static V atomicAdd(V* address, V value) {
   give_way();  // other threads may come first
-  unsigned before = *address;
+  V before = *address;
   *address += value;
   return before;
 }
@@ -154,6 +243,8 @@ static void start() {
   give_way();
 }
 
+const int guard = 64;  // numbers behind the shared memory, which nobody may write to
+
 static void run(Index grid, Index block, size_t shared_bytes) {
   gridDim = grid;
   blockDim = block;
@@ -162,8 +253,11 @@ static void run(Index grid, Index block, size_t shared_bytes) {
   std::vector<Coroutine> coroutines(size_t(grid.x) * threads);
   for (unsigned b = 0; b < grid.x; ++b) {
     blocks[b].index = {b, 0, 0};
-    blocks[b].shared.assign(shared_bytes / 8 + 1, NAN);
+    blocks[b].shared.assign(shared_bytes / 8 + 1 + guard, NAN);
+    std::fill(blocks[b].shared.end() - guard, blocks[b].shared.end(), 12345.0);
     blocks[b].barrier.size = threads;
+    blocks[b].cluster = &blocks[b / cluster_size * cluster_size];
+    blocks[b].meeting.size = threads * cluster_size;
     blocks[b].exchanged.resize(threads);
     for (unsigned first = 0; first < threads; first += 32)
       blocks[b].warps.push_back({std::min(32u, threads - first)});
@@ -173,30 +267,44 @@ static void run(Index grid, Index block, size_t shared_bytes) {
       one.id = t;
       one.thread = {t % block.x, t / block.x, 0};
       getcontext(&one.context);
-      one.context.uc_stack.ss_sp = one.stack.data();
-      one.context.uc_stack.ss_size = one.stack.size();
+      size_t index = &one - coroutines.data();
+      if (index == stacks.size()) stacks.emplace_back(new char[STACK]);
+      one.context.uc_stack.ss_sp = stacks[index].get();
+      one.context.uc_stack.ss_size = STACK;
       one.context.uc_link = nullptr;
       makecontext(&one.context, start, 0);
     }
   }
   std::mt19937 random(0);
+  std::vector<int> asleep(grid.x);
   std::vector<size_t> left(coroutines.size());
   for (size_t i = 0; i < left.size(); ++i) left[i] = i;
   while (!left.empty()) {
     std::shuffle(left.begin(), left.end(), random);
     std::vector<bool> still(grid.x);
-    for (unsigned b = 0; b < grid.x; ++b) still[b] = random() % 2;
+    for (unsigned b = 0; b < grid.x; ++b) {
+      if (grid.x > 1 && random() % 100 == 0) asleep[b] = 100;  // others may run far ahead
+      still[b] = asleep[b] ? asleep[b]-- : random() % 2;
+    }
+    std::shuffle(mail.begin(), mail.end(), random);
+    for (size_t arriving = mail.size() / 2 + mail.size() % 2; arriving > 0; --arriving) {
+      mail.back()();
+      mail.pop_back();
+    }
     for (size_t i : left) {
       current = &coroutines[i];
       if (still[i / threads] || random() % 4 == 0) continue;
       threadIdx = current->thread;
       blockIdx = current->block->index;
-      swapcontext(&scheduler, &current->context);
+      go_on();
     }
     left.erase(std::remove_if(left.begin(), left.end(),
                               [&](size_t i) { return coroutines[i].done; }),
                left.end());
   }
+  for (const Block& block : blocks)
+    for (size_t i = block.shared.size() - guard; i < block.shared.size(); ++i)
+      if (block.shared[i] != 12345.0) throw "shared memory";
 }
 
 template <class... A, size_t... I>
@@ -204,6 +312,7 @@ static void launch(void (*kernel)(A...), Index grid, Index block, size_t shared_
                    const size_t* sizes, size_t count, std::index_sequence<I...>) {
   const size_t expected[] = {sizeof(A)...};
   if (count != sizeof...(A) || !std::equal(sizes, sizes + count, expected)) throw "arguments";
+  if (grid.x % cluster_size) throw "clusters";
   body = [=] { kernel(*static_cast<A*>(args[I])...); };
   run(grid, block, shared_bytes);
 }
@@ -225,10 +334,15 @@ static int launch(void (*kernel)(A...), const unsigned* shape, size_t shared_byt
                                  const size_t* sizes, size_t count) {                           \
     return launch(kernel, shape, shared_bytes, args, sizes, count);                             \
   }
-#ifndef PASS
+#if defined(ROOM)  // of `fusion.cu`
+LAUNCHER(fused)
+#elif !defined(PASS)
 LAUNCHER(loss)
 LAUNCHER(gather)
 LAUNCHER(update)
+#if MEMBERS > 1
+static bool clustered = (cluster_size = MEMBERS);
+#endif
 LAUNCHER(sgd)
 #else
 LAUNCHER(sum_real_real)

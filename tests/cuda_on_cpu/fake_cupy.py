@@ -29,12 +29,106 @@ FOLDER = Path(tempfile.gettempdir()) / f"xplinear-cuda-on-cpu-{getpass.getuser()
 EMULATION = Path(__file__).with_name("emulation.cpp")
 
 
-class ndarray(np.ndarray):  # noqa: N801 - the name CuPy gives it
+class MemoryPointer:
+    """An address, and what holds the memory there."""
+
+    def __init__(self, ptr: int, owner: Any) -> None:
+        self.ptr, self.owner = ptr, owner
+
+    def __add__(self, offset: int) -> MemoryPointer:
+        return MemoryPointer(self.ptr + offset, self.owner)
+
+
+def alloc(nbytes: int) -> MemoryPointer:
+    memory = np.full(nbytes, 77, np.uint8)
+    return MemoryPointer(memory.ctypes.data, memory)
+
+
+class Counts:
+    """What CuPy would launch and compile; at least, as a function counts as one kernel.
+
+    Arrays from creation functions are plain until they meet others, and do not count.
+    """
+
+    def __init__(self) -> None:
+        self.launches = 0
+        self.kernels: set[Any] = set()
+
+    def add(self, *kernel: Any) -> None:
+        """Count a launch, and its kernel unless a library has it."""
+        self.launches += 1
+        if kernel:
+            self.kernels.add(kernel)
+
+
+counts = Counts()
+_VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "moveaxis", "diagonal"}
+_VIEWS |= {"swapaxes", "matrix_transpose", "shape", "ndim", "size", "result_type", "can_cast"}
+_VIEWS |= {"may_share_memory", "shares_memory", "broadcast_arrays", "permute_dims", "copyto"}
+_LIBRARIES = {"matmul", "vecdot", "solve", "eigh", "inv", "cholesky", "argsort", "sort"}
+
+
+def _kind(x: Any) -> Any:
+    """Return what of an operand CuPy's kernels are compiled for."""
+    if not isinstance(x, np.ndarray):
+        return type(x).__name__
+    return str(x.dtype), 1 if x.flags.c_contiguous or x.flags.f_contiguous else x.ndim
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, (tuple, list)):
+        return type(x)(map(_plain, x)) if type(x) in (tuple, list) else x
+    return x.view(np.ndarray) if isinstance(x, np.ndarray) else x
+
+
+def _wrapped(x: Any) -> Any:
+    if isinstance(x, tuple):
+        parts = map(_wrapped, x)
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    return _device(x) if isinstance(x, (np.ndarray, np.generic)) else x
+
+
+class _AnyArray(type):
+    def __instancecheck__(cls, x: Any) -> bool:
+        return isinstance(x, np.ndarray)
+
+
+class ndarray(np.ndarray, metaclass=_AnyArray):  # noqa: N801 - the name CuPy gives it
     """A NumPy array that has CuPy's pointer, and cannot be read by accident."""
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **named: Any) -> Any:
+        libraries = ufunc.__name__ in _LIBRARIES
+        axes = str(named.get("axis"))
+        kernel = () if libraries else (ufunc.__name__, method, axes, *map(_kind, inputs))
+        counts.add(*kernel)
+        named = {key: _plain(value) for key, value in named.items()}
+        return _wrapped(getattr(ufunc, method)(*map(_plain, inputs), **named))
+
+    def __array_function__(self, function: Any, types: Any, args: Any, named: Any) -> Any:
+        name = function.__name__
+        if name not in _VIEWS:
+            counts.add(*() if name in _LIBRARIES else (name, *map(_kind, args)))
+        named = {key: _plain(value) for key, value in named.items()}
+        return _wrapped(function(*map(_plain, args), **named))
+
+    def astype(self, dtype: Any, *args: Any, copy: bool = True, **named: Any) -> Any:
+        """Count a cast."""
+        if copy or np.dtype(dtype) != self.dtype:
+            counts.add("astype", str(dtype), _kind(self))
+        return super().astype(dtype, *args, copy=copy, **named)
+
+    def __new__(
+        cls, shape: Any, dtype: Any, memptr: MemoryPointer, strides: tuple[int, ...]
+    ) -> Self:
+        """Return an array at a pointer."""
+        interface = {"data": (memptr.ptr, False), "shape": shape, "strides": strides}
+        interface |= {"typestr": np.dtype(dtype).str, "version": 3}
+        owner = SimpleNamespace(__array_interface__=interface, owner=memptr.owner)
+        return np.asarray(owner).view(cls)
 
     @property
     def data(self) -> Any:
-        return SimpleNamespace(ptr=self.ctypes.data)
+        return MemoryPointer(self.ctypes.data, self)
 
     def _refuse(self, *args: object) -> Any:
         msg = "the host read a value"
@@ -72,11 +166,16 @@ class RawKernel:
                 subprocess.run(command, check=True)
                 built.rename(library)
         self._launch = getattr(ctypes.CDLL(str(library)), f"launch_{name}")
+        self._options = options
         self._name = name
         self._cooperative = enable_cooperative_groups
-        self.kernel = SimpleNamespace(ptr=0)
+        self.kernel = SimpleNamespace(ptr=name)
         self.max_dynamic_shared_size_bytes = 48 * 1024
         self.launches = 0
+
+    def compile(self) -> None:
+        """Return at once: it is compiled."""
+        counts.kernels.add((self._name, self._options))
 
     def __call__(
         self,
@@ -86,14 +185,19 @@ class RawKernel:
         *,
         shared_mem: int = 0,
     ) -> None:
+        counts.add(self._name, self._options)
         assert shared_mem <= self.max_dynamic_shared_size_bytes
         if self._cooperative:
-            blocks = Device().attributes["MultiProcessorCount"] * occupancy(0, block[0], shared_mem)
+            blocks = Device().attributes["MultiProcessorCount"] * occupancy(
+                self._name, block[0], shared_mem
+            )
             assert grid[0] <= blocks, "the blocks do not fit at once"
         values = []
         for i, a in enumerate(args):
-            if isinstance(a, np.ndarray):
-                assert isinstance(a, ndarray), "an array of the host"
+            if isinstance(a, np.ndarray) and type(a) is not ndarray:
+                assert a.size == 1, "an array of the host"
+                values.append((ctypes.c_char * a.itemsize).from_buffer_copy(a.tobytes()))
+            elif isinstance(a, np.ndarray):
                 X = i == 0 and self._name in {"sgd", "gather", "one_read"}
                 assert a.flags.c_contiguous or X, "strides the kernel is not told of"
                 values.append(ctypes.c_void_p(a.ctypes.data))
@@ -106,7 +210,7 @@ class RawKernel:
         status = self._launch(
             shape, ctypes.c_size_t(shared_mem), pointers, sizes, ctypes.c_size_t(len(values))
         )
-        assert status == 0, "arguments of the wrong types"
+        assert status == 0, "arguments of the wrong types, or memory that is not the kernel's"
 
 
 class Device(str):
@@ -119,7 +223,8 @@ class Device(str):
 
     id = 0
     mem_info = (2**30, 2**31)
-    attributes: ClassVar = {"MultiProcessorCount": 2, "MaxSharedMemoryPerBlockOptin": 64 * 1024}
+    compute_capability = "90"
+    attributes: ClassVar = {"MultiProcessorCount": 8, "MaxSharedMemoryPerBlockOptin": 227 * 1024}
 
     def use(self) -> None:
         pass
@@ -134,9 +239,10 @@ class Device(str):
         pass
 
 
-def occupancy(pointer: int, threads: int, shared: int) -> int:
-    memory = 2 * Device.attributes["MaxSharedMemoryPerBlockOptin"]
-    return min(2048 // threads, memory // shared) if shared else 2048 // threads
+def occupancy(kernel: str, threads: int, shared: int) -> int:
+    if kernel == "fused":
+        return 1  # each thread of a block costs the emulation more than its work does
+    return min(2048 // threads, 228 * 1024 // (shared + 1024))
 
 
 def _gemm(dtype: str) -> Any:
@@ -147,6 +253,7 @@ def _gemm(dtype: str) -> Any:
         return np.frombuffer(buffer, real).reshape(columns, leading)[:, :rows].T
 
     def gemm(handle: int, a: int, b: int, m: int, n: int, k: int, *pointers: int) -> None:
+        counts.add()
         alpha, A, lda, B, ldb, beta, C, ldc = pointers
         left = matrix(A, k, m, lda).T if a else matrix(A, m, k, lda)
         right = matrix(B, n, k, ldb).T if b else matrix(B, k, n, ldb)
@@ -189,6 +296,8 @@ def installed() -> Iterator[None]:
         "cupy.cuda",
         Device=Device,
         device=SimpleNamespace(get_cublas_handle=lambda: 0),
+        alloc=alloc,
+        get_current_stream=lambda: SimpleNamespace(ptr=0),
         driver=driver,
         cublas=cublas,
         runtime=runtime,
@@ -197,9 +306,11 @@ def installed() -> Iterator[None]:
         "cupy",
         __version__="0",
         ndarray=ndarray,
+        counts=counts,
         cuda=cuda,
         RawKernel=RawKernel,
         float32=np.float32,
+        array=lambda x, order: np.array(x, order=order).view(ndarray),
         asarray=_device,
         asnumpy=np.array,
         ascontiguousarray=lambda x, dtype=None: np.ascontiguousarray(x, dtype).view(ndarray),

@@ -21,7 +21,16 @@ from xplinear.arguments import TEXT, instance
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.transfer import RowIndices, read_ahead
 from xplinear.losses import Loss
-from xplinear.namespace import Array, HostArray, Namespace, is_array, name_of, widest
+from xplinear.namespace import (
+    Array,
+    HostArray,
+    Namespace,
+    array_namespace,
+    device,
+    is_array,
+    name_of,
+    widest,
+)
 
 __all__ = [
     "BACKENDS",
@@ -39,6 +48,8 @@ __all__ = [
     "module_of",
     "native",
     "undisturbed",
+    "write_in_place",
+    "written",
 ]
 
 _Arguments = ParamSpec("_Arguments")
@@ -93,6 +104,20 @@ def is_memory_error(error: BaseException, said: Sequence[str] = ()) -> bool:
     """
     spoke = isinstance(error, RuntimeError) and any(words in str(error) for words in said)
     return spoke or isinstance(error, MemoryError)
+
+
+def written(ring: Array, slot: Array, rows: Array) -> Array:
+    """Return what `Backend.write` does, in new memory."""
+    xp = array_namespace(ring)
+    at = xp.arange(ring.shape[1], dtype=slot.dtype, device=device(ring)) == slot[:, None]
+    return xp.where(at[:, :, None], rows[:, None, :], ring)
+
+
+def write_in_place(ring: Array, slot: Array, rows: Array) -> Array:
+    """Return what `Backend.write` does, in the memory of ``ring``."""
+    models = array_namespace(ring).arange(ring.shape[0], dtype=slot.dtype, device=device(ring))
+    ring[models, slot] = rows
+    return ring
 
 
 class _Entry(NamedTuple):
@@ -185,6 +210,19 @@ class Backend:
         Waits for the device.
     compile : callable
         ``compile(function, *static)`` gives ``function`` with its static arguments bound.
+    loop : callable, optional
+        What `repeat` does, where the library has loops of its own.
+    over : callable
+        Whether all of an array is True, as far as that can be known without waiting.
+    write : callable
+        ``write(ring, slot, rows)`` gives the ``ring (m, r, d)`` with ``rows (m, d)`` in its places
+        ``slot (m,)``, one in each model. That may be the memory it was given: these places must
+        not be read there any more, all others stay as they are.
+    plain_compile : callable, optional
+        That of `reference`, where ``compile`` has its own way to compute.
+    warm : callable
+        Compiles ahead what does not depend on the shapes of arrays, and returns the folder where
+        compiled code is kept for other processes; None where there is none.
     each : callable
         ``each(function, items)`` yields ``function(item)`` of each, in order; computed by more
         than one thread where that pays.
@@ -230,6 +268,11 @@ class Backend:
     release_memory: Callable[[], None] = lambda: None
     synchronize: Callable[[], None] = lambda: None
     compile: Callable[..., Callable[..., Any]] = partial
+    write: Callable[[Array, Array, Array], Array] = written
+    plain_compile: Callable[..., Callable[..., Any]] | None = None
+    warm: Callable[[], str | None] = lambda: None
+    loop: Callable[..., Callable[..., Any]] | None = None
+    over: Callable[[Array], bool] = lambda x: False
     each: Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[Any]] = map
     products: Callable[[float], AbstractContextManager[Any]] = nullcontext
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -275,6 +318,26 @@ class Backend:
         with np.errstate(**cast(Any, as_ever | quiet)), self.settings(gradients):
             yield
 
+    def repeat(self, function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
+        """Return ``(times, carry, *rest) -> carry``: so often ``carry = function(carry, *rest)``.
+
+        The function is compiled as by ``compile``, once for all times. Models of the carry that
+        say they are ``solved (m,)`` it must leave as they are: where it costs nothing to look,
+        the repetitions end when all are.
+        """
+        if self.loop is not None:
+            return self.loop(function, *static)
+        once = self.compile(function, *static)
+
+        def repeated(times: int, carry: Any, *rest: Any) -> Any:
+            for _ in range(times):
+                carry = once(carry, *rest)
+                if self.over(carry.solved):
+                    break
+            return carry
+
+        return repeated
+
     def kernel(self, loss: Loss, operation: str) -> Callable[..., Any] | None:
         """Return the kernel of an operation, given its loss; None leaves it to the reference."""
         plain = loss.loss if isinstance(loss, AcceleratedLoss) else loss
@@ -288,8 +351,11 @@ class Backend:
 
     def reference(self) -> Backend:
         """Return this backend without its accelerated kernels."""
-        plain = self.plain_fold or self.fold
-        return replace(self, kernels={}, fold=plain, accelerates=False)
+        plain = {
+            "fold": self.plain_fold or self.fold,
+            "compile": self.plain_compile or self.compile,
+        }
+        return replace(self, kernels={}, accelerates=False, **plain)
 
     def accelerating(self, accelerate: bool) -> Backend:
         """Return this backend, but its reference if so chosen, here or by the environment."""

@@ -1,7 +1,8 @@
 // CUDA kernels of the CuPy backend; law 4: each does what a reference in Python does.
 //
-// Compiled with DTYPE, that of the computation, STORED, the dtype of X, and LOSS, one of the structs
-// below. Shapes as everywhere: n rows, p features, m models, k classes, c columns of
+// Compiled with DTYPE, that of the computation, STORED, the dtype of X, STANDARD, that in which
+// features are standardized, and LOSS, one of the structs below; for `sgd` also with MEMBERS and
+// CHUNKS, see there. Shapes as everywhere: n rows, p features, m models, k classes, c columns of
 // weights. "Packed" arrays (m, c, P) hold the p weights of a column, its intercept as weight p,
 // whose feature is 1 in all rows, and zeros: scores and gradients then need no second formula.
 
@@ -10,7 +11,7 @@ struct bfloat16 {
   __device__ operator float() const { return __uint_as_float((unsigned)bits << 16); }
 };
 
-#ifdef __CUDA_ARCH__
+#ifndef EMULATED
 __device__ float widened(unsigned short half) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
@@ -25,11 +26,22 @@ struct float16 {
 
 typedef DTYPE T;
 typedef STORED S;
+typedef STANDARD N;
+
+#ifndef MEMBERS
+#define MEMBERS 0
+#define CHUNKS 4
+#endif
 
 #ifndef PAUSE  // what a thread does while it waits for another block; an emulation runs that block
 #define PAUSE()
 #define SHARED(name) extern __shared__ __align__(16) double name[]
 #endif
+
+__device__ T larger(T a, T b) { return b > a || b != b ? b : a; }  // unlike fmax, keeps a NaN
+
+// log(smallest normal number / epsilon): see xplinear.losses.exponential.
+const T least_exponent = (sizeof(T) == 4 ? -103 : -970) * 0.693147180559945309;
 
 // A loss of the scores z_j of one row: t = z_y, the largest key, two sums over the classes, and
 // from these the value and the gradient. `own` says that j = y.
@@ -46,9 +58,10 @@ struct Row {
 
 struct SoftmaxLoss : Row {
   __device__ T key(T z, bool own) const { return z; }
-  __device__ void add(T z, bool own) { a += exp(z - top); }
+  __device__ T exponential(T z) const { return exp(larger(least_exponent, z - top)); }
+  __device__ void add(T z, bool own) { a += exponential(z); }
   __device__ T value() const { return log(a) - (t - top); }
-  __device__ T gradient(T z, bool own) const { return exp(z - top) / a - own; }
+  __device__ T gradient(T z, bool own) const { return exponential(z) / a - own; }
 };
 
 struct MulticlassHingeLoss : Row {
@@ -87,8 +100,6 @@ struct AbsoluteErrorLoss : Row {
     return error > 0 ? 1 : error < 0 ? -1 : error;  // 0 and NaN stay
   }
 };
-
-__device__ T larger(T a, T b) { return b > a || b != b ? b : a; }  // unlike fmax, keeps a NaN
 
 __device__ T sum(T a, T b) { return a + b; }
 
@@ -135,9 +146,14 @@ struct PerModel {
   const V* values;
   const int* models;
   int columns;
+  __device__ int column(int model) const {
+    return models ? models[model] : columns == 1 ? 0 : model;
+  }
+  __device__ V at(long long row, int column) const {
+    return values ? values[row * columns + column] : 1;
+  }
   __device__ V operator()(long long row, int model) const {
-    if (!values) return 1;
-    return values[row * columns + (models ? models[model] : columns == 1 ? 0 : model)];
+    return values ? at(row, column(model)) : 1;
   }
 };
 
@@ -160,12 +176,29 @@ extern "C" __global__ void loss(const T* Z, const int* y, const int* targets, co
   if (active && threadIdx.x == 0) values[i] = value;
 }
 
-// The rows `rows` of X, centred, in the computation's dtype, packed (n, P). One block per row.
+// A feature as SGD sees it: standardized, (p, standards) of centre and scale or none, then centred.
+struct Feature {
+  N centre, scale;
+  T mean;
+  __device__ Feature(int f, int model, const N* centres, const N* scales, int standards,
+                     const T* means, int columns)
+      : centre(0), scale(1), mean(means[(long long)f * columns + (columns == 1 ? 0 : model)]) {
+    if (!standards) return;
+    long long at = (long long)f * standards + (standards == 1 ? 0 : model);
+    centre = centres[at];
+    scale = scales[at];
+  }
+  __device__ T operator()(S x) const { return T((N(x) - centre) * scale) - mean; }
+};
+
+// The rows `rows` of X, as SGD sees them, packed (n, P). One block per row.
 extern "C" __global__ void gather(const S* X, long long row_stride, long long column_stride,
-                                  const long long* rows, const T* centre, T* packed, int p, int P) {
+                                  const long long* rows, const N* centre, const N* scale,
+                                  const T* mean, T* packed, int standards, int p, int P) {
   const S* x = X + rows[blockIdx.x] * row_stride;
   for (int f = threadIdx.x; f < P; f += blockDim.x)
-    packed[(long long)blockIdx.x * P + f] = f < p ? T(x[f * column_stride]) - centre[f] : T(f == p);
+    packed[(long long)blockIdx.x * P + f] =
+        f < p ? Feature(f, 0, centre, scale, standards, mean, 1)(x[f * column_stride]) : T(f == p);
 }
 
 // What a mini-batch update needs besides the gradient; see xplinear.solvers.sgd.
@@ -193,169 +226,394 @@ extern "C" __global__ void update(const T* gradient, const T* step, const T* shr
   if (total) total[i] += W[i];
 }
 
-// out[i, j] = Σ_l A[i, l] B[j, l], a thread at a time two by two: half as many reads of memory.
-// `put` takes i, j and the sum. Element (i, l) of A is A[i * a + l * al], of B likewise.
-template <class Put>
-__device__ void product(const T* A, int a, int al, int rows, const T* B, int b, int bl, int columns,
-                        int inner, Put put) {
-  int half = (rows + 1) / 2;  // neighbouring threads have neighbouring i
-  for (int tile = threadIdx.x; tile < half * ((columns + 1) / 2); tile += blockDim.x) {
-    int i = tile % half, j = tile / half * 2;
-    bool two = i + half < rows, pair = j + 1 < columns;
-    const T *a0 = A + i * a, *a1 = two ? a0 + half * a : a0;
-    const T *b0 = B + j * b, *b1 = pair ? b0 + b : b0;
-    T s00 = 0, s01 = 0, s10 = 0, s11 = 0;
-#pragma unroll 4
-    for (int l = 0; l < inner; ++l) {
-      T x0 = a0[l * al], x1 = a1[l * al], w0 = b0[l * bl], w1 = b1[l * bl];
-      s00 += x0 * w0;
-      s01 += x0 * w1;
-      s10 += x1 * w0;
-      s11 += x1 * w1;
-    }
-    put(i, j, s00);
-    if (pair) put(i, j + 1, s01);
-    if (two) put(i + half, j, s10);
-    if (two && pair) put(i + half, j + 1, s11);
+// Four neighbours, read and written at once.
+struct alignas(16) Four {
+  T v[4];
+};
+
+// Σ of four rows times four columns, kept in registers: 16 products for 2 reads of memory.
+struct Square {
+  T v[4][4] = {};
+  __device__ void add(int i, T a, const Four& b) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) v[i][j] += a * b.v[j];
   }
+  __device__ Four row(int i) const { return {v[i][0], v[i][1], v[i][2], v[i][3]}; }
+};
+
+// Σ of what `parts` slices of a product gave.
+template <class Read>
+__device__ Four folded(int parts, Read read) {
+  Four sum = read(0);
+#pragma unroll 8
+  for (int part = 1; part < parts; ++part) {
+    Four next = read(part);
+    for (int j = 0; j < 4; ++j) sum.v[j] += next.v[j];
+  }
+  return sum;
 }
 
-// An epoch of mini-batch SGD in one launch. The blocks of a group share a model: each keeps
-// `width` packed features of W and of the rows at hand in shared memory, and its part of the
-// scores goes to the others through `exchange`; then all know the gradient in the scores. Groups
-// are independent: they take the models in turn. All blocks must run at once (cooperative launch),
-// so registers are kept to a fourth of a multiprocessor's, in double precision to half.
-extern "C" __global__ void __launch_bounds__(256, sizeof(T) == 4 ? 4 : 2)
-    sgd(const S* __restrict__ X, long long row_stride, long long column_stride,
-        const int* __restrict__ y, const int* __restrict__ targets, const T* __restrict__ s,
-        const int* __restrict__ models, const long long* __restrict__ rows,
-        const T* __restrict__ factors, const T* __restrict__ centre, const T* __restrict__ steps,
-        const T* __restrict__ shrinks, T* W, T* V, T* total, double* seen, T* exchange,
-        unsigned* arrivals, long long n, int batch, int p, int P, int m, int k, int c,
-        int y_columns, int s_columns, int centre_columns, int members, int width, int tile,
-        T margin, T momentum, int nesterov, T l1, T l2) {
+// a / by for 0 <= a < 4·10⁶, in a third of the time.
+struct Divisor {
+  int by;
+  float inverse;
+  __device__ Divisor(int by) : by(by), inverse(1.0f / by) {}
+  __device__ int quotient(int a) const { return int((a + 0.5f) * inverse); }
+  __device__ int rest(int a) const { return a - quotient(a) * by; }
+};
+
+// Blocks of a cluster write to each other's shared memory, and a signal beside what was written
+// counts the bytes: neither who writes nor who waits needs a fence, which would wait for all reads
+// of global memory as well. Each use of a signal is armed by one thread of the block that waits.
+#if MEMBERS > 1
+typedef unsigned long long Signal;
+
+#ifndef EMULATED
+__device__ unsigned shared_address(const void* p) { return __cvta_generic_to_shared(p); }
+
+__device__ void set_up(Signal* signal) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(signal)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ void arm(Signal* signal, unsigned bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                   shared_address(signal)),
+               "r"(bytes)
+               : "memory");
+}
+
+__device__ void await(Signal* signal, int parity) {
+  asm volatile(
+      "{\n.reg .pred done;\nagain:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}" ::"r"(shared_address(signal)),
+      "r"(parity)
+      : "memory");
+}
+
+// Write to what `member` keeps where this block keeps `to`, and tell its signal.
+__device__ void send(Four* to, const Four& four, Signal* signal, int member) {
+  const uint4* parts = (const uint4*)&four;
+  for (int i = 0; i < (int)(sizeof(Four) / 16); ++i)
+    asm volatile(
+        "{\n.reg .u32 there, bell;\n"
+        "mapa.shared::cluster.u32 there, %0, %2;\nmapa.shared::cluster.u32 bell, %1, %2;\n"
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [there], {%3, %4, %5, %6}, "
+        "[bell];\n}" ::"r"(shared_address((uint4*)to + i)),
+        "r"(shared_address(signal)), "r"(member), "r"(parts[i].x), "r"(parts[i].y),
+        "r"(parts[i].z), "r"(parts[i].w)
+        : "memory");
+}
+#endif
+#endif
+
+// All threads of a block or a cluster.
+__device__ void meet() {
+#if MEMBERS > 1
+  __cluster_barrier_arrive();
+  __cluster_barrier_wait();
+#else
+  __syncthreads();
+#endif
+}
+
+// All threads of blocks anywhere, who count themselves: `due` have come when all have.
+__device__ void meet_in_memory(unsigned* arrived, unsigned due) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(arrived, 1u);
+    while ((int)(*(volatile unsigned*)arrived - due) < 0) PAUSE();
+    __threadfence();
+  }
+  __syncthreads();
+}
+
+const int THREADS = 256, WARPS = THREADS / 32;  // of a block of `sgd`
+
+#if MEMBERS > 1
+#define CLUSTER __cluster_dims__(MEMBERS, 1, 1)
+#else
+#define CLUSTER
+#endif
+
+// An epoch of mini-batch SGD in one launch. The blocks of a group share a model: each keeps `width`
+// features of the weights and of the rows at hand in shared memory; the intercept is the weight of
+// feature p, which is 1. For each tile of rows:
+//
+//   scores    each block multiplies its features; the sums of a row go to its owner,
+//   loss      who adds them up and tells all the gradient in the scores,
+//   gradient  of the own features, and behind the last tile of a batch the update.
+//
+// MEMBERS > 0: the group is a cluster, each block of which owns as many rows. MEMBERS = 0: the
+// group's size is free, every block owns all rows, and they meet in global memory, so that all
+// blocks must run at once (cooperative launch).
+//
+// No read of global memory is waited for: the rows of the next tile are on their way in registers
+// (CHUNKS · 32 ≥ width), and the numbers of those after them, while this one is worked on.
+extern "C" __global__ void CLUSTER
+    __launch_bounds__(THREADS, sizeof(T) == 4 && CHUNKS * sizeof(S) <= 16 ? 2 : 1)
+    sgd(const S* X, long long row_stride, long long column_stride, const int* y, const int* targets,
+        const T* s, const int* models, const long long* rows, const T* factors, const N* centres,
+        const N* scales, const T* means, const T* weight_step, const T* intercept_step,
+        const T* weight_shrink, const T* W0, const T* b0, const T* V0, const T* a0, T* W, T* b,
+        T* V, T* a, T* total_W, T* total_b, double* seen, T* exchange, unsigned* arrivals,
+        long long n, int batch, int p, int m, int k, int c, int y_columns, int s_columns,
+        int standards, int mean_columns, int blocks, int width, int tile, T margin, T momentum,
+        int nesterov, T l1, T l2) {
   SHARED(memory);
-  const int thread = threadIdx.x, group = blockIdx.x / members, member = blockIdx.x % members;
-  const int groups = gridDim.x / members, first = member * width, count = min(width, P - first);
-  const int ld = width | 1;  // odd: columns of the tile fall on different memory banks
+  const int members = MEMBERS ? MEMBERS : blocks, thread = threadIdx.x;
+  const int group = blockIdx.x / members, member = blockIdx.x % members;
+  const int groups = gridDim.x / members, first = member * width;
+  const int fours = (c + 3) / 4, columns = 4 * fours;  // of weights, the last ones perhaps 0
+  const int ld = width | 4;  // an odd number of fours: those of eight rows fall on all memory banks
   const Update advance{momentum, l1, l2, nesterov};
   const PerModel<int> label_of{y, targets, y_columns};
   const PerModel<T> weight_of{s, models, s_columns};
-  T* x = (T*)memory;  // two tiles of rows: one in use, one arriving
-  T *w = x + 2 * tile * ld, *v = w + c * ld, *step = v + c * ld, *shrink = step + c * ld;
-  T *gradient = shrink + c * ld, *z = gradient + c * ld, *weights = z + tile * c;
-  int* labels = (int*)(weights + 2 * tile);
-  const int team = min(32, (int)blockDim.x / tile), lane = thread % team;
-  unsigned* arrived = arrivals + group;
-  unsigned barriers = 0;
-  int buffer = 0;
-  exchange += (long long)group * members * 2 * tile * c;
+
+#if MEMBERS > 1
+  Signal *scores_are_here = (Signal*)memory, *gradient_is_here = scores_are_here + 1;
+  if (thread == 0) {
+    set_up(scores_are_here);
+    set_up(gradient_is_here);
+  }
+#endif
+  Feature* features = (Feature*)(memory + 2);
+  long long* index = (long long*)(features + width);
+  T *step = (T*)(index + tile), *shrink = step + width, *x = shrink + width;
+  T *w = x + tile * ld, *v = w + width * columns, *gradient = v + width * columns;
+  T *z = gradient + width * columns, *inbox = MEMBERS > 1 ? z + tile * columns : z;
+  T* partial = inbox + tile * columns;
+  const Divisor by_fours(fours), by_columns(columns), by_quads(width / 4);
+
+  const int own = MEMBERS ? tile / members : tile, first_own = MEMBERS ? member * own : 0;
+  const int team = min(32, THREADS / own), lane = thread % team, mine = thread / team;
+  const int row = first_own + mine;  // of the tile, whose loss this thread helps with
+  unsigned due = 0;
+  int parity = 0;
 
   for (int model = group; model < m; model += groups) {
-    const T* mean = centre + (centre_columns == 1 ? 0 : (long long)model * p);
-    const long long packed = (long long)model * c * P + first;
-    for (int i = thread; i < c * count; i += blockDim.x) {
-      int here = i / count * ld + i % count;
-      long long there = packed + (long long)(i / count) * P + i % count;
-      w[here] = W[there];
-      v[here] = V[there];
-      step[here] = steps[there];
-      shrink[here] = shrinks[there];
+    // Where the weight of local feature f and column j is in arrays (p, m, c) and (m, c).
+    auto weight = [=](auto* W, auto* b, int f, int j) {
+      return first + f < p ? W + ((long long)(first + f) * m + model) * c + j : b + model * c + j;
+    };
+    for (int f = thread; f < width; f += THREADS) {
+      bool real = first + f < p;
+      if (real)
+        features[f] = Feature(first + f, model, centres, scales, standards, means, mean_columns);
+      step[f] = first + f <= p ? *weight(weight_step, intercept_step, f, 0) : 0;
+      shrink[f] = real ? *weight(weight_shrink, weight_shrink, f, 0) : 0;
+    }
+    for (int i = thread; i < width * columns; i += THREADS) {
+      int f = by_columns.quotient(i), j = by_columns.rest(i);
+      bool there = first + f <= p && j < c;
+      w[i] = there ? *weight(W0, b0, f, j) : 0;
+      v[i] = there ? *weight(V0, a0, f, j) : 0;
     }
 
-    auto load = [&](long long start, int buffer) {
-      const int warp = thread / 32, warps = blockDim.x / 32, size = min((long long)tile, n - start);
-      T* to = x + buffer * tile * ld;
-      for (int r0 = warp; r0 < size; r0 += 8 * warps)
-        for (int f0 = thread % 32; f0 < count; f0 += 64) {
-          T staged[16];  // all reads are under way before the first is waited for
+    const int y_column = y_columns ? label_of.column(model) : 0;
+    const int s_column = s_columns ? weight_of.column(model) : 0;
+    S staged[8 * CHUNKS];  // of the next tile, with the label and the weight of this team's row
+    int label = 0;
+    T importance = 0;
+    // Start to read the tile whose rows `index` has.
+    auto fetch = [&](long long start) {
+      const int there = min((long long)tile, n - start);
 #pragma unroll
-          for (int u = 0; u < 16; ++u) {
-            int r = r0 + u / 2 * warps, f = first + f0 + u % 2 * 32;
-            staged[u] = T(f == p);
-            if (r < size && f < p)
-              staged[u] = T(X[rows[start + r] * row_stride + f * column_stride]) - mean[f];
-          }
+      for (int u = 0; u < 8; ++u) {
+        const int r = thread / 32 + u * WARPS;
+        const S* from = X + (r < there ? index[r] : 0) * row_stride;
 #pragma unroll
-          for (int u = 0; u < 16; ++u) {
-            int r = r0 + u / 2 * warps, f = f0 + u % 2 * 32;
-            if (r < size && f < count) to[r * ld + f] = staged[u];
-          }
+        for (int q = 0; q < CHUNKS; ++q) {
+          const int f = thread % 32 + 32 * q;
+          staged[u * CHUNKS + q] = S();
+          if (r < there && f < width && first + f < p)
+            staged[u * CHUNKS + q] = from[(first + f) * column_stride];
         }
-      for (int r = thread; r < size; r += blockDim.x) {
-        labels[buffer * tile + r] = label_of(rows[start + r], model);
-        weights[buffer * tile + r] = weight_of(rows[start + r], model);
+      }
+      if (mine < own && row < there) {
+        label = label_of.at(index[row], y_column);
+        importance = weight_of.at(index[row], s_column);
       }
     };
+    auto store = [&] {
+#pragma unroll
+      for (int q = 0; q < CHUNKS; ++q) {
+        const int f = thread % 32 + 32 * q;
+        if (f >= width) continue;
+        const Feature feature = features[f];
+        const bool real = first + f < p;
+#pragma unroll
+        for (int u = 0; u < 8; ++u) {
+          const int r = thread / 32 + u * WARPS;
+          if (r < tile)
+            x[r * ld + f] = real ? feature(staged[u * CHUNKS + q]) : T(first + f == p);
+        }
+      }
+    };
+    auto row_at = [=](long long i) { return thread < tile && i < n ? rows[i] : 0; };
 
-    load(0, buffer);
+    if (thread < tile) index[thread] = row_at(thread);
+    __syncthreads();
+    fetch(0);
+    __syncthreads();
+    if (thread < tile) index[thread] = row_at(min((long long)min(tile, batch), n) + thread);
+    store();
+    meet();  // the others' memory is there, and their signals
+
     double losses = 0;
-    for (long long start = 0, t = 0; start < n; start += batch, ++t) {
-      const int size = min((long long)batch, n - start);
-      const T factor = factors[t], rate = factor / size;
-      for (int i = thread; i < c * ld; i += blockDim.x) gradient[i] = 0;
-      __syncthreads();
-      for (int begin = 0; begin < size; begin += tile) {
-        const int r = min(tile, size - begin);
-        const T* now = x + buffer * tile * ld;
-        T* shares = exchange + (long long)buffer * members * tile * c;
-        T* share = shares + member * tile * c;
-        product(now, ld, 1, r, w, ld, 1, c, count,
-                [=](int i, int j, T sum) { share[i * c + j] = sum; });
-        __syncthreads();
-        if (thread == 0) {
-          __threadfence();
-          atomicAdd(arrived, 1u);
-        }
-        load(start + begin + r, 1 - buffer);  // while the other blocks arrive
-        if (thread == 0) {
-          barriers += members;
-          while ((int)(*(volatile unsigned*)arrived - barriers) < 0) PAUSE();
-          __threadfence();
-        }
-        __syncthreads();
-        for (int i = thread; i < r * c; i += blockDim.x) {
-          T score = 0;
-#pragma unroll 8
-          for (int other = 0; other < members; ++other)
-            score += __ldcg(shares + other * tile * c + i);
-          z[i] = score;
-        }
-        __syncthreads();
-        for (int i0 = 0; i0 < r; i0 += blockDim.x / team) {
-          int i = i0 + thread / team, at = buffer * tile + i;
-          bool active = i < r;
-          T value = row_loss(z + i * c, z + i * c, active ? labels[at] : 0,
-                             active ? weights[at] : 0, k, c, margin, active, lane, team, w);
-          if (lane == 0) losses += value;
-        }
-        __syncthreads();
-        product(now, 1, ld, count, z, 1, c, c, r,
-                [=](int f, int j, T sum) { gradient[j * ld + f] += sum; });
-        buffer = 1 - buffer;
-        __syncthreads();
+    int begin = 0;  // of the tile in its batch
+    for (long long start = 0, t = 0; start < n;) {
+      const int size = min((long long)batch, n - (start - begin)), r = min(tile, size - begin);
+      const bool last = begin + r == size;
+      const long long next = start + r;
+      const int then = min(tile, last ? (int)min((long long)batch, n - next) : size - begin - r);
+      const int now_label = label;
+      const T now_importance = importance, factor = factors[t];
+      fetch(next);
+      const long long later = row_at(next + then + thread);
+
+      const int owned = max(0, min(own, r - first_own));
+#if MEMBERS > 1
+      if (thread == 0) {
+        arm(scores_are_here, members * owned * fours * sizeof(Four));
+        arm(gradient_is_here, (r - owned) * fours * sizeof(Four));
       }
-      for (int i = thread; i < c * count; i += blockDim.x) {
-        int here = i / count * ld + i % count;
-        w[here] = advance(w[here], v + here, gradient[here], rate * step[here],
-                          factor * shrink[here]);
-        if (total) total[packed + (long long)(i / count) * P + i % count] += w[here];
+#endif
+
+      const Divisor by_quarter((r + 3) / 4);
+      const int quarter = by_quarter.by, tiles = quarter * fours;
+      const int slices = max(1, min(Divisor(tiles).quotient(THREADS), width / 4));
+      for (int unit = thread; unit < tiles * slices; unit += THREADS) {
+        const int j = by_fours.rest(unit), rest = by_fours.quotient(unit);
+        const int i = by_quarter.rest(rest), slice = by_quarter.quotient(rest);
+        Square sum;
+#pragma unroll 2
+        for (int l = 4 * slice; l < width; l += 4 * slices) {
+          Four rows[4];
+#pragma unroll
+          for (int q = 0; q < 4; ++q) rows[q] = *(Four*)(x + (i + q * quarter) * ld + l);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const Four four = *(Four*)(w + (l + e) * columns + 4 * j);
+#pragma unroll
+            for (int q = 0; q < 4; ++q) sum.add(q, rows[q].v[e], four);
+          }
+        }
+#pragma unroll
+        for (int q = 0; q < 4; ++q)
+          if (i + q * quarter < r)
+            ((Four*)partial)[(slice * r + i + q * quarter) * fours + j] = sum.row(q);
       }
       __syncthreads();
+
+      // A row's sums, from each of the members.
+      Four* box = (Four*)(MEMBERS ? inbox : exchange);
+      if (!MEMBERS) box += ((long long)group * 2 + parity) * members * tile * fours;
+      box += member * own * fours;
+      for (int i = thread; i < r * fours; i += THREADS) {
+        const Four sum =
+            folded(slices, [=](int part) { return ((Four*)partial)[part * r * fours + i]; });
+#if MEMBERS > 1
+        const int owner = by_fours.quotient(i) / own;  // a power of 2, which nobody knows
+        send(box + i - owner * own * fours, sum, scores_are_here, owner);
+#else
+        box[i] = sum;
+#endif
+      }
+      box -= member * own * fours;
+#if MEMBERS > 1
+      await(scores_are_here, parity);
+#endif
+      if (MEMBERS == 0) meet_in_memory(arrivals + group, due += members);
+      if (MEMBERS != 1)
+        for (int i = thread; i < owned * fours; i += THREADS)
+          ((Four*)z)[first_own * fours + i] = folded(members, [=](int other) {
+            const Four* from = box + other * own * fours + i;
+            if (MEMBERS) return *from;
+            return Four{__ldcg(from->v), __ldcg(from->v + 1), __ldcg(from->v + 2),
+                        __ldcg(from->v + 3)};
+          });
+      __syncthreads();
+
+      const bool active = mine < owned;
+      T* scores = z + row * columns;
+      const T value = row_loss(scores, scores, active ? now_label : 0, active ? now_importance : 0,
+                               k, c, margin, active, lane, team, 0);
+      if (lane == 0) losses += value;
+#if MEMBERS > 1
+      __syncwarp();
+      for (int i = lane; active && i < (members - 1) * fours; i += team) {
+        const int other = by_fours.quotient(i);
+        Four* four = (Four*)scores + by_fours.rest(i);
+        send(four, *four, gradient_is_here, other + (other >= member));
+      }
+      __syncthreads();
+      await(gradient_is_here, parity);
+#else
+      __syncthreads();
+#endif
+      parity = 1 - parity;
+
+      const int quads = width / 4, squares = quads * fours;
+      const int pieces = max(1, min(Divisor(squares).quotient(THREADS), r));
+      for (int unit = thread; unit < squares * pieces; unit += THREADS) {
+        const int j = by_fours.rest(unit), rest = by_fours.quotient(unit);
+        const int f = by_quads.rest(rest), piece = by_quads.quotient(rest);
+        Square sum;
+#pragma unroll 4
+        for (int l = piece; l < r; l += pieces) {
+          const Four here = *(Four*)(x + l * ld + 4 * f), four = *(Four*)(z + l * columns + 4 * j);
+#pragma unroll
+          for (int q = 0; q < 4; ++q) sum.add(q, here.v[q], four);
+        }
+#pragma unroll
+        for (int q = 0; q < 4; ++q)
+          ((Four*)partial)[(piece * width + 4 * f + q) * fours + j] = sum.row(q);
+      }
+      __syncthreads();
+
+      const T rate = factor / size;
+      for (int i = thread; i < width * fours; i += THREADS) {
+        Four *sofar = (Four*)gradient + i, *ours = (Four*)w + i, *speed = (Four*)v + i;
+        Four sum =
+            folded(pieces, [=](int part) { return ((Four*)partial)[part * width * fours + i]; });
+        const int f = by_fours.quotient(i);
+        for (int q = 0; q < 4; ++q) {
+          if (begin) sum.v[q] += sofar->v[q];
+          sofar->v[q] = sum.v[q];
+          if (!last) continue;
+          ours->v[q] = advance(ours->v[q], speed->v + q, sum.v[q], rate * step[f],
+                               factor * shrink[f]);
+          const int j = by_fours.rest(i) * 4 + q;
+          if (total_W && first + f <= p && j < c)
+            atomicAdd(weight(total_W, total_b, f, j), ours->v[q]);  // alone there, and does not wait
+        }
+      }
+      store();
+      if (thread < tile) index[thread] = later;
+      __syncthreads();
+      start = next;
+      begin = last ? 0 : begin + r;
+      t += last;
     }
 
-    for (int i = thread; i < c * count; i += blockDim.x) {
-      int here = i / count * ld + i % count;
-      long long there = packed + (long long)(i / count) * P + i % count;
-      W[there] = w[here];
-      V[there] = v[here];
+    for (int i = thread; i < width * columns; i += THREADS) {
+      int f = by_columns.quotient(i), j = by_columns.rest(i);
+      if (first + f > p || j >= c) continue;
+      *weight(W, b, f, j) = w[i];
+      *weight(V, a, f, j) = v[i];
     }
+    double* by_thread = (double*)partial;
+    by_thread[thread] = losses;
     __syncthreads();
-    memory[thread] = losses;
-    __syncthreads();
-    if (thread == 0 && member == 0)
-      for (int i = 0; i < (int)blockDim.x; ++i) seen[model] += memory[i];
-    __syncthreads();
+    if (thread == 0) {
+      double sum = 0;
+      for (int i = 0; i < THREADS; ++i) sum += by_thread[i];
+      seen[model * max(MEMBERS, 1) + (MEMBERS ? member : 0)] = sum;  // alike of all, if MEMBERS = 0
+    }
+    meet();
   }
 }
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import math
+import os
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from math import gcd
 from pathlib import Path
+from threading import local
 from typing import Any, NamedTuple
 
 import array_api_compat.cupy as xp
@@ -23,11 +26,15 @@ from xplinear.backends.base import (
     gpu_block_bytes,
     is_memory_error,
     native,
+    write_in_place,
 )
 from xplinear.backends.epoch import Epoch, Shared, fold_in_python
+from xplinear.backends.fusion import fused, opaque
 from xplinear.backends.precision import in_precision
+from xplinear.backends.programs import OPERATIONS, ROOM, THREADS
+from xplinear.backends.tracing import DTYPES, Library
 from xplinear.backends.transfer import upload_ahead
-from xplinear.losses import LOSSES, Loss
+from xplinear.losses import LOSSES, Loss, SoftmaxLoss
 from xplinear.namespace import HostArray, Namespace
 from xplinear.penalties import ElasticNetPenalty, L1Penalty, L2Penalty, NoPenalty
 
@@ -35,9 +42,12 @@ __all__ = ["describe", "follow", "select"]
 
 _SOURCE = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
 _PASS = Path(__file__).with_name("cupy_pass.cu").read_text(encoding="utf-8")
+_FUSION = Path(__file__).with_name("fusion.cu").read_text(encoding="utf-8")
+_TABLE = np.dtype([("at", np.int64, ROOM)])
 _TYPES = {
     "float32": "float",
     "float64": "double",
+    "float16": "float16",
     "bfloat16": "bfloat16",
     "bool": "bool",
     "int8": "signed char",
@@ -69,27 +79,38 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
 _DEFAULT_MATH, _TF32_MATH = 0, 3  # of cublasMath_t
-# Chosen by counting bytes and barriers, not measured: batches and stacks of models up to which
-# one kernel for the whole epoch should beat matrix products.
-_SMALL_BATCH, _MOST_ROUNDS = 128, 4
 # Columns that one read of X serves, and bytes of the sums that a thread keeps of each feature.
 _FEW_COLUMNS, _SUM_BYTES = 16, 80
-_STORED = _TYPES | {"float16": "float16"}  # what one_read reads
 _SUMMING_BLOCKS = 1024  # about as many sum up rows, 32 columns each
+# Of an epoch in one kernel: threads of a block, rows of a tile, and features per thread of a warp;
+# with four floats or less a second block has room beside the first (see ``cupy.cu``).
+_SGD_THREADS, _TILE, _CHUNKS = 256, 64, (2, 4, 8)
+# Cycles, counted and not measured: of a tile apart from its products, of what the blocks of a
+# cluster tell each other, or tell each other in global memory; and of a step by matrix products,
+# four launches by the host.
+_TILE_CYCLES, _CLUSTER_CYCLES, _GLOBAL_CYCLES, _PRODUCTS_CYCLES = 1800, 600, 4000, 100_000
+_LANES = 96  # of the 128 of a multiprocessor, that are busy in a product
 
 
 @cache
-def _kernel(name: str, loss: type, dtype: str, stored: str) -> cupy.RawKernel:
-    """Return a kernel of ``cupy.cu``; ``sgd`` runs only if all of its blocks run at once."""
+def _kernel(
+    name: str, loss: type, dtype: str, stored: str, standard: str, cluster: int = 0, chunks: int = 0
+) -> cupy.RawKernel:
+    """Return a kernel of ``cupy.cu``, which says what it is compiled with."""
     types = {"DTYPE": _TYPES[dtype], "STORED": _TYPES[stored], "LOSS": loss.__name__}
+    types["STANDARD"] = _TYPES[standard]
+    if name == "sgd":
+        types |= {"MEMBERS": str(cluster), "CHUNKS": str(chunks)}
     options = ("-std=c++17", *(f"-D{key}={value}" for key, value in types.items()))
-    return cupy.RawKernel(_SOURCE, name, options, enable_cooperative_groups=name == "sgd")
+    together = name == "sgd" and cluster == 0  # blocks that wait for each other all run at once
+    return cupy.RawKernel(_SOURCE, name, options, enable_cooperative_groups=together)
 
 
 @cache
 def _pass_kernel(loss: type, dtype: str, stored: str, name: str, **sizes: int) -> cupy.RawKernel:
     """Return a kernel of ``cupy_pass.cu``; those of the same sizes are compiled together."""
-    types = {"DTYPE": _TYPES[dtype], "STORED": _STORED[stored], "LOSS": loss.__name__}
+    types = {"DTYPE": _TYPES[dtype], "STORED": _TYPES[stored], "LOSS": loss.__name__}
+    types["STANDARD"] = types["DTYPE"]
     defined = (f"-D{key}={value}" for key, value in (types | sizes).items())
     options = ("-std=c++17", "-DPASS", *defined)
     return cupy.RawKernel(_SOURCE + _PASS, name, options, enable_cooperative_groups=False)
@@ -132,7 +153,7 @@ def _loss_launcher(
     k = max(c, 2)
     team = _team(k)
     teams = _THREADS // team
-    kernel = _kernel("loss", type(loss), str(dtype), str(dtype))
+    kernel = _kernel("loss", type(loss), *[str(dtype)] * 3)
     numbers = *_integers(m, k, c, labels, weights), dtype.type(getattr(loss, "margin", 0.0))
 
     def launch(n: int, *pointers: Any) -> None:
@@ -206,7 +227,7 @@ def _loss_and_grad(
     (X, standard), y, s, (W, b) = block.rows, block.y, block.s, params
     (p, m, c), n, stored, kind = W.shape, len(X), str(X.dtype), (type(loss), str(W.dtype))
     reals = [a for a in (b, s, *(standard or ())) if a is not None]
-    known = stored in _STORED and kind[1] in ("float32", "float64")
+    known = stored in _TYPES and kind[1] in ("float32", "float64")
     if not known or any(a.dtype != W.dtype for a in reals):
         return None
     y, targets, models = (
@@ -272,71 +293,187 @@ def _row_sum(kernel: Callable[[str], cupy.RawKernel], A: cupy.ndarray, dtype: An
     return _part_sums(kernel, _part_sums(kernel, A, np.float64, parts), dtype)[0]
 
 
-class _Packed(NamedTuple):
-    """An epoch of SGD as the kernels take it; packed arrays ``(m, c, P)`` as in ``cupy.cu``."""
+class _Rows(NamedTuple):
+    """What the kernels take of an epoch of SGD, whichever way it is folded."""
 
     loss: Loss
+    dtype: np.dtype[Any]
     X: cupy.ndarray
     y: cupy.ndarray
     s: cupy.ndarray | None
     models: cupy.ndarray | None
     targets: cupy.ndarray | None
-    rows: cupy.ndarray
+    order: cupy.ndarray
     schedule: HostArray
     size: int
-    centre: cupy.ndarray  # (1 or m, p)
-    step: cupy.ndarray  # packed, as all that follow
-    shrink: cupy.ndarray
-    W: cupy.ndarray
-    V: cupy.ndarray
-    total: cupy.ndarray | None
+    standard: Any  # centre and scale (p, 1 or m), or None
+    mean: cupy.ndarray  # (p, 1 or m)
     rule: tuple[Any, ...]  # momentum, nesterov, shares of L1 and L2
 
     def labels(self) -> tuple[Any, ...]:
         """Return pointers to labels and weights, each with those to the columns of the models."""
         return self.y, *map(_pointer, (self.targets, self.s, self.models))
 
-    def kernel(self, name: str) -> cupy.RawKernel:
-        return _kernel(name, type(self.loss), str(self.W.dtype), str(self.X.dtype))
+    def features(self) -> tuple[Any, ...]:
+        """Return pointers to centre and scale, and to the mean."""
+        return *(self.standard or (np.intp(0), np.intp(0))), self.mean
+
+    @property
+    def standards(self) -> int:
+        """The number of columns of the standard, 0 without one."""
+        return 0 if self.standard is None else _columns(self.standard[0])
+
+    def kernel(self, name: str, *layout: int) -> cupy.RawKernel:
+        standard = self.dtype if self.standard is None else self.standard[0].dtype
+        types = map(str, (self.dtype, self.X.dtype, standard))
+        return _kernel(name, type(self.loss), *types, *layout)
 
 
 def _sgd(loss: Loss, epoch: Epoch) -> Any:
     """Fold SGD's update over the mini-batches of an epoch, as `fold_in_python` does."""
     rule: Any = epoch.update.rule
     (X, y, s), (steps, models, targets, standard) = epoch.rows, epoch.shared
-    (W, b), velocity, total, seen = epoch.carry
+    W = epoch.carry[0].W
     shares, real = _SHARES.get(type(rule.penalty)), W.dtype.type
-    if shares is None or standard is not None or str(X.dtype) not in _TYPES:
+    if shares is None or str(X.dtype) not in _TYPES or not _alike(standard):
         return fold_in_python(epoch)
-    packed = _Packed(
+    rows = _Rows(
         loss=loss,
+        dtype=W.dtype,
         X=X,
         y=cupy.ascontiguousarray(y, np.int32),
         s=None if s is None else cupy.ascontiguousarray(s),
         models=None if models is None else cupy.ascontiguousarray(models, np.int32),
         targets=None if targets is None else cupy.ascontiguousarray(targets, np.int32),
-        rows=cupy.ascontiguousarray(epoch.order, np.int64),
+        order=cupy.ascontiguousarray(epoch.order, np.int64),
         schedule=np.asarray(epoch.schedule, real),
         size=min(epoch.size, len(epoch.order)),
-        centre=cupy.ascontiguousarray(steps.centre.T),
-        step=_packed(steps.weights, steps.intercept),
-        shrink=_packed(steps.penalty, cupy.zeros_like(b)),
-        W=_packed(W, b),
-        V=_packed(*velocity),
-        total=_packed(*total) if rule.average else None,
+        standard=standard and tuple(map(cupy.ascontiguousarray, standard)),
+        mean=cupy.ascontiguousarray(steps.centre),
         rule=(real(rule.momentum), np.int32(rule.nesterov), *map(real, shares(rule.penalty))),
     )
-    losses = _in_one_kernel(packed)
-    losses = _by_products(packed) if losses is None else losses
-    if losses is None:
-        return fold_in_python(epoch)
-    params = type(velocity)
+    plan, products = _plan(rows, *W.shape), _cost_of_products(rows, *W.shape)
+    if plan and plan.cycles <= products:
+        return _in_one_kernel(rows, plan, epoch.carry, steps, rule.average)
+    if products < math.inf:
+        return _by_products(rows, epoch.carry, steps, rule.average)
+    return fold_in_python(epoch)
 
-    def unpacked(packed: cupy.ndarray) -> Any:
-        return params(packed[:, :, : len(W)].transpose(2, 0, 1), packed[:, :, len(W)])
 
-    total = unpacked(packed.total) if rule.average else total
-    return unpacked(packed.W), unpacked(packed.V), total, seen + losses
+def _alike(standard: Any) -> bool:
+    """Return whether the kernels can read centre and scale, or there are none."""
+    if standard is None:
+        return True
+    (centre, scale), real = standard, ("float32", "float64")
+    return centre.shape == scale.shape and centre.dtype == scale.dtype and str(scale.dtype) in real
+
+
+class _Plan(NamedTuple):
+    """How the kernel ``sgd`` divides its work: the best compares lowest."""
+
+    cycles: float  # of a step
+    members: int  # blocks of a group
+    cluster: int  # the same, or 0 where they meet in global memory
+    width: int  # features per block
+    chunks: int
+    tile: int  # rows at a time
+    groups: int  # that take the models in turn
+    shared_bytes: int
+
+
+@cache
+def _limits(device: int) -> tuple[int, int]:
+    """Return the number of multiprocessors and the shared memory a block can have."""
+    limits = cupy.cuda.Device(device).attributes  # a call of the driver for each of them
+    return limits["MultiProcessorCount"], limits["MaxSharedMemoryPerBlockOptin"]
+
+
+def _clusters() -> tuple[int, ...]:
+    """Return the sizes of clusters to try; one is a block for itself, which every GPU has."""
+    return (1, 2, 4, 8) if int(cupy.cuda.Device().compute_capability) >= 90 else (1,)
+
+
+def _plan(rows: _Rows, p: int, m: int, c: int) -> _Plan | None:
+    """Return the best plan for an epoch in one launch, None if there is none.
+
+    A cluster is preferred to blocks that meet in global memory, which must all run at once.
+    """
+    processors, most = _limits(cupy.cuda.Device().id)
+    item, fours = rows.dtype.itemsize, -(-c // 4)
+    tile = max(8, min(_TILE, 1 << (rows.size - 1).bit_length()))
+    stored = max(4, rows.X.dtype.itemsize)
+
+    def plan(members: int, width: int, cluster: int) -> _Plan | None:
+        chunks = next((chunks for chunks in _CHUNKS if width <= 32 * chunks), None)
+        if chunks is None:
+            return None
+        partial = max(16 * _SGD_THREADS, 4 * fours * max(tile, width))
+        reals = tile * (width | 4) + 12 * fours * width + 2 * width + partial
+        reals += 4 * fours * tile * (1 + (cluster > 1))
+        shared = 16 + 24 * width + 8 * tile + item * reals
+        if shared > most:
+            return None
+        # As the kernel's launch bounds have it; a margin for what the system keeps of each block.
+        two = item == 4 and chunks * stored <= 16 and 2 * (shared + 1024) <= most
+        at_once = processors * (1 + two) // members
+        groups = m if cluster else min(m, at_once)
+        if not groups or not at_once:
+            return None
+        work = 2.0 * tile * width * 4 * fours / _LANES  # scores, then the gradient
+        meetings = 0 if members == 1 else _CLUSTER_CYCLES if cluster else _GLOBAL_CYCLES
+        alone = _TILE_CYCLES + meetings + work
+        cycles = -(-m // at_once) * max(alone, (1 + two) * work) * -(-rows.size // tile)
+        return _Plan(cycles, members, cluster, width, chunks, tile, groups, shared)
+
+    features = p + 1
+    clusters = (plan(q, _even(-(-features // q)), q) for q in _clusters())
+    best = min((one for one in clusters if one), default=None)
+    if best is None:
+        widths = {min(_even(features), 32 * chunks) for chunks in _CHUNKS}
+        free = (plan(-(-features // width), width, 0) for width in widths)
+        best = min((one for one in free if one), default=None)
+    return best
+
+
+def _even(features: int) -> int:
+    """Return the next multiple of four."""
+    return -(-features // 4) * 4
+
+
+def _cost_of_products(rows: _Rows, p: int, m: int, c: int) -> float:
+    """Return the cycles of a step by matrix products; infinite where models differ in X."""
+    if rows.standards > 1 or rows.mean.shape[1] > 1:
+        return math.inf
+    lanes = 64 * _limits(cupy.cuda.Device().id)[0]  # at half of their peak
+    return _PRODUCTS_CYCLES + 2.0 * rows.size * p * m * c / lanes
+
+
+def _in_one_kernel(rows: _Rows, plan: _Plan, carry: Any, steps: Any, average: bool) -> Any:
+    """Run an epoch in one launch."""
+    before, velocity, total, seen = carry
+    (p, m, c), real = before.W.shape, rows.dtype.type
+    params, blocks = type(velocity), plan.groups * plan.members
+    kernel = rows.kernel("sgd", plan.cluster, plan.chunks)
+    kernel.max_dynamic_shared_size_bytes = plan.shared_bytes
+    # Of the steps, which are alike in all columns, it reads the first.
+    given = [cupy.ascontiguousarray(a) for a in (*steps[1:], *before, *velocity)]
+    after = [cupy.empty(a.shape, real) for a in (*before, *velocity)]
+    total = params(*(cupy.array(a, order="C") for a in total)) if average else total
+    losses = cupy.empty((m, max(plan.cluster, 1)), np.float64)
+    exchange, arrivals = None, None
+    if not plan.cluster:
+        shape = plan.groups, 2, plan.members, plan.tile, _even(c)
+        exchange, arrivals = cupy.empty(shape, real), cupy.zeros(plan.groups, np.uint32)
+    arguments = (
+        *(rows.X, *_strides(rows.X), *rows.labels(), rows.order, cupy.asarray(rows.schedule)),
+        *(*rows.features(), *given, *after, *(total if average else [np.intp(0)] * 2), losses),
+        *(_pointer(exchange), _pointer(arrivals), np.int64(len(rows.order))),
+        *_integers(rows.size, p, m, max(c, 2), c, _columns(rows.y), _columns(rows.s)),
+        *_integers(rows.standards, rows.mean.shape[1], plan.members, plan.width, plan.tile),
+        *(real(getattr(rows.loss, "margin", 0.0)), *rows.rule),
+    )
+    kernel((blocks,), (_SGD_THREADS,), arguments, shared_mem=plan.shared_bytes)
+    return params(*after[:2]), params(*after[2:]), total, seen + losses.sum(axis=1)
 
 
 def _packed(W: cupy.ndarray, b: cupy.ndarray) -> cupy.ndarray:
@@ -347,102 +484,120 @@ def _packed(W: cupy.ndarray, b: cupy.ndarray) -> cupy.ndarray:
     return packed
 
 
-class _Plan(NamedTuple):
-    """How the kernel ``sgd`` divides its work: the best compares lowest."""
+def _by_products(rows: _Rows, carry: Any, steps: Any, average: bool) -> Any:
+    """Run an epoch with four launches per step; packed arrays ``(m, c, P)`` as in ``cupy.cu``.
 
-    rounds: int  # models that a group of blocks takes, one after the other
-    width: int  # packed features per block
-    members: int  # blocks of a group
-    tile: int  # rows at a time
-    shared_bytes: int
-
-
-def _plan(epoch: _Packed, kernel: cupy.RawKernel) -> _Plan | None:
-    """Return a plan whose blocks all fit on the GPU at once."""
-    m, c, P = epoch.W.shape
-    limits, item = cupy.cuda.Device().attributes, epoch.W.dtype.itemsize
-    tile = max(8, min(64, 1 << (epoch.size - 1).bit_length()))
-    kernel.max_dynamic_shared_size_bytes = most = limits["MaxSharedMemoryPerBlockOptin"]
-    plans = []
-    for width in sorted({min(P, width) for width in (64, 128, 256)}):
-        stride, members = width | 1, -(-P // width)
-        reals = 2 * tile * stride + 5 * c * stride + tile * c + 2 * tile
-        shared = max(8 * _THREADS, item * reals + 8 * tile)
-        if shared > most:
-            continue
-        ready = driver.occupancyMaxActiveBlocksPerMultiprocessor(
-            kernel.kernel.ptr, _THREADS, shared
-        )
-        groups = min(m, limits["MultiProcessorCount"] * ready // members)
-        if groups and -(-m // groups) <= _MOST_ROUNDS:
-            plans.append(_Plan(-(-m // groups), width, members, tile, shared))
-    return min(plans, default=None)
-
-
-def _in_one_kernel(epoch: _Packed) -> cupy.ndarray | None:
-    """Run an epoch in one launch and return its losses ``(m,)``; None where that does not pay."""
-    kernel = epoch.kernel("sgd")
-    plan = _plan(epoch, kernel) if epoch.size <= _SMALL_BATCH else None
-    if plan is None:
-        return None
-    X, W, centre = epoch.X, epoch.W, epoch.centre
-    m, c, P = W.shape
-    groups = -(-m // plan.rounds)
-    losses = cupy.zeros(m, np.float64)
-    exchange = cupy.empty((groups, 2, plan.members, plan.tile, c), W.dtype)
-    arrivals = cupy.zeros(groups, np.uint32)
-    arguments = (
-        *(X, *_strides(X), *epoch.labels(), epoch.rows),
-        *(cupy.asarray(epoch.schedule), centre, epoch.step, epoch.shrink, W, epoch.V),
-        *(_pointer(epoch.total), losses, exchange, arrivals, np.int64(len(epoch.rows))),
-        *_integers(epoch.size, X.shape[1], P, m, max(c, 2), c),
-        *_integers(_columns(epoch.y), _columns(epoch.s), len(centre)),
-        *_integers(plan.members, plan.width, plan.tile),
-        *(W.dtype.type(getattr(epoch.loss, "margin", 0.0)), *epoch.rule),
-    )
-    kernel((groups * plan.members,), (_THREADS,), arguments, shared_mem=plan.shared_bytes)
-    return losses
-
-
-def _by_products(epoch: _Packed) -> cupy.ndarray | None:
-    """Run an epoch with four launches per step and return its losses ``(m,)``.
-
-    Rows are gathered and centred by the piece. None where each model has its own centre.
+    Rows are gathered and centred by the piece.
     """
-    if len(epoch.centre) > 1:
-        return None
-    X, W, size = epoch.X, epoch.W, epoch.size
-    (m, c, P), n, item = W.shape, len(epoch.rows), W.dtype.itemsize
+    params, velocity, total, seen = carry
+    p, X, W, V, size = len(params.W), rows.X, _packed(*params), _packed(*velocity), rows.size
+    step, shrink = _packed(*steps[1:3]), _packed(steps.penalty, cupy.zeros_like(params.b))
+    sums = _packed(*total) if average else None
+    (m, c, P), n, item = W.shape, len(rows.order), W.dtype.itemsize
     per_piece = size * max(1, min(_PIECE_BYTES // (size * P * item), -(-n // size)))
     piece = cupy.empty((min(per_piece, n), P), W.dtype)
     Z, values = cupy.empty((size, m, c), W.dtype), cupy.empty((len(piece), m), W.dtype)
     gradient, losses = cupy.empty_like(W), cupy.zeros(m, np.float64)
     # All that does not change from step to step is made here: a step takes microseconds.
-    gather, update = epoch.kernel("gather"), epoch.kernel("update")
-    loss = _loss_launcher(epoch.loss, W.dtype, m, c, _columns(epoch.y), _columns(epoch.s))
-    weights = gradient, epoch.step, epoch.shrink, W, epoch.V, _pointer(epoch.total)
-    labels = epoch.labels()
+    gather, update = rows.kernel("gather"), rows.kernel("update")
+    loss = _loss_launcher(rows.loss, W.dtype, m, c, _columns(rows.y), _columns(rows.s))
+    weights, labels = (gradient, step, shrink, W, V, _pointer(sums)), rows.labels()
     multiply = cublas.sgemm if item == 4 else cublas.dgemm
     handle, blocks = cupy.cuda.device.get_cublas_handle(), (-(-W.size // _THREADS),)
     plain, transposed = cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T
     scalars, elements = np.asarray([1.0, 0.0], W.dtype), np.int64(W.size)
     one, zero = scalars.ctypes.data, scalars.ctypes.data + item  # cuBLAS reads them at the call
     w, z, g = W.data.ptr, Z.data.ptr, gradient.data.ptr
-    factors = iter(epoch.schedule)
+    factors = iter(rows.schedule)
     for start in range(0, n, per_piece):
-        rows = epoch.rows[start : start + per_piece]
-        widths = _integers(X.shape[1], P)
-        gather((len(rows),), (128,), (X, *_strides(X), rows, epoch.centre, piece, *widths))
-        for i in range(0, len(rows), size):
-            r, factor, x = min(size, len(rows) - i), next(factors), piece.data.ptr + i * P * item
+        order = rows.order[start : start + per_piece]
+        widths = _integers(rows.standards, p, P)
+        gather((len(order),), (128,), (X, *_strides(X), order, *rows.features(), piece, *widths))
+        for i in range(0, len(order), size):
+            r, factor, x = min(size, len(order) - i), next(factors), piece.data.ptr + i * P * item
             # cuBLAS counts by columns: to it every matrix here is its transpose.
             multiply(handle, transposed, plain, m * c, r, P, one, w, P, x, P, zero, z, m * c)
-            loss(r, Z, *labels, _at(rows, i), _at(values, i), Z)
+            loss(r, Z, *labels, _at(order, i), _at(values, i), Z)
             multiply(handle, plain, transposed, P, m * c, r, one, x, P, z, m * c, zero, g, P)
-            numbers = elements, factor / factor.dtype.type(r), factor, *epoch.rule
+            numbers = elements, factor / factor.dtype.type(r), factor, *rows.rule
             update(blocks, (_THREADS,), (*weights, *numbers))
-        losses += values[: len(rows)].sum(axis=0, dtype=np.float64)
-    return losses
+        losses += values[: len(order)].sum(axis=0, dtype=np.float64)
+
+    def unpacked(packed: cupy.ndarray) -> Any:
+        return type(velocity)(packed[:, :, :p].transpose(2, 0, 1), packed[:, :, p])
+
+    total = total if sums is None else unpacked(sums)
+    return unpacked(W), unpacked(V), total, seen + losses
+
+
+_NAMES = {
+    "OPERATIONS": ",".join(OPERATIONS).upper(),
+    "DTYPES": ",".join(DTYPES).upper(),
+    "ROOM": str(ROOM),
+}
+INTERPRETER_OPTIONS = "-std=c++17", *(f"-D{key}={value}" for key, value in _NAMES.items())
+
+
+@cache
+def _interpreter() -> cupy.RawKernel:
+    """Return the kernel of ``fusion.cu``, for all programs."""
+    return cupy.RawKernel(_FUSION, "fused", INTERPRETER_OPTIONS, enable_cooperative_groups=True)
+
+
+@cache
+def _blocks_at_once(device: int, shared_bytes: int) -> int:
+    with cupy.cuda.Device(device) as here:
+        ready = driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            _interpreter().kernel.ptr, THREADS, shared_bytes
+        )
+        return here.attributes["MultiProcessorCount"] * ready
+
+
+class _Arrivals(local):
+    """Counters that blocks meet at, one for each stream of a thread, and how far they are."""
+
+    def __init__(self) -> None:
+        self.counters: dict[tuple[int, int], tuple[cupy.ndarray, int]] = {}
+
+
+_arrivals = _Arrivals()
+
+
+def _launch(
+    device: int, program: HostArray, blocks: int, barriers: int, registers: int
+) -> Callable[[Sequence[int]], None]:
+    """Return a function that launches a program, given the addresses of its arrays."""
+    kernel, words = _interpreter(), cupy.asarray(program)
+    shared = 8 * THREADS * (1 + registers)
+    blocks = min(blocks, _blocks_at_once(device, shared))
+    arrivals = blocks * barriers if blocks > 1 else 0
+
+    def launch(addresses: Sequence[int]) -> None:
+        stream = device, cupy.cuda.get_current_stream().ptr
+        if stream not in _arrivals.counters:
+            _arrivals.counters[stream] = cupy.zeros(1, np.uint32), 0
+        counter, arrived = _arrivals.counters[stream]
+        _arrivals.counters[stream] = counter, arrived + arrivals & 0xFFFFFFFF
+        table = np.zeros(1, _TABLE)
+        table["at"][0, : len(addresses)] = addresses
+        arguments = words, counter, np.uint32(arrived), table  # of one element: passed by value
+        kernel((blocks,), (THREADS,), arguments, shared_mem=shared)
+
+    return launch
+
+
+@cache
+def _library(index: int) -> Library:
+    return Library(
+        xp=xp,
+        array=cupy.ndarray,
+        device=cupy.cuda.Device(index),
+        alloc=cupy.cuda.alloc,
+        address=lambda memory: memory.ptr,
+        memory=lambda array: cupy.asarray(array).data,
+        view=cupy.ndarray,
+        launch=partial(_launch, index),
+    )
 
 
 @contextmanager
@@ -461,6 +616,38 @@ def _products(device: cupy.cuda.Device, tf32: bool) -> Generator[None]:
             cublas.setMathMode(handle, mode)
 
 
+def _warm(index: int) -> str:
+    """Compile the kernels of every loss; CuPy keeps what it compiles."""
+    with cupy.cuda.Device(index):
+        # Of `sgd`, for few and for hundreds of features.
+        layouts = ((1, 2), (8, 2), (8, 4)) if 8 in _clusters() else ((1, 2), (0, 2))
+        _interpreter().compile()
+        for loss in _LOSSES:
+            for real in ("float32", "float64"):
+                _pass_kernel(loss, real, real, "sum_wide_wide").compile()
+                for stored in (real, "uint8") if loss is SoftmaxLoss else (real,):
+                    for name in ("loss", "gather", "update"):
+                        _kernel(name, loss, real, stored, real).compile()
+                    for layout in layouts:
+                        _kernel("sgd", loss, real, stored, real, *layout).compile()
+    folder = os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")
+    return str(Path(folder).expanduser())
+
+
+@cache
+def _plans(index: int) -> Callable[..., Callable[..., Any]]:
+    return fused(_library(index))
+
+
+def _compile(index: int, products: Any) -> Callable[..., Callable[..., Any]]:
+    """Return ``compile`` of a device: what is compiled is traced, and made of few launches."""
+
+    def compile_(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
+        return in_precision(products, _plans(index)(function, *static))
+
+    return compile_
+
+
 def _on(index: int) -> Backend:
     device = cupy.cuda.Device(index)
     products = partial(_products, device)
@@ -477,7 +664,7 @@ def _on(index: int) -> Backend:
             return device.mem_info[0] + cupy.get_default_memory_pool().free_bytes()
 
     kernels: dict[str, Callable[..., Any]] = {
-        "value_and_grad": partial(_value_and_grad, device),
+        "value_and_grad": opaque(partial(_value_and_grad, device)),
         "loss_and_grad": in_precision(products, _loss_and_grad, device),
         "sgd": in_precision(products, _sgd),
     }
@@ -488,7 +675,10 @@ def _on(index: int) -> Backend:
         move=move,
         fetch=cupy.asnumpy,
         fold=in_precision(products, fold_in_python),
-        compile=partial(in_precision, products),
+        compile=_compile(index, products),
+        plain_compile=partial(in_precision, products),
+        write=in_precision(products, write_in_place),
+        warm=partial(_warm, index),
         tensor_cores=True,
         block_bytes=gpu_block_bytes(device.mem_info[1]),
         free_columns=GPU_COLUMNS,

@@ -4,7 +4,7 @@
 // through tiles of rows in shared memory: the next ones arrive while one is worked on. COLUMNS are
 // the m·c columns of all models, GROUPS how many times four features a thread may have to sum.
 
-#ifndef COPY  // how bytes get from global to shared memory; an emulation copies them late
+#ifndef EMULATED  // how bytes get from global to shared memory; an emulation copies them late
 #if __CUDA_ARCH__ >= 800
 template <int BYTES>
 __device__ void copy(void* to, const void* from) {

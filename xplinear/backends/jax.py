@@ -6,10 +6,15 @@ in arrays of few lengths: see `Backend.padding`.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
+import re
 from collections.abc import Callable, Generator, Hashable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +29,7 @@ from xplinear.backends.base import (
     gpu_block_bytes,
     is_memory_error,
     native,
+    written,
 )
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.backends.precision import in_precision
@@ -46,6 +52,22 @@ def _products(tf32: bool) -> AbstractContextManager[None]:
 def _jit(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
     # jax.jit keeps what it compiled for each precision apart.
     return in_precision(_products, jax.jit(partial(function, *static)))
+
+
+@cache
+def _repeat(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
+    """Return what `Backend.repeat` does, as one loop."""
+
+    def repeated(times: Any, carry: Any, *rest: Any) -> Any:
+        def goes_on(now: Any) -> Any:
+            return (now[0] < times) & ~jnp.all(now[1].solved)
+
+        def once(now: Any) -> Any:
+            return now[0] + 1, function(*static, now[1], *rest)
+
+        return jax.lax.while_loop(goes_on, once, (0, carry))[1]
+
+    return in_precision(_products, jax.jit(repeated))
 
 
 def _batch_update(
@@ -178,6 +200,36 @@ def _settings(gradients: bool) -> Generator[None]:
         yield
 
 
+def _processor() -> str:
+    """Return what tells processors apart: code for one may be wrong for another."""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        found = re.search(r"^(flags|Features)\s*:.*", text, re.MULTILINE)
+        if found is not None:
+            return hashlib.sha256(found[0].encode()).hexdigest()[:12]
+    return platform.machine()
+
+
+def _keep_compiled() -> None:
+    """Keep what is compiled for other processes, unless somebody has decided where, or against it.
+
+    A fit compiles about a hundred functions, none of which takes the second that JAX asks for.
+    """
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
+        return
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    with suppress(OSError, RuntimeError):  # nowhere to write, or no home
+        folder = Path(root).expanduser() / "xplinear" / "jax" / _processor()
+        folder.mkdir(parents=True, exist_ok=True)
+        config.update("jax_compilation_cache_dir", str(folder))
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+_keep_compiled()
+
+
 def _on(device: Any) -> Backend:
     def move(x: Any) -> jax.Array:
         if isinstance(x, Tracer):
@@ -210,9 +262,12 @@ def _on(device: Any) -> Backend:
         out_of_memory=_out_of_memory,
         synchronize=synchronize,
         compiles=True,
+        warm=lambda: cast("Any", jax.config).jax_compilation_cache_dir,
         padding=_padding,
         near=near,
         compile=_jit,
+        loop=_repeat,
+        write=_jit(written),
         fold=_fold,
         double_precision=partial(jax.enable_x64, True),
         tensor_cores=device.platform in ("cuda", "gpu"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, cast
 
 import array_api_compat.numpy as xp
 import numpy as np
 
-from xplinear.backends.base import Backend, BackendError, fetched
+from xplinear.backends.base import Backend, BackendError, fetched, write_in_place
 from xplinear.backends.epoch import Epoch
 from xplinear.backends.threads import blas
 from xplinear.backends.transfer import read_rows
-from xplinear.losses import SoftmaxLoss
+from xplinear.losses import LOSSES, Loss, SoftmaxLoss
+from xplinear.losses.exponential import least_exponent
 from xplinear.namespace import HostArray, Namespace
 
 __all__ = ["describe", "follow", "select"]
@@ -21,38 +24,109 @@ _PIECE_BYTES = 4 * 2**20
 
 
 def _fold(epoch: Epoch) -> Any:
-    """Fold as `fold_in_python` does, while a thread gathers the rows of the next batches.
+    """Fold as `fold_in_python` does, while a thread gathers the rows of the next batches."""
+    carry, step = epoch.carry, epoch.step
+    with closing(_batches(epoch, _numbers(carry))) as batches:
+        for rows, factor in batches:
+            carry = step(carry, rows, factor)
+    return carry
+
+
+def _sgd(loss: Loss, epoch: Epoch) -> Any:
+    """Fold SGD's update as `_fold` does, in few arrays; rows are centred where they are gathered.
+
+    Weights and intercepts lie in one array ``(m, c, p + 1)``.
+    """
+    del loss  # that of the rule has its kernel
+    rule: Any = epoch.update.rule
+    steps, models, targets, standard = epoch.shared
+    (W, b), velocity, total, seen = epoch.carry
+    p, m, c = W.shape
+    if any(a.size > p for a in (steps.centre, *(standard or ()))):  # each model has its own
+        return _fold(epoch)
+    centre, scale = steps.centre[:, 0], None
+    if standard is not None:
+        near, scale = (a.reshape(p) for a in standard)
+        centre = near + centre / np.where(scale != 0.0, scale, 1.0)
+
+    def centred(X: HostArray, into: HostArray) -> None:
+        # In the dtype of the standard: another may not hold what is not yet brought near.
+        fits = np.result_type(X, centre) == into.dtype
+        found = np.subtract(X, centre, out=into if fits else None)
+        if scale is not None:
+            found *= scale
+        if not fits:
+            np.copyto(into, found, "same_kind")
+
+    at, moving, summed = _packed(W, b), _packed(*velocity), _packed(*total)
+    step, gradient = _packed(steps.weights[:, :, :1], steps.intercept[:, :1]), np.empty_like(at)
+    columns, into = (a.reshape(m * c, p + 1)[:, :p] for a in (at, gradient))
+    weights, shrink = at[:, :, :p].transpose(2, 0, 1), steps.penalty[:, :, :1]
+    with closing(_batches(epoch, W.size, centred)) as batches:
+        for (X, labels, s), factor in batches:
+            n, y = len(X), labels if targets is None else labels.take(targets, axis=1)
+            Z = (X @ columns.T).reshape(n, m, c) + at[:, :, p]
+            Z = Z if c > 1 else np.concatenate((-0.5 * Z, 0.5 * Z), axis=2)
+            value, G = rule.loss.value_and_grad(Z, y, xp=xp)
+            G = G if c > 1 else 0.5 * (G[:, :, 1:] - G[:, :, :1])
+            if s is not None:
+                own = s if models is None else s.take(models, axis=1)
+                value, G = value * own, G * own[:, :, None]
+            seen = seen + value.sum(axis=0)
+            np.matmul(G.reshape(n, m * c).T, X, out=into)
+            gradient[:, :, p] = G.sum(axis=0)
+            gradient *= factor / n * step
+            moving *= rule.momentum
+            moving -= gradient
+            at += rule.momentum * moving - gradient if rule.nesterov else moving
+            weights[...] = rule.penalty.prox(weights, factor * shrink, xp=xp)
+            if rule.average:
+                summed += at
+    params, all_three = type(velocity), (at, moving, summed)
+    return *(params(a[:, :, :p].transpose(2, 0, 1), a[:, :, p]) for a in all_three), seen
+
+
+def _packed(W: HostArray, b: HostArray) -> HostArray:
+    """Return weights ``(p, m, c)`` and intercepts ``(m, c)`` in one array ``(m, c, p + 1)``."""
+    return np.concatenate((W.transpose(1, 2, 0), b[:, :, None]), axis=2)
+
+
+def _batches(
+    epoch: Epoch, weights: int, prepare: Callable[[HostArray, HostArray], Any] | None = None
+) -> Generator[tuple[tuple[Any, ...], float]]:
+    """Yield the rows and the factor of each batch; a thread gathers those of the next meanwhile.
 
     Scattered reads wait for memory, not for the processor; `take` releases the interpreter lock.
+    ``prepare`` writes rows of X as they are stored to others, in the dtype of the computation.
     """
-    carry, step, size, n = epoch.carry, epoch.step, epoch.size, len(epoch.order)
+    size, n, X = epoch.size, len(epoch.order), epoch.rows[0]
     order = epoch.order.astype(np.intp)  # once, not in every `take`
-    row_bytes = sum(a[:1].nbytes for a in epoch.rows if a is not None)
-    per_piece = size * max(1, min(_PIECE_BYTES // (size * row_bytes), -(-n // size)))
+    y, s = (None if a is None else a.take(order, axis=0) for a in epoch.rows[1:])
+    dtype = np.dtype(epoch.update.dtype) if prepare else X.dtype
+    batches = min(_PIECE_BYTES // (size * X.shape[1] * dtype.itemsize), -(-n // size))
+    shape = per_piece, _ = size * max(1, batches), X.shape[1]
     # Two pieces in turn, in the same memory: fresh memory would cost a page fault per 4 KiB.
-    pieces = [
-        [None if a is None else np.empty((per_piece, *a.shape[1:]), a.dtype) for a in epoch.rows]
-        for _ in range(1 + (n > per_piece))
-    ]
+    pieces = [np.empty(shape, dtype) for _ in range(1 + (n > per_piece))]
+    stored = None if X.dtype == dtype else np.empty(shape, X.dtype)
 
-    def gather(start: int) -> list[HostArray | None]:
+    def gather(start: int) -> HostArray:
         index = order[start : start + per_piece]
-        piece = pieces[start // per_piece % 2]
-        return [
-            a if a is None or into is None else read_rows(a, index, into)
-            for a, into in zip(epoch.rows, piece, strict=True)
-        ]
+        piece = pieces[start // per_piece % 2][: len(index)]
+        rows = read_rows(X, index, piece if stored is None else stored)
+        if prepare:
+            prepare(rows, piece)
+        return piece
 
     factors = iter(epoch.schedule)
-    with ThreadPoolExecutor(1) as thread, blas.products(2.0 * size * _numbers(carry)):
+    with ThreadPoolExecutor(1) as thread, blas.products(2.0 * size * weights):
         piece = gather(0)
         for start in range(0, n, per_piece):
             coming = thread.submit(gather, start + per_piece) if start + per_piece < n else None
-            for i in range(0, min(per_piece, n - start), size):
-                rows = tuple(None if a is None else a[i : i + size] for a in piece)
-                carry = step(carry, rows, next(factors))
+            for i in range(start, min(start + per_piece, n), size):
+                rows = piece[i - start : i - start + size]
+                own = (None if a is None else a[i : i + size] for a in (y, s))
+                yield (rows, *own), next(factors)
             piece = coming.result() if coming else piece
-    return carry
 
 
 def _numbers(part: Any) -> int:
@@ -66,7 +140,7 @@ def _softmax(
     loss: SoftmaxLoss, Z: HostArray, y: HostArray, *, xp: Namespace
 ) -> tuple[HostArray, HostArray]:
     """Softmax loss and gradient in one buffer, classes first: reductions then run over rows."""
-    del loss, xp
+    del loss
     n, m, k = Z.shape
     G = Z.reshape(n * m, k).T.copy()
     y = y.reshape(-1) if y.size == n * m else np.repeat(y, m)
@@ -74,6 +148,9 @@ def _softmax(
     G -= np.maximum.reduce(G, axis=0)
     flat = G.reshape(-1)
     value = flat.take(true)
+    least = np.empty_like(value)
+    least.fill(least_exponent(G.dtype, xp=xp))  # a maximum with one number would be slower
+    np.maximum(G, least, out=G)
     np.exp(G, out=G)
     total = np.add.reduce(G, axis=0)
     value = np.log(total) - value
@@ -90,9 +167,14 @@ _BACKEND = Backend(
     fetch=np.asarray,
     block_bytes=2 * 2**20,  # a block and its scores stay in the second-level cache
     fold=_fold,
+    write=write_in_place,
+    over=lambda x: bool(x.all()),
     each=blas.each,
     products=blas.products,
-    kernels={(SoftmaxLoss, "value_and_grad"): _softmax},
+    kernels={
+        (SoftmaxLoss, "value_and_grad"): _softmax,
+        **{(loss, "sgd"): _sgd for loss in LOSSES.values()},
+    },
 )
 
 

@@ -1,14 +1,16 @@
-"""PyTorch: CPU, CUDA and MPS tensors; on CUDA an epoch replays one captured mini-batch."""
+"""PyTorch: CPU, CUDA and MPS tensors; on CUDA an epoch replays captured mini-batches."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import ref
 
 import array_api_compat.torch as xp
 import numpy as np
@@ -21,17 +23,19 @@ from xplinear.backends.base import (
     gpu_block_bytes,
     is_memory_error,
     native,
+    write_in_place,
 )
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
 from xplinear.backends.threads import Setting, Threads, renewed_in_children
 from xplinear.backends.transfer import upload_ahead
+from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import HostArray
 
 __all__ = ["describe", "follow", "select"]
 
-_WARM_UP = 3  # mini-batches before the capture: libraries set themselves up in their first calls
-_WORTH_A_CAPTURE = 64  # mini-batches
+_TOGETHER, _TOGETHER_BYTES = 8, 2**26  # in a recording: mini-batches, and their rows
+_MOST_KEPT = 4  # epochs: one fit has one, or one for each size of its stack
 # Of the host, of the device or that can be pinned, for a library.
 _OUT_OF_MEMORY = "DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
 # Dtypes that torch stores, and hardly computes with.
@@ -56,39 +60,180 @@ def _copied(part: Any) -> Any:
     return part.clone() if isinstance(part, torch.Tensor) else part
 
 
-def _fold_by(capture: _Capture, epoch: Epoch) -> Any:
-    """Fold as `fold_in_python` does, the whole batches by replays of one captured update.
+def _layout(part: Any) -> Any:
+    """Return nested tuples with the shape and the dtype of a tensor in its place."""
+    if isinstance(part, tuple):
+        return type(part), *map(_layout, part)
+    return (part.shape, part.dtype) if isinstance(part, torch.Tensor) else part
+
+
+def _place(part: Any) -> Any:
+    """Return nested tuples with what a recording knows of a tensor in its place."""
+    if isinstance(part, tuple):
+        return type(part), *map(_place, part)
+    if not isinstance(part, torch.Tensor):
+        return part
+    return part.data_ptr(), part.shape, part.stride(), part.dtype, part.device
+
+
+def _foreach(operation: str) -> Callable[..., Any]:
+    """Return an operation on lists of tensors: one launch for all; torch calls it private."""
+    return getattr(torch, f"_foreach_{operation}")
+
+
+def _write(old: Any, new: Any) -> None:
+    """Copy nested tuples of tensors to others."""
+    pairs = zip(_tensors(old), _tensors(new), strict=True)
+    changed = [pair for pair in pairs if pair[0] is not pair[1]]
+    if changed:
+        into, values = map(list, zip(*changed, strict=True))
+        _foreach("copy_")(into, values)
+
+
+class _Recording(NamedTuple):
+    """Mini-batches that are repeated, and where they find the numbers of their rows and factors."""
+
+    replay: Callable[[], None]
+    order: torch.Tensor
+    schedule: Any
+
+
+class _Recordings(NamedTuple):
+    """Those of epochs alike, by how many mini-batches they make, and of how many rows."""
+
+    labels: ref[torch.Tensor]  # those of a fit: when it ends, nobody needs the recordings
+    memory: list[tuple[Any, Any]]  # one carry and its constants, once there are any
+    made: dict[tuple[int, int], _Recording | None]  # None after a first time, not recorded
+
+
+_Kept = dict[Hashable, _Recordings]
+
+
+def _recordings(kept: _Kept, epoch: Epoch) -> _Recordings:
+    """Return those of such an epoch, whose rows are where those of this one are."""
+    tf32 = getattr(torch.backends.cuda.matmul, _tf32_setting())
+    there = _place((epoch.rows, epoch.shared._replace(constants=None)))
+    values = _layout((epoch.carry, epoch.shared.constants))
+    key = epoch.minibatch, epoch.update, epoch.size, tf32, there, values
+    found = kept.pop(key, None)
+    if found is None:
+        found = _Recordings(ref(epoch.rows[1], lambda _: kept.pop(key, None)), [], {})
+    kept[key] = found
+    for old in [*kept][:-_MOST_KEPT]:
+        kept.pop(old, None)
+    return found
+
+
+def _parted(epoch: Epoch, batches: int) -> tuple[Epoch, Epoch]:
+    """Return the first whole batches of an epoch, and the others."""
+    rows, (order, schedule) = batches * epoch.size, (epoch.order, epoch.schedule)
+    first = epoch._replace(order=order[:rows], schedule=schedule[:batches])
+    return first, epoch._replace(order=order[rows:], schedule=schedule[batches:])
+
+
+def _fold_in_place(epoch: Epoch) -> None:
+    """Update the carry by all batches of an epoch, which are whole."""
+    size, carry = epoch.size, epoch.carry
+    rows = [None if a is None else torch.index_select(a, 0, epoch.order) for a in epoch.rows]
+    for i, factor in enumerate(epoch.schedule):
+        at = slice(i * size, (i + 1) * size)
+        carry = epoch.step(carry, tuple(None if a is None else a[at] for a in rows), factor)
+    _write(epoch.carry, carry)
+
+
+def _repeat(capture: _Capture, recordings: _Recordings, epoch: Epoch) -> None:
+    """Update as `_fold_in_place` does; what comes a second time is recorded.
+
+    In their first calls libraries set themselves up, which cannot be.
+    """
+    made, key = recordings.made, (len(epoch.schedule), epoch.size)
+    if key not in made:
+        made[key] = None
+        return _fold_in_place(epoch)
+    found = made[key]
+    if found is None:
+        own = epoch._replace(order=_copied(epoch.order), schedule=_copied(epoch.schedule))
+        found = _Recording(capture(partial(_fold_in_place, own)), own.order, own.schedule)
+        made[key] = found
+    _write((found.order, found.schedule), (epoch.order, epoch.schedule))
+    return found.replay()
+
+
+def _fold_by(capture: _Capture, kept: _Kept, epoch: Epoch) -> Any:
+    """Fold as `fold_in_python` does, by replays of captured mini-batches.
 
     ``capture`` records the work of a function and returns what repeats it. A recording knows
-    addresses, not values: the carry is updated in place, and a counter in device memory finds
-    the batch.
+    addresses, not values: it serves all epochs whose rows are where they were. ``kept`` has those
+    of the last epochs.
     """
-    order, schedule, size = epoch.order, epoch.schedule, epoch.size
-    whole = order.shape[0] // size
-    if whole < _WORTH_A_CAPTURE:
-        return fold_in_python(epoch)
-    first, last = _WARM_UP * size, whole * size
-    # What the caller passed must not change; what warm-up passed on unchanged is the caller's.
-    warm_up = epoch._replace(order=order[:first], schedule=schedule[:_WARM_UP])
-    carry = _copied(fold_in_python(warm_up))
-    batches = torch.reshape(order[first:last], (-1, size))
-    device, dtype = order.device, _tensors(carry)[0].dtype
-    factors = torch.asarray(schedule[_WARM_UP:whole], dtype=dtype, device=device)
-    counter = torch.zeros(1, dtype=torch.int64, device=device)
+    size, values = epoch.size, (epoch.carry, epoch.shared.constants)
+    recordings = _recordings(kept, epoch)
+    if not recordings.memory:
+        recordings.memory.append(_copied(values))
+    carry, constants = memory = recordings.memory[0]
+    _write(memory, values)
+    dtype, device = _tensors(carry)[0].dtype, epoch.order.device
+    epoch = epoch._replace(
+        carry=carry,
+        shared=epoch.shared._replace(constants=constants),
+        schedule=torch.asarray(epoch.schedule, dtype=dtype, device=device),
+    )
+    together = _TOGETHER_BYTES // max(1, size * epoch.rows[0][0].nbytes)
+    for count in (max(1, min(_TOGETHER, together)), 1):
+        while len(epoch.order) >= count * size:
+            first, epoch = _parted(epoch, count)
+            _repeat(capture, recordings, first)
+    if len(epoch.order):  # the last batch is incomplete
+        _repeat(capture, recordings, epoch._replace(size=len(epoch.order)))
+    return _copied(carry)  # the caller's is not the next epoch's
 
-    def step() -> None:
-        index, factor = (torch.index_select(a, 0, counter)[0] for a in (batches, factors))
-        rows = tuple(None if a is None else torch.index_select(a, 0, index) for a in epoch.rows)
-        updated = epoch.step(carry, rows, factor)
-        for old, new in zip(_tensors(carry), _tensors(updated), strict=True):
-            old.copy_(new)
-        counter.add_(1)
 
-    replay = capture(step)
-    for _ in range(whole - _WARM_UP):
-        replay()
-    rest = epoch._replace(carry=carry, order=order[last:], schedule=schedule[whole:])
-    return fold_in_python(rest)
+def _columns_first(part: Any) -> Any:
+    """Return nested tuples with every weight ``(p, m, c)`` in the order of its gradient."""
+    if isinstance(part, tuple):
+        parts = [_columns_first(a) for a in part]
+        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+    return part.permute(1, 2, 0).contiguous().permute(2, 0, 1) if part.ndim == 3 else part
+
+
+def _update(rule: Any, xp: Any, carry: Any, batch: Any, factor: Any, steps: Any) -> Any:
+    """Make one mini-batch update of SGD in place: each launch costs more than it computes.
+
+    X is centred in place of W's scores and gradient; weights and intercepts go together.
+    """
+    params, velocity, total, seen = carry
+    (W, b), (p, m, c) = params, params.W.shape
+    X = batch.rows.dense() - steps.centre.T
+    Z = torch.addmm(b.reshape(-1), X, W.reshape(p, m * c)).reshape(-1, m, c)
+    value, G = rule.loss.value_and_grad(Z, batch.y, xp=xp)
+    if batch.s is not None:
+        value, G = value * batch.s, G * batch.s[..., None]
+    gradient = (G.reshape(-1, m * c).T @ X).T.reshape(p, m, c), G.sum(0)
+    step = _foreach("mul")((steps.weights, steps.intercept), factor / batch.count)
+    _foreach("mul_")(velocity, rule.momentum)
+    _foreach("addcmul_")(velocity, gradient, step, -1.0)
+    if rule.nesterov:
+        _foreach("add_")(params, velocity, alpha=rule.momentum)
+        _foreach("addcmul_")(params, gradient, step, -1.0)
+    else:
+        _foreach("add_")(params, velocity)
+    params = params._replace(W=rule.penalty.prox(W, factor * steps.penalty, xp=xp))
+    if rule.average:
+        _foreach("add_")(total, params)
+    seen.add_(value.sum(0))
+    return params, velocity, total, seen
+
+
+def _sgd(fold: Callable[[Epoch], Any], loss: Loss, epoch: Epoch) -> Any:
+    """Fold SGD's update over the mini-batches of an epoch, by a fold that owns the carry."""
+    del loss  # it is in the rule
+    steps, shared, standard = epoch.shared.constants, epoch.shared, epoch.shared.standard
+    own = steps.centre.shape[1] > 1 or (standard is not None and standard.centre.ndim > 1)
+    if own or epoch.carry[0].W.shape[2] == 1:  # rows of each model's own; one column for two
+        return fold(epoch)
+    carry, steps = _columns_first((epoch.carry, steps))
+    update, shared = epoch.update._replace(function=_update), shared._replace(constants=steps)
+    return fold(epoch._replace(update=update, shared=shared, carry=carry))
 
 
 @cache  # cuBLAS keeps a workspace for every stream; new streams are old ones again after 32
@@ -97,11 +242,21 @@ def _stream(device: torch.device, _purpose: str) -> torch.cuda.Stream:
 
 
 def _captured(stream: torch.cuda.Stream, function: Callable[[], None]) -> Callable[[], None]:
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may go on using CUDA meanwhile.
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        function()
+    graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+    gc.disable()  # it might free another graph, which is no part of this one
+    try:
+        # Other threads may go on using CUDA meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            function()
+    finally:
+        if collects:
+            gc.enable()
     return graph.replay
+
+
+@cache
+def _kept(_device: torch.device) -> _Kept:
+    return {}
 
 
 def _fold_on(device: torch.device, epoch: Epoch) -> Any:
@@ -111,7 +266,7 @@ def _fold_on(device: torch.device, epoch: Epoch) -> Any:
         stream.wait_stream(outer)
         try:
             with torch.cuda.stream(stream):
-                return _fold_by(partial(_captured, stream), epoch)
+                return _fold_by(partial(_captured, stream), _kept(device), epoch)
         finally:
             outer.wait_stream(stream)  # after an error too: what was queued reads the arrays
 
@@ -159,12 +314,16 @@ def _fold_on_cpu(epoch: Epoch) -> Any:
         return fold_in_python(epoch)
 
 
+def _tf32_setting() -> str:
+    new = hasattr(torch.backends.cuda.matmul, "fp32_precision")  # since torch 2.9
+    return "fp32_precision" if new else "allow_tf32"  # reading both would be an error
+
+
 @contextmanager
 def _products(tf32: bool) -> Generator[None]:
     """Multiply float32 matrices in TF32, or not; the user's own setting comes back."""
-    matmul = torch.backends.cuda.matmul
-    new = hasattr(matmul, "fp32_precision")  # since torch 2.9; reading both would be an error
-    name, value = ("fp32_precision", "tf32" if tf32 else "ieee") if new else ("allow_tf32", tf32)
+    matmul, name = torch.backends.cuda.matmul, _tf32_setting()
+    value = tf32 if name == "allow_tf32" else "tf32" if tf32 else "ieee"
     before = getattr(matmul, name)
     setattr(matmul, name, value)
     try:
@@ -172,6 +331,10 @@ def _products(tf32: bool) -> Generator[None]:
             yield
     finally:
         setattr(matmul, name, before)
+
+
+def _kernels(sgd: Callable[..., Any]) -> dict[tuple[type, str], Callable[..., Any]]:
+    return {(loss, "sgd"): sgd for loss in LOSSES.values()}
 
 
 @cache
@@ -194,13 +357,15 @@ def _on(device: torch.device) -> Backend:
     if kind == "cpu":
         own = {"block_bytes": 16 * 2**20, "each": _each, "products": _threads.products}
     elif kind == "cuda":
-        fold = in_precision(products, _fold_on, device)
+        captured = partial(_fold_on, device)
+        fold = in_precision(products, captured)
         own |= {
             "tensor_cores": True,
             "block_bytes": gpu_block_bytes(torch.cuda.get_device_properties(device).total_memory),
+            "kernels": _kernels(in_precision(products, _sgd, captured)),
             "free_memory": partial(_free_gpu_memory, device),
             "upload": partial(upload_ahead, copier=partial(_Copies, device)),
-            "release_memory": torch.cuda.empty_cache,
+            "release_memory": partial(_release_memory, device),
             "synchronize": partial(torch.cuda.synchronize, device),
         }
     elif kind == "mps":
@@ -215,6 +380,7 @@ def _on(device: torch.device) -> Backend:
         traced=_traced,
         settings=partial(_settings, kind),
         compile=partial(in_precision, products),
+        write=write_in_place,
         fold=fold,
         plain_fold=plain,
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
@@ -261,6 +427,11 @@ class _Copies:
 def _free_gpu_memory(device: torch.device) -> int:
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + cached
+
+
+def _release_memory(device: torch.device) -> None:
+    _kept(device).clear()
+    torch.cuda.empty_cache()
 
 
 def _fetch(x: torch.Tensor) -> HostArray:

@@ -10,7 +10,7 @@ from xplinear.arguments import NONE, instance
 from xplinear.backends.base import undisturbed
 from xplinear.duality import value_and_lower_bound
 from xplinear.minimize import Result, place_of
-from xplinear.namespace import HostArray
+from xplinear.namespace import Array, HostArray, Namespace
 from xplinear.objective import Objective
 from xplinear.solvers.protocol import SOLVER, Solver, declared
 
@@ -106,16 +106,21 @@ def certify(objective: Objective, result: Result, solver: Solver | None = None) 
     """
     instance(Result, "a Result of minimize")("result", result)
     (SOLVER | NONE)("solver", solver)
-    backend, xp = objective.data.backend, objective.xp
+    backend = objective.data.backend
     look = declared(solver, "ahead")
     whole = result.state.params.b.shape[0] == objective.m  # no model has left the stack
     with backend.products(0.0):
         ahead = look(objective, result.state) if look is not None and whole else None
     with backend.double_precision(), backend.products(0.0):
-        both = backend.to_host(xp.stack(value_and_lower_bound(objective, result.params, ahead)))
+        bounds = value_and_lower_bound(objective, result.params, ahead)
+        both = backend.to_host(backend.compile(_stacked, objective.xp)(*bounds))
     value, bound = both.astype(np.float64)
     # The solver's bound is a number of the dtype of the fit: rounding may put it above F.
     bound = np.maximum(bound, np.minimum(result.lower_bound, value))
     # A solver with a bound of its own measures the gap, no gradient.
     residual = np.where(np.isfinite(result.lower_bound), np.nan, result.residual)
     return Certificate(value, bound, residual, result.reasons)
+
+
+def _stacked(xp: Namespace, *parts: Array) -> Array:
+    return xp.stack(parts)

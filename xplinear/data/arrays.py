@@ -10,7 +10,7 @@ from typing import Any
 from xplinear.arguments import ArgumentError
 from xplinear.backends.base import Backend
 from xplinear.data import blocks
-from xplinear.data.blocks import Budget
+from xplinear.data.blocks import Budget, Orders
 from xplinear.data.rows import Standard
 from xplinear.namespace import Array, HostArray
 
@@ -44,6 +44,8 @@ class ArrayData:
         The number of classes that ``y`` was checked for; None leaves it to `check_classes`.
     budget : Budget
         Shared by all stacks made of the same rows: what one learnt of the memory, all know.
+    orders : Orders
+        Shared likewise: what was drawn for the next epoch.
     padding : int
         How many rows, the last of X, y and s, are none: they weigh 0. See `Backend.padding`.
 
@@ -66,6 +68,7 @@ class ArrayData:
     standard: Standard | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
+    orders: Orders = field(default_factory=Orders, kw_only=True, repr=False)
     padding: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -7,9 +7,10 @@ import gc
 import math
 import sys
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,12 +28,13 @@ from xplinear.arguments import (
 from xplinear.arguments import settle as check_fields
 from xplinear.backends.base import Backend
 from xplinear.backends.epoch import Epoch, Shared, Update
-from xplinear.data.protocol import Batch, Block, Data, Kernel
+from xplinear.data.protocol import Batch, Block, Data, Followed, Kernel
 from xplinear.data.rows import DenseRows, FarStandard, Standard
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace, device
 
 __all__ = [
     "Budget",
+    "Orders",
     "Source",
     "as_held",
     "check_classes",
@@ -58,6 +60,7 @@ _BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
 _CLASSES, _ROWS = NONE | integer(1), integer(0)
 _FEW_ROWS = 256  # a block of fewer rows wastes the matrix product ...
 _FEW_BYTES = 64 * 2**20  # ... unless even these would take more than this
+_FEW_TO_DRAW = 10_000  # an order of fewer rows is there before a thread is
 
 
 @dataclass
@@ -65,6 +68,27 @@ class Budget:
     """Bytes a block may take: no limit, until the device has run out of memory."""
 
     bytes: int = sys.maxsize
+
+
+class Orders:
+    """The orders of epochs: that of the next one is drawn by a thread while this one runs."""
+
+    def __init__(self) -> None:
+        self._drawn: tuple[tuple[int, int, int], HostArray] | None = None
+
+    @contextmanager
+    def order(self, n: int, shuffle: tuple[int, int]) -> Generator[HostArray]:
+        """Give the order of an epoch; nothing is drawn any more at its end, however it ends."""
+        (drawn, self._drawn), key = (self._drawn, None), (n, *shuffle)
+        order = drawn[1] if drawn and drawn[0] == key else shuffled(*key)
+        if n < _FEW_TO_DRAW or not isinstance(shuffle, Followed):
+            yield order
+            return
+        following = n, shuffle.seed, shuffle.epoch + 1
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(shuffled, *following)
+            yield order
+        self._drawn = following, coming.result()
 
 
 class Source(Data, Protocol):
@@ -86,6 +110,8 @@ class Source(Data, Protocol):
     def budget(self) -> Budget: ...
     @property
     def block_bytes(self) -> int: ...
+    @property
+    def orders(self) -> Orders: ...
     @property
     def padding(self) -> int: ...
     @property
@@ -183,7 +209,10 @@ def epoch(
     fold, done = fold or source.backend.fold, 0
     changes = Update(update, rule, source.backend.xp, source.dtype)
     shared = Shared(constants, source.models, source.targets, source.standard)
-    with closing(source.drawn(shuffled(source.n, *shuffle), batch_size)) as parts:
+    with (
+        source.orders.order(source.n, shuffle) as drawn,
+        closing(source.drawn(drawn, batch_size)) as parts,
+    ):
         for rows, order in parts:
             own = schedule[done : done + -(-order.shape[0] // batch_size)]
             done += len(own)
@@ -234,7 +263,11 @@ def _of_models(a: Array | None, columns: Array | None, *, xp: Namespace) -> Arra
 
 def shares(source: Source) -> tuple[Array, Array]:
     """Return the share ``(n,)`` of each row in the weights, mean of the columns, and their sums."""
-    xp, s = source.backend.xp, cast(Array, source.s)
+    xp = source.backend.xp
+    return source.backend.compile(_shares, xp)(source.s)
+
+
+def _shares(xp: Namespace, s: Array) -> tuple[Array, Array]:
     wide = accumulator(s, xp=xp)
     total = xp.sum(s, axis=0, dtype=wide)
     part = xp.astype(1.0 / xp.where(total > 0, total, 1.0) / s.shape[1], s.dtype)
@@ -242,8 +275,8 @@ def shares(source: Source) -> tuple[Array, Array]:
     return share, xp.cumulative_sum(share)
 
 
-def _sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Array, Array]:
-    """Return indices of rows, evenly spaced in the sums of their shares, and what share is made of.
+def _sampled(rows: int, xp: Namespace, share: Array, sums: Array, s: Array) -> tuple[Array, Array]:
+    """Return indices of rows, evenly spaced in the sums of their shares, and their weights.
 
     A row of no weight is never among them, and one that carries all the weight always is. To
     be weighted as all rows are, a row's weights are divided by its share times n.
@@ -253,7 +286,8 @@ def _sampled(share: Array, sums: Array, rows: int, *, xp: Namespace) -> tuple[Ar
     index = xp.searchsorted(sums, (where + 0.5) * (sums[-1] / rows), side="right")
     index = xp.where(index < n, index, n - 1)
     own = n * xp.take(share, index)
-    return index, 1.0 / xp.where(own > 0, own, 1.0)
+    factor = xp.astype(1.0 / xp.where(own > 0, own, 1.0), s.dtype)
+    return index, xp.take(s, index, axis=0) * factor[:, None]
 
 
 def _labelled(source: Source, X: Array, rows: slice) -> Block:
@@ -432,8 +466,7 @@ def sample(source: Source, rows: int) -> Block:
         return _labelled(source, source.gathered(some), some)
     if source.s is not None:
         share, sums = source.shares
-        index, factor = _sampled(share, sums, rows, xp=xp)
-        s = xp.take(source.s, index, axis=0) * xp.astype(factor, source.s.dtype)[:, None]
+        index, s = source.backend.compile(_sampled, rows, xp)(share, sums, source.s)
     else:
         where = np.arange(0, n, -(-n // rows))
         there = np.ones((len(where), 1))

@@ -14,7 +14,7 @@ from xplinear.backends.epoch import Epoch
 from xplinear.data.rows import Rows, Standard
 from xplinear.namespace import Array, Namespace
 
-__all__ = ["Batch", "Block", "Data", "Kernel", "Standard"]
+__all__ = ["Batch", "Block", "Data", "Followed", "Kernel", "Standard"]
 
 # Called with a `Block` as it is stored, a `Shared`, and the arguments of the function whose place
 # it takes; None leaves the block to that.
@@ -48,6 +48,16 @@ class Batch(NamedTuple):
     y: Array
     s: Array | None
     count: Any
+
+
+class Followed(NamedTuple):
+    """The seed and the number of an epoch that the next one follows, for `Data.epoch`.
+
+    Its order can be drawn meanwhile.
+    """
+
+    seed: int
+    epoch: int
 
 
 class Data(Protocol):
@@ -148,9 +158,10 @@ class Data(Protocol):
     ) -> Any:
         """Fold ``update(rule, xp, carry, batch, factor, constants)`` over an epoch of mini-batches.
 
-        ``shuffle`` (a seed and the epoch's number) decides the order, the same on every
-        backend; ``schedule`` gives the factor of each batch; ``fold`` takes the place of
-        `Backend.fold`, and may be called for one part of the rows after another.
+        ``shuffle`` (a seed and the epoch's number, `Followed` where another comes after it)
+        decides the order, the same on every backend; ``schedule`` gives the factor of each
+        batch; ``fold`` takes the place of `Backend.fold`, and may be called for one part of the
+        rows after another.
         """
         ...
 

@@ -15,7 +15,7 @@ from xplinear.backends.base import Backend
 from xplinear.backends.transfer import RowIndices
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
-from xplinear.data.blocks import Budget, padded
+from xplinear.data.blocks import Budget, Orders, padded
 from xplinear.data.protocol import Data
 from xplinear.data.rows import Standard
 from xplinear.namespace import Array, HostArray
@@ -37,7 +37,7 @@ class StreamedData:
     ----------
     X : ndarray of shape (n, p)
         Or a memory map; any numeric dtype and layout, read-only too.
-    y, s, dtype, models, backend, targets, standard, classes, budget, padding
+    y, s, dtype, models, backend, targets, standard, classes, budget, orders, padding
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
@@ -63,6 +63,7 @@ class StreamedData:
     standard: Standard | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
+    orders: Orders = field(default_factory=Orders, kw_only=True, repr=False)
     padding: int = field(default=0, kw_only=True)
     rows: HostArray | None = field(default=None, kw_only=True)
 

@@ -19,6 +19,7 @@ from xplinear.estimator.settings import Settings
 from xplinear.estimator.standardize import (
     column_bounds,
     composed,
+    moments_in,
     nearby,
     restandardized,
     standard_of,
@@ -35,6 +36,7 @@ from xplinear.namespace import Array, HostArray, accumulator, name_of
 from xplinear.objective import Objective, Params
 from xplinear.solvers import SOLVERS, Solver
 from xplinear.solvers.automatic import cheap_passes
+from xplinear.solvers.metric import feature_moments
 from xplinear.solvers.protocol import declared
 
 __all__ = ["Problem", "Sample", "history_of_one", "place_of", "prepare"]
@@ -70,10 +72,14 @@ class Sample(NamedTuple):
     dtype: Any
     result_dtype: Any
 
-    def part(self, index: HostArray | None, weights: HostArray | None) -> Data:
-        """Return some rows; of weights only the ratios count, and equal ones need none."""
+    def ratios(self, index: HostArray | None, weights: HostArray | None) -> HostArray | None:
+        """Return the weights of some rows, of which only the ratios count; equal ones need none."""
         own = None if weights is None else weights if index is None else weights[index]
-        own = None if own is None or own.min() == own.max() else own / own.max()
+        return None if own is None or own.min() == own.max() else own / own.max()
+
+    def part(self, index: HostArray | None, weights: HostArray | None) -> Data:
+        """Return some rows."""
+        own = self.ratios(index, weights)
         return data_of(
             self.X,
             self.codes if index is None else self.codes[index],
@@ -187,6 +193,10 @@ def _counted_rows(weights: HostArray | None, dtype: Any, backend: Backend) -> Ho
         return None
     counts = weights >= float(backend.xp.finfo(dtype).smallest_normal)
     return None if counts.all() else np.flatnonzero(counts)
+
+
+def _same(a: HostArray | None, b: HostArray | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))
 
 
 def _check_alpha(alpha: float, info: Any) -> None:
@@ -373,8 +383,15 @@ def prepare(
         settings.fit_intercept,
     )
     if settings.standardize:
-        seen = sample.part(scaled, sample.unclassed).with_standard(standard)
-        standard = composed(standard, standard_of(replace(objective, data=seen)))
-        objective = replace(objective, data=data.with_standard(standard))
+        weighed = sample.ratios(scaled, sample.unclassed), sample.ratios(counted, train)
+        same = _same(scaled, counted) and _same(*weighed)
+        seen = data if same else sample.part(scaled, sample.unclassed)
+        seen = replace(objective, data=seen.with_standard(standard))
+        moments = feature_moments(seen)
+        own = standard_of(seen, moments)
+        standard = composed(standard, own)
+        data = data.with_standard(standard)
+        measured = (data, moments_in(own, moments)) if same else None
+        objective = replace(objective, data=data, measured=measured)
     held_out = held_out and held_out.with_standard(standard)
     return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha)

@@ -18,6 +18,7 @@ from xplinear.estimator.problem import Problem, history_of_one
 from xplinear.estimator.settings import Settings
 from xplinear.formats.fitted import Fitted
 from xplinear.minimize import Interrupted, Progress, Result, minimize
+from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 from xplinear.penalties import has_strength
 from xplinear.solvers import SOLVERS, Solver
@@ -148,11 +149,15 @@ def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) ->
     return problem.fitted(solver, result, before=before, sgd_state=result.state), interrupt
 
 
+def _loss_and_strength(xp: Namespace, zero: Array, alpha: Array) -> Array:
+    return xp.stack([zero[0], xp.max(alpha)])
+
+
 def warn_of_no_optimum(objective: Objective, value: float) -> None:
     """Say so when there is no optimum, or the start was better than what was found."""
-    backend, xp = objective.data.backend, objective.xp
-    numbers = xp.stack([objective.loss_at_zero()[0], xp.max(objective.alpha)])
-    zero, alpha = backend.to_host(numbers).tolist()
+    backend = objective.data.backend
+    ends = backend.compile(_loss_and_strength, objective.xp)
+    zero, alpha = backend.to_host(ends(objective.loss_at_zero(), objective.alpha)).tolist()
     free = alpha == 0.0 or not has_strength(objective.penalty)
     if free and objective.loss.probabilistic and value < _SEPARATED * zero:
         warn(

@@ -22,9 +22,17 @@ from xplinear.data import Standard
 from xplinear.data.rows import FarStandard, centred_scores
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace
 from xplinear.objective import Objective, Params
-from xplinear.solvers.metric import feature_moments, vary
+from xplinear.solvers.metric import Moments, feature_moments, vary
 
-__all__ = ["Nearby", "column_bounds", "composed", "nearby", "restandardized", "standard_of"]
+__all__ = [
+    "Nearby",
+    "column_bounds",
+    "composed",
+    "moments_in",
+    "nearby",
+    "restandardized",
+    "standard_of",
+]
 
 
 _BLOCK_BYTES = 2**20  # the second look at a block finds it in the cache
@@ -83,7 +91,8 @@ def column_bounds(
             X = np.concatenate([*ends, X[whole:]])
         return xp.stack([xp.min(X, axis=0), xp.max(X, axis=0)])
 
-    both = xp.stack([bounds(block(i)) for i in range(0, n, size)])
+    blocks = iter(range(0, n, size))
+    both = xp.stack(list(backend.each(lambda i: bounds(block(i)), blocks)))
     both = both if host else backend.to_host(both)
     low, high = both[:, 0].min(axis=0), both[:, 1].max(axis=0)
     rounded, above = low.astype(np.float64), high.astype(np.float64)
@@ -161,7 +170,7 @@ def nearby(
     return Nearby(middle, np.clip(power, *_SAFE[stored or bits]))
 
 
-def standard_of(objective: Objective) -> Standard:
+def standard_of(objective: Objective, moments: Moments | None = None) -> Standard:
     """Return centre and scale that give every feature weighted mean 0 and variance 1.
 
     A feature that is constant gets scale 0, and so weight 0. Without an intercept
@@ -180,7 +189,8 @@ def standard_of(objective: Objective) -> Standard:
     Standard(centre=array([3., 7.]), scale=array([0.5, 0. ]))
     """
     xp, dtype = objective.xp, objective.data.dtype
-    weight, mean, deviation = (a[..., 0] for a in feature_moments(objective)[:3])
+    moments = feature_moments(objective) if moments is None else moments
+    weight, mean, deviation = (a[..., 0] for a in moments[:3])
     variance = deviation / weight
     varies = vary(mean, variance)
     scale = 1.0 / xp.sqrt(xp.where(varies, variance, 1.0))
@@ -192,6 +202,14 @@ def standard_of(objective: Objective) -> Standard:
     distance = float(objective.data.backend.to_host(xp.max(xp.abs(mean) * scale)))
     far = distance > _CANCELS[xp.finfo(dtype).bits]
     return (FarStandard if far else Standard)(mean, scale)
+
+
+def moments_in(standard: Standard, moments: Moments) -> Moments:
+    """Return the moments of standardized features."""
+    xp = array_namespace(moments.mean)
+    centre, scale = (xp.astype(a, moments.mean.dtype)[:, None] for a in standard)
+    mean, deviation = (moments.mean - centre) * scale, moments.deviation * scale * scale
+    return moments._replace(mean=mean, deviation=deviation)
 
 
 def composed(first: Standard | None, second: Standard) -> Standard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xplinear.arguments import number, scores_namespace, settle
+from xplinear.losses.exponential import shares
 from xplinear.losses.polytope import Polytope, Side
 from xplinear.losses.true_class import true_class, true_score
 from xplinear.namespace import Array, Namespace
@@ -88,8 +89,7 @@ class CrammerSingerLoss:
         true = true_class(Z, y, xp=xp)
         gap = Z - true_score(Z, true, xp=xp) + xp.where(true, 0.0, xp.full_like(Z, self.margin))
         worst = xp.max(gap, axis=-1, keepdims=True)
-        E = xp.exp((gap - worst) / width[..., None])
-        total = xp.sum(E, axis=-1, keepdims=True)
+        P, total = shares((gap - worst) / width[..., None], xp=xp)
         worst = worst[..., 0]
         smooth = worst + width * xp.log(total[..., 0] / Z.shape[-1])
-        return worst, smooth, E / total - xp.astype(true, Z.dtype)
+        return worst, smooth, P - xp.astype(true, Z.dtype)

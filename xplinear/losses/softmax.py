@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xplinear.arguments import check_array, scores_namespace
+from xplinear.losses.exponential import shares
 from xplinear.losses.true_class import diagonal, true_class, true_score
 from xplinear.namespace import Array, Namespace
 
@@ -71,15 +72,15 @@ class SoftmaxLoss:
         xp = scores_namespace(Z, y, xp=xp)
         true = true_class(Z, y, xp=xp)
         Z = Z - xp.max(Z, axis=-1, keepdims=True)
-        E = xp.exp(Z)
-        total = xp.sum(E, axis=-1, keepdims=True)
+        P, total = shares(Z, xp=xp)
         value = xp.log(total) - true_score(Z, true, xp=xp)
-        return value[..., 0], E / total - xp.astype(true, Z.dtype)
+        return value[..., 0], P - xp.astype(true, Z.dtype)
 
     def hessian(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return diag(P) − P Pᵀ ``(..., k, k)``."""
         xp = scores_namespace(Z, y, xp=xp)
-        P = softmax(Z, xp=xp)
+        # Of half the range, as entries are products of two.
+        P, _ = shares(Z - xp.max(Z, axis=-1, keepdims=True), xp=xp, precision=0.5)
         return diagonal(P, xp=xp) - P[..., :, None] * P[..., None, :]
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:

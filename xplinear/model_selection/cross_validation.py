@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence, shown
-from xplinear.backends import Backend
+from xplinear.backends import Backend, matmul_precision
 from xplinear.backends.base import undisturbed
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
 from xplinear.estimator.labels import host_weights
@@ -23,7 +23,7 @@ from xplinear.estimator.settings import Settings, SharedParameters, check_fields
 from xplinear.estimator.solve import certificate_of, solver_for
 from xplinear.formats.fitted import keep, linear_coefficients
 from xplinear.losses import Loss
-from xplinear.minimize import time_left
+from xplinear.minimize import minimize, time_left
 from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.folds import CV, folds_of, splits_of
 from xplinear.model_selection.scoring import OTHER_NAMES, SCORINGS, HostScoring
@@ -155,9 +155,10 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     Notes
     -----
     Models differ from `LinearClassifier` by no more than ``tol`` allows: each strength starts
-    from the stronger ones before it. Rows larger than the device are streamed as there, in one
-    pass for all models of a stack. What the choice is made from (``alphas_``, ``cv_scores_``) is
-    on the host, the weights are where the data is.
+    from the stronger ones before it, on a GPU many at once. The one chosen is fitted once more,
+    as `LinearClassifier` does; not where Ctrl-C ended the search. Rows larger than the device are
+    streamed as there, in one pass for all models of a stack. What the choice is made from
+    (``alphas_``, ``cv_scores_``) is on the host, the weights are where the data is.
 
     Examples
     --------
@@ -235,6 +236,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         run = Run(grid, callbacks)
         try:
             self._solve(objective, solver, run, scoring)
+            if search.refit and declared(solver, "follow") is not None:
+                self._refit(objective, solver, run)
         except KeyboardInterrupt as interrupt:
             with suppress(Exception):  # nothing to choose from, say: it is Ctrl-C that counts
                 self._choose(chosen, problem, solver, run)
@@ -264,6 +267,19 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             if stack.result.reason == "callback":
                 break
             del stack  # its state takes memory that the next one needs
+
+    def _refit(self, objective: Objective, solver: Solver, run: Run) -> None:
+        """Fit the model chosen anew, from zero as `LinearClassifier` does.
+
+        Where it stopped within ``tol`` depends on where it started, and in the stacks that is what
+        the strengths solved before it ended at: other ones on a CPU than on a GPU.
+        """
+        a, r = run.best(one_standard_error=self.one_standard_error)
+        place = int(run.done[a]), r
+        if place[0] > 0:  # the strongest began at zero
+            own = _of_strength(objective, float(run.grid.alphas[place[0]]))
+            with matmul_precision(self.precision):
+                run.refit(place, minimize(own, solver))
 
     def predict(self, X: Any) -> Array:
         """Return the label ``(n,)`` of the largest score of each row."""
@@ -353,9 +369,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             best.learning_rate = rate
         paths = None
         if self.refit:
-            xp, backend = objective.xp, objective.data.backend
-            strength = backend.asarray(np.asarray([alpha]), objective.data.dtype)
-            own = replace(objective, alpha=strength)
+            xp, own = objective.xp, _of_strength(objective, alpha)
             result = problem.rounded(run.refits[int(done[a]), r])
             certificate = certificate_of(own, solver, result)
             chosen = replace(problem, objective=own, alpha=alpha)
@@ -375,6 +389,12 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             self.coefs_paths_, self.intercepts_paths_ = paths
             self.best_estimator_ = best
             vars(self).update({name: a for name, a in vars(best).items() if name.endswith("_")})
+
+
+def _of_strength(objective: Objective, alpha: float) -> Objective:
+    """Return the objective of one model."""
+    data = objective.data
+    return replace(objective, alpha=data.backend.asarray(np.asarray([alpha]), data.dtype))
 
 
 def _host_scoring(

@@ -271,7 +271,9 @@ def _followed(
         old = take_models(old, backend.asarray(nearest % lanes), xp=xp)
         start = Params(*(a + ahead * (a - b) for a, b in zip(start, old, strict=True)))
     state = solver.take(last.result.state, index, xp=xp)
-    return solver.follow(objective, start, state, xp.take(last.objective.alpha, index))
+    state = solver.follow(objective, start, state, xp.take(last.objective.alpha, index))
+    curved = declared(solver, "curved") if repeats == 1 else None
+    return curved(objective, state, last.result.n_iter) if curved else state
 
 
 def _held_out_scores(
@@ -371,11 +373,20 @@ class Run:
             rate = self.grid.rates[r]
             if rate is not None and not 0.5 < used[model] / rate < 2.0:
                 self.diverged[a, r] = True  # only divergence makes a given rate smaller
+        self._count(result)
+        self.lanes_done[stack.at.start : stack.at.stop] += whole * len(stack.lanes)
+
+    def _count(self, result: Result) -> None:
         self.reasons += result.reasons
         rounded = np.asarray(result.reasons) == "rounding"
         gaps = np.isfinite(result.lower_bound[rounded])
         self.stalled += zip(result.residual[rounded], gaps, strict=True)
-        self.lanes_done[stack.at.start : stack.at.stop] += whole * len(stack.lanes)
+
+    def refit(self, place: tuple[int, int], result: Result) -> None:
+        """Take a fit to all rows in the place of the one there is."""
+        self.reasons.remove(self.refits[place].reasons[0])
+        self.refits[place] = result
+        self._count(result)
 
     @property
     def done(self) -> HostArray:

@@ -13,22 +13,40 @@ from xplinear.solvers.metric import safe_divisor
 
 __all__ = ["Bundle", "Classes", "class_means", "collect", "no_points", "prove"]
 
-_BUNDLE = 80  # dual points kept
+_BUNDLE = 80  # dual points kept, the best mixture among them
 _NEWTON = 15  # each divides the distance to the best mixture by about 5
 _PRICE = 3.0  # of a residual: well above what it can gain, or it would stay
 _CENTRING = 0.1  # of the products x·z, from one such step to the next
 _ROUNDING = 16.0  # times eps and F: taken off every bound
 
 
-class Bundle(NamedTuple):
-    """Dual points: gradients ``(m, t, c p)``, residuals ``(m, t, c)``, values ``(m, t)``.
+class DualPoint(NamedTuple):
+    """Gradient ``(m, c p)``, residual ``(m, c)`` and value ``(m,)``; several ``(m, t, …)``."""
 
-    The first is the best mixture so far; the start is the point 0.
+    gradient: Array
+    residual: Array
+    value: Array
+
+
+class Bundle(NamedTuple):
+    """The best mixture so far and the last dual points; the start is the point 0.
+
+    Those ``(m, t, …)`` are in a ring, in the order of ``age (m, t)``; see `Backend.write`. The one
+    of age 0, which will be written next, counts as the point 0.
     """
 
-    gradients: Array
-    residuals: Array
-    values: Array
+    mixture: DualPoint
+    last: DualPoint
+    age: Array
+
+    def points(self, *, xp: Namespace) -> DualPoint:
+        """Return all of them, the mixture first, in the dtype of the values."""
+        live, wide = self.age[:, :, None] > 0, self.last.value.dtype
+        last = self.last._replace(gradient=xp.where(live, self.last.gradient, 0.0))
+        both = zip(self.mixture, last, strict=True)
+        return DualPoint(
+            *(xp.astype(xp.concat([a[:, None, ...], b], axis=1), wide) for a, b in both)
+        )
 
 
 class Classes(NamedTuple):
@@ -43,11 +61,15 @@ def no_points(objective: Objective, params: Params, value: Array) -> Bundle:
     xp, backend = objective.xp, objective.data.backend
     kind, wide = backend.kind(objective.data.dtype), backend.kind(value.dtype)
     p, m, c = params.W.shape
-    return Bundle(
-        xp.zeros((m, _BUNDLE, c * p), **kind),
-        xp.zeros((m, _BUNDLE, c), **wide),
-        xp.zeros((m, _BUNDLE), **wide),
+    mixture, last = (
+        DualPoint(
+            xp.zeros((*shape, c * p), **kind),
+            xp.zeros((*shape, c), **wide),
+            xp.zeros(shape, **wide),
+        )
+        for shape in ((m,), (m, _BUNDLE))
     )
+    return Bundle(mixture, last, xp.stack([xp.arange(_BUNDLE, **backend.kind(xp.int32))] * m))
 
 
 def class_means(objective: Objective, centre: Array) -> Classes:
@@ -69,17 +91,34 @@ def _block_classes(k: int, xp: Namespace, block: Block, like: Array) -> tuple[Ar
     return xp.sum(members, axis=0, dtype=wide), xp.permute_dims(total, (1, 2, 0))
 
 
-def collect(xp: Namespace, bundle: Bundle, grads: Params, dual: Array, centre: Array) -> Bundle:
+def collect(
+    objective: Objective, bundle: Bundle, grads: Params, dual: Array, centre: Array
+) -> Bundle:
     """Let a new dual point take the place of the oldest."""
-    p, m, c = grads.W.shape
+    backend = objective.data.backend
+    add = backend.compile(_added, objective.xp)
+    last, age, place, gradient = add(bundle, grads, dual, centre)
+    ring = backend.write(bundle.last.gradient, place, gradient)
+    return Bundle(bundle.mixture, last._replace(gradient=ring), age)
+
+
+def _added(
+    xp: Namespace, bundle: Bundle, grads: Params, dual: Array, centre: Array
+) -> tuple[DualPoint, Array, Array, Array]:
+    """Return the points less their gradients, their ages, the new one's place and gradient."""
+    (p, m, c), (_, last, age) = grads.W.shape, bundle
     dW = xp.permute_dims(grads.W - spread(centre, grads.b, xp=xp), (1, 2, 0))
-    new = (xp.reshape(dW, (m, c * p)), xp.astype(grads.b, dual.dtype), dual)
-    return Bundle(
-        *(
-            xp.concat([old[:, :1, ...], old[:, 2:, ...], point[:, None, ...]], axis=1)
-            for old, point in zip(bundle, new, strict=True)
-        )
+    b = xp.astype(grads.b, dual.dtype)
+    new, next_to_go = age == 0, age == 1
+    residual = xp.where(next_to_go[:, :, None], 0.0, last.residual)
+    value = xp.where(next_to_go, 0.0, last.value)
+    points = DualPoint(
+        None,
+        xp.where(new[:, :, None], b[:, None, :], residual),
+        xp.where(new, dual[:, None], value),
     )
+    older = xp.where(new, age.shape[1] - 1, age - 1)
+    return points, older, xp.argmax(-age, axis=1), xp.reshape(dW, (m, c * p))
 
 
 def prove(
@@ -96,7 +135,9 @@ def prove(
     newton = compile_(_newton, xp)
     for _ in range(_NEWTON):
         point = newton(program, point)
-    return compile_(_bound, xp)(bundle, point.x, classes, value, objective.alpha, bound)
+    mix = compile_(_bound, xp)
+    mixture, bound = mix(bundle, point.x, classes, value, objective.alpha, bound)
+    return bundle._replace(mixture=mixture), bound
 
 
 class Program(NamedTuple):
@@ -128,9 +169,8 @@ def _program(
     x holds the shares of the points, then what their residuals exceed 0 by, up and down, at
     a price: there is always a solution inside.
     """
-    gradients, residuals, values = bundle
+    G, residuals, values = bundle.points(xp=xp)
     wide, (_, t, c) = values.dtype, residuals.shape
-    G = xp.astype(gradients, wide)
     K = G @ xp.matrix_transpose(G) / safe_divisor(xp.astype(alpha, wide), xp=xp)[:, None, None]
     none = xp.concat([0.0 * residuals, 0.0 * residuals], axis=2)
     corner = xp.matrix_transpose(none) @ none
@@ -192,29 +232,24 @@ def _bound(
     best: Array,
     alpha: Array,
     bound: Array,
-) -> tuple[Bundle, Array]:
-    """Return the bundle with the mixture of shares x first, and the larger of the bounds.
+) -> tuple[DualPoint, Array]:
+    """Return the mixture of shares x, and the larger of the bounds.
 
     What is left of the residual is taken away by a point with rows that are alike in each class;
     both together, times 1 − θ, are a dual point again.
     """
-    share, wide = x[:, : bundle.values.shape[1]], x.dtype
+    points, wide = bundle.points(xp=xp), x.dtype
+    share = x[:, : points.value.shape[1]]
     share = xp.where(share > 0, share, 0.0)
     total = xp.sum(share, axis=1, keepdims=True)
     first = xp.arange(share.shape[1], dtype=xp.int32, device=device(share)) == 0
     solved = xp.isfinite(total) & (total > 0)
     share = xp.where(solved, share / safe_divisor(total, xp=xp), xp.astype(first, wide))
-    mixed = Bundle(
-        *((share[:, None, :] @ xp.astype(old, wide))[:, 0, :] for old in bundle[:2]),
-        values=xp.sum(share * bundle.values, axis=1),
+    mixed = DualPoint(
+        *((share[:, None, :] @ a)[:, 0, :] for a in points[:2]),
+        value=xp.sum(share * points.value, axis=1),
     )
-    bundle = Bundle(
-        *(
-            xp.concat([xp.astype(new[:, None, ...], old.dtype), old[:, 1:, ...]], axis=1)
-            for new, old in zip(mixed, bundle, strict=True)
-        )
-    )
-    r = mixed.residuals
+    r = mixed.residual
     r = xp.concat([-r, r], axis=1) if r.shape[1] == 1 else r
     share, centre = (xp.astype(a, wide) for a in classes)
     present = share > 0
@@ -225,12 +260,14 @@ def _bound(
     theta = xp.max(given / safe_divisor(share, xp=xp), axis=1)
     centre = centre / safe_divisor(share, xp=xp)[:, :, None]
     G = xp.matrix_transpose(flow) @ centre - given[:, :, None] * centre
-    G = G[:, 1:, :] if mixed.residuals.shape[1] == 1 else G
-    G = (1.0 - theta)[:, None] * (mixed.gradients + xp.reshape(G, mixed.gradients.shape))
+    G = G[:, 1:, :] if mixed.residual.shape[1] == 1 else G
+    G = (1.0 - theta)[:, None] * (mixed.gradient + xp.reshape(G, mixed.gradient.shape))
     alpha = xp.astype(alpha, wide)
-    value = (1.0 - theta) * mixed.values - 0.5 * xp.sum(G * G, axis=1) / safe_divisor(alpha, xp=xp)
+    value = (1.0 - theta) * mixed.value - 0.5 * xp.sum(G * G, axis=1) / safe_divisor(alpha, xp=xp)
     # The sums over the rows were made in the dtype of the data.
-    value = value - _ROUNDING * float(xp.finfo(bundle.gradients.dtype).eps) * best
+    dtype = bundle.last.gradient.dtype
+    value = value - _ROUNDING * float(xp.finfo(dtype).eps) * best
     astray = xp.any(~present & (r != 0), axis=1)
     proven = (theta <= 1) & (alpha > 0) & ~astray & (value > bound)
-    return bundle, xp.minimum(xp.where(proven, value, bound), best)
+    mixed = mixed._replace(gradient=xp.astype(mixed.gradient, dtype))
+    return mixed, xp.minimum(xp.where(proven, value, bound), best)

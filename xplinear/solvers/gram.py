@@ -92,15 +92,16 @@ def _damping(spectrum: Array, *, xp: Namespace) -> Array:
 
 
 class Preconditioner(NamedTuple):
-    """An approximate inverse Hessian: base·I + T diag(inner) Tᵀ in the features.
+    """An approximate inverse Hessian: T diag(inner) Tᵀ in the features.
 
     ``centre (p, 1)``, ``basis`` T ``(p, r)``, ``spectrum (r,)`` of the data's Hessian in it,
-    ``inner (m, r)``, ``base (m, 1)``, intercept's ``bias``. r is p; where the Gram matrix costs
-    more than it saves, the basis is empty, and ``spectrum (p,)`` and ``base (m, c p)`` are of
-    the features. ``bound`` is the spectrum without damping: no curvature of the data exceeds it,
-    along the basis ``(r,)`` or else along each feature alone ``(p,)``. ``ridge (m,)`` is the
-    penalty's curvature.
-    ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that.
+    ``inner (m, r)``, intercept's ``bias``. r is p; where the Gram matrix costs more than it
+    saves, the basis is empty, and ``spectrum (p,)`` and ``inner (m, p)`` are of the features,
+    the diagonal of the inverse Hessian. ``bound`` is the spectrum without damping: no curvature of
+    the data exceeds it, along the basis ``(r,)`` or else along each feature alone ``(p,)``.
+    ``ridge (m,)`` is the penalty's curvature.
+    ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that; ``even`` is 1
+    where vectors sum to 0 over the classes, which a block for each alone does not keep, else 0.
     """
 
     centre: Array
@@ -109,18 +110,14 @@ class Preconditioner(NamedTuple):
     bound: Array
     ridge: Array
     inner: Array
-    base: Array
     bias: float
     blocks: Array | None = None
+    even: float = 0.0
 
-    def strengthened(self, ridge: Array, c: int, *, xp: Namespace) -> Preconditioner:
+    def strengthened(self, ridge: Array, *, xp: Namespace) -> Preconditioner:
         """Return the preconditioner of models whose penalties have these curvatures."""
-        if self.basis.shape[1] == 0:
-            base = xp.tile(1.0 / (self.spectrum + ridge[:, None]), (1, c))
-            return self._replace(ridge=ridge, inner=base[:, :0], base=base)
-        units = xp.sum(self.basis * self.basis, axis=0)
-        inner = 1.0 / (self.spectrum + ridge[:, None] * units)
-        return self._replace(ridge=ridge, inner=inner, base=xp.zeros_like(inner[:, :1]))
+        units = xp.sum(self.basis * self.basis, axis=0) if self.basis.shape[1] else 1.0
+        return self._replace(ridge=ridge, inner=1.0 / (self.spectrum + ridge[:, None] * units))
 
     def times(self, vector: Array, c: int, *, xp: Namespace) -> Array:
         """Return its product with a vector ``(m, c p + c)``."""
@@ -129,18 +126,29 @@ class Preconditioner(NamedTuple):
             W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1, 1))
             both = xp.concat([W, vector[:, d - c :, None, None]], axis=2)
             both = (self.blocks @ both)[..., 0]
+            both = both - self.even * xp.mean(both, axis=1, keepdims=True)
             return xp.concat([xp.reshape(both[..., :-1], (m, d - c)), both[..., -1]], axis=1)
-        W = xp.reshape(vector[:, : d - c], (m * c, d // c - 1))
-        turned = xp.reshape(W @ self.basis, (m, c, self.basis.shape[1])) * self.inner[:, None, :]
-        W = xp.reshape(xp.reshape(turned, (m * c, self.basis.shape[1])) @ self.basis.T, (m, d - c))
-        return xp.concat(
-            [W + self.base * vector[:, : d - c], self.bias * vector[:, d - c :]], axis=1
-        )
+        if self.basis.shape[1]:
+            W = xp.reshape(vector[:, : d - c], (m * c, d // c - 1)) @ self.basis
+            W = xp.reshape(W, (m, c, self.inner.shape[1])) * self.inner[:, None, :]
+            W = xp.reshape(W, (m * c, self.inner.shape[1])) @ self.basis.T
+        else:
+            W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1)) * self.inner[:, None, :]
+        return xp.concat([xp.reshape(W, (m, d - c)), self.bias * vector[:, d - c :]], axis=1)
+
+    def square(self, vector: Array, c: int, *, xp: Namespace) -> Array:
+        """Return the product ``(m,)`` of a vector with what `times` makes of it, for half of it."""
+        if self.blocks is not None:
+            return xp.vecdot(vector, self.times(vector, c, xp=xp))
+        m, d = vector.shape
+        W, b = xp.reshape(vector[:, : d - c], (m * c, d // c - 1)), vector[:, d - c :]
+        W = xp.reshape(W @ self.basis if self.basis.shape[1] else W, (m, c, self.inner.shape[1]))
+        return xp.vecdot(xp.sum(W * W, axis=1), self.inner) + xp.vecdot(b, self.bias * b)
 
     def take(self, models: Array, *, xp: Namespace) -> Preconditioner:
         """Return the preconditioner of a stack of these models only."""
-        own = take_models((self.ridge, self.inner, self.base, self.blocks), models, xp=xp)
-        return self._replace(**dict(zip(("ridge", "inner", "base", "blocks"), own, strict=True)))
+        own = take_models((self.ridge, self.inner, self.blocks), models, xp=xp)
+        return self._replace(**dict(zip(("ridge", "inner", "blocks"), own, strict=True)))
 
 
 def preconditioner(objective: Objective, gram: bool) -> Preconditioner:
@@ -148,12 +156,12 @@ def preconditioner(objective: Objective, gram: bool) -> Preconditioner:
     curvature = loss_curvature(objective.loss, objective.k)
     static = gram, curvature, objective.fit_intercept, objective.xp
     decompose = objective.data.backend.compile(_decompose, *static)
-    ridge, c = penalty_curvature(objective), columns(objective.loss, objective.k)
+    ridge = penalty_curvature(objective)
     rows = _sampled_rows(objective, gram)
     with objective.data.backend.products(objective.data.p**3 if gram else 0.0):
         centre, basis, spectrum, bound = decompose(rows, ridge)
-    pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, ridge, 1.0 / curvature)
-    return pre.strengthened(ridge, c, xp=objective.xp)
+    pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, 1.0 / curvature)
+    return pre.strengthened(ridge, xp=objective.xp)
 
 
 def _decompose(
@@ -186,8 +194,9 @@ class Bounds(NamedTuple):
     """Bounds of the data loss's curvature, and what is made of them before any step.
 
     ``centre (p, 1)`` of the features; ``bound (1, c, p + 1)`` of each weight; ``gram`` and
-    ``inverse (p, p)``, damped, or ``(p, 0)`` where they cost more than they save, and
-    ``diagonal (1, c, p + 1)``, damped.
+    ``inverse (p, p)`` of each column of weights, damped, or ``(p, 0)`` where they cost more than
+    they save, and ``diagonal (1, c, p + 1)``, damped. A row times ``gram`` is the product over the
+    diagonal; a row over the diagonal times ``inverse`` is that with the inverse.
     """
 
     centre: Array
@@ -222,8 +231,9 @@ def _gram(
     matrix = matrix + diagonal(damped * xp.ones_like(square), xp=xp)
     units = xp.sqrt(square[:, None] * square)
     gram, inverse = curvature * matrix / units, xp.linalg.inv(matrix) * units / curvature
-    bound = _everywhere(xp.linalg.diagonal(gram), curvature, c, xp=xp)
-    return Bounds(mean[:, None], bound, gram, inverse, bound)
+    own = xp.linalg.diagonal(gram)
+    bound = _everywhere(own, curvature, c, xp=xp)
+    return Bounds(mean[:, None], bound, gram / own, own[:, None] * inverse, bound)
 
 
 def _variances(

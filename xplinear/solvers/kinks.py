@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from xplinear.data import Block
-from xplinear.data.rows import Rows
-from xplinear.losses.true_class import diagonal, true_class
+from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, class_scores, column_gradient, columns
-from xplinear.solvers.hessian import augmented_rows
+from xplinear.solvers.curvature import CURVED, inverse_hessian
 from xplinear.solvers.lbfgs import LBFGSState
 from xplinear.solvers.metric import safe_divisor
 
@@ -17,9 +16,7 @@ __all__ = ["bending_pays", "first_width", "inverse_hessians", "rounded_loss"]
 
 _ROWS = 32768  # among which kinks are looked for, unless they hold more than so many numbers
 _ENTRIES = 2**26
-_BENT = 1024  # rows of most curvature, of each class; twice as many help no more
 _BAND = 0.6  # of the first width: kinks that near count
-_DAMPING = 0.1  # of the mean curvature of a feature
 _BLOCK_ENTRIES = 2**27
 _WORTH = 200  # passes: as much work may measuring it be
 
@@ -37,11 +34,25 @@ def rounded_loss(
     loss, smooth, dual, dW, db = data.reduce(
         _block_sums, (objective.loss, xp), params, width, scores=objective.m * objective.k
     )
-    total = data.weight_sum
-    db = db / total[:, None]
+    means = data.backend.compile(_means, objective.fit_intercept, xp)
+    return means(loss, smooth, dual, Params(dW, db), data.weight_sum, params.b)
+
+
+def _means(
+    fit_intercept: bool,
+    xp: Namespace,
+    loss: Array,
+    smooth: Array,
+    dual: Array,
+    grads: Params,
+    total: Array,
+    b: Array,
+) -> tuple[Array, Array, Array, Params]:
+    """Return what `rounded_loss` does, of sums over the rows."""
+    dW, db = grads.W, grads.b / total[:, None]
     dual = dual / total
-    if not objective.fit_intercept:  # b is given: a constant in the scores
-        dual = dual + xp.sum(db * xp.astype(params.b, db.dtype), axis=1)
+    if not fit_intercept:  # b is given: a constant in the scores
+        dual = dual + xp.sum(db * xp.astype(b, db.dtype), axis=1)
         db = xp.zeros_like(db)
     dW = dW / xp.astype(total, dW.dtype)[:, None]
     return loss / total, smooth / total, dual, Params(dW, xp.astype(db, dW.dtype))
@@ -67,7 +78,7 @@ def bending_pays(objective: Objective) -> bool:
     """Whether measuring the curvature near the kinks is worth its work."""
     n, p = objective.data.n, objective.data.p
     entries = objective.m * columns(objective.loss, objective.k) * (p + 1) ** 2
-    return entries <= _BLOCK_ENTRIES and p * (p + min(n, _BENT)) <= _WORTH * n
+    return entries <= _BLOCK_ENTRIES and p * (p + min(n, CURVED)) <= _WORTH * n
 
 
 def inverse_hessians(
@@ -83,7 +94,7 @@ def inverse_hessians(
     band = xp.maximum(width, xp.full_like(width, _BAND * first_width(loss)))
     weights = data.backend.compile(_curvatures, loss, xp)(block, params, band)
     pre, free = inner.preconditioner, float(objective.fit_intercept)
-    invert = data.backend.compile(_inverse_hessian, free, xp)
+    invert = data.backend.compile(inverse_hessian, CURVED, free, xp)
     m, c, _ = weights.shape
     inverses = [
         invert(block.rows, weights[j, i, :], pre.centre[:, 0], pre.basis, objective.alpha[j])
@@ -109,20 +120,3 @@ def _curvatures(loss: Any, xp: Namespace, block: Block, params: Params, band: Ar
         h, total = h * s[..., None], xp.sum(s, axis=0)
     h = h / safe_divisor(total, xp=xp)[:, None]
     return xp.permute_dims(h if params.b.shape[1] > 1 else h[..., 1:], (1, 2, 0))
-
-
-def _inverse_hessian(
-    free: float, xp: Namespace, rows: Rows, weight: Array, centre: Array, basis: Array, alpha: Array
-) -> Array:
-    most = xp.argsort(weight, descending=True)[: min(_BENT, rows.shape[0])]
-    h = xp.take(weight, most)
-    h = h * (xp.sum(weight) / safe_divisor(xp.sum(h), xp=xp))
-    X = augmented_rows(rows.take(most, xp=xp).common(xp=xp), centre, free, xp=xp)
-    X = X * xp.sqrt(h)[:, None]
-    H = X.T @ X
-    # Squared units in which features compare.
-    scale = xp.sum(basis * basis, axis=1) if basis.shape[1] else xp.ones_like(centre)
-    own = xp.linalg.diagonal(H)
-    typical = _DAMPING * safe_divisor(xp.mean(own[:-1] * scale), xp=xp)
-    ridge = 1e-3 * safe_divisor(own[-1:], xp=xp)
-    return xp.linalg.inv(H + diagonal(xp.concat([alpha + typical / scale, ridge]), xp=xp))

@@ -8,10 +8,11 @@ from typing import Literal, NamedTuple
 from xplinear.arguments import FLAG, integer, number, one_of, settle
 from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace, device
+from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.balance import Smooth, evened, smooth
+from xplinear.solvers.curvature import curvature_pays, mean_inverse_hessians
 from xplinear.solvers.gram import Preconditioner, gram_pays, preconditioner
 from xplinear.solvers.metric import penalty_curvature, safe_divisor, sample_loss, uncentred
 from xplinear.solvers.newton import Newton
@@ -37,7 +38,11 @@ class Proposal(NamedTuple):
 
 
 class LBFGSState(NamedTuple):
-    """State of `LBFGS`; vectors ``(m, c p + c)`` hold W and the intercept at the centre."""
+    """State of `LBFGS`; vectors ``(m, c p + c)`` hold W and the intercept at the centre.
+
+    The pairs of steps and gradient changes are in rings, zero where a pair is empty, in the order
+    of ``age``. A step writes the place of age 0, which the state before does not read.
+    """
 
     params: Params
     report: Report
@@ -46,8 +51,11 @@ class LBFGSState(NamedTuple):
     value: Array
     zero: Array  # F at W = 0, b = 0
     idle: Array  # steps in a row without a decrease above rounding
-    steps: Array  # (m, memory, c p + c), newest last; 0 where a pair is empty
+    steps: Array  # (m, memory + 1, c p + c)
     changes: Array
+    age: Array  # (m, memory + 1) of each place; the newest pair's is ``memory``
+    products: Array  # (m, memory + 1, memory + 1) of steps with changes that are no older
+    slopes: Array  # (m, memory + 1) of steps with the gradient
     scale: Array
     preconditioner: Preconditioner
 
@@ -142,8 +150,8 @@ class LBFGS:
         value, gradient = _evaluate(
             smooth(objective), xp, point, found, pre.centre, objective.alpha
         )
-        nothing = xp.zeros_like(gradient[:, 0])
-        empty = xp.stack([xp.zeros_like(point)] * self.memory, axis=1)
+        nothing, m, d = xp.zeros_like(gradient[:, 0]), *point.shape
+        kind, r = objective.data.backend.kind(point.dtype), self.memory + 1
         state = LBFGSState(
             params=params,
             report=first_report(found[0], xp.ones_like(nothing), xp=xp),
@@ -152,14 +160,16 @@ class LBFGS:
             value=value,
             zero=objective.loss_at_zero(),
             idle=nothing,
-            steps=empty,
-            changes=empty,
+            steps=xp.zeros((m, r, d), **kind),
+            changes=xp.zeros((m, r, d), **kind),
+            age=xp.stack([xp.arange(r, **objective.data.backend.kind(xp.int32))] * m),
+            products=xp.zeros((m, r, r), **kind),
+            slopes=xp.zeros((m, r), **kind),
             scale=xp.ones_like(nothing),
             preconditioner=pre,
         )
         state = state._replace(scale=_first_scale(objective, state))
-        measured = objective.data.backend.compile(_measured, xp)(state, self.tol)
-        return measured._replace(preconditioner=pre)
+        return _measured(objective, state, self.tol)
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         """Try one step for every model; keep it where F decreases enough."""
@@ -181,14 +191,25 @@ class LBFGS:
     ) -> LBFGSState:
         """Return the next state from the mean loss and its gradients at the proposal."""
         judge = objective.data.backend.compile(_judge, smooth(objective), objective.xp)
-        judged = judge(state, objective.alpha, proposal, found, self.tol)
-        # What went through JAX's compiler is another array: keep the one there is.
-        return judged._replace(preconditioner=state.preconditioner)
+        judged, place, step, change = judge(state, objective.alpha, proposal, found, self.tol)
+        write = objective.data.backend.write
+        return judged._replace(
+            steps=write(state.steps, place, step),
+            changes=write(state.changes, place, change),
+            preconditioner=state.preconditioner,
+        )
 
     def take(self, state: LBFGSState, models: Array, *, xp: Namespace) -> LBFGSState:
         """Return the state of a stack of these models only."""
         own = state.preconditioner.take(models, xp=xp)
         return take_models(state, models, xp=xp, preconditioner=own)
+
+    def copy(self, state: LBFGSState, *, xp: Namespace) -> LBFGSState:
+        """Return the state with rings of its own."""
+        steps, changes = (
+            xp.astype(ring, ring.dtype, copy=True) for ring in (state.steps, state.changes)
+        )
+        return state._replace(steps=steps, changes=changes)
 
     def ahead(self, objective: Objective, state: LBFGSState) -> Params:
         """Return where the next full step leads."""
@@ -196,9 +217,20 @@ class LBFGS:
 
     def bend(self, objective: Objective, state: LBFGSState, blocks: Array) -> LBFGSState:
         """Return the state preconditioned by inverse Hessians ``(m, c, p + 1, p + 1)``."""
-        pre = state.preconditioner._replace(blocks=blocks)
+        even = 1.0 if smooth(objective).even else 0.0
+        pre = state.preconditioner._replace(blocks=blocks, even=even)
         scale = objective.data.backend.compile(_rescaled, objective.xp)
         return state._replace(preconditioner=pre, scale=scale(state, pre))
+
+    def curved(self, objective: Objective, state: LBFGSState, iterations: int) -> LBFGSState:
+        """Return the state preconditioned by the Hessian of the mean model.
+
+        Where that costs more than half of so many ``iterations``, it stays as it is.
+        """
+        if not curvature_pays(objective, iterations):
+            return state
+        blocks = mean_inverse_hessians(objective, state.params, state.preconditioner)
+        return self.bend(objective, state, blocks)
 
     def follow(
         self, objective: Objective, params: Params, previous: LBFGSState, before: Array
@@ -216,15 +248,13 @@ class LBFGS:
         before : Array of shape (m,)
             Their α.
         """
-        xp, compile_ = objective.xp, objective.data.backend.compile
         params = evened(objective, params)
         found = objective.data_loss_and_grad(params)
-        follow = compile_(_follow, smooth(objective), xp)
+        follow = objective.data.backend.compile(_follow, smooth(objective), objective.xp)
         state = follow(previous, params, found, before, objective.alpha)
         ridge = penalty_curvature(objective)
-        pre = previous.preconditioner.strengthened(ridge, params.b.shape[1], xp=xp)
-        state = state._replace(preconditioner=pre)
-        return compile_(_measured, xp)(state, self.tol)._replace(preconditioner=pre)
+        pre = previous.preconditioner.strengthened(ridge, xp=objective.xp)
+        return _measured(objective, state._replace(preconditioner=pre), self.tol)
 
 
 def _vector(params: Params, *, xp: Namespace) -> Array:
@@ -241,9 +271,14 @@ def _params_of(vector: Array, c: int, *, xp: Namespace) -> Params:
     return Params(xp.permute_dims(W, (2, 0, 1)), vector[:, d - c :])
 
 
-def _dot(a: Array, b: Array, *, xp: Namespace) -> Array:
-    """Return the inner products ``(m,)``."""
-    return xp.sum(a * b, axis=1)
+def _times(matrices: Array, vector: Array) -> Array:
+    """Return the products of matrices ``(m, r, d)`` with vectors ``(m, d)``."""
+    return (matrices @ vector[:, :, None])[:, :, 0]
+
+
+def _mixture(shares: Array, ring: Array) -> Array:
+    """Return the vectors ``(m, d)`` of shares ``(m, r)`` of those in a ring."""
+    return (shares[:, None, :] @ ring)[:, 0, :]
 
 
 def _point(params: Params, centre: Array, *, xp: Namespace) -> Array:
@@ -266,14 +301,15 @@ def _follow(
     point = _point(params, centre, xp=xp)
     value, gradient = _evaluate(shape, xp, point, found, centre, alpha)
 
-    (m, memory, d), steps = previous.steps.shape, previous.steps
-    bent = shape.penalty.grad(_params_of(xp.reshape(steps, (m * memory, d)), c, xp=xp).W, xp=xp)
+    (m, r, d), steps = previous.steps.shape, previous.steps
+    bent = shape.penalty.grad(_params_of(xp.reshape(steps, (m * r, d)), c, xp=xp).W, xp=xp)
     bent = _vector(Params(bent, xp.zeros_like(bent[0, :, :])), xp=xp)
     changes = previous.changes + (alpha - before)[:, None, None] * xp.reshape(bent, steps.shape)
     curvature, length = (xp.sum(steps * a, axis=2) for a in (changes, steps))
     # The tiny steps at the end of a fit say nothing of the long way to the next strength.
-    short = _LONG**2 * _dot(point, point, xp=xp)
-    keep = ((curvature > 1e-12 * length) & (length > short[:, None]))[:, :, None]
+    short = _LONG**2 * xp.vecdot(point, point)
+    keep = (curvature > 1e-12 * length) & (length > short[:, None]) & (previous.age > 0)
+    steps, changes = (xp.where(keep[:, :, None], a, 0.0) for a in (steps, changes))
     return previous._replace(
         params=params,
         report=first_report(found[0], xp.ones_like(previous.report.step_size), xp=xp),
@@ -281,8 +317,10 @@ def _follow(
         gradient=gradient,
         value=value,
         idle=xp.zeros_like(previous.idle),
-        steps=xp.where(keep, steps, 0.0),
-        changes=xp.where(keep, changes, 0.0),
+        steps=steps,
+        changes=changes,
+        products=steps @ xp.matrix_transpose(changes),
+        slopes=_times(steps, gradient),
     )
 
 
@@ -323,9 +361,10 @@ def _evaluate(
 
 def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     """Return the factor of H ``(m,)`` that suits the newest pair."""
-    step, change = state.steps[:, -1, :], state.changes[:, -1, :]
-    bent = _dot(change, pre.times(change, state.params.b.shape[1], xp=xp), xp=xp)
-    scale = _dot(step, change, xp=xp) / xp.where(bent > 0.0, bent, 1.0)
+    newest = xp.astype(state.age == state.age.shape[1] - 1, state.steps.dtype)
+    step, change = (_mixture(newest, ring) for ring in (state.steps, state.changes))
+    bent = pre.square(change, state.params.b.shape[1], xp=xp)
+    scale = xp.vecdot(step, change) / xp.where(bent > 0.0, bent, 1.0)
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
@@ -336,16 +375,22 @@ def _free(state: LBFGSState, *, xp: Namespace) -> LBFGSState:
     return state._replace(report=report._replace(converged=report.diverged, step_size=step_size))
 
 
-def _measured(xp: Namespace, state: LBFGSState, tol: float) -> LBFGSState:
+def _measured(objective: Objective, state: LBFGSState, tol: float) -> LBFGSState:
     """Return a first state with its residual: a start may already be good."""
+    measure = objective.data.backend.compile(_first_residual, objective.xp)
+    return state._replace(report=measure(state, tol))
+
+
+def _first_residual(xp: Namespace, state: LBFGSState, tol: float) -> Report:
     residual = _residual(state, _propose(False, xp, _free(state, xp=xp)).slope, xp=xp)
     converged = residual <= _bar(tol, state, xp=xp)
-    return state._replace(report=state.report._replace(residual=residual, converged=converged))
+    return state.report._replace(residual=residual, converged=converged)
 
 
 def _bar(tol: float, state: LBFGSState, *, xp: Namespace) -> Array:
     """Return what the residual must reach: less, where no step has told of the curvature yet."""
-    told = xp.any(state.steps != 0.0, axis=(1, 2))
+    filled = (xp.linalg.diagonal(state.products) > 0.0) & (state.age > 0)
+    told = xp.any(filled, axis=1)
     return tol * xp.where(told, 1.0, xp.full_like(state.report.step_size, _UNTOLD))
 
 
@@ -374,18 +419,17 @@ def _direction(state: LBFGSState, *, xp: Namespace) -> Array:
     With R the upper triangle of the products s_i·y_j, pairs scaled such that s_i·y_i = 1, the
     shares of the first loop are a = R⁻¹Sg, those of the second R⁻ᵀ(a − YH₀(g − Yᵀa)).
     """
-    S, Y, c = state.steps, state.changes, state.params.b.shape[1]
-    products = S @ xp.matrix_transpose(Y)
-    square = xp.linalg.diagonal(products)
-    unit = (1.0 / xp.sqrt(safe_divisor(square, xp=xp)))[:, :, None]
-    R = xp.triu(unit * products * xp.matrix_transpose(unit), k=1)
-    R = R + xp.eye(S.shape[1], dtype=S.dtype, device=device(S))
-    first = xp.linalg.solve(R, unit * (S @ state.gradient[:, :, None]))
-    left = state.gradient - (xp.matrix_transpose(unit * first) @ Y)[:, 0, :]
+    S, Y, age, c = state.steps, state.changes, state.age, state.params.b.shape[1]
+    square = safe_divisor(xp.linalg.diagonal(state.products), xp=xp)
+    unit = xp.where(age > 0, 1.0 / xp.sqrt(square), 0.0)
+    R = unit[:, :, None] * state.products * unit[:, None, :]
+    before, after = age[:, :, None], age[:, None, :]  # a triangle, its rows as the places are
+    inverse = xp.linalg.inv(xp.where(before < after, R, xp.astype(before == after, R.dtype)))
+    first = _times(inverse, unit * state.slopes)
+    left = state.gradient - _mixture(unit * first, Y)
     left = state.preconditioner.times(left, c, xp=xp) * state.scale[:, None]
-    second = first - unit * (Y @ left[:, :, None])
-    second = unit * xp.linalg.solve(xp.matrix_transpose(R), second)
-    return left + (xp.matrix_transpose(second) @ S)[:, 0, :]
+    second = _mixture(first - unit * _times(Y, left), inverse)
+    return left + _mixture(unit * second, S)
 
 
 def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
@@ -395,7 +439,7 @@ def _propose(fit_intercept: bool, xp: Namespace, state: LBFGSState) -> Proposal:
     trial = state.point - length[:, None] * direction
     centre = state.preconditioner.centre
     params = uncentred(fit_intercept, centre, _params_of(trial, c, xp=xp), xp=xp)
-    return Proposal(trial, params, -length * _dot(direction, state.gradient, xp=xp))
+    return Proposal(trial, params, -length * xp.vecdot(direction, state.gradient))
 
 
 def _judge(
@@ -406,37 +450,48 @@ def _judge(
     proposal: Proposal,
     found: tuple[Array, Params],
     tol: float,
-) -> LBFGSState:
-    """Keep the trial points that are good enough, and learn the curvature on the way there."""
+) -> tuple[LBFGSState, Array, Array, Array]:
+    """Keep the trial points that are good enough, and learn the curvature on the way there.
+
+    Return the state without its large parts, the place in the rings, and what is to be there.
+    """
     trial, params, slope = proposal
-    report, pre = state.report, state.preconditioner
+    report, pre, c = state.report, state.preconditioner, params.b.shape[1]
     value, gradient = _evaluate(shape, xp, trial, found, pre.centre, alpha)
     accept = decreases(state, value, slope, xp=xp) & ~report.converged
+    keep = accept[:, None]
+    point = xp.where(keep, trial, state.point)
+    gradient = xp.where(keep, gradient, state.gradient)
 
-    step, change = trial - state.point, gradient - state.gradient
-    curvature = _dot(step, change, xp=xp)
     # What a rejected step met is left out: far from the valley it misleads.
-    useful = accept & (curvature > 1e-12 * _dot(step, step, xp=xp))
-    curvature = xp.where(useful, curvature, 1.0)
-    bent = _dot(change, pre.times(change, params.b.shape[1], xp=xp), xp=xp)
+    step, change = point - state.point, gradient - state.gradient
+    curvature = xp.vecdot(step, change)
+    useful = accept & (curvature > 1e-12 * xp.vecdot(step, step))
+    bent = pre.square(change, c, xp=xp)
     scale = xp.where(useful, curvature / xp.where(useful, bent, 1.0), state.scale)
-
-    def remembered(past: Array, newest: Array) -> Array:
-        shifted = xp.concat([past[:, 1:, :], newest[:, None, :]], axis=1)
-        return xp.where(useful[:, None, None], shifted, past)
+    here, memory = state.age == 0, state.age.shape[1] - 1
+    column = xp.where(here, curvature[:, None], _times(state.steps, change))
+    learnt = (here & useful[:, None])[:, None, :]
+    slopes = xp.where(here, xp.vecdot(step, gradient)[:, None], _times(state.steps, gradient))
 
     shorter = backtracked(state.value, value, slope, xp=xp)
-    keep = accept[:, None]
     # Of the point before: the direction from here is not known yet.
     residual = _residual(state, slope / safe_divisor(report.step_size, xp=xp), xp=xp)
     residual = xp.where(report.converged, report.residual, residual)
     step_size = xp.where(accept, 1.0, shorter * report.step_size)
     bar = _bar(tol, state, xp=xp)
-    state = moved(state, accept, params, found[0], value, step_size, residual, bar, xp=xp)
-    return state._replace(
-        point=xp.where(keep, trial, state.point),
-        gradient=xp.where(keep, gradient, state.gradient),
-        steps=remembered(state.steps, step),
-        changes=remembered(state.changes, change),
+    after = moved(state, accept, None, found[0], value, step_size, residual, bar, xp=xp)
+    W = _params_of(point, c, xp=xp).W
+    after = after._replace(
+        params=Params(W, xp.where(keep, params.b, state.params.b)),
+        point=point,
+        gradient=gradient,
+        steps=None,
+        changes=None,
+        age=xp.where(useful[:, None], xp.where(here, memory, state.age - 1), state.age),
+        products=xp.where(learnt, column[:, :, None], state.products),
+        slopes=slopes,
         scale=scale,
+        preconditioner=None,
     )
+    return after, xp.argmax(-state.age, axis=1), step, change

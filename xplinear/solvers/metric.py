@@ -17,6 +17,7 @@ from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, columns, loss_and_grads
+from xplinear.penalties import Penalty
 
 __all__ = [
     "Metric",
@@ -24,10 +25,12 @@ __all__ = [
     "feature_metric",
     "feature_moments",
     "loss_curvature",
+    "mean_loss",
     "penalty_curvature",
     "plain_metric",
     "safe_divisor",
     "sample_loss",
+    "small_sample",
     "uncentred",
     "vary",
 ]
@@ -125,16 +128,34 @@ def feature_moments(
 ) -> Moments:
     """Return the weighted moments of the features, those of ``previous`` rows included.
 
-    Their weights count ``unit`` times as much as they did.
+    Their weights count ``unit`` times as much as they did. What is known is not measured again.
 
     References
     ----------
     Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983.
     """
     data, xp = objective.data, objective.xp
-    shift, size = data.backend.compile(_shift_and_unit, xp)(_sample(objective))
-    weight, squares, first, second = data.reduce(_block_moments, (xp,), shift, size, scores=data.p)
-    evenness = xp.astype(weight * weight / (data.n * squares), data.dtype)
+    if previous is None and objective.measured and objective.measured[0] is data:
+        return objective.measured[1]
+    compile_ = data.backend.compile
+    shift, size = compile_(_shift_and_unit, xp)(small_sample(objective))
+    sums = data.reduce(_block_moments, (xp,), shift, size, scores=data.p)
+    return compile_(_moments_of, data.dtype, xp)(sums, shift, size, data.n, previous, unit)
+
+
+def _moments_of(
+    dtype: Any,
+    xp: Namespace,
+    sums: tuple[Array, ...],
+    shift: Array,
+    size: Array,
+    n: int,
+    previous: Moments | None,
+    unit: float,
+) -> Moments:
+    """Return the moments, by the sums over all rows of what is near ``shift``, in units."""
+    weight, squares, first, second = sums
+    evenness = xp.astype(weight * weight / (n * squares), dtype)
     mean = first / weight
     scale = xp.astype(1.0 / size, mean.dtype)[:, None]
     deviation = (second - first * mean) * scale * scale
@@ -195,17 +216,19 @@ def plain_metric(objective: Objective) -> Metric:
     return Metric(centre, scale, *_spectrum(objective, centre, scale))
 
 
-def _sample(objective: Objective) -> Block:
+def small_sample(objective: Objective) -> Block:
+    """Return rows that tell the scale of things."""
     return objective.data.sample(max(64, min(_ROWS, _ENTRIES // objective.data.p)))
 
 
 def sample_loss(objective: Objective, params: Params) -> Array:
     """Return the mean loss ``(m,)`` of a sample of the rows: the scale of the loss, for little."""
-    mean = objective.data.backend.compile(_mean_loss, objective.loss, objective.xp)
-    return mean(_sample(objective), params)
+    mean = objective.data.backend.compile(mean_loss, objective.loss, objective.xp)
+    return mean(small_sample(objective), params)
 
 
-def _mean_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> Array:
+def mean_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> Array:
+    """Return the mean loss ``(m,)`` of some rows."""
     value, _ = loss_and_grads(loss, *block, params, xp=xp)
     total = xp.sum(block.weights(xp=xp), axis=0)
     return xp.sum(value, axis=0) / safe_divisor(total, xp=xp)
@@ -213,7 +236,7 @@ def _mean_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> Array
 
 def _spectrum(objective: Objective, centre: Array, scale: Array) -> tuple[Array, ...]:
     """Return what `Metric` says of the rows, from a sample of them."""
-    block, backend = _sample(objective), objective.data.backend
+    block, backend = small_sample(objective), objective.data.backend
     start = np.random.Generator(np.random.PCG64(0)).standard_normal((objective.data.p, 1))
     norms = backend.compile(_norms, objective.xp)
     return norms(block, centre, scale, backend.asarray(start, objective.data.dtype))
@@ -249,10 +272,14 @@ def _norms(xp: Namespace, block: Block, centre: Array, scale: Array, start: Arra
 
 def penalty_curvature(objective: Objective) -> Array:
     """Return α Ω″ ``(m,)`` away from the kink: α for L2, 0 for L1."""
-    xp = objective.xp
-    ones = xp.ones_like(objective.zeros().W[:1, :, :1])
-    first, second = (objective.penalty.grad(t * ones, xp=xp) for t in (1.0, 2.0))
-    return objective.alpha * (second - first)[0, :, 0]
+    curvature = objective.data.backend.compile(_curvature, objective.penalty, objective.xp)
+    return curvature(objective.alpha)
+
+
+def _curvature(penalty: Penalty, xp: Namespace, alpha: Array) -> Array:
+    ones = xp.ones_like(alpha)[None, :, None]
+    first, second = (penalty.grad(t * ones, xp=xp) for t in (1.0, 2.0))
+    return alpha * (second - first)[0, :, 0]
 
 
 def loss_curvature(loss: Loss, k: int) -> float:

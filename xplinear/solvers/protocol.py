@@ -50,8 +50,12 @@ class Solver(Protocol):
     ``planned(objective)``              Itself, as it should be for the many models of a sweep.
     ``follow(objective, params,         The state of models that differ from earlier ones in α
     previous, before)``                 only: their last state and their α.
+    ``curved(objective, state,          The state that `follow` gave, of models of one α, told of
+    iterations)``                       the curvature there, if it saves half of so many.
     ``ahead(objective, state)``         Parameters a step further on than ``state.params``: the
                                         optimum is bounded from there.
+    ``copy(state, xp=)``                A state in memory of its own, where ``step`` writes into
+                                        the state it is given: `minimize` goes on from that.
     ``with_rates(rates)``               Itself, with a learning rate for each model.
     ``in_turn()``                       Itself, for one epoch of rows that come in turn; its
                                         ``init`` then takes the state before as well, and what
@@ -85,7 +89,18 @@ _DEFAULTS: dict[str, Any] = {
     "needs_alpha": False,
     "pays": lambda objective, models: True,
 } | dict.fromkeys(
-    ("ahead", "follow", "in_turn", "iterations_on", "planned", "relay", "state_type", "with_rates")
+    (
+        "ahead",
+        "copy",
+        "curved",
+        "follow",
+        "in_turn",
+        "iterations_on",
+        "planned",
+        "relay",
+        "state_type",
+        "with_rates",
+    )
 )
 
 

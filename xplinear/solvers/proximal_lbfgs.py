@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xplinear.arguments import integer, number, settle
 from xplinear.data.rows import centred_scores, spread
@@ -15,18 +15,20 @@ from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.gram import Bounds, bounds, gram_pays
 from xplinear.solvers.hessian import augmented, has_hessian, params_of_augmented
-from xplinear.solvers.metric import uncentred
+from xplinear.solvers.metric import safe_divisor, uncentred
 from xplinear.solvers.protocol import check_suits, max_iter_iterations, take_models
 from xplinear.solvers.quadratic import (
     Quadratic,
     Trial,
+    fista,
     flat,
-    improve,
     inner,
     of_weights,
     promise,
-    prox,
+    quadratic,
+    shrunk,
     start,
+    towards_bottom,
 )
 from xplinear.solvers.report import Report, first_report
 from xplinear.solvers.stopping import backtracked, decreases, moved, relative_excess
@@ -45,8 +47,8 @@ __all__ = ["ProximalLBFGS", "ProximalLBFGSState"]
 _EXACT = 512  # weights of a model up to which its Hessian is made: a solve costs about a pass
 _MOST = 1030  # of those looked at, where most are zero: then the steps without it are slow
 _EXACT_ALL = 128  # weights up to which it is made of all of them without a look
-_EXACT_ROUNDS = 6, 12  # of ten inner steps and two solves; the second where six fell short
-_ROUNDS = 5  # of ten; fewer need more passes, more cost more than they save
+_EXACT_ROUNDS = 12, 24  # of five inner steps and a solve; the second where twelve fell short
+_ROUNDS = 10  # of five; fewer need more passes, more cost more than they save
 _SOLVED = 0.01  # share of what the inner steps gained that may be left
 _ENTRIES = 2**26  # of the Hessians of all models
 _WORTH = 10  # iterations without the Hessian that one with it saves, at least
@@ -54,6 +56,21 @@ _INNER_ROWS = 500  # whose pass costs as much as the inner steps
 _NEAR = 10.0  # times tol: so near, what is below the rounding of F is nothing to wait for
 _DAMPED = 1e-7  # share of its bound by which curvature is raised after a step was too long
 _LEAST_CURVATURE = 1e-8  # share of its bound below which curvature is not trusted
+
+
+_DEPENDENT = 10.0  # times eps: the share of a step by which it may differ from those before
+
+
+class Pairs(NamedTuple):
+    """The last steps s and changes of the gradient y, each pair in its place of a ring.
+
+    There is a place more than pairs: it is written next, and has none. So the state before a step
+    stays whole until the step after.
+    """
+
+    rows: Array  # (m, 2 places, d), B₀s of every place, then y
+    products: Array  # (m, places, 2, places), s of every place with these
+    age: Array  # (m, places), in pairs; of the oldest, there is none
 
 
 class ProximalLBFGSState(NamedTuple):
@@ -70,8 +87,7 @@ class ProximalLBFGSState(NamedTuple):
     scale: Array
     short: Array  # the inner steps of the last iteration left something to gain
     metric: Bounds
-    steps: Array = None  # (m, memory, c (p + 1)), newest last; 0 where there is none
-    changes: Array = None
+    pairs: Any = None  # Pairs, from the first step without a Hessian on
 
 
 class Proposal(NamedTuple):
@@ -159,9 +175,15 @@ class ProximalLBFGS:
         state, proposal, exact = self._propose(objective, state)
         loss, grads = objective.data_loss_and_grad(proposal.params)
         judge = objective.data.backend.compile(_judge, objective.penalty, exact, objective.xp)
-        judged = judge(state, objective.alpha, proposal, loss, grads, self.tol)
+        judged, newest = judge(state, objective.alpha, proposal, loss, grads, self.tol)
         # What went through JAX's compiler is another array: keep the one there is.
-        return judged._replace(metric=state.metric)
+        judged = judged._replace(metric=state.metric)
+        if state.pairs is None:
+            return judged
+        rows = state.pairs.rows
+        for place, row in newest:
+            rows = objective.data.backend.write(rows, place, row)
+        return judged._replace(pairs=judged.pairs._replace(rows=rows))
 
     def ahead(self, objective: Objective, state: ProximalLBFGSState) -> Params:
         """Return where the next step would go, for a dual point that is nearer the optimum."""
@@ -174,22 +196,23 @@ class ProximalLBFGS:
     ) -> tuple[ProximalLBFGSState, Proposal, bool]:
         """Return the state, where to go from there, and whether the Hessian was used."""
         xp, penalty, alpha = objective.xp, objective.penalty, objective.alpha
-        compile_ = objective.data.backend.compile
+        compile_, repeat = objective.data.backend.compile, objective.data.backend.repeat
         columns, weights, short = _columns(objective, state)
         exact = _few(objective, state.point, columns)
         if exact:
             centre = state.metric.centre[:, 0]
             H = hessian(objective, state.params, centre, columns)
-            model = compile_(_exact_model, xp)(state, alpha, H, columns)
+            model, trial = compile_(_exact_model, xp)(state, alpha, H, columns)
+            advance, rounds = repeat(towards_bottom, penalty, weights, xp), _EXACT_ROUNDS[short]
         else:
-            if state.steps is None:
-                nothing = xp.stack([xp.zeros_like(flat(state.point, xp=xp))] * self.memory, axis=1)
-                state = state._replace(steps=nothing, changes=nothing)
-            model = compile_(_learnt_model, xp)(state, alpha, columns)
-        trial = start(model, 0.8 * state.eigenvalue, xp=xp)
-        advance = compile_(improve, penalty, weights, xp)
-        for _ in range(_EXACT_ROUNDS[short] if exact else _ROUNDS):
-            trial = advance(model, trial)
+            if state.pairs is None:
+                state = state._replace(pairs=compile_(_no_pairs, self.memory + 1, xp)(state.point))
+            model, trial = compile_(_learnt_model, xp)(state, alpha, columns)
+            model = model._replace(gram=state.metric.gram)
+            if columns is None:
+                model = model._replace(rows=state.pairs.rows)
+            advance, rounds = repeat(fista, penalty, xp), _ROUNDS
+        trial = advance(rounds, trial, model)
         propose = compile_(_propose, penalty, objective.fit_intercept, xp)
         return state, propose(state, alpha, model, trial, columns), exact
 
@@ -198,6 +221,14 @@ class ProximalLBFGS:
     ) -> ProximalLBFGSState:
         """Return the state of a stack of these models only."""
         return take_models(state, models, xp=xp, metric=state.metric)
+
+    def copy(self, state: ProximalLBFGSState, *, xp: Namespace) -> ProximalLBFGSState:
+        """Return the state with a ring of its own."""
+        if state.pairs is None:
+            return state
+        rows = state.pairs.rows
+        rows = xp.astype(rows, rows.dtype, copy=True)
+        return state._replace(pairs=state.pairs._replace(rows=rows))
 
     def follow(
         self, objective: Objective, params: Params, previous: ProximalLBFGSState, before: Array
@@ -210,8 +241,7 @@ class ProximalLBFGS:
         return _started(objective, params, previous.zero, previous.metric)._replace(
             eigenvalue=previous.eigenvalue,
             scale=previous.scale,
-            steps=previous.steps,
-            changes=previous.changes,
+            pairs=previous.pairs,
         )
 
 
@@ -251,9 +281,18 @@ def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns |
 
 def _gain(penalty: Penalty, xp: Namespace, state: ProximalLBFGSState, alpha: Array) -> Array:
     """Return about what a proximal step in each weight ``(m, c, p)`` alone gains."""
-    D, point = state.metric.bound, state.point
-    moved = prox(penalty, point - state.gradient / D, alpha[:, None, None] / D, xp=xp) - point
-    return (D * moved * moved)[:, :, :-1]
+    D = state.metric.bound[:, :, :-1]
+    moved = _alone(penalty, state, alpha, D, xp=xp)
+    return D * moved * moved
+
+
+def _alone(
+    penalty: Penalty, state: ProximalLBFGSState, alpha: Array, D: Array, *, xp: Namespace
+) -> Array:
+    """Return how far each weight ``(m, c, p)`` would move in a proximal step over D."""
+    W = state.point[:, :, :-1]
+    point = W - state.gradient[:, :, :-1] / D
+    return shrunk(penalty, point, alpha[:, None, None] / D, xp=xp) - W
 
 
 def _started(
@@ -299,7 +338,7 @@ def _gradient(grads: Params, centre: Array, *, xp: Namespace) -> Array:
 
 def _exact_model(
     xp: Namespace, state: ProximalLBFGSState, alpha: Array, H: Array, columns: Columns | None
-) -> Quadratic:
+) -> tuple[Quadratic, Trial]:
     """Return the model with the Hessian H, its diagonal kept away from 0."""
     point, gradient, bound = (
         narrowed(a, columns, xp=xp) for a in (state.point, state.gradient, state.metric.bound)
@@ -311,57 +350,59 @@ def _exact_model(
     D = xp.reshape(raised, point.shape)
     if columns is None:  # a penalty may join the weights of a feature: they share their step
         D = xp.mean(D, axis=1, keepdims=True) + xp.zeros_like(D)
-    return Quadratic(
-        start=point,
-        gradient=gradient,
-        alpha=alpha,
-        diagonal=D,
-        exact=H + diagonal(raised - met, xp=xp),
-    )
+    exact = (H + diagonal(raised - met, xp=xp)) / flat(D, xp=xp)[:, :, None]
+    model = quadratic(point, gradient, alpha, D, exact=exact, xp=xp)
+    return model, start(model, 0.8 * state.eigenvalue, xp=xp)
 
 
 def _learnt_model(
     xp: Namespace, state: ProximalLBFGSState, alpha: Array, columns: Columns | None
-) -> Quadratic:
-    """Return the model learnt from the pairs, written out from the oldest.
-
-    B_{i+1} = B_i + yyᵀ / sᵀy − B_i s sᵀB_i / sᵀB_i s.
-    """
-    S, Y, metric = state.steps, state.changes, state.metric
-    m, memory, d = S.shape
-    _, c, width = state.point.shape
-    BS = of_weights(metric.gram, metric.diagonal, xp.reshape(S, (m * memory, c, width)), xp=xp)
-    BS = state.scale[:, None, None] * xp.reshape(BS, (m, memory, d))
-    risen: list[Array] = []
-    fallen: list[Array] = []
-    for i in range(memory):
-        s, y, Bs = S[:, i, :], Y[:, i, :], BS[:, i, :]
-        plus, minus = _normalized(y, s, xp=xp), _normalized(Bs, s, xp=xp)
-        BS = BS + (S @ plus[:, :, None]) * plus[:, None, :]
-        BS = BS - (S @ minus[:, :, None]) * minus[:, None, :]
-        risen.append(plus)
-        fallen.append(minus)
-    U = xp.reshape(xp.stack(risen + fallen, axis=1), (m * 2 * memory, c, width))
-    U = narrowed(U, columns, xp=xp)
-    ones = xp.ones_like(S[:, :, :1])
-    eta = state.report.step_size
-    return Quadratic(
-        start=narrowed(state.point, columns, xp=xp),
-        gradient=eta[:, None, None] * narrowed(state.gradient, columns, xp=xp),
-        alpha=eta * alpha,
-        diagonal=narrowed(metric.diagonal, columns, xp=xp),
-        gram=metric.gram if columns is None else metric.gram[: columns.index.shape[1], :],
-        scale=state.scale,
-        U=xp.reshape(U, (m, 2 * memory, c * U.shape[2])),
-        sign=xp.concat([ones, -ones], axis=1),
+) -> tuple[Quadratic, Trial]:
+    """Return the model learnt from the pairs; where all columns move, but for their rows."""
+    pairs, eta, rows = state.pairs, state.report.step_size, None
+    point, gradient, D = (
+        narrowed(a, columns, xp=xp) for a in (state.point, state.gradient, state.metric.diagonal)
     )
+    if columns is not None:
+        (m, r, _), (_, c, width) = pairs.rows.shape, state.point.shape
+        rows = narrowed(xp.reshape(pairs.rows, (m * r, c, width)), columns, xp=xp)
+        rows = xp.reshape(rows, (m, r, c * rows.shape[2]))
+    model = quadratic(
+        point,
+        eta[:, None, None] * gradient,
+        eta * alpha,
+        state.scale[:, None, None] * D,
+        rows=rows,
+        middle=_middle(pairs, state.scale, xp=xp),
+        xp=xp,
+    )
+    return model, start(model, 0.8 * state.eigenvalue, xp=xp)
 
 
-def _normalized(y: Array, s: Array, *, xp: Namespace) -> Array:
-    """Return y / √sᵀy, 0 where there is no pair."""
-    square = xp.sum(s * y, axis=1)
-    there = square > 0.0
-    return xp.where(there, 1.0 / xp.sqrt(xp.where(there, square, 1.0)), 0.0)[:, None] * y
+def _middle(pairs: Pairs, scale: Array, *, xp: Namespace) -> Array:
+    """Return N ``(m, 2 places, 2 places)`` of B = γB₀ + RᵀNR, R the rows of the pairs.
+
+    With E the diagonal of SYᵀ and L its part of s newer than y, where γB₀ is B₀ (Byrd, Nocedal and
+    Schnabel 1994), B = B₀ + YᵀE⁻¹Y − Zᵀ(SB₀Sᵀ + LE⁻¹Lᵀ)⁻¹Z with Z = SB₀ + LE⁻¹Y.
+    """
+    age, places = pairs.age, pairs.age.shape[1]
+    there = age < places - 1
+    both = there[:, :, None] & there[:, None, :]
+    SBS = scale[:, None, None] * xp.where(both, pairs.products[:, :, 0, :], 0.0)
+    SY = pairs.products[:, :, 1, :]
+    inverse = xp.where(there, 1.0 / xp.where(there, xp.linalg.diagonal(SY), 1.0), 0.0)
+    L = xp.where(both & (age[:, :, None] < age[:, None, :]), SY, 0.0)
+    over = L * inverse[:, None, :]
+    K = SBS + over @ xp.matrix_transpose(L)
+    unit = 1.0 / xp.sqrt(safe_divisor(xp.linalg.diagonal(K), xp=xp))
+    # Steps that depend on each other say nothing new: B then stays larger, which is safe.
+    dependent = _DEPENDENT * float(xp.finfo(unit.dtype).eps)
+    ridge = xp.where(there, dependent, xp.ones_like(unit))
+    K = unit[:, :, None] * K * unit[:, None, :] + diagonal(ridge, xp=xp)
+    alone = scale[:, None] * xp.astype(there, unit.dtype)
+    Z = unit[:, :, None] * xp.concat([diagonal(alone, xp=xp), over], axis=2)
+    risen = diagonal(xp.concat([xp.zeros_like(inverse), inverse], axis=1), xp=xp)
+    return risen - xp.matrix_transpose(Z) @ xp.linalg.solve(K, Z)
 
 
 def _propose(
@@ -385,10 +426,10 @@ def _propose(
         if model.exact is not None:  # far from 0, curvature is less than its bound
             share = model.diagonal / narrowed(D, columns, xp=xp)
             D = xp.mean(share[:, :, :-1], axis=(1, 2), keepdims=True) * D
-        away = prox(penalty, state.point - state.gradient / D, alpha[:, None, None] / D, xp=xp)
-        away = (away - state.point)[:, :, :-1]
+        D = D[:, :, :-1]
+        away = _alone(penalty, state, alpha, D, xp=xp)
         away = xp.where(columns.place < columns.index.shape[1], 0.0, away)
-        excess = excess + 0.5 * inner(away, D[:, :, :-1] * away, xp=xp)
+        excess = excess + 0.5 * inner(away, D * away, xp=xp)
     params = params_of_augmented(point, xp=xp)
     params = uncentred(fit_intercept, state.metric.centre, params, xp=xp)
     return Proposal(point, params, excess, left > _SOLVED * gained, trial.eigenvalue)
@@ -404,8 +445,11 @@ def _judge(
     loss: Array,
     grads: Params,
     tol: float,
-) -> ProximalLBFGSState:
-    """Keep the trial points that are good enough, and learn the curvature from all of them."""
+) -> tuple[ProximalLBFGSState, tuple[tuple[Array, Array], ...]]:
+    """Keep the trial points that are good enough, and learn the curvature from all of them.
+
+    Returns also what to write into the rows of the pairs.
+    """
     trial, params, excess, short, eigenvalue = proposal
     report = state.report
     gradient = _gradient(grads, state.metric.centre, xp=xp)
@@ -431,33 +475,54 @@ def _judge(
     step_size = xp.where(accept, longer, shorter)
     after = moved(state, accept, params, loss, value, step_size, residual, tol, xp=xp)
     done = after.report.converged | (lost & (residual <= _NEAR * tol))
-    return after._replace(
-        **({} if state.steps is None else _learnt(state, step, change, xp=xp)),
+    learnt, newest = ({}, ()) if state.pairs is None else _learnt(state, step, change, xp=xp)
+    after = after._replace(
+        **learnt,
         report=after.report._replace(converged=done),
         point=xp.where(keep, trial, state.point),
         gradient=xp.where(keep, gradient, state.gradient),
         short=short,
         eigenvalue=xp.where(report.converged, state.eigenvalue, eigenvalue),
     )
+    return after, newest
+
+
+def _no_pairs(places: int, xp: Namespace, point: Array) -> Pairs:
+    """Return a ring without pairs."""
+    nothing = flat(point, xp=xp)[:, :1] * 0.0
+    one = xp.ones_like(nothing[:, 0])
+    ages = xp.stack([float(places + i) * one for i in range(places)], axis=1)
+    rows = xp.stack([xp.zeros_like(flat(point, xp=xp))] * (2 * places), axis=1)
+    products = 0.0 * xp.stack([xp.stack([ages, ages], axis=1)] * places, axis=1)
+    return Pairs(rows, products, ages)
 
 
 def _learnt(
     state: ProximalLBFGSState, step: Array, change: Array, *, xp: Namespace
-) -> dict[str, Array]:
-    """Return the pairs and the scale of B₀ after a step, whether it was kept or not."""
-    metric = state.metric
+) -> tuple[dict[str, Any], tuple[tuple[Array, Array], ...]]:
+    """Return pairs and the scale of B₀ after a step, kept or not; places, and rows for them."""
+    metric, (rows, products, age) = state.metric, state.pairs
+    D, places = metric.diagonal, age.shape[1]
     curvature = inner(step, change, xp=xp)
-    least = 1e-7 * inner(step, metric.diagonal * step, xp=xp)
+    least = 1e-7 * inner(step, D * step, xp=xp)
     useful = xp.isfinite(curvature) & (curvature > least) & ~state.report.converged
-    bent = inner(change, of_weights(metric.inverse, 1.0 / metric.diagonal, change, xp=xp), xp=xp)
+    bent = inner(change, of_weights(metric.inverse, change / D, xp=xp), xp=xp)
     scale = bent / xp.where(useful, curvature, 1.0)
-    learn = useful[:, None, None]
-    return {
-        "steps": xp.where(learn, _push(state.steps, step, xp=xp), state.steps),
-        "changes": xp.where(learn, _push(state.changes, change, xp=xp), state.changes),
+    # Of no use, it is not there; but it must be a number.
+    s, y = (xp.where(useful[:, None, None], a, 0.0) for a in (step, change))
+    newest = flat(D * of_weights(metric.gram, s, xp=xp), xp=xp), flat(y, xp=xp)
+    s = flat(s, xp=xp)
+    oldest = xp.argmax(age, axis=1)
+    here = (age == xp.max(age, axis=1, keepdims=True)) & useful[:, None]
+    met = xp.reshape(rows @ s[:, :, None], (age.shape[0], 2, places))
+    own = xp.stack([xp.sum(s * a, axis=1) for a in newest], axis=1)
+    met = xp.where(here[:, None, :], own[:, :, None], met)
+    # SB₀S is symmetric; an older s is never asked for its product with a newer y.
+    products = xp.where(here[:, None, None, :], met[:, 0, :, None, None], products)
+    products = xp.where(here[:, :, None, None], met[:, None, :, :], products)
+    age = xp.where(useful[:, None], xp.where(here, 0.0, age + 1.0), age)
+    learnt = {
+        "pairs": Pairs(None, products, age),
         "scale": xp.where(useful, scale, state.scale),
     }
-
-
-def _push(pairs: Array, newest: Array, *, xp: Namespace) -> Array:
-    return xp.concat([pairs[:, 1:, :], flat(newest, xp=xp)[:, None, :]], axis=1)
+    return learnt, ((oldest, newest[0]), (places + oldest, newest[1]))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from xplinear.namespace import Array, Namespace
+from xplinear.losses.true_class import diagonal
+from xplinear.namespace import Array, Namespace, device
 from xplinear.objective import weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.hessian import augmented, params_of_augmented
@@ -15,49 +16,59 @@ from xplinear.solvers.hessian import augmented, params_of_augmented
 __all__ = [
     "Quadratic",
     "Trial",
+    "fista",
     "flat",
-    "improve",
     "inner",
     "of_weights",
     "promise",
-    "prox",
+    "quadratic",
+    "shrunk",
     "start",
+    "towards_bottom",
 ]
 
-_STEPS = 5  # compiled together
+_STEPS = 5  # of FISTA, before it is looked at what they gained
+_LEFT = 1e-3  # of what was gained: so little is not worth more steps
 _OVERSTEP = 1.25  # in units of 1 / eigenvalue; full momentum is stable up to 4/3
 
 
 class Quadratic(NamedTuple):
     """gᵀv + αΩ(W + v) + ½ vᵀBv of the move v; g and α are those of F, times a step size.
 
-    B is ``exact (m, d, d)``, d = c(q + 1); or, where that is None, scale·B₀ + Uᵀ diag(sign) U with
-    ``U (m, 2 memory, d)``, B₀ being ``gram (q, q)`` in each column of weights, or where that is
-    empty ``diagonal``. ``diagonal`` is about that of B₀ or B, everywhere positive.
+    ``diagonal`` D is about that of B, everywhere positive. What is computed with is over it:
+    ``gradient`` D⁻¹g, ``shrinkage`` D⁻¹α, and D⁻¹B, which is ``exact (m, d, d)``, d = c(q + 1); or,
+    where that is None, B₀ + D⁻¹Rᵀ middle R with ``rows`` R ``(m, r, d)``, B₀ being ``gram (q, q)``
+    in each column of weights, from the right, and the identity elsewhere; see `of_weights`.
     """
 
     start: Array
     gradient: Array
     alpha: Array
     diagonal: Array
+    shrinkage: Array
+    weight: Array  # (q + 1,), all but the intercept
+    momentum: Array  # (2, 1, 1, 1), of the extrapolated point, not of the iterate
     exact: Array = None
     gram: Array = None
-    scale: Array = None
-    U: Array = None
-    sign: Array = None
+    rows: Array = None
+    middle: Array = None  # (m, r, r)
 
 
 class Trial(NamedTuple):
-    """State of FISTA: iterate and extrapolated point, each with its B(· − start).
+    """State of FISTA: extrapolated point and iterate, each with its D⁻¹B(· − start).
 
-    The step is 1 / ``eigenvalue``, the largest of D⁻¹B met, D the diagonal.
+    The step is 1 / ``eigenvalue``, the largest of D⁻¹B met.
     """
 
-    x: Array
-    Bx: Array
-    y: Array
-    By: Array
+    points: Array  # (m, 2, 2, c, q + 1)
     eigenvalue: Array
+    full: Array  # whether the next step towards the bottom of a face goes all the way
+    solved: Array  # little is left to gain: it stays as it is
+
+    @property
+    def x(self) -> Array:
+        """The iterate."""
+        return self.points[:, 1, 0, :, :]
 
 
 def inner(a: Array, b: Array, *, xp: Namespace) -> Array:
@@ -70,42 +81,47 @@ def flat(a: Array, *, xp: Namespace) -> Array:
     return xp.reshape(a, (a.shape[0], a.shape[1] * a.shape[2]))
 
 
-def of_weights(matrix: Array, diagonal: Array, move: Array, *, xp: Namespace) -> Array:
-    """Return the product with a symmetric matrix in each column of weights, and a diagonal.
+def of_weights(matrix: Array, move: Array, *, xp: Namespace) -> Array:
+    """Return the product of each column of weights with a matrix ``(q, q)``.
 
-    The diagonal is the intercept's, and everyone's where the matrix is empty.
+    The intercept's stays as it is, and all where the matrix is empty.
     """
-    product = diagonal * move
     q, (m, c, _) = matrix.shape[0], move.shape
     if matrix.shape[1] == 0:
-        return product
+        return move
     W = xp.reshape(xp.reshape(move[:, :, :q], (m * c, q)) @ matrix, (m, c, q))
-    return xp.concat([W, product[:, :, q:]], axis=2)
+    return xp.concat([W, move[:, :, q:]], axis=2)
 
 
-def prox(penalty: Penalty, point: Array, step: Array, *, xp: Namespace) -> Array:
-    """Return the prox of the penalty in the weights, with a step for every entry."""
-    W, b = params_of_augmented(point, xp=xp)
-    return augmented(penalty.prox(W, params_of_augmented(step, xp=xp).W, xp=xp), b, xp=xp)
+def shrunk(penalty: Penalty, point: Array, step: Array, *, xp: Namespace) -> Array:
+    """Return the prox of the penalty in weights ``(m, c, q)``, with a step for every one."""
+    W, step = (xp.permute_dims(a, (2, 0, 1)) for a in (point, step))
+    return xp.permute_dims(penalty.prox(W, step, xp=xp), (1, 2, 0))
+
+
+def quadratic(
+    start: Array, gradient: Array, alpha: Array, diagonal: Array, *, xp: Namespace, **B: Array
+) -> Quadratic:
+    """Return the model of g, α, D, and of D⁻¹B in its parts."""
+    width = start.shape[2]
+    index = xp.arange(width, dtype=xp.int32, device=device(start))
+    return Quadratic(
+        start=start,
+        gradient=gradient / diagonal,
+        alpha=alpha,
+        diagonal=diagonal,
+        shrinkage=alpha[:, None, None] / diagonal,
+        weight=index < width - 1,
+        momentum=xp.astype(xp.reshape(index[:2] < 1, (2, 1, 1, 1)), start.dtype),
+        **B,
+    )
 
 
 def start(model: Quadratic, eigenvalue: Array, *, xp: Namespace) -> Trial:
     """Return the trial that has not moved."""
-    nothing = xp.zeros_like(model.start)
-    return Trial(model.start, nothing, model.start, nothing, eigenvalue)
-
-
-def improve(penalty: Penalty, most: int, xp: Namespace, model: Quadratic, trial: Trial) -> Trial:
-    """Make some steps of greedy FISTA; where B is exact, also two towards the face's bottom.
-
-    ``most`` weights of a model move in these.
-    """
-    for full in (False, True):
-        for _ in range(_STEPS):
-            trial = _fista(penalty, model, trial, xp=xp)
-        if model.exact is not None:
-            trial = _newton(penalty, most, model, trial, full, xp=xp)
-    return trial
+    both = xp.stack([model.start, xp.zeros_like(model.start)], axis=1)
+    no = eigenvalue < 0.0
+    return Trial(xp.stack([both, both], axis=1), eigenvalue, full=no, solved=no)
 
 
 def promise(penalty: Penalty, xp: Namespace, model: Quadratic, trial: Trial) -> tuple[Array, Array]:
@@ -114,17 +130,16 @@ def promise(penalty: Penalty, xp: Namespace, model: Quadratic, trial: Trial) -> 
     Near the minimum the difference of its values is nothing but rounding: then it is ½ vᵀBv, of
     which no more than what the penalty gains is missing.
     """
-    move = trial.x - model.start
-    bent = 0.5 * inner(move, trial.Bx, xp=xp)
-    slope = inner(model.gradient, move, xp=xp)
-    before, after = (_penalty(penalty, a, model.alpha, xp=xp) for a in (model.start, trial.x))
-    fall = before - after - xp.astype(slope + bent, before.dtype)
-    fall = fall - 8.0 * float(xp.finfo(bent.dtype).eps) * (before + after)
-    gained = xp.maximum(bent, xp.astype(fall, bent.dtype))
-    D = trial.eigenvalue[:, None, None] * model.diagonal
-    step = model.alpha[:, None, None] / D
-    left = prox(penalty, trial.x - (model.gradient + trial.Bx) / D, step, xp=xp) - trial.x
-    return xp.maximum(gained, xp.zeros_like(gained)), 0.5 * inner(left, D * left, xp=xp)
+    x, D = trial.x, model.diagonal
+    bent, move = trial.points[:, 1, 1, :, :], D * (x - model.start)
+    half = 0.5 * inner(move, bent, xp=xp)
+    before, after = (_penalty(penalty, a, model.alpha, xp=xp) for a in (model.start, x))
+    fall = before - after - xp.astype(inner(move, model.gradient, xp=xp) + half, before.dtype)
+    fall = fall - 8.0 * float(xp.finfo(half.dtype).eps) * (before + after)
+    gained = xp.maximum(half, xp.astype(fall, half.dtype))
+    left = _landed(penalty, model, x, bent, 1.0 / trial.eigenvalue, xp=xp) - x
+    left = 0.5 * trial.eigenvalue * inner(left, D * left, xp=xp)
+    return xp.maximum(gained, xp.zeros_like(gained)), left
 
 
 def _penalty(penalty: Penalty, point: Array, alpha: Array, *, xp: Namespace) -> Array:
@@ -132,90 +147,129 @@ def _penalty(penalty: Penalty, point: Array, alpha: Array, *, xp: Namespace) -> 
 
 
 def _product(model: Quadratic, move: Array, *, xp: Namespace) -> Array:
+    """Return D⁻¹B times the move."""
     vector = flat(move, xp=xp)[:, :, None]
     if model.exact is not None:
         return xp.reshape(model.exact @ vector, move.shape)
-    product = model.scale[:, None, None] * of_weights(model.gram, model.diagonal, move, xp=xp)
-    along = xp.matrix_transpose(model.sign * (model.U @ vector))
-    return product + xp.reshape(along @ model.U, move.shape)
+    along = model.middle @ (model.rows @ vector)
+    along = xp.reshape(xp.matrix_transpose(along) @ model.rows, move.shape)
+    return of_weights(model.gram, move, xp=xp) + along / model.diagonal
 
 
-def _fista(penalty: Penalty, model: Quadratic, trial: Trial, *, xp: Namespace) -> Trial:
-    """Make a step of greedy FISTA: full momentum, dropped where it points uphill."""
-    D = model.diagonal
-    x, Bx, y, By, eigenvalue = trial
-    step = _OVERSTEP / (eigenvalue[:, None, None] * D)
-    T = y - step * (model.gradient + By)
-    T = prox(penalty, T, step * model.alpha[:, None, None], xp=xp)
-    moved, BT = T - y, _product(model, T - model.start, xp=xp)
-    length, bent = inner(moved, D * moved, xp=xp), inner(moved, BT - By, xp=xp)
-    # The step fits the model's curvature, or the eigenvalue is raised to what was met.
-    fits = bent <= eigenvalue * length
-    met = bent / xp.where(length > 0.0, length, 1.0)
-    downhill = inner(moved, D * (T - x), xp=xp) >= 0.0
-    beta, keep = xp.astype(downhill, T.dtype)[:, None, None], fits[:, None, None]
-    return Trial(
-        x=xp.where(keep, T, x),
-        Bx=xp.where(keep, BT, Bx),
-        y=xp.where(keep, T + beta * (T - x), y),
-        By=xp.where(keep, BT + beta * (BT - Bx), By),
-        eigenvalue=xp.where(fits, eigenvalue, 1.1 * met),
-    )
+def _landed(
+    penalty: Penalty, model: Quadratic, point: Array, bent: Array, length: Array, *, xp: Namespace
+) -> Array:
+    """Return where a proximal step of this ``length (m,)``, over D, leads."""
+    length = length[:, None, None]
+    point = point - length * (model.gradient + bent)
+    step = length * model.shrinkage
+    if getattr(penalty, "separable", False):
+        return xp.where(model.weight, shrunk(penalty, point, step, xp=xp), point)
+    W = shrunk(penalty, point[:, :, :-1], step[:, :, :-1], xp=xp)
+    return xp.concat([W, point[:, :, -1:]], axis=2)
 
 
-def _newton(
-    penalty: Penalty, most: int, model: Quadratic, trial: Trial, full: bool, *, xp: Namespace
-) -> Trial:
-    """Go to the bottom of the face on which a proximal step lands, if the model is lower there.
+def fista(penalty: Penalty, xp: Namespace, trial: Trial, model: Quadratic) -> Trial:
+    """Make some steps of greedy FISTA; until there is next to nothing to gain by more."""
+    length = trial.eigenvalue
+    for _ in range(_STEPS):
+        trial, length = _fista(penalty, model, trial, xp=xp)
+    x, bent = trial.points[:, 1, 0, :, :], trial.points[:, 1, 1, :, :]
+    gained = inner(model.diagonal * (x - model.start), bent, xp=xp)
+    solved = trial.solved | (trial.eigenvalue * length <= _LEFT * gained)
+    return trial._replace(solved=solved)
 
-    On a face, weights that are zero stay zero and the others keep their signs; the penalty is
-    taken as linear there plus what its gradient bends from W to 2W, which for L1, L2 and their
-    mixtures is exact. Where signs would change, these weights become zero; or the step ends
-    where the first does. A step that is not ``full`` moves a weight about as far as 0 is away
-    where the model is flat: there the bottom of the face is at infinity. Only points that
-    decrease the model are taken, so that the penalty may be of any kind.
+
+def _fista(
+    penalty: Penalty, model: Quadratic, trial: Trial, *, xp: Namespace
+) -> tuple[Trial, Array]:
+    """Return the trial after a step, and its squared length ``(m,)`` over D.
+
+    Greedy FISTA has full momentum, dropped where it points uphill.
     """
-    D, alpha = model.diagonal, model.alpha[:, None, None]
-    step = 1.0 / (trial.eigenvalue[:, None, None] * D)
+    points, eigenvalue, _, solved = trial
+    m, _, _, c, width = points.shape
+    y, By = points[:, 0, 0, :, :], points[:, 0, 1, :, :]
+    T = _landed(penalty, model, y, By, _OVERSTEP / eigenvalue, xp=xp)
+    landed = xp.stack([T, _product(model, T - model.start, xp=xp)], axis=1)[:, None, :, :, :]
+    away = landed - points
+    # Of what was moved, over D: with itself, with what B makes of it, and with T − x.
+    moved = xp.reshape(model.diagonal * away[:, 0, 0, :, :], (m, c * width, 1))
+    products = (xp.reshape(away, (m, 4, c * width)) @ moved)[:, :, 0]
+    length, bent, downhill = products[:, 0], products[:, 1], products[:, 2] >= 0.0
+    # The step fits the model's curvature, or the eigenvalue is raised to what was met.
+    met = bent / xp.where(length > 0.0, length, 1.0)
+    fits = met <= eigenvalue
+    keep = (fits & ~solved)[:, None, None, None, None]
+    beta = xp.where(downhill[:, None, None, None, None], model.momentum, 0.0)
+    trial = trial._replace(
+        points=xp.where(keep, landed + beta * away[:, 1:, :, :, :], points),
+        eigenvalue=xp.where(fits | solved, eigenvalue, 1.1 * met),
+    )
+    return trial, length
 
-    def landed(point: Array, product: Array) -> Array:
-        slope = model.gradient + product
-        return prox(penalty, point - step * slope, step * alpha, xp=xp)
 
-    T = landed(trial.x, trial.Bx)
-    W, b = params_of_augmented(T, xp=xp)
-    once, twice = (penalty.grad(factor * W, xp=xp) for factor in (1.0, 2.0))
-    bend = xp.where(W == 0.0, 0.0, (twice - once) / xp.where(W == 0.0, 1.0, W))
-    pull = alpha * augmented(once, xp.zeros_like(b), xp=xp)
+def towards_bottom(
+    penalty: Penalty, most: int, xp: Namespace, trial: Trial, model: Quadratic
+) -> Trial:
+    """Make some steps of FISTA and one towards the bottom of the face where they led, if lower.
+
+    The face is that on which a proximal step lands: weights that are zero stay zero and the
+    others keep their signs; ``most`` weights of a model move. The penalty is taken as linear there
+    plus what its gradient bends from W to 2W, which for L1, L2 and their mixtures is exact. Where
+    signs would change, these weights become zero; or the step ends where the first does. A step
+    that is not ``full``, as every other is, moves a weight about as far as 0 is away where the
+    model is flat: there the bottom of the face is at infinity. Only points that decrease the model
+    are taken, so that the penalty may be of any kind.
+    """
+    for _ in range(_STEPS):
+        trial, _ = _fista(penalty, model, trial, xp=xp)
+    x, bent = trial.points[:, 1, 0, :, :], trial.points[:, 1, 1, :, :]
+    T = _landed(penalty, model, x, bent, 1.0 / trial.eigenvalue, xp=xp)
+    once, twice = (_slope(penalty, factor * T, xp=xp) for factor in (1.0, 2.0))
+    free = model.weight & (T != 0.0)
+    size = xp.where(free, T, 1.0)
+    bend = (twice - once) / size
     bend = xp.where(bend > 0.0, bend, 0.0)
-    if not full:
-        bend = bend + xp.where(W == 0.0, 0.0, once / xp.where(W == 0.0, 1.0, W))
-    bend = alpha * augmented(bend, xp.zeros_like(b), xp=xp)
+    bend = bend + xp.where(trial.full[:, None, None], 0.0, once / size)
+    bend = xp.where(free, model.shrinkage * bend, 0.0)
+    slope = model.gradient + _product(model, T - model.start, xp=xp)
+    slope = slope + xp.where(model.weight, model.shrinkage * once, 0.0)
     # The intercept has no penalty, and no face.
-    weight = augmented(xp.ones_like(W), xp.zeros_like(b), xp=xp) > 0.0
-    BT = _product(model, T - model.start, xp=xp)
-    free, slope = (T != 0.0) | ~weight, model.gradient + BT + pull
-    move = _solved(model, min(most, T.shape[1] * T.shape[2]), free, slope, bend, xp=xp)
+    move = _solved(model, most, free | ~model.weight, slope, bend, xp=xp)
     N = T + move
-    crossed = weight & (N * T < 0.0)
+    crossed = model.weight & (N * T < 0.0)
     share = xp.where(crossed, T / xp.where(crossed, T - N, 1.0), 1.0)
     first = T + xp.min(share, axis=(1, 2), keepdims=True) * move
     points = [N, xp.where(crossed, 0.0, N), first]
     if not getattr(penalty, "separable", False):
         # A penalty of one's own may say only in its prox where weights must not be.
-        points = [landed(a, _product(model, a - model.start, xp=xp)) for a in points]
+        length = 1.0 / trial.eigenvalue
+        points = [
+            _landed(penalty, model, a, _product(model, a - model.start, xp=xp), length, xp=xp)
+            for a in points
+        ]
     return _best(penalty, model, trial, [*points, T], xp=xp)
+
+
+def _slope(penalty: Penalty, point: Array, *, xp: Namespace) -> Array:
+    """Return the gradient of the penalty; the intercept's is no number that counts."""
+    if getattr(penalty, "separable", False):
+        W = penalty.grad(xp.permute_dims(point, (2, 0, 1)), xp=xp)
+        return xp.permute_dims(W, (1, 2, 0))
+    W, b = params_of_augmented(point, xp=xp)
+    return augmented(penalty.grad(W, xp=xp), xp.zeros_like(b), xp=xp)
 
 
 def _solved(
     model: Quadratic, most: int, free: Array, slope: Array, bend: Array, *, xp: Namespace
 ) -> Array:
-    """Return −(B + diag(bend))⁻¹ slope on the free entries, 0 elsewhere.
+    """Return −(D⁻¹B + diag(bend))⁻¹ slope on the free entries, 0 elsewhere.
 
     If more are free than ``most``, those of the largest slopes move.
     """
     mask, unit = flat(free, xp=xp), flat(xp.sqrt(model.diagonal), xp=xp)
-    right, extra = -flat(slope, xp=xp) / unit, flat(bend / model.diagonal, xp=xp)
+    right, extra = -flat(slope, xp=xp) * unit, flat(bend, xp=xp)
     matrix, place = model.exact, None
     if most < mask.shape[1]:
         size = xp.abs(right)
@@ -227,13 +281,12 @@ def _solved(
         )
         matrix = xp.take_along_axis(matrix, order[:, :, None], axis=1)
         matrix = xp.take_along_axis(matrix, order[:, None, :], axis=2)
-    scaled = matrix / (unit[:, :, None] * unit[:, None, :])
-    scaled = xp.where(mask[:, :, None] & mask[:, None, :], scaled, 0.0)
+    # D^½ (D⁻¹B) D^−½ is symmetric.
+    rows, columns = (xp.where(mask, a, 0.0) for a in (unit, 1.0 / unit))
+    scaled = matrix * rows[:, :, None] * columns[:, None, :]
     # So little that it matters only where the Hessian is singular.
     ridge = float(xp.finfo(slope.dtype).eps) ** (2.0 / 3.0)
-    extra = xp.where(mask, extra + ridge, 1.0)
-    one = xp.cumulative_sum(xp.ones_like(unit[0, :]))
-    scaled = scaled + xp.where(one[:, None] == one, extra[:, :, None], 0.0)
+    scaled = scaled + diagonal(xp.where(mask, extra + ridge, 1.0), xp=xp)
     move = xp.linalg.solve(scaled, xp.where(mask, right, 0.0)[:, :, None])[:, :, 0]
     move = xp.where(mask & xp.isfinite(move), move / unit, 0.0)
     if place is not None:
@@ -245,24 +298,25 @@ def _solved(
 def _best(
     penalty: Penalty, model: Quadratic, trial: Trial, points: list[Array], *, xp: Namespace
 ) -> Trial:
-    """Return the trial, or the point at which the model is lowest; the first in doubt."""
-    points = [*points, trial.x]
-    m, c, width = trial.x.shape
-    moves = xp.stack([xp.reshape(a - model.start, (m, c * width)) for a in points], axis=1)
-    products = moves @ model.exact
-    every = xp.reshape(xp.stack(points, axis=1), (m * len(points), c, width))
-    alphas = xp.reshape(xp.stack([model.alpha] * len(points), axis=1), (m * len(points),))
-    penalties = xp.reshape(_penalty(penalty, every, alphas, xp=xp), (m, len(points)))
-    smooth = xp.sum(moves * (0.5 * products + flat(model.gradient, xp=xp)[:, None, :]), axis=2)
+    """Return the trial, or the point at which the model is lowest; these in doubt."""
+    points = [trial.x, *points]
+    (m, c, width), tried = trial.x.shape, len(points)
+    every = xp.stack(points, axis=1)
+    moves = xp.reshape(every - model.start[:, None, :, :], (m, tried, c * width))
+    products = moves @ xp.matrix_transpose(model.exact)
+    alphas = xp.reshape(xp.stack([model.alpha] * tried, axis=1), (m * tried,))
+    penalties = _penalty(penalty, xp.reshape(every, (m * tried, c, width)), alphas, xp=xp)
+    penalties = xp.reshape(penalties, (m, tried))
+    steep = 0.5 * products + flat(model.gradient, xp=xp)[:, None, :]
+    smooth = xp.sum(flat(model.diagonal, xp=xp)[:, None, :] * moves * steep, axis=2)
     values = penalties + xp.astype(smooth, penalties.dtype)
-    noise = 8.0 * float(xp.finfo(moves.dtype).eps) * penalties[:, -1]
-    x, Bx, best = trial.x, trial.Bx, values[:, -1] + noise
-    found = xp.zeros_like(best, dtype=xp.bool)
-    for i, point in enumerate(points[:-1]):
-        better = values[:, i] < best
-        best, found = xp.where(better, values[:, i], best), found | better
-        keep = better[:, None, None]
-        x = xp.where(keep, point, x)
-        Bx = xp.where(keep, xp.reshape(products[:, i, :], x.shape), Bx)
-    anew = found[:, None, None]
-    return trial._replace(x=x, Bx=Bx, y=xp.where(anew, x, trial.y), By=xp.where(anew, Bx, trial.By))
+    index = xp.arange(tried, dtype=xp.int32, device=device(values))
+    noise = 8.0 * float(xp.finfo(moves.dtype).eps) * penalties[:, :1]
+    values = values + xp.where(index == 0, noise, 0.0)
+    lowest = xp.argmin(xp.where(xp.isfinite(values), values, xp.inf), axis=1)[:, None]
+    both = xp.stack([every, xp.reshape(products, every.shape)], axis=2)
+    chosen = xp.astype(index, lowest.dtype) == lowest
+    best = xp.where(chosen[:, :, None, None, None], both, 0.0)
+    best = xp.sum(best, axis=1, keepdims=True)
+    points = xp.where(lowest[:, :, None, None, None] > 0, best, trial.points)
+    return trial._replace(points=points, full=~trial.full)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from xplinear.arguments import FLAG, NONE, integer, number, one_of, sequence, settle
-from xplinear.data.protocol import Batch
+from xplinear.data.protocol import Batch, Block, Followed
 from xplinear.data.rows import centred_scores, spread
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
@@ -20,9 +20,10 @@ from xplinear.solvers.metric import (
     feature_metric,
     feature_moments,
     loss_curvature,
+    mean_loss,
     penalty_curvature,
     plain_metric,
-    sample_loss,
+    small_sample,
 )
 from xplinear.solvers.protocol import select, take_models
 from xplinear.solvers.proximal import proximal_step
@@ -263,36 +264,19 @@ class SGD:
         ``previous`` is the state of an earlier run on other rows (`partial_fit`): its updates,
         its velocity and its rows' moments count on, the unit of their weights in that of now.
         """
-        xp = objective.xp
-        ones = xp.ones_like(params.b[:, 0])
         if self.learning_rate == "auto":
             moments = feature_moments(objective, previous.moments if previous else None, unit)
             metric, step_size = self._measured(objective, moments)
         else:
             moments, metric = None, plain_metric(objective)
             step_size = self._given(objective)
-        current = Params(params.W, params.b + centred_scores(metric.centre, params.W, xp=xp))
-        nothing = velocity = Params(xp.zeros_like(params.W), xp.zeros_like(params.b))
-        if previous is not None:
-            shift = metric.centre - previous.metric.centre
-            W, b = previous.walk.velocity
-            velocity = Params(W, b + centred_scores(shift, W, xp=xp))
-        wide = accumulator(ones, xp=xp)
-        start, zero = (
-            xp.astype(sample_loss(objective, at), wide) for at in (params, objective.zeros())
+        before = previous and (previous.metric.centre, previous.walk.velocity)
+        counts = previous.counts._replace(averaged=0) if previous else Counts(0, 0, 0)
+        start = objective.data.backend.compile(_start, objective.loss, objective.xp)
+        report, walk, best, waited, limit = start(
+            small_sample(objective), params, metric.centre, step_size, before
         )
-        report = first_report(start, step_size, xp=xp)
-        return SGDState(
-            params=params,
-            report=report._replace(residual=xp.full_like(start, xp.nan)),
-            walk=Walk(current, velocity, nothing),
-            best=Best(xp.full_like(start, xp.inf), start, current),
-            waited=xp.zeros_like(start),
-            limit=10.0 * xp.maximum(start, zero),
-            metric=metric,
-            moments=moments,
-            counts=previous.counts._replace(averaged=0) if previous else Counts(0, 0, 0),
-        )
+        return SGDState(params, report, walk, best, waited, limit, metric, moments, counts)
 
     def _given(self, objective: Objective) -> Array:
         """Return the learning rates of the settings ``(m,)``."""
@@ -309,46 +293,46 @@ class SGD:
 
     def _measured(self, objective: Objective, moments: Moments) -> tuple[Metric, Array]:
         """Return the metric and the learning rates ``(m,)`` of "auto"."""
-        xp, loss, k, n = objective.xp, objective.loss, objective.k, objective.data.n
+        loss, k, n = objective.loss, objective.k, objective.data.n
         curvature, bounded = loss_curvature(loss, k), loss.lipschitz(k) is not None
         most = min(k, _BOLDEST) if loss.smooth else _BOLD
-        ridge = penalty_curvature(objective) * (most if bounded else _CAUTIOUS) / curvature
+        ridge = penalty_curvature(objective) * ((most if bounded else _CAUTIOUS) / curvature)
         metric = feature_metric(objective, moments, ridge)
-        row = metric.row if bounded else metric.worst_row
-        row = row / moments.evenness  # few rows that weigh much are as noisy as few rows
         if not self.ends:
-            share = _ENDLESS * (1.0 if bounded else 0.5)
+            least = most = _ENDLESS * (1.0 if bounded else 0.5)
         elif not bounded:
-            share = _CAUTIOUS
+            least = most = _CAUTIOUS
         else:
             # Long steps stir up noise. It averages out where there are many rows per parameter,
             # and dies away where there are many updates.
             updates = self.iterations_on(objective) * math.ceil(n / self.batch_size)
             most = min(most, max(0.1, updates / _SETTLING))
-            share = xp.clip(n / (row * k), min(_BOLD, most), most)
-        # Momentum lets the mean gradient bear steps (1 + β) times as long, and multiplies
-        # the noise of the batches by 1 / (1 − β).
-        bound = 2.0 * metric.eigenvalue / (1.0 + self.momentum)
-        bound = bound + row / (min(self.batch_size, n) * (1.0 - self.momentum))
-        return metric, share * xp.ones_like(objective.alpha) / (curvature * bound)
+            least = min(_BOLD, most)
+        rates = objective.data.backend.compile(_rates, objective.xp)
+        row = metric.row if bounded else metric.worst_row
+        batch = min(self.batch_size, n)
+        return metric, rates(
+            *(row, moments.evenness, metric.eigenvalue, objective.alpha),
+            *(n / k, least, most, curvature, batch, self.momentum),
+        )
 
     def step(self, objective: Objective, state: SGDState) -> SGDState:
         """Make one epoch of mini-batch updates."""
         xp, data, penalty = objective.xp, objective.data, objective.penalty
         epochs, per_epoch = self.iterations_on(objective), math.ceil(data.n / self.batch_size)
         factor = SCHEDULES[self.schedule]
-        done = state.counts
+        done, epoch = state.counts, (self.seed, state.counts.epochs)
         average = self.average and done.epochs >= (epochs // 2 if self.ends else 1)
 
         prepare = data.backend.compile(_prepare, self.momentum, objective.fit_intercept, xp)
-        carry, steps = prepare(state, objective.alpha, data.weight_sum / data.n)
+        carry, steps = prepare(state, objective.alpha, data.weight_sum, data.n)
         carry = data.epoch(
             _update,
             Rule(objective.loss, penalty, self.momentum, self.nesterov, average),
             carry,
             steps,
             batch_size=self.batch_size,
-            shuffle=(self.seed, done.epochs),
+            shuffle=Followed(*epoch) if done.epochs + 1 < epochs else epoch,
             schedule=[
                 factor(t, epochs * per_epoch) for t in range(done.updates, done.updates + per_epoch)
             ],
@@ -385,20 +369,70 @@ class SGD:
         return state._replace(params=select(lower, trial, params, xp=xp))
 
 
+def _start(
+    loss: Loss,
+    xp: Namespace,
+    block: Block,
+    params: Params,
+    centre: Array,
+    step_size: Array,
+    before: tuple[Array, Params] | None,
+) -> tuple[Report, Walk, Best, Array, Array]:
+    """Return what `SGDState` holds before the first epoch; ``before``: centre and velocity then."""
+    current = Params(params.W, params.b + centred_scores(centre, params.W, xp=xp))
+    nothing = velocity = Params(*(xp.zeros_like(a) for a in params))
+    if before is not None:
+        past, (W, b) = before
+        velocity = Params(W, b + centred_scores(centre - past, W, xp=xp))
+    wide = accumulator(step_size, xp=xp)
+    first, zero = (xp.astype(mean_loss(loss, xp, block, at), wide) for at in (params, nothing))
+    report = first_report(first, step_size, xp=xp)
+    return (
+        report._replace(residual=xp.full_like(first, xp.nan)),
+        Walk(current, velocity, nothing),
+        Best(xp.full_like(first, xp.inf), first, current),
+        xp.zeros_like(first),
+        10.0 * xp.maximum(first, zero),
+    )
+
+
+def _rates(
+    xp: Namespace,
+    row: Array,
+    evenness: Array,
+    eigenvalue: Array,
+    alpha: Array,
+    rows_per_class: float,
+    least: float,
+    most: float,
+    curvature: float,
+    batch: int,
+    momentum: float,
+) -> Array:
+    """Return the learning rates ``(m,)`` of "auto"."""
+    row = row / evenness  # few rows that weigh much are as noisy as few rows
+    share = xp.clip(rows_per_class / row, least, most)
+    # Momentum lets the mean gradient bear steps (1 + β) times as long, and multiplies
+    # the noise of the batches by 1 / (1 − β).
+    bound = 2.0 * eigenvalue / (1.0 + momentum) + row / (batch * (1.0 - momentum))
+    return share * xp.ones_like(alpha) / (curvature * bound)
+
+
 def _prepare(
     momentum: float,
     fit_intercept: bool,
     xp: Namespace,
     state: SGDState,
     alpha: Array,
-    mean_weight: Array,
+    weight_sum: Array,
+    n: int,
 ) -> tuple[_Carry, _Steps]:
     """Return where an epoch starts and its constants, in the full shape of what they multiply."""
     (W, b), velocity, _ = state.walk
     step_size = state.report.step_size
     scale = state.metric.scale[:, :, None] * xp.ones_like(W)
     # Weights of mean 1 leave the step as it is.
-    eta = (step_size / xp.astype(mean_weight, W.dtype))[:, None]
+    eta = (step_size / xp.astype(weight_sum / n, W.dtype))[:, None]
     lasting = step_size / (1.0 - momentum)
     steps = _Steps(
         centre=state.metric.centre,

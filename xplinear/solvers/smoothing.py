@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from xplinear.arguments import integer, number, settle
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace
-from xplinear.objective import Objective, Params
+from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import L2Penalty, Penalty
 from xplinear.solvers.balance import evened
 from xplinear.solvers.bundle import Bundle, Classes, class_means, collect, no_points, prove
@@ -151,15 +151,14 @@ class Smoothing:
         proposal = self._descent.propose(objective, _steered(state.inner))
         loss, smooth, dual, grads = rounded_loss(objective, proposal.params, state.width)
         inner = self._descent.judge(objective, state.inner, proposal, (smooth, grads))
-        value = loss + objective.penalty_value(proposal.params)
         centre, t = inner.preconditioner.centre, state.t + 1
-        bundle = compile_(collect, xp)(state.bundle, grads, dual, centre)
+        bundle = collect(objective, state.bundle, grads, dual, centre)
         bound = state.report.lower_bound
         if t % _EVERY == 0:
             intercept = inner.point[:, -proposal.params.b.shape[1] :]  # at the centre
             bundle, bound = prove(objective, bundle, state.classes, intercept, state.value, bound)
         least = _LEAST_WIDTH * float(xp.finfo(objective.data.dtype).eps)
-        advance = compile_(_advance, least, xp)
+        advance = compile_(_advance, objective.penalty, least, xp)
         light = cast("Any", state)._replace(
             report=state.report._replace(lower_bound=bound),
             inner=None,
@@ -167,16 +166,16 @@ class Smoothing:
             classes=None,
             t=None,
         )
-        light = advance(
-            *(light, proposal.params, loss, value, loss - smooth),
-            *(inner.idle, inner.report.step_size, self.tol),
+        told = inner.idle, inner.report.step_size, inner.value
+        light, value = advance(
+            *(light, objective.alpha, proposal.params, loss, smooth), *told, self.tol
         )
         outer = light.report
         inner = inner._replace(
             report=inner.report._replace(
                 step_size=outer.step_size, converged=outer.converged, stalled=outer.stalled
             ),
-            value=xp.where(light.fresh, _ANY, inner.value),
+            value=value,
         )
         return light._replace(inner=inner, bundle=bundle, classes=state.classes, t=t)
 
@@ -185,24 +184,37 @@ class Smoothing:
         inner = self._descent.take(state.inner, models, xp=xp)
         return take_models(state, models, xp=xp, inner=inner)
 
+    def copy(self, state: SmoothingState, *, xp: Namespace) -> SmoothingState:
+        """Return the state with rings of its own."""
+        last = state.bundle.last
+        last = last._replace(gradient=xp.astype(last.gradient, last.gradient.dtype, copy=True))
+        inner = self._descent.copy(state.inner, xp=xp)
+        return state._replace(inner=inner, bundle=state.bundle._replace(last=last))
+
     @property
     def _descent(self) -> LBFGS:
         return LBFGS(self.max_iter, 0.0, _MEMORY)
 
 
 def _advance(
+    penalty: Penalty,
     least: float,
     xp: Namespace,
     state: Any,
+    alpha: Array,
     params: Params,
     loss: Array,
-    value: Array,
-    bias: Array,
+    smooth: Array,
     idle: Array,
     step_size: Array,
+    rounded: Array,
     tol: float,
-) -> Any:
-    """Return the state, less its large parts, after the pass at ``params``."""
+) -> tuple[Any, Array]:
+    """Return the state, less its large parts, after the pass at ``params``.
+
+    And F as L-BFGS sees it: of ``rounded`` kinks, but where the width has changed.
+    """
+    value, bias = loss + weighted_penalty(penalty, xp, params.W, alpha), loss - smooth
     report, running = state.report, ~state.report.converged
     better = (value < state.value) & running
     best = xp.where(better, value, state.value)
@@ -213,7 +225,7 @@ def _advance(
     residual = relative_gap(state.zero, best, report.lower_bound, xp=xp)
     reached = residual <= tol
     stalled = report.stalled | (last & (idle >= _PATIENCE) & ~reached & running)
-    return state._replace(
+    state = state._replace(
         params=select(better, params, state.params, xp=xp),
         report=report._replace(
             loss=xp.where(better, loss, report.loss),
@@ -227,6 +239,7 @@ def _advance(
         fresh=done,
         age=xp.where(done, 0.0, state.age + 1.0),
     )
+    return state, xp.where(done, _ANY, rounded)
 
 
 def _steered(inner: LBFGSState) -> LBFGSState:

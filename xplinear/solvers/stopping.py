@@ -73,7 +73,7 @@ def relative_gap(zero: Array, value: Array, bound: Array, *, xp: Namespace) -> A
 def moved(
     state: Any,
     accept: Array,
-    params: Params,
+    params: Params | None,
     loss: Array,
     value: Array,
     step_size: Array,
@@ -85,6 +85,7 @@ def moved(
     """Return the state with what models reached that ``accept (m,)``, and whether they are done.
 
     That is F of ``value``, of which ``loss`` is the data's; ``residual`` is of the state before.
+    Without ``params``, those of the state are as they were.
     """
     report = state.report
     moving = accept & (value < state.value - 0.1 * _rounding_of(state, xp=xp))
@@ -92,7 +93,7 @@ def moved(
     reached = residual <= tol
     stalled = report.stalled | (~reached & ~report.converged & (idle >= _PATIENCE))
     return state._replace(
-        params=select(accept, params, state.params, xp=xp),
+        params=select(accept, params, state.params, xp=xp) if params else state.params,
         report=report._replace(
             loss=xp.where(accept, loss, report.loss),
             step_size=step_size,
