@@ -101,11 +101,12 @@ def inverse_hessians(
     xp, free = objective.xp, float(objective.fit_intercept)
     invert = objective.data.backend.compile(inverse_hessian, most, free, xp)
     g, c, _ = weights.shape
-    inverses = [
-        invert(rows, weights[j, i, :], pre.centre[:, 0], pre.basis, objective.alpha[j])
-        for j in range(g)
-        for i in range(c)
-    ]
+    with objective.data.backend.products(objective.data.p**3):
+        inverses = [
+            invert(rows, weights[j, i, :], pre.centre[:, 0], pre.basis, objective.alpha[j])
+            for j in range(g)
+            for i in range(c)
+        ]
     return xp.reshape(xp.stack(inverses), (g, c, *inverses[0].shape))
 
 

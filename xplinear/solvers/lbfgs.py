@@ -76,7 +76,9 @@ class LBFGS:
     $γ (c·(XᵀX/n + δI) + αI)⁻¹$, c the loss's curvature bound (Böhning), X centred. One
     eigendecomposition, of a sample of the rows, serves every α of a stack. Each iteration is
     one pass over the data for all models: a model whose trial point does not decrease F enough
-    shortens its step. The first step is the best of a few lengths on a sample of the rows.
+    shortens its step. The first step is the best of a few lengths on a sample of the rows. Where
+    many iterations are left after 10, or later, H starts instead from the inverse of each class's
+    own Hessian at that point, of the rows that have most curvature, measured once.
 
     Parameters
     ----------
@@ -245,14 +247,14 @@ class LBFGS:
     ) -> LBFGSState:
         """Return the state preconditioned by each model's own Hessian, where that saves more.
 
-        It takes at least as many further iterations for each power of ten as those before did.
+        Each power of ten takes at least as many iterations as those before did. ``max_iter`` does
+        not count: a run that goes on is as if it had not ended.
         """
         if iteration not in _LOOKS or state.preconditioner.blocks is not None:
             return state
-        left = float(self.max_iter - iteration)
-        if self.tol > 0.0:
-            gained = max(math.log(_EARLY / residual), 1.0) if residual > 0.0 else math.inf
-            left = min(left, iteration * math.log(max(residual / self.tol, 1.0)) / gained)
+        gained = max(math.log(_EARLY / max(residual, 1e-30)), 1.0)
+        asked = residual / self.tol if self.tol > 0.0 else math.inf
+        left = iteration * math.log(max(asked, 1.0)) / gained
         if not own_curvature_pays(objective, left):
             return state
         blocks = own_inverse_hessians(objective, state.params, state.preconditioner)
