@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from xplinear.losses import MulticlassHingeLoss, SoftmaxLoss
+from xplinear.losses import MulticlassHingeLoss, SoftmaxLoss, SquaredHingeLoss
+from xplinear.minimize import minimize
 from xplinear.objective import Params
 from xplinear.penalties import L2Penalty
 from xplinear.solvers import LBFGS, Smoothing
+from xplinear.solvers.curvature import mean_inverse_hessians, own_inverse_hessians
+from xplinear.solvers.gram import preconditioner
+from xplinear.solvers.protocol import take_models
 
 rng = np.random.default_rng(0)
 N, P, K, MEMORY = 60, 4, 3, 3
@@ -105,3 +110,95 @@ def test_an_iteration_copies_no_ring(numpy_backend: Any, solver: Any, loss: Any,
         tracemalloc.stop()
     vectors = peak / state.params.W.nbytes
     assert vectors < 16  # a ring is 41, or 80
+
+
+@pytest.mark.parametrize(
+    ("loss", "k", "alphas", "weighted", "fit_intercept"),
+    [
+        (SoftmaxLoss(), 5, [1e-4], False, True),
+        (SoftmaxLoss(), 5, [1e-2, 1e-4], True, False),
+        (SoftmaxLoss(), 2, [1e-4], False, True),
+        (SquaredHingeLoss(), 5, [1e-4], False, True),
+    ],
+)
+def test_the_hessian_of_each_class_saves_iterations(
+    numpy_backend: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    loss: Any,
+    k: int,
+    alphas: list[float],
+    weighted: bool,
+    fit_intercept: bool,
+) -> None:
+    """And what stops at tol is as near to the optimum as without, or near enough."""
+    monkeypatch.setattr("xplinear.solvers.curvature._WORTH", 0.0)
+    backend, rng, n, p, m = numpy_backend, np.random.default_rng(0), 1000, 30, len(alphas)
+    rows = (rng.standard_normal((n, p)) / np.arange(1, p + 1)) @ rng.standard_normal((p, p))
+    labels = np.argmax(rows @ rng.standard_normal((p, k)) + rng.gumbel(size=(n, k)), axis=1)
+    objective = backend.objective(
+        loss, L2Penalty(), rows, labels, alpha=alphas, k=k, fit_intercept=fit_intercept
+    )
+    if weighted:
+        weights = rng.integers(0, 3, (n, m)).astype(float)
+        objective = replace(objective, data=objective.data.with_weights(backend.asarray(weights)))
+    solver = LBFGS(tol=1e-5)
+    own = minimize(objective, solver, release=False)
+    assert own.state.preconditioner.blocks.shape == (m, 1 if k == 2 else k, p + 1, p + 1)
+    monkeypatch.setattr("xplinear.solvers.lbfgs._LOOKS", ())
+    plain = minimize(objective, solver, release=False)
+    assert plain.state.preconditioner.blocks is None
+    assert own.n_iter < 0.8 * plain.n_iter
+    tight = minimize(objective, LBFGS(tol=1e-8), own.params)
+    values = (backend.to_numpy(objective.value(r.params)) for r in (own, plain, tight))
+    (a, b, best), zero = values, backend.to_numpy(objective.loss_at_zero())
+    near = 100.0 * solver.tol**2 * (zero - best)  # ten times what is asked for
+    assert (a - best <= np.maximum(b - best, near)).all()
+
+
+def test_the_hessian_is_measured_where_that_pays(numpy_backend: Any) -> None:
+    """Not for few iterations, little work, many features or classes."""
+    rng = np.random.default_rng(0)
+
+    def measured(n: int, p: int, k: int, iteration: int, residual: float, tol: float) -> bool:
+        rows, labels = rng.standard_normal((n, p), dtype=np.float32), np.arange(n) % k
+        objective = numpy_backend.objective(
+            SoftmaxLoss(), L2Penalty(), rows, labels, k=k, dtype="float32"
+        )
+        solver = LBFGS(tol=tol, gram=False)
+        state = solver.init(objective, objective.zeros())
+        after = solver.renewed(objective, state, iteration, residual)
+        assert after is state or solver.renewed(objective, after, 20, residual) is after
+        return after is not state
+
+    assert measured(20_000, 100, 10, 10, 1e-2, 1e-8)
+    assert measured(20_000, 100, 10, 10, 1e-2, 0.0)
+    assert not measured(20_000, 100, 10, 11, 1e-2, 1e-8)  # not every time
+    assert not measured(20_000, 100, 10, 10, 1.1e-6, 1e-6)
+    assert not measured(20_000, 100, 10, 10, 1e-7, 1e-6)
+    assert not measured(20_000, 100, 10, 10, float("nan"), 1e-8)
+    assert not measured(1_000, 30, 5, 10, 1e-2, 1e-8)
+    assert not measured(500, 3_000, 5, 10, 1e-2, 1e-8)
+    assert not measured(3_000, 20, 300, 10, 1e-2, 0.0)
+
+
+def test_inverse_hessians_of_a_stack_are_those_of_its_models(backend: Any) -> None:
+    """And one that models share multiplies each of their vectors."""
+    alphas, rng = [0.3, 1e-2], np.random.default_rng(0)
+    objective = backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=alphas)
+    weights = backend.asarray(rng.integers(0, 3, (N, 2)).astype(float))
+    objective = replace(objective, data=objective.data.with_weights(weights))
+    params, pre, xp = backend.params(objective), preconditioner(objective, gram=False), backend.xp
+    found = own_inverse_hessians(objective, params, pre)
+    vector = backend.asarray(rng.standard_normal((2, K * P + K)))
+    for j in range(2):
+        one = backend.asarray(np.asarray([j]))
+        own = take_models(params, one, xp=xp)
+        alone = mean_inverse_hessians(objective.take(one), own, pre)
+        block = backend.to_numpy(found)[j]
+        np.testing.assert_allclose(block, backend.to_numpy(alone)[0], rtol=1e-9)
+        shared = backend.to_numpy(pre._replace(blocks=alone).times(vector, K, xp=xp))[j]
+        W, b = np.split(backend.to_numpy(vector)[j], [K * P])
+        both = np.concatenate([W.reshape(K, P), b[:, None]], axis=1)
+        both = np.einsum("kpq,kq->kp", block, both)
+        expected = np.append(both[:, :-1].ravel(), both[:, -1])
+        np.testing.assert_allclose(shared, expected, rtol=1e-9)

@@ -177,7 +177,7 @@ def test_curvature_is_that_of_the_mean_model(backend):
     params = backend.params(objective)
     pre = preconditioner(objective, gram=False)
     found = backend.to_numpy(mean_inverse_hessians(objective, params, pre))
-    assert found.shape == (m, k, p + 1, p + 1)
+    assert found.shape == (1, k, p + 1, p + 1)
     W, b = map(backend.to_numpy, params)
     P = scipy.special.softmax(np.einsum("np,pmk->nmk", X, W) + b, axis=2)
     h = (P * (1.0 - P) * (weights / weights.sum(axis=0))[:, :, None]).mean(axis=1)

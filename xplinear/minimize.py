@@ -400,7 +400,7 @@ def minimize(
             if release and limit is None:
                 loop, stack = _released(loop, stack, solver)
             with backend.products(0.0):
-                state = solver.step(stack, loop.state)
+                state = solver.step(stack, _renewed(loop, stack, solver))
                 table = backend.to_host(_observed(stack, state, validation_score))
             observed = loop.observing(table.astype(np.float64), time.perf_counter() - start)
             _warn_of_divergence(iteration, observed)
@@ -530,6 +530,15 @@ def _released(loop: Loop, stack: Objective, solver: Solver) -> tuple[Loop, Objec
         best=protocol.take_models(loop.best, kept, xp=xp),
     )
     return loop, stack.take(kept)
+
+
+def _renewed(loop: Loop, stack: Objective, solver: Solver) -> State:
+    """Return the state before the next step, told of what the host knows of those before."""
+    renewed = protocol.declared(solver, "renewed") if loop.iteration else None
+    if renewed is None:
+        return loop.state
+    residual = float(loop.last.residual[loop.running].max())
+    return renewed(stack, loop.state, loop.iteration, residual)
 
 
 def _stopped(callbacks: Callbacks, loop: Loop, iterations: int, objective: Objective) -> bool:

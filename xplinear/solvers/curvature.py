@@ -12,7 +12,15 @@ from xplinear.objective import Objective, Params, columns
 from xplinear.solvers.hessian import augmented_rows, has_hessian, row_curvature
 from xplinear.solvers.metric import safe_divisor
 
-__all__ = ["CURVED", "curvature_pays", "inverse_hessian", "mean_inverse_hessians"]
+__all__ = [
+    "CURVED",
+    "curvature_pays",
+    "inverse_hessian",
+    "inverse_hessians",
+    "mean_inverse_hessians",
+    "own_curvature_pays",
+    "own_inverse_hessians",
+]
 
 CURVED = 1024  # rows of most curvature, of each class; twice as many help no more
 _ROWS = 32768  # among which they are looked for, unless these hold more than so many numbers
@@ -21,43 +29,92 @@ _CHEAP_ENTRIES = 2**20  # of rows that are taken even if they have little
 _BLOCK_ENTRIES = 2**27
 _DAMPING = 0.1  # of the mean curvature of a feature
 _MANY = 16  # iterations: fewer are not worth shortening
+_SAVED = 0.75  # of the iterations that are left
+_SORTING = 1000  # operations per row, to find those of most curvature
+_WORTH = 3e9  # operations left: fewer take a fraction of a second
 
 
 def curvature_pays(objective: Objective, iterations: int) -> bool:
-    """Return whether `mean_inverse_hessians` costs less than half of so many iterations."""
-    n, p, m, k = objective.data.n, objective.data.p, objective.m, objective.k
-    small = columns(objective.loss, k) * (p + 1) ** 2 <= _BLOCK_ENTRIES
-    small = small and CURVED * m * k**2 <= _ENTRIES and has_hessian(objective.loss)
-    return small and iterations > _MANY and 2 * p * (p + CURVED) <= n * m * iterations
+    """Return whether the mean model's Hessian costs less than half of so many iterations."""
+    n, p, m = objective.data.n, objective.data.p, objective.m
+    pays = iterations > _MANY and 2 * p * (p + CURVED) <= n * m * iterations
+    return pays and _feasible(objective, models=1)
+
+
+def own_curvature_pays(objective: Objective, iterations: float) -> bool:
+    """Return whether each model's own Hessian costs less than it saves of so many iterations."""
+    n, p = objective.data.n, objective.data.p
+    sampled = _sampled(objective)
+    cost = 2 * p * p * (p + min(_taken(p), sampled)) + _SORTING * sampled  # of each column
+    work = 4 * n * p * iterations
+    worth = work * objective.m * columns(objective.loss, objective.k) >= _WORTH
+    return worth and cost <= _SAVED * work and _feasible(objective, objective.m)
+
+
+def _feasible(objective: Objective, models: int) -> bool:
+    """Return whether memory holds the Hessians of so many models, and the loss has one."""
+    m, k, p = objective.m, objective.k, objective.data.p
+    small = models * columns(objective.loss, k) * (p + 1) ** 2 <= _BLOCK_ENTRIES
+    return small and CURVED * m * k**2 <= _ENTRIES and has_hessian(objective.loss)
+
+
+def _sampled(objective: Objective) -> int:
+    """Return among how many rows those of most curvature are looked for."""
+    rows = min(_ROWS, _ENTRIES // max(objective.data.p, objective.m * objective.k**2))
+    return min(objective.data.n, max(64, rows))
+
+
+def _taken(p: int) -> int:
+    """Return how many rows of most curvature there are to be."""
+    return max(CURVED, _CHEAP_ENTRIES // p)
 
 
 def mean_inverse_hessians(objective: Objective, params: Params, pre: Any) -> Array:
-    """Return the inverse of each column's block of the Hessian ``(m, c, p + 1, p + 1)``.
+    """Return the inverse of each column's block of the Hessian ``(1, c, p + 1, p + 1)``.
 
     It is that of the mean of the models, all of one α. Rows that a model is sure of have next to
     no curvature, and the others are different ones for each class: where the penalty is weak, the
     Gram matrix of all rows is far from the Hessian.
     """
-    data, xp = objective.data, objective.xp
-    rows = min(_ROWS, _ENTRIES // max(data.p, objective.m * objective.k**2))
-    block = data.sample(max(64, rows))
-    weights = data.backend.compile(_curvatures, objective.loss, xp)(block, params)
-    most, free = max(CURVED, _CHEAP_ENTRIES // data.p), float(objective.fit_intercept)
-    invert = data.backend.compile(inverse_hessian, most, free, xp)
-    inverses = xp.stack(
-        [
-            invert(block.rows, weights[j, :], pre.centre[:, 0], pre.basis, objective.alpha[0])
-            for j in range(weights.shape[0])
+    return _measured(objective, params, pre, shared=True)
+
+
+def own_inverse_hessians(objective: Objective, params: Params, pre: Any) -> Array:
+    """Return those of each model ``(m, c, p + 1, p + 1)``: see `mean_inverse_hessians`."""
+    return _measured(objective, params, pre, shared=False)
+
+
+def _measured(objective: Objective, params: Params, pre: Any, *, shared: bool) -> Array:
+    block = objective.data.sample(_sampled(objective))
+    curvatures = objective.data.backend.compile(_curvatures, objective.loss, shared, objective.xp)
+    weights = curvatures(block, params)
+    return inverse_hessians(objective, block.rows, weights, pre, most=_taken(objective.data.p))
+
+
+def inverse_hessians(
+    objective: Objective, rows: Rows, weights: Array, pre: Any, *, most: int
+) -> Array:
+    """Return the inverse Hessians ``(g, c, p + 1, p + 1)``, by weights ``(g, c, n)`` of rows.
+
+    ``most`` rows are taken for each; ``objective.alpha`` holds the strengths of the g.
+    """
+    xp, free = objective.xp, float(objective.fit_intercept)
+    invert = objective.data.backend.compile(inverse_hessian, most, free, xp)
+    g, c, _ = weights.shape
+    with objective.data.backend.products(objective.data.p**3):
+        inverses = [
+            invert(rows, weights[j, i, :], pre.centre[:, 0], pre.basis, objective.alpha[j])
+            for j in range(g)
+            for i in range(c)
         ]
-    )
-    return xp.broadcast_to(inverses[None, ...], (objective.m, *inverses.shape))
+    return xp.reshape(xp.stack(inverses), (g, c, *inverses[0].shape))
 
 
-def _curvatures(loss: Any, xp: Namespace, block: Block, params: Params) -> Array:
-    """Return each row's share in the curvature of each column ``(c, n)``, mean of the models."""
+def _curvatures(loss: Any, shared: bool, xp: Namespace, block: Block, params: Params) -> Array:
+    """Return each row's share in the curvature of each column ``(m, c, n)``, or the mean's."""
     h = xp.linalg.diagonal(row_curvature(loss, block, params, xp=xp))
-    total = xp.sum(block.weights(xp=xp), axis=0)
-    return xp.mean(h / safe_divisor(total, xp=xp)[:, None], axis=1).T
+    h = h / safe_divisor(xp.sum(block.weights(xp=xp), axis=0), xp=xp)[:, None]
+    return xp.permute_dims(xp.mean(h, axis=1, keepdims=True) if shared else h, (1, 2, 0))
 
 
 def inverse_hessian(

@@ -100,8 +100,8 @@ class Preconditioner(NamedTuple):
     the diagonal of the inverse Hessian. ``bound`` is the spectrum without damping: no curvature of
     the data exceeds it, along the basis ``(r,)`` or else along each feature alone ``(p,)``.
     ``ridge (m,)`` is the penalty's curvature.
-    ``blocks (m, c, p + 1, p + 1)``, the intercept last, take the place of all that; ``even`` is 1
-    where vectors sum to 0 over the classes, which a block for each alone does not keep, else 0.
+    ``blocks (m or 1, c, p + 1, p + 1)``, the intercept last, take the place of all that; ``even``
+    is 1 where vectors sum to 0 over the classes, which a block for each alone does not keep, or 0.
     """
 
     centre: Array
@@ -125,7 +125,7 @@ class Preconditioner(NamedTuple):
         if self.blocks is not None:
             W = xp.reshape(vector[:, : d - c], (m, c, d // c - 1, 1))
             both = xp.concat([W, vector[:, d - c :, None, None]], axis=2)
-            both = (self.blocks @ both)[..., 0]
+            both = _products(self.blocks, both, xp=xp)[..., 0]
             both = both - self.even * xp.mean(both, axis=1, keepdims=True)
             return xp.concat([xp.reshape(both[..., :-1], (m, d - c)), both[..., -1]], axis=1)
         if self.basis.shape[1]:
@@ -147,8 +147,18 @@ class Preconditioner(NamedTuple):
 
     def take(self, models: Array, *, xp: Namespace) -> Preconditioner:
         """Return the preconditioner of a stack of these models only."""
-        own = take_models((self.ridge, self.inner, self.blocks), models, xp=xp)
-        return self._replace(**dict(zip(("ridge", "inner", "blocks"), own, strict=True)))
+        own = {"ridge": self.ridge, "inner": self.inner}
+        if self.blocks is not None and self.blocks.shape[0] > 1:
+            own["blocks"] = self.blocks
+        return self._replace(**{name: take_models(a, models, xp=xp) for name, a in own.items()})
+
+
+def _products(blocks: Array, vectors: Array, *, xp: Namespace) -> Array:
+    """Return blocks ``(m or 1, c, d, d)`` times vectors ``(m, c, d, 1)``: what is shared, once."""
+    if blocks.shape[0] == vectors.shape[0]:
+        return blocks @ vectors
+    together = blocks[0, ...] @ xp.permute_dims(vectors[..., 0], (1, 2, 0))
+    return xp.permute_dims(together, (2, 0, 1))[..., None]
 
 
 def preconditioner(objective: Objective, gram: bool) -> Preconditioner:

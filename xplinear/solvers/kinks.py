@@ -8,11 +8,11 @@ from xplinear.data import Block
 from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, class_scores, column_gradient, columns
-from xplinear.solvers.curvature import CURVED, inverse_hessian
+from xplinear.solvers.curvature import CURVED, inverse_hessians
 from xplinear.solvers.lbfgs import LBFGSState
 from xplinear.solvers.metric import safe_divisor
 
-__all__ = ["bending_pays", "first_width", "inverse_hessians", "rounded_loss"]
+__all__ = ["bending_pays", "first_width", "kinked_inverse_hessians", "rounded_loss"]
 
 _ROWS = 32768  # among which kinks are looked for, unless they hold more than so many numbers
 _ENTRIES = 2**26
@@ -81,7 +81,7 @@ def bending_pays(objective: Objective) -> bool:
     return entries <= _BLOCK_ENTRIES and p * (p + min(n, CURVED)) <= _WORTH * n
 
 
-def inverse_hessians(
+def kinked_inverse_hessians(
     objective: Objective, inner: LBFGSState, params: Params, width: Array
 ) -> Array:
     """Return the inverse of each class's block of the Hessian ``(m, c, p + 1, p + 1)``.
@@ -93,16 +93,7 @@ def inverse_hessians(
     block = data.sample(max(64, min(_ROWS, _ENTRIES // data.p)))
     band = xp.maximum(width, xp.full_like(width, _BAND * first_width(loss)))
     weights = data.backend.compile(_curvatures, loss, xp)(block, params, band)
-    pre, free = inner.preconditioner, float(objective.fit_intercept)
-    invert = data.backend.compile(inverse_hessian, CURVED, free, xp)
-    m, c, _ = weights.shape
-    inverses = [
-        invert(block.rows, weights[j, i, :], pre.centre[:, 0], pre.basis, objective.alpha[j])
-        for j in range(m)
-        for i in range(c)
-    ]
-    p = data.p + 1
-    return xp.reshape(xp.stack(inverses), (m, c, p, p))
+    return inverse_hessians(objective, block.rows, weights, inner.preconditioner, most=CURVED)
 
 
 def _curvatures(loss: Any, xp: Namespace, block: Block, params: Params, band: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -12,7 +13,12 @@ from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.balance import Smooth, evened, smooth
-from xplinear.solvers.curvature import curvature_pays, mean_inverse_hessians
+from xplinear.solvers.curvature import (
+    curvature_pays,
+    mean_inverse_hessians,
+    own_curvature_pays,
+    own_inverse_hessians,
+)
 from xplinear.solvers.gram import Preconditioner, gram_pays, preconditioner
 from xplinear.solvers.metric import penalty_curvature, safe_divisor, sample_loss, uncentred
 from xplinear.solvers.newton import Newton
@@ -26,6 +32,8 @@ _UNTOLD = 0.03  # the metric alone is at times 1000 times too steep
 _LONG = 1e-5  # of the weights: steps that are followed by more
 _TRIED = 200  # iterations before a Newton step is worth what it costs
 _AFFORDABLE_STEP = 5e9  # operations of one: some tenths of a second
+_LOOKS = (10, 20, 40, 80, 160, 320)  # iterations after which the rest is judged
+_EARLY = 0.1  # residual of the first steps
 _FACTOR = 4.0  # from one length of the first step to the next
 
 
@@ -68,7 +76,9 @@ class LBFGS:
     $γ (c·(XᵀX/n + δI) + αI)⁻¹$, c the loss's curvature bound (Böhning), X centred. One
     eigendecomposition, of a sample of the rows, serves every α of a stack. Each iteration is
     one pass over the data for all models: a model whose trial point does not decrease F enough
-    shortens its step. The first step is the best of a few lengths on a sample of the rows.
+    shortens its step. The first step is the best of a few lengths on a sample of the rows. Where
+    many iterations are left after 10, or later, H starts instead from the inverse of each class's
+    own Hessian at that point, of the rows that have most curvature, measured once.
 
     Parameters
     ----------
@@ -216,7 +226,7 @@ class LBFGS:
         return self.propose(objective, _free(state, xp=objective.xp)).params
 
     def bend(self, objective: Objective, state: LBFGSState, blocks: Array) -> LBFGSState:
-        """Return the state preconditioned by inverse Hessians ``(m, c, p + 1, p + 1)``."""
+        """Return the state preconditioned by inverse Hessians ``(m or 1, c, p + 1, p + 1)``."""
         even = 1.0 if smooth(objective).even else 0.0
         pre = state.preconditioner._replace(blocks=blocks, even=even)
         scale = objective.data.backend.compile(_rescaled, objective.xp)
@@ -230,6 +240,24 @@ class LBFGS:
         if not curvature_pays(objective, iterations):
             return state
         blocks = mean_inverse_hessians(objective, state.params, state.preconditioner)
+        return self.bend(objective, state, blocks)
+
+    def renewed(
+        self, objective: Objective, state: LBFGSState, iteration: int, residual: float
+    ) -> LBFGSState:
+        """Return the state preconditioned by each model's own Hessian, where that saves more.
+
+        Each power of ten takes at least as many iterations as those before did. ``max_iter`` does
+        not count: a run that goes on is as if it had not ended.
+        """
+        if iteration not in _LOOKS or state.preconditioner.blocks is not None:
+            return state
+        gained = max(math.log(_EARLY / max(residual, 1e-30)), 1.0)
+        asked = residual / self.tol if self.tol > 0.0 else math.inf
+        left = iteration * math.log(max(asked, 1.0)) / gained
+        if not own_curvature_pays(objective, left):
+            return state
+        blocks = own_inverse_hessians(objective, state.params, state.preconditioner)
         return self.bend(objective, state, blocks)
 
     def follow(

@@ -12,7 +12,7 @@ from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import L2Penalty, Penalty
 from xplinear.solvers.balance import evened
 from xplinear.solvers.bundle import Bundle, Classes, class_means, collect, no_points, prove
-from xplinear.solvers.kinks import bending_pays, first_width, inverse_hessians, rounded_loss
+from xplinear.solvers.kinks import bending_pays, first_width, kinked_inverse_hessians, rounded_loss
 from xplinear.solvers.lbfgs import LBFGS, LBFGSState
 from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
 from xplinear.solvers.report import Report, first_report
@@ -146,7 +146,7 @@ class Smoothing:
         """Make one step of L-BFGS; every tenth time, prove a bound."""
         xp, compile_ = objective.xp, objective.data.backend.compile
         if state.t in _BENDS and bending_pays(objective):
-            blocks = inverse_hessians(objective, state.inner, state.params, state.width)
+            blocks = kinked_inverse_hessians(objective, state.inner, state.params, state.width)
             state = state._replace(inner=self._descent.bend(objective, state.inner, blocks))
         proposal = self._descent.propose(objective, _steered(state.inner))
         loss, smooth, dual, grads = rounded_loss(objective, proposal.params, state.width)
