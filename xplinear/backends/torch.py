@@ -208,12 +208,12 @@ def _update(rule: Any, xp: Any, carry: Any, batch: Any, factor: Any, steps: Any)
     if batch.s is not None:
         value, G = value * batch.s, G * batch.s[..., None]
     gradient = (G.reshape(-1, m * c).T @ X).T.reshape(p, m, c), G.sum(0)
-    step = _foreach("mul")((steps.weights, steps.intercept), factor / batch.count)
+    step, share = _foreach("mul")((steps.weights, steps.intercept), factor), -1.0 / batch.count
     _foreach("mul_")(velocity, rule.momentum)
-    _foreach("addcmul_")(velocity, gradient, step, -1.0)
+    _foreach("addcmul_")(velocity, gradient, step, share)
     if rule.nesterov:
         _foreach("add_")(params, velocity, alpha=rule.momentum)
-        _foreach("addcmul_")(params, gradient, step, -1.0)
+        _foreach("addcmul_")(params, gradient, step, share)
     else:
         _foreach("add_")(params, velocity)
     params = params._replace(W=rule.penalty.prox(W, factor * steps.penalty, xp=xp))
