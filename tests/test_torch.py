@@ -464,7 +464,8 @@ def on_meta(part: Any) -> Any:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("penalty", PENALTIES)
-def test_a_captured_step_touches_no_host_memory(loss, penalty):
+@pytest.mark.parametrize("by_kernel", [False, True])  # of rows that all models centre alike
+def test_a_captured_step_touches_no_host_memory(loss, penalty, by_kernel):
     """A copy from the host, or a value the host reads, cannot be captured."""
     from torch.overrides import TorchFunctionMode
 
@@ -487,13 +488,14 @@ def test_a_captured_step_touches_no_host_memory(loss, penalty):
                     copy()
         return lambda: None
 
-    solver = SGD(batch_size=SIZE)
-    backend = get_backend("torch")
-    F = objective(backend, LOSSES[loss](), PENALTIES[penalty](), "float32", weights=True)
+    solver = SGD(batch_size=SIZE, nesterov=by_kernel)
+    backend, fold = get_backend("torch"), partial(ours._fold_by, capture, {})
+    F = objective(backend, LOSSES[loss](), PENALTIES[penalty](), "float32", weights=not by_kernel)
     state = on_meta(solver.init(F, F.zeros()))
     moved = replace(
         backend,
-        fold=partial(ours._fold_by, capture, {}),
+        fold=fold,
+        kernels=ours._kernels(partial(ours._sgd, fold)) if by_kernel else {},
         device=torch.device("meta"),
         move=lambda x: on_meta(backend.move(x)),
     )
