@@ -12,6 +12,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -288,3 +289,43 @@ def test_backends_say_how_much_is_free(backend):
     """What `xplinear.model_selection.sweep.stack_width` asks."""
     assert 2**20 < backend.backend.free_memory() < 2**50
     assert backend.backend.free_columns >= 1
+
+
+class Halving(NamedTuple):
+    """Numbers that are halved until they are small, each a model's."""
+
+    x: Any
+    solved: Any
+
+
+def halved(least: float, xp: Any, now: Halving, shift: Any) -> Halving:
+    x = xp.where(now.solved, now.x, 0.5 * now.x + shift)
+    return Halving(x, now.solved | (x < least))
+
+
+@pytest.mark.parametrize("accelerate", [True, False])
+def test_what_is_repeated_is_what_a_loop_does(backend, dtype, accelerate):
+    """Of as many times as are asked for, none included; what the caller has stays as it is."""
+    own, calls = backend.backend.accelerating(accelerate), 0
+
+    def counted(*args: Any) -> Halving:
+        nonlocal calls
+        calls += 1
+        return halved(*args)
+
+    repeated = own.repeat(counted, 0.75, backend.xp)
+    shift = backend.asarray(0.25, dtype)
+    for start in ([8.0, 1.0, 100.0], [1.0, 1.0, 1.0]):  # all solved at once, at last
+        first = Halving(backend.asarray(start, dtype), backend.asarray([False] * 3))
+        expected = Halving(np.asarray(start, dtype), np.zeros(3, bool))
+        for times in range(12):
+            made, before = repeated(times, first, shift), calls
+            for name in Halving._fields:
+                found = getattr(made, name)
+                assert found.dtype == getattr(first, name).dtype
+                np.testing.assert_array_equal(backend.to_numpy(found), getattr(expected, name))
+            expected = halved(0.75, np, expected, np.asarray(0.25, dtype))
+        np.testing.assert_array_equal(backend.to_numpy(first.x), start)
+    if own.compiles:
+        repeated(20, first, shift)
+        assert calls == before  # for all times at once

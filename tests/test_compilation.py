@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -230,3 +233,91 @@ backend.compile(abs)(backend.asarray([1.0, -2.0]))
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert bool(kept) == (chosen is None)  # theirs keeps what took a second
     assert all(path.is_relative_to(tmp_path / "cache/xplinear/jax") for path in kept)
+
+
+def test_what_cannot_be_read_is_compiled_without_a_word(tmp_path):
+    """A file that another process is writing, say."""
+    pytest.importorskip("jax")
+    script = """
+import xplinear as xl
+backend = xl.get_backend("jax:cpu")
+assert (backend.compile(abs)(backend.asarray([1.0, -2.0])) == backend.asarray([1.0, 2.0])).all()
+"""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, env=environment)
+        kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert kept
+        for path in kept:
+            path.write_bytes(path.read_bytes()[:100])
+
+
+class Config:
+    """What JAX is asked for."""
+
+    jax_compilation_cache_dir = None
+    jax_enable_compilation_cache = True
+    jax_persistent_cache_min_compile_time_secs = 1.0
+
+    def update(self, name: str, value: Any) -> None:
+        setattr(self, name, value)
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch) -> Callable[..., Config]:
+    """JAX's configuration after the backend's import, of what it was before."""
+    pytest.importorskip("jax")
+    module = import_module("xplinear.backends.jax")
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def keep(**before: Any) -> Config:
+        config = Config()
+        for name, value in before.items():
+            config.update(name, value)
+        monkeypatch.setattr(module, "jax", SimpleNamespace(config=config))
+        with warnings.catch_warnings():
+            module._keep_compiled()
+        return config
+
+    return keep
+
+
+def test_compiled_code_is_kept_where_nobody_else_writes(tmp_path, kept):
+    config = kept()
+    folder = Path(config.jax_compilation_cache_dir)
+    assert folder.parent == tmp_path / "cache/xplinear/jax"
+    assert config.jax_persistent_cache_min_compile_time_secs == 0.0
+    for path in (folder, *folder.parents[:3]):
+        assert path.stat().st_mode & 0o777 == 0o700
+    for path in (folder, folder.parents[1]):
+        path.chmod(0o777)
+        assert kept().jax_compilation_cache_dir is None
+        path.chmod(0o700)
+    assert kept().jax_compilation_cache_dir == str(folder)
+
+
+def test_what_the_user_has_decided_about_compiled_code_stays(tmp_path, kept):
+    name, least = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    config = kept(**{name: "/theirs"})
+    assert (getattr(config, name), getattr(config, least)) == ("/theirs", 1.0)
+    assert getattr(kept(jax_enable_compilation_cache=False), name) is None
+    assert not list(tmp_path.iterdir())
+    assert getattr(kept(**{least: 5.0}), least) == 5.0
+
+
+def test_compiled_code_is_not_kept_where_that_is_impossible(tmp_path, kept, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/xplinear").write_text("a file", encoding="utf-8")
+    assert kept().jax_compilation_cache_dir is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored
+    home = kept().jax_compilation_cache_dir
+    assert Path(home).is_relative_to(tmp_path / "home/.cache/xplinear")
+
+    def homeless() -> Path:
+        msg = "Could not determine home directory."
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert kept().jax_compilation_cache_dir is None

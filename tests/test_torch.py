@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from xplinear import LinearClassifier
 from xplinear.backends import get_backend
 from xplinear.backends.epoch import Epoch, Shared, Update
 from xplinear.data import ArrayData
@@ -224,6 +228,23 @@ def test_recordings_end_with_the_fit_and_are_few():
     assert not kept
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_recordings_end_with_the_fit_of_an_estimator():
+    """Though nothing collects: a graph has memory of its own, and that of a GPU is scarce."""
+    kept: dict[Any, Any] = {}
+    fold = partial(ours._fold_by, lambda step: int, kept)
+    backend = replace(get_backend("torch"), fold=fold)
+    rng, collects = np.random.default_rng(0), gc.isenabled()
+    gc.disable()
+    try:
+        clf = LinearClassifier(solver="sgd", max_iter=2, random_state=0, backend=backend)
+        clf.fit(rng.standard_normal((N, P)), rng.integers(0, K, N))
+        assert not kept
+    finally:
+        if collects:
+            gc.enable()
+
+
 def test_a_recording_is_of_one_precision():
     graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
     F = of_three(fold=graphs.fold)
@@ -281,6 +302,129 @@ def test_launches_of_a_mini_batch_are_few():
     assert strides == {1}
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_objective_can_be_recorded(loss, penalty):
+    """Weighted models, standardized rows, and all that the update's rule says."""
+    graphs = Graphs()
+    kernels = ours._kernels(partial(ours._sgd, graphs.fold))
+    solver = SGD(max_iter=3, batch_size=100, nesterov=True, average=True, learning_rate=0.01)
+    centre, scale = torch.linspace(90.0, 150.0, P), torch.linspace(0.005, 0.02, P)
+    ends = []
+    for changes in ({}, {"kernels": kernels}):
+        backend = replace(get_backend("torch"), **changes)
+        F = objective(backend, LOSSES[loss](), PENALTIES[penalty](), "float32", weights=True)
+        F = replace(F, data=replace(F.data, standard=Standard(centre, scale)))
+        state = solver.init(F, F.zeros())
+        for _ in range(3):
+            state = solver.step(F, state)
+        ends.append((state.params, state.walk, state.report.loss))
+    same(*ends)
+    assert graphs.captured >= 2
+
+
+class Failing(Recorder):
+    """What `torch.cuda.graph` is where something cannot be captured."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        msg = "CUDA error: operation failed due to a previous error during capture"
+        raise RuntimeError(msg)
+
+
+def test_what_cannot_be_captured_is_done_as_it_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", Failing)
+    args = SGD(max_iter=3, batch_size=SIZE), LOSSES["softmax"](), L2Penalty(), "float32"
+    fold = partial(ours._fold_by, partial(ours._captured, None), {})
+    for kernels in ((), ours._kernels(partial(ours._sgd, fold))):
+        found = states(fold, *args, weights=True, kernels=kernels)
+        same(states(get_backend("torch").fold, *args, weights=True), found)
+    assert gc.isenabled()
+
+
+class Stream:
+    """Of no GPU; says what waited for what."""
+
+    def __init__(self) -> None:
+        self.waited: list[Any] = []
+
+    def wait_stream(self, other: Any) -> None:
+        self.waited.append(other)
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """The stream of the caller, and that of captures, of fakes in the place of CUDA's."""
+    outer, own = Stream(), Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: outer)
+    monkeypatch.setattr(ours, "_stream", lambda *_: own)
+    for name in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
+    monkeypatch.setattr(ours, "_captured", lambda _, function: function)
+    return outer, own
+
+
+def test_results_are_not_overwritten_while_the_caller_reads_them(streams, monkeypatch):
+    """The memory they are in would else be that of the next fold once they are dropped."""
+    outer, own = streams
+    noted: list[Any] = []
+    folded: list[Any] = []
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *args: noted.append(args))
+
+    def fold(epoch: Epoch) -> Any:
+        folded.append(ours._fold_on(torch.device("cpu"), epoch))
+        return folded[-1]
+
+    solver, F = SGD(max_iter=3, batch_size=SIZE), of_three(fold=fold)
+    solver.step(F, solver.init(F, F.zeros()))
+    assert (own.waited, outer.waited) == ([outer], [own])
+    assert {stream for _, stream in noted} == {outer}
+    assert {id(a) for a in ours._tensors(folded[0])} == {id(a) for a, _ in noted}
+
+
+def test_a_penalty_that_may_change_is_not_recorded(streams):
+    class Doubled:
+        smooth = True
+        __hash__ = None
+        factor = 1.0
+
+        def value(self, W, *, xp=None):
+            return self.factor * L2Penalty().value(W, xp=xp)
+
+        def grad(self, W, *, xp=None):
+            return self.factor * W
+
+        def prox(self, W, step, *, xp=None):
+            return L2Penalty().prox(W, self.factor * step, xp=xp)
+
+    fold, penalty = partial(ours._fold_on, torch.device("cpu")), Doubled()
+    solver, ends = SGD(max_iter=3, batch_size=SIZE), []
+    for kernels in ({}, ours._kernels(partial(ours._sgd, fold))):
+        backend = replace(get_backend("torch"), fold=fold, kernels=kernels)
+        F = objective(backend, LOSSES["softmax"](), penalty, "float32", weights=False)
+        start = solver.init(F, F.zeros())
+        before = ours._copied(start.walk)
+        ends.append(solver.step(F, start).params)
+        same(before, start.walk)
+    same(*ends)
+    assert not streams[0].waited
+
+
+def test_memory_is_not_released_while_another_thread_captures(monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(torch.cuda, "empty_cache", released.set)
+    thread = threading.Thread(target=ours._release_memory, args=(torch.device("cpu"),))
+    with ours._one_capture:
+        thread.start()
+        assert not released.wait(0.05)
+    thread.join()
+    assert released.is_set()
+
+
 class Pair(NamedTuple):
     a: Any
     b: Any
@@ -320,7 +464,8 @@ def on_meta(part: Any) -> Any:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("penalty", PENALTIES)
-def test_a_captured_step_touches_no_host_memory(loss, penalty):
+@pytest.mark.parametrize("by_kernel", [False, True])  # of rows that all models centre alike
+def test_a_captured_step_touches_no_host_memory(loss, penalty, by_kernel):
     """A copy from the host, or a value the host reads, cannot be captured."""
     from torch.overrides import TorchFunctionMode
 
@@ -343,13 +488,14 @@ def test_a_captured_step_touches_no_host_memory(loss, penalty):
                     copy()
         return lambda: None
 
-    solver = SGD(batch_size=SIZE)
-    backend = get_backend("torch")
-    F = objective(backend, LOSSES[loss](), PENALTIES[penalty](), "float32", weights=True)
+    solver = SGD(batch_size=SIZE, nesterov=by_kernel)
+    backend, fold = get_backend("torch"), partial(ours._fold_by, capture, {})
+    F = objective(backend, LOSSES[loss](), PENALTIES[penalty](), "float32", weights=not by_kernel)
     state = on_meta(solver.init(F, F.zeros()))
     moved = replace(
         backend,
-        fold=partial(ours._fold_by, capture, {}),
+        fold=fold,
+        kernels=ours._kernels(partial(ours._sgd, fold)) if by_kernel else {},
         device=torch.device("meta"),
         move=lambda x: on_meta(backend.move(x)),
     )

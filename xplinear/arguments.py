@@ -106,11 +106,11 @@ class Check:
             try:
                 return self.read(value)
             except _Unfit as unfit:
-                why = unfit
+                why = str(unfit)  # the error itself would keep all frames, and their arrays
             try:
                 return other.read(value)
             except _Unfit as unfit:
-                raise _Unfit(str(why) or str(unfit)) from None
+                raise _Unfit(why or str(unfit)) from None
 
         return Check(self.wants + other.wants, read)
 

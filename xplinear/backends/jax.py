@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import re
+import warnings
 from collections.abc import Callable, Generator, Hashable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, partial
@@ -210,6 +211,14 @@ def _processor() -> str:
     return platform.machine()
 
 
+def _private(folder: Path) -> bool:
+    """Make a folder; return whether nobody else may write there: what JAX reads, it runs."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.stat()
+    own = os.name != "posix" or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+    return own and os.access(folder, os.W_OK | os.X_OK)
+
+
 def _keep_compiled() -> None:
     """Keep what is compiled for other processes, unless somebody has decided where, or against it.
 
@@ -218,13 +227,18 @@ def _keep_compiled() -> None:
     config: Any = jax.config
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     with suppress(OSError, RuntimeError):  # nowhere to write, or no home
-        folder = Path(root).expanduser() / "xplinear" / "jax" / _processor()
-        folder.mkdir(parents=True, exist_ok=True)
-        config.update("jax_compilation_cache_dir", str(folder))
-        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-            config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        root = root if root.is_absolute() else Path.home() / ".cache"
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = root / "xplinear" / "jax" / _processor()
+        if all(map(_private, (*folder.parents[1::-1], folder))):
+            config.update("jax_compilation_cache_dir", str(folder))
+            # Another process may be writing, or the disk be full: it is compiled then.
+            warnings.filterwarnings("ignore", "Error (read|writ)ing persistent compilation cache")
+            least = "jax_persistent_cache_min_compile_time_secs"
+            if least.upper() not in os.environ and getattr(config, least) == 1.0:
+                config.update(least, 0.0)
 
 
 _keep_compiled()

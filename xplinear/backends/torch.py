@@ -209,12 +209,12 @@ def _update(rule: Any, xp: Any, carry: Any, batch: Any, factor: Any, steps: Any)
     if batch.s is not None:
         value, G = value * batch.s, G * batch.s[..., None]
     gradient = (G.reshape(-1, m * c).T @ X).T.reshape(p, m, c), G.sum(0)
-    step = _foreach("mul")((steps.weights, steps.intercept), factor / batch.count)
+    step, share = _foreach("mul")((steps.weights, steps.intercept), factor), -1.0 / batch.count
     _foreach("mul_")(velocity, rule.momentum)
-    _foreach("addcmul_")(velocity, gradient, step, -1.0)
+    _foreach("addcmul_")(velocity, gradient, step, share)
     if rule.nesterov:
         _foreach("add_")(params, velocity, alpha=rule.momentum)
-        _foreach("addcmul_")(params, gradient, step, -1.0)
+        _foreach("addcmul_")(params, gradient, step, share)
     else:
         _foreach("add_")(params, velocity)
     params = params._replace(W=rule.penalty.prox(W, factor * steps.penalty, xp=xp))
@@ -242,12 +242,18 @@ def _stream(device: torch.device, _purpose: str) -> torch.cuda.Stream:
 
 
 def _captured(stream: torch.cuda.Stream, function: Callable[[], None]) -> Callable[[], None]:
+    """Return a graph of the function's work; what cannot be captured is called as it is.
+
+    A loss or a penalty of the user's own may ask for a value, and memory may run out.
+    """
     graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
     gc.disable()  # it might free another graph, which is no part of this one
     try:
         # Other threads may go on using CUDA meanwhile.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             function()
+    except RuntimeError:
+        return function
     finally:
         if collects:
             gc.enable()
@@ -261,12 +267,19 @@ def _kept(_device: torch.device) -> _Kept:
 
 def _fold_on(device: torch.device, epoch: Epoch) -> Any:
     """Fold by a CUDA graph, on a stream of its own: the default one cannot be captured."""
+    try:
+        hash(epoch.update)
+    except TypeError:  # a loss or a penalty of the user's own, which may change
+        return fold_in_python(epoch._replace(carry=_copied(epoch.carry)))
     with _one_capture, torch.cuda.device(device):
         outer, stream = torch.cuda.current_stream(), _stream(device, "capture")
         stream.wait_stream(outer)
         try:
             with torch.cuda.stream(stream):
-                return _fold_by(partial(_captured, stream), _kept(device), epoch)
+                carry = _fold_by(partial(_captured, stream), _kept(device), epoch)
+            for tensor in _tensors(carry):  # its memory is not the stream's before this one is done
+                tensor.record_stream(outer)
+            return carry
         finally:
             outer.wait_stream(stream)  # after an error too: what was queued reads the arrays
 
@@ -396,7 +409,8 @@ class _Copies:
         self._stream = _stream(device, "copy")
         self._dtype, self._bits = dtype, dtype.name == "bfloat16"  # torch reads its bits only
         kind = torch.from_numpy(np.empty(0, np.int16 if self._bits else dtype)).dtype
-        self._pinned = [torch.empty(shape, dtype=kind, pin_memory=True) for _ in range(2)]
+        pinned = partial(torch.empty, device="cpu", pin_memory=True)
+        self._pinned = [pinned(shape, dtype=kind) for _ in range(2)]
         self._buffers = [torch.empty(shape, dtype=kind, device=device) for _ in range(2)]
         self._copied = [torch.cuda.Event() for _ in range(2)]
 
@@ -430,8 +444,9 @@ def _free_gpu_memory(device: torch.device) -> int:
 
 
 def _release_memory(device: torch.device) -> None:
-    _kept(device).clear()
-    torch.cuda.empty_cache()
+    with _one_capture:  # of another thread: torch cannot release anything meanwhile
+        _kept(device).clear()
+        torch.cuda.empty_cache()
 
 
 def _fetch(x: torch.Tensor) -> HostArray:

@@ -6,7 +6,7 @@ import math
 from functools import cache
 from typing import Any
 
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array, Namespace, device
 
 __all__ = ["least_exponent", "shares"]
 
@@ -32,6 +32,8 @@ def shares(D: Array, *, xp: Namespace, precision: float = 1.0) -> tuple[Array, A
     No share is below what `least_exponent` says, or its power ``precision``: to each other they
     are the same to the last bit as if there were no such limit, for k < 1 / ε.
     """
-    E = xp.exp(xp.maximum(D, precision * least_exponent(D.dtype, xp=xp)))
+    exponent = precision * least_exponent(D.dtype, xp=xp)
+    # A number for `maximum` would be copied to a GPU by torch, which cannot be captured.
+    E = xp.exp(xp.maximum(D, xp.full((), exponent, dtype=D.dtype, device=device(D))))
     total = xp.sum(E, axis=-1, keepdims=True)
     return E / total, total
