@@ -87,8 +87,12 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
 
 
 def _packed(W: HostArray, b: HostArray) -> HostArray:
-    """Return weights ``(p, m, c)`` and intercepts ``(m, c)`` in one array ``(m, c, p + 1)``."""
-    return np.concatenate((W.transpose(1, 2, 0), b[:, :, None]), axis=2)
+    """Return weights ``(p, m, c)`` and intercepts ``(m, c)`` in one array ``(m, c, p + 1)``.
+
+    Whatever their layout, those of all models and classes are a matrix without a copy.
+    """
+    both = np.empty((len(W) + 1, *b.shape), W.dtype)
+    return np.concatenate((W, b[None]), out=both).transpose(1, 2, 0)
 
 
 def _batches(
