@@ -368,6 +368,13 @@ class TestNumPy:
         standards = {"of all models": Standard(*all_models), "far": FarStandard(*all_models)}
         self.epoch(case, name, standards.get(kind, own), monkeypatch)
 
+    def test_softmax_finds_its_namespace(self, case: Any) -> None:
+        Z, y = np.random.default_rng(0).standard_normal((4, 2, 3)), np.arange(4) % 3
+        softmax = SoftmaxLoss()
+        found = case.backend.accelerated(softmax).value_and_grad(Z, y)
+        for a, b in zip(found, softmax.value_and_grad(Z, y), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
     @pytest.mark.parametrize("slowest", [*itertools.permutations(range(3))])
     def test_weights_of_any_layout(self, case: Any, slowest: tuple[int, int, int]) -> None:
         """A matrix of all models' weights must not be a copy: it would never move."""
