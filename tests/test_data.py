@@ -509,6 +509,24 @@ def test_an_error_of_one_of_the_readers_is_not_lost(two_readers):
         uploaded(np.asfortranarray(X), [np.asarray([0] * 9 + [N])])
 
 
+def test_after_an_error_nobody_writes_any_more(two_readers, monkeypatch):
+    slow, done = threading.Event(), []
+
+    def read(X, rows, buffer):
+        if rows.start == 0:
+            slow.wait(10.0)
+            msg = "of the first part"
+            raise OSError(msg)
+        slow.set()
+        time.sleep(0.1)
+        done.append(rows.start)
+
+    monkeypatch.setattr(transfer, "read_rows", read)
+    with pytest.raises(OSError, match="first part"):
+        uploaded(X, [range(6)])
+    assert done == [3]
+
+
 def _uploaded_in_child():
     return uploaded(X, [range(N)])
 

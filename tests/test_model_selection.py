@@ -107,6 +107,18 @@ def test_the_model_chosen_does_not_depend_on_the_stacks(numpy_backend, loss, pen
         assert clf.certificate_.relative_gap[0] < 1e-3
 
 
+@pytest.mark.parametrize(("loss", "penalty"), [("softmax", "l2"), ("softmax", "l1")])
+def test_the_strongest_does_not_depend_on_the_stacks_either(numpy_backend, loss, penalty):
+    """It began at zero too, but beside the folds, in whose metric, or columns, it was solved."""
+    settings = {"loss": loss, "penalty": penalty, "backend": numpy_backend.backend}
+    path = xl.LinearClassifierCV([0.003, 1e-4], cv=FOLDS, scoring="log_loss", **settings)
+    clf = path.fit(X, Y)
+    assert clf.best_index_ == 0
+    single = xl.LinearClassifier(alpha=0.003, solver=clf.solver_, **settings).fit(X, Y)
+    np.testing.assert_array_equal(clf.coef_, single.coef_)
+    assert clf.n_iter_ == single.n_iter_
+
+
 def test_little_memory_takes_fewer_folds_at_once(numpy_backend):
     little = replace(numpy_backend.backend, free_memory=lambda: 2 * 32 * 8 * 5 * 3 * 2)
     settings = {"alphas": ALPHAS, "cv": FOLDS, "scoring": "log_loss", **EXACT}

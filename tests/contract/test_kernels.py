@@ -8,6 +8,7 @@ model and its speed, that does not show.
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import re
 import shutil
@@ -30,6 +31,7 @@ from xplinear.backends import BackendError, get_backend
 from xplinear.data.rows import FarStandard, Standard
 from xplinear.losses import LOSSES, SoftmaxLoss
 from xplinear.namespace import device
+from xplinear.objective import Params
 from xplinear.penalties import PENALTIES, L2Penalty
 from xplinear.solvers import SGD
 
@@ -460,6 +462,23 @@ class TestNumPy:
         all_models = [a[:, 0] for a in own]
         standards = {"of all models": Standard(*all_models), "far": FarStandard(*all_models)}
         self.epoch(case, name, standards.get(kind, own), monkeypatch)
+
+    def test_softmax_finds_its_namespace(self, case: Any) -> None:
+        Z, y = np.random.default_rng(0).standard_normal((4, 2, 3)), np.arange(4) % 3
+        softmax = SoftmaxLoss()
+        found = case.backend.accelerated(softmax).value_and_grad(Z, y)
+        for a, b in zip(found, softmax.value_and_grad(Z, y), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+    @pytest.mark.parametrize("slowest", [*itertools.permutations(range(3))])
+    def test_weights_of_any_layout(self, case: Any, slowest: tuple[int, int, int]) -> None:
+        """A matrix of all models' weights must not be a copy: it would never move."""
+        F = case.objective(SoftmaxLoss(), L2Penalty(), dtype="float64", **rows())
+        plain = replace(F, data=replace(F.data, backend=case.backend.reference()))
+        W, b = case.params(F)
+        W = np.ascontiguousarray(W.transpose(slowest)).transpose(np.argsort(slowest))
+        ends = [[*SMALL.step(of, SMALL.init(F, Params(W, b))).walk.current] for of in (F, plain)]
+        compare(case, ends, 1e-10)
 
     def test_rows_that_only_their_standard_brings_near(self, case: Any) -> None:
         """In float64: float32 tells none of them apart, and cannot hold the others' units."""

@@ -87,8 +87,12 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
 
 
 def _packed(W: HostArray, b: HostArray) -> HostArray:
-    """Return weights ``(p, m, c)`` and intercepts ``(m, c)`` in one array ``(m, c, p + 1)``."""
-    return np.concatenate((W.transpose(1, 2, 0), b[:, :, None]), axis=2)
+    """Return weights ``(p, m, c)`` and intercepts ``(m, c)`` in one array ``(m, c, p + 1)``.
+
+    Whatever their layout, those of all models and classes are a matrix without a copy.
+    """
+    both = np.empty((len(W) + 1, *b.shape), W.dtype)
+    return np.concatenate((W, b[None]), out=both).transpose(1, 2, 0)
 
 
 def _batches(
@@ -140,7 +144,7 @@ def _softmax(
     loss: SoftmaxLoss, Z: HostArray, y: HostArray, *, xp: Namespace
 ) -> tuple[HostArray, HostArray]:
     """Softmax loss and gradient in one buffer, classes first: reductions then run over rows."""
-    del loss
+    del loss, xp
     n, m, k = Z.shape
     G = Z.reshape(n * m, k).T.copy()
     y = y.reshape(-1) if y.size == n * m else np.repeat(y, m)
@@ -149,7 +153,7 @@ def _softmax(
     flat = G.reshape(-1)
     value = flat.take(true)
     least = np.empty_like(value)
-    least.fill(least_exponent(G.dtype, xp=xp))  # a maximum with one number would be slower
+    least.fill(least_exponent(G.dtype, xp=np))  # a maximum with one number would be slower
     np.maximum(G, least, out=G)
     np.exp(G, out=G)
     total = np.add.reduce(G, axis=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import cache
 from typing import Any, Protocol, TypeAlias
@@ -65,7 +65,10 @@ def _read_together(X: HostArray, rows: RowIndices, buffer: HostArray) -> None:
     if len(rows) <= size:
         read(0)
     else:
-        list(_readers().map(read, range(0, len(rows), size)))
+        parts = [_readers().submit(read, start) for start in range(0, len(rows), size)]
+        wait(parts)  # whoever learns of an error may give the buffer away
+        for part in parts:
+            part.result()
 
 
 def _ahead(make: Callable[[int, Any], Any], count: int, mark: Callable[[], Any]) -> Generator[Any]:

@@ -276,10 +276,9 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         """
         a, r = run.best(one_standard_error=self.one_standard_error)
         place = int(run.done[a]), r
-        if place[0] > 0:  # the strongest began at zero
-            own = _of_strength(objective, float(run.grid.alphas[place[0]]))
-            with matmul_precision(self.precision):
-                run.refit(place, minimize(own, solver))
+        own = _of_strength(objective, float(run.grid.alphas[place[0]]))
+        with matmul_precision(self.precision):
+            run.refit(place, minimize(own, solver))
 
     def predict(self, X: Any) -> Array:
         """Return the label ``(n,)`` of the largest score of each row."""
