@@ -70,6 +70,7 @@ BAD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "target": (("nonsense", "", "9", "a,b", "A"), ()),
     "test_fraction": ((*NO_NUMBERS, "1", "2", "-0.1", "nan", "inf", "1e-9", "0.999"), ()),
     "tol": ((*NO_NUMBERS, "-1", "nan", "inf"), ()),
+    "warm": (FLAG, ()),
 }
 # Bad in one command alone.
 ALSO = {("train", "seed"): ("4294967296",), ("train", "data"): ("one.csv", "same.csv")}

@@ -366,6 +366,7 @@ def optimization() -> Iterator[Call]:
         data=data,
         k=[*CLASSES, 1, 2],
         fit_intercept=[*FLAG, *NONE],
+        measured=[],
     )
     for method in (F.value, F.value_and_grad, F.data_loss, F.data_loss_and_grad):
         yield called("optimization", method, {"params": F.zeros()}, params=[*POINT[:-1], *NONE])
@@ -382,6 +383,7 @@ def optimization() -> Iterator[Call]:
         standard=[],
         classes=COUNT,
         budget=[],
+        orders=[],
         padding=[*SEED, *NONE, N],
     )
     yield called(
