@@ -153,7 +153,7 @@ def _softmax(
     flat = G.reshape(-1)
     value = flat.take(true)
     least = np.empty_like(value)
-    least.fill(least_exponent(G.dtype, xp=np))  # a maximum with one number would be slower
+    least.fill(least_exponent(G.dtype, xp=_BACKEND.xp))  # a maximum with one number would be slower
     np.maximum(G, least, out=G)
     np.exp(G, out=G)
     total = np.add.reduce(G, axis=0)
