@@ -249,12 +249,25 @@ def test_what_is_looked_up_and_multiplied(both, order):
 
     def function(xp: Any, a: Any, b: Any, index: Any) -> Any:
         computed, order = xp.exp(a), xp.argsort(a, axis=2)
-        least = xp.argmax(-a, axis=1)
+        least, most = xp.argmax(-a, axis=1), xp.argmin(-a, axis=1, keepdims=True)
         looked = xp.take(a, index, axis=1), xp.take(computed, index + 0, axis=2)[:, 1:, ::2]
         along = xp.take_along_axis(a, order, axis=2), xp.take_along_axis(a * a, order[:1, :, :2])
         few = xp.take_along_axis(b[:, :, 0], least, axis=1)
+        holes = xp.where(a > 0.5, xp.nan, xp.floor(2.0 * a))  # and ties
+        firsts = (
+            most,
+            *(getattr(xp, f)(holes, axis=i) for f in ("argmin", "argmax") for i in (0, 2)),
+        )
         products = a @ b, (2.0 * a) @ b[0, ...], a[0, ...] @ b[0, :, 0], xp.vecdot(a, a)
-        return *looked, *along, few, *products, xp.cumulative_sum(a[0, 0, :]), a @ xp.sqrt(b * b)
+        return (
+            *looked,
+            *along,
+            few,
+            *firsts,
+            *products,
+            xp.cumulative_sum(a[0, 0, :]),
+            a @ xp.sqrt(b * b),
+        )
 
     first, again, expected = both(function, a, b, index)
     for one in (first, again):

@@ -296,7 +296,7 @@ class _Segment:
             gathers = node.kind == "gather"
             inputs = [(a, _followed(node, a, axes)) for a in node.inputs[gathers:]]
             missing = [a for a in inputs if a not in done]
-            stack += missing
+            stack += sorted(missing, key=lambda one: one[0].size_)  # long ones first: few registers
             if missing:
                 continue
             numbers = [done[a] for a in inputs]

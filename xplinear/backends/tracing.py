@@ -530,7 +530,7 @@ class _Namespace(_Functions):
             follows = dict(zip(kept, places, strict=True))
             axes = ((follows[i], 1, 0) if i in follows else (None, 0, 0) for i in range(a.ndim))
             return self._trace.view(a, shape, tuple(axes))
-        if a.place is not None:
+        if a.place is not None and a.size:
             strides = _reshaped(a.shape, a.place.strides, shape)
             if strides is not None:
                 place = a.place._replace(strides=strides)
@@ -652,11 +652,18 @@ class _Namespace(_Functions):
         return self.vecdot(a, b)
 
     def argmax(self, a: Any, *, axis: int | None = None, keepdims: bool = False) -> Any:
+        return self._first_of("max", a, axis, keepdims)
+
+    def argmin(self, a: Any, *, axis: int | None = None, keepdims: bool = False) -> Any:
+        return self._first_of("min", a, axis, keepdims)
+
+    def _first_of(self, extremum: str, a: Any, axis: int | None, keepdims: bool) -> Any:
         a = self._trace.constant(a)
         if axis is None:
-            return self._trace.call(self._trace.library.xp.argmax, a)
+            real = getattr(self._trace.library.xp, "arg" + extremum)
+            return self._trace.call(real, a, keepdims=keepdims)
         axis %= a.ndim
-        first = (a == self.max(a, axis=axis, keepdims=True)) | self.isnan(a)
+        first = (a == getattr(self, extremum)(a, axis=axis, keepdims=True)) | self.isnan(a)
         index = self.arange(a.shape[axis])[(slice(None), *[None] * (a.ndim - 1 - axis))]
         chosen = self._trace.map("where", first, index, a.shape[axis])
         return self.min(chosen, axis=axis, keepdims=keepdims)
@@ -716,7 +723,7 @@ def _reshaped(
     have = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
     result: list[int] = []
     at = 0
-    for i, n in enumerate(wanted):
+    for n in wanted:
         if n == 1:
             result.append(0)
             continue
@@ -733,7 +740,6 @@ def _reshaped(
         result.append(stride * (size // n))
         have[at] = size // n, stride
         at += size == n
-        del i
     return tuple(result)
 
 
