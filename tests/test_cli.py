@@ -546,6 +546,8 @@ def test_backends_are_warmed(monkeypatch, emulated):
     monkeypatch.setattr(cli.backends, "get_backend", lambda n: own if n == "cupy" else get(n))
     monkeypatch.setenv("CUPY_CACHE_DIR", "/kept")
     monkeypatch.setattr(emulated, "_LOSSES", [SoftmaxLoss])  # a compiler takes seconds for each
+    monkeypatch.setattr(emulated, "_CHUNKS", (2,))
+    monkeypatch.setattr(emulated, "_clusters", lambda: (1,))
     fits = cli.backends._fit_little
     monkeypatch.setattr(cli.backends, "_fit_little", lambda _: fits(get("numpy")))  # far quicker
     kernels = emulated.cupy.counts.kernels

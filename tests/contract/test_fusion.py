@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,11 +114,13 @@ def _applied(  # noqa: C901, PLR0911, PLR0912 - a table
         case "flat":
             return xp.reshape(a, (-1,))
         case "halves":
-            return xp.reshape(a, (2, -1)) if a.shape and a.size % 2 == 0 else a
+            return xp.reshape(a, (2, -1)) if a.size and a.size % 2 == 0 else a
         case "float64" | "float32" | "int32":
             return xp.astype(a, getattr(xp, name))
         case "sum" | "max" | "min" | "any" | "all" | "mean":
             keepdims = bool(step.first % 2)
+            if name != "sum" and not a.size:
+                return a
             if name == "mean" and a.dtype not in (xp.float32, xp.float64):
                 return a
             return getattr(xp, name)(a, axis=axes, keepdims=keepdims)
@@ -155,17 +158,32 @@ STEPS = st.lists(
     min_size=1,
     max_size=9,
 )
-DTYPES = st.sampled_from(["float64", "float32", "int32", "int64", "bool", "uint8"])
+DTYPES = st.sampled_from(["float64", "float32", "int32", "int64", "bool", "uint8", "int8"])
+ROWS = st.sampled_from([3, 3, 3, 1, 0])
+LAYOUTS = {
+    "C": np.ascontiguousarray,
+    "F": np.asfortranarray,
+    "backwards": lambda a: np.ascontiguousarray(a[::-1])[::-1],
+    "every second": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "repeated": lambda a: np.broadcast_to(a[..., :1], a.shape),
+}
 
 
-@settings(max_examples=150, deadline=None)
-@given(steps=STEPS, dtypes=st.tuples(DTYPES, DTYPES, DTYPES), fortran=st.booleans())
-def test_random_expressions(both, steps, dtypes, fortran):
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=STEPS,
+    dtypes=st.tuples(DTYPES, DTYPES, DTYPES),
+    rows=ROWS,
+    layout=st.sampled_from(sorted(LAYOUTS)),
+)
+def test_random_expressions(both, steps, dtypes, rows, layout):
     """Of halves and small integers, so that sums are exact in any order."""
-    shapes = (2, 3, 4), (3, 1), (4,)
+    shapes = (2, rows, 4), (rows, 1), (4,)
     arrays = [
-        (np.random.default_rng(i).integers(-2, 3, shape) / (2 if dtype[0] == "f" else 1)).astype(
-            dtype, order="F" if fortran else "C"
+        LAYOUTS[layout](
+            (
+                np.random.default_rng(i).integers(-2, 3, shape) / (2 if dtype[0] == "f" else 1)
+            ).astype(dtype)
         )
         for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))
     ]
@@ -231,12 +249,25 @@ def test_what_is_looked_up_and_multiplied(both, order):
 
     def function(xp: Any, a: Any, b: Any, index: Any) -> Any:
         computed, order = xp.exp(a), xp.argsort(a, axis=2)
-        least = xp.argmax(-a, axis=1)
+        least, most = xp.argmax(-a, axis=1), xp.argmin(-a, axis=1, keepdims=True)
         looked = xp.take(a, index, axis=1), xp.take(computed, index + 0, axis=2)[:, 1:, ::2]
         along = xp.take_along_axis(a, order, axis=2), xp.take_along_axis(a * a, order[:1, :, :2])
         few = xp.take_along_axis(b[:, :, 0], least, axis=1)
+        holes = xp.where(a > 0.5, xp.nan, xp.floor(2.0 * a))  # and ties
+        firsts = (
+            most,
+            *(getattr(xp, f)(holes, axis=i) for f in ("argmin", "argmax") for i in (0, 2)),
+        )
         products = a @ b, (2.0 * a) @ b[0, ...], a[0, ...] @ b[0, :, 0], xp.vecdot(a, a)
-        return *looked, *along, few, *products, xp.cumulative_sum(a[0, 0, :]), a @ xp.sqrt(b * b)
+        return (
+            *looked,
+            *along,
+            few,
+            *firsts,
+            *products,
+            xp.cumulative_sum(a[0, 0, :]),
+            a @ xp.sqrt(b * b),
+        )
 
     first, again, expected = both(function, a, b, index)
     for one in (first, again):
@@ -280,6 +311,152 @@ def test_what_cannot_be_traced_is_left_to_the_library(emulated):
             found = backend.compile(function, backend.xp)(a)
             np.testing.assert_array_equal(np.asarray(found).view(np.ndarray), expected)
     assert fusion.fallbacks.pop(asks)
+
+
+def test_sums_of_nothing(both):
+    def function(xp: Any, a: Any) -> Any:
+        return xp.sum(a), xp.sum(a, axis=0), xp.sum(a * a, axis=1, keepdims=True), a + 1.0
+
+    for shape in (0, 3), (3, 0):
+        for one in both(function, np.ones(shape))[:2]:
+            for found, right in zip(one, function(np, np.ones(shape)), strict=True):
+                assert_same(found, np.asarray(right))
+
+
+def test_results_have_memory_of_their_own(emulated):
+    """They may be written to; and what two of them, or two calls, have in common is made twice."""
+    backend = emulated.select("")
+
+    def function(xp: Any, a: Any) -> Any:
+        b = xp.asarray([0.0, 0.0])  # made of no argument
+        return xp.zeros(2), xp.zeros(2), a + 1.0, 1.0 + a, a + 1.0, xp.astype(a, a.dtype), b, b
+
+    compiled, a = backend.compile(function, backend.xp), backend.asarray(np.zeros(2))
+    for _ in range(3):
+        results = compiled(a)
+        for number, result in enumerate(results):
+            result[...] = 10.0 + number
+        for number, result in enumerate((*results, a)):
+            expected = 10.0 + number if number < len(results) else 0.0
+            np.testing.assert_array_equal(np.asarray(result).view(np.ndarray), expected)
+    assert function not in fusion.fallbacks
+
+
+def test_shapes_that_depend_on_values(emulated):
+    """The first call records one shape: others are left to the library."""
+    backend = emulated.select("")
+
+    def positive(xp: Any, a: Any) -> Any:
+        return a[a > 0.0], xp.sum(2.0 * a[a > 0.0])
+
+    for a in np.asarray([[1.0, -2.0, 3.0], [1.0, 2.0, 3.0], [-1.0, -2.0, 3.0], [1.0, -2.0, 1.0]]):
+        found, total = backend.compile(positive, backend.xp)(backend.asarray(a))
+        assert_same(found, a[a > 0.0])
+        assert_same(total, 2.0 * np.sum(a[a > 0.0], keepdims=True)[0, ...])
+    assert fusion.fallbacks.pop(positive)
+
+
+def test_numbers_of_python_stay_what_they_are(emulated):
+    """Weak numbers would become strong, and results of float32 then float64."""
+    backend, a = emulated.select(""), np.ones(2, np.float32)
+
+    def numbers(xp: Any, a: Any, tol: float) -> Any:
+        return a * tol, tol, tol / 2
+
+    for _ in range(2):
+        _, *found = backend.compile(numbers, backend.xp)(backend.asarray(a), 0.5)
+        assert found == [0.5, 0.25]
+        assert {type(number) for number in found} == {float}
+    assert fusion.fallbacks.pop(numbers)
+
+
+def test_what_static_arguments_may_be(both):
+    """Equal ones of other types give other dtypes; those without a hash are no reason to stop."""
+
+    def times(factor: Any, xp: Any, a: Any) -> Any:
+        return (a * factor,)
+
+    def second(numbers: list[float], xp: Any, a: Any) -> Any:
+        return (a * numbers[1],)
+
+    ones = np.ones(2, np.int32)
+    for factor, dtype in (1, np.int32), (1.0, np.float64), (True, np.int32):
+        for (found,) in both(times, ones, static=(factor,)):
+            assert_same(found, ones.astype(dtype))
+    for (found,) in both(second, ones, static=([1.0, 0.5],)):
+        assert_same(found, 0.5 * ones)
+
+
+def test_whole_numbers(both):
+    """They come round where their dtype ends; functions of them are the library's."""
+
+    def function(xp: Any, a: Any) -> Any:
+        powers = a**2, a**3, a**2.0, (a * 0) ** 0.5
+        return a + a, a * a, -a, abs(a), *powers, a / 3, xp.exp(a), xp.sqrt(a * 0), a + 1.5
+
+    for dtype in (np.int8, np.int32, np.uint8):
+        edges = np.iinfo(dtype)
+        ends = np.asarray([edges.min, edges.max, 3, 5], dtype)
+        with np.errstate(all="ignore"):
+            first, again, expected = both(function, ends)
+        for one in (first, again):
+            for a, b in zip(one, expected, strict=True):
+                assert_same(a, b, rtol=1e-15)
+
+
+def three_stages(xp: Any, a: Any) -> Any:
+    """Return columns less their means, in units of their largest entries."""
+    a = a - xp.mean(a, axis=0)
+    return a / xp.max(xp.abs(a), axis=0)
+
+
+def test_a_launch_that_fails_holds_up_no_other(emulated, monkeypatch):
+    """Blocks count those that came before: of a launch that failed, nobody has come."""
+    backend, a = emulated.select(""), RNG.standard_normal((300, 4))
+    compiled, run = backend.compile(three_stages, backend.xp), emulated.cupy.RawKernel.run
+    expected = three_stages(np, a)
+    launches = []
+
+    def failing(self: Any, *args: Any, together: bool) -> None:
+        launches.append(together)
+        if len(launches) == 1:
+            raise emulated.driver.CUDADriverError
+        run(self, *args, together=together)
+
+    assert_same(compiled(backend.asarray(a)), expected, 1e-12, 1e-15)
+    monkeypatch.setattr(emulated.cupy.RawKernel, "run", failing)
+    with pytest.raises(emulated.driver.CUDADriverError):
+        compiled(backend.asarray(a))
+    for _ in range(2):
+        assert_same(compiled(backend.asarray(a)), expected, 1e-12, 1e-15)
+    backend.compile(lambda xp, a: a + 1.0, backend.xp)(backend.asarray(a))
+    assert launches == [True] * 3 + [False]  # one stage waits for nobody
+
+
+def test_memory_that_runs_out_once_does_not_end_the_recording(emulated):
+    backend, errors = emulated.select(""), [MemoryError]
+
+    def function(xp: Any, a: Any) -> Any:
+        if isinstance(a, Traced) and errors:
+            raise errors.pop()
+        traced.append(isinstance(a, Traced))
+        return a + 1.0
+
+    traced: list[bool] = []
+    for _ in range(3):
+        found = backend.compile(function, backend.xp)(backend.asarray(np.ones(2)))
+        assert_same(found, np.full(2, 2.0))
+    assert traced == [False, True]
+    assert function not in fusion.fallbacks
+
+
+def test_a_plan_run_by_several_threads(emulated):
+    backend = emulated.select("")
+    compiled = backend.compile(three_stages, backend.xp)
+    arrays = [RNG.standard_normal((300, 4)) for _ in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for a, found in zip(arrays, pool.map(compiled, map(backend.asarray, arrays)), strict=True):
+            assert_same(found, three_stages(np, a), 1e-12, 1e-15)
 
 
 def refuses(solver: str, loss: str, penalty: str) -> bool:

@@ -629,6 +629,36 @@ class TestEmulated:
         assert (best.members, best.cluster, best.width) == expected
         assert best.members * best.width > problem["X"].shape[1]
 
+    @pytest.mark.parametrize("way", ["clusters", "global memory"])
+    def test_an_epoch_that_does_not_fit_is_folded_otherwise(
+        self,
+        case: Any,
+        emulated: Any,
+        fold_by: Callable[[str], None],
+        monkeypatch: pytest.MonkeyPatch,
+        way: str,
+    ) -> None:
+        """A driver may refuse it; blocks that wait for others, which do not run, wait for ever."""
+        fold_by(way)
+        monkeypatch.setattr(emulated, "_PRODUCTS_CYCLES", 1e9)
+        run, driver = emulated.cupy.RawKernel.run, emulated.driver
+        names = []
+
+        def refuse(kernel: Any, *args: Any, together: bool) -> None:
+            names.append(kernel._name)
+            if kernel._name == "sgd":
+                raise driver.CUDADriverError
+            run(kernel, *args, together=together)
+
+        monkeypatch.setattr(emulated.cupy.RawKernel, "run", refuse)
+        if way == "global memory":
+            monkeypatch.setattr(
+                driver, "occupancyMaxActiveBlocksPerMultiprocessor", lambda *args: 0
+            )
+        compare(case, after_epochs(case, SMALL, dtype="float64", **rows()), 1e-10)
+        assert ("sgd" in names) == (way == "clusters")
+        assert "update" in names
+
     def test_the_table_is_what_the_source_holds(self, case: Any, emulated: Any) -> None:
         structs = re.findall(r"struct (\w+) : Row", SOURCE.read_text(encoding="utf-8"))
         assert sorted(structs) == sorted(loss.__name__ for loss in emulated._LOSSES)

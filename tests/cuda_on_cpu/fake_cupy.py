@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar, Self
 
@@ -62,6 +63,7 @@ class Counts:
 
 
 counts = Counts()
+_alone = Lock()  # the emulation has one device
 _VIEWS = {"reshape", "transpose", "broadcast_to", "expand_dims", "squeeze", "moveaxis", "diagonal"}
 _VIEWS |= {"swapaxes", "matrix_transpose", "shape", "ndim", "size", "result_type", "can_cast"}
 _VIEWS |= {"may_share_memory", "shares_memory", "broadcast_arrays", "permute_dims", "copyto"}
@@ -151,7 +153,12 @@ class RawKernel:
     """A kernel in the emulation."""
 
     def __init__(
-        self, code: str, name: str, options: tuple[str, ...], *, enable_cooperative_groups: bool
+        self,
+        code: str,
+        name: str,
+        options: tuple[str, ...],
+        *,
+        enable_cooperative_groups: bool = False,
     ) -> None:
         source = EMULATION.read_text() + code + str(options)
         library = FOLDER / f"{hashlib.sha256(source.encode()).hexdigest()}.so"
@@ -169,7 +176,7 @@ class RawKernel:
         self._options = options
         self._name = name
         self._cooperative = enable_cooperative_groups
-        self.kernel = SimpleNamespace(ptr=name)
+        self.kernel = Function(self, name)
         self.max_dynamic_shared_size_bytes = 48 * 1024
         self.launches = 0
 
@@ -185,9 +192,14 @@ class RawKernel:
         *,
         shared_mem: int = 0,
     ) -> None:
+        self.kernel(grid, block, args, shared_mem, enable_cooperative_groups=self._cooperative)
+
+    def run(
+        self, grid: Any, block: Any, args: tuple[Any, ...], shared_mem: int, *, together: bool
+    ) -> None:
         counts.add(self._name, self._options)
         assert shared_mem <= self.max_dynamic_shared_size_bytes
-        if self._cooperative:
+        if together:
             blocks = Device().attributes["MultiProcessorCount"] * occupancy(
                 self._name, block[0], shared_mem
             )
@@ -207,10 +219,29 @@ class RawKernel:
         sizes = (ctypes.c_size_t * len(values))(*(ctypes.sizeof(v) for v in values))
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
         shape = (ctypes.c_uint * 3)(grid[0], *(*block, 1)[:2])
-        status = self._launch(
-            shape, ctypes.c_size_t(shared_mem), pointers, sizes, ctypes.c_size_t(len(values))
-        )
+        with _alone:
+            status = self._launch(
+                shape, ctypes.c_size_t(shared_mem), pointers, sizes, ctypes.c_size_t(len(values))
+            )
         assert status == 0, "arguments of the wrong types, or memory that is not the kernel's"
+
+
+class Function:
+    """A kernel on the one device."""
+
+    def __init__(self, kernel: RawKernel, ptr: str) -> None:
+        self._kernel, self.ptr = kernel, ptr
+
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: tuple[Any, ...],
+        shared_mem: int = 0,
+        *,
+        enable_cooperative_groups: bool = False,
+    ) -> None:
+        self._kernel.run(grid, block, args, shared_mem, together=enable_cooperative_groups)
 
 
 class Device(str):
@@ -291,13 +322,17 @@ def installed() -> Iterator[None]:
         COMPUTE_TYPE_DEFAULT=0,
         COMPUTE_TYPE_TF32=1,
     )
-    driver = _module("cupy.cuda.driver", occupancyMaxActiveBlocksPerMultiprocessor=occupancy)
+    driver = _module(
+        "cupy.cuda.driver",
+        occupancyMaxActiveBlocksPerMultiprocessor=occupancy,
+        CUDADriverError=type("CUDADriverError", (RuntimeError,), {}),
+    )
     cuda = _module(
         "cupy.cuda",
         Device=Device,
         device=SimpleNamespace(get_cublas_handle=lambda: 0),
         alloc=alloc,
-        get_current_stream=lambda: SimpleNamespace(ptr=0),
+        get_current_stream=lambda: SimpleNamespace(ptr=0, synchronize=lambda: None),
         driver=driver,
         cublas=cublas,
         runtime=runtime,

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import product
 from math import gcd
 from pathlib import Path
 from threading import local
@@ -354,7 +355,9 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
     )
     plan, products = _plan(rows, *W.shape), _cost_of_products(rows, *W.shape)
     if plan and plan.cycles <= products:
-        return _in_one_kernel(rows, plan, epoch.carry, steps, rule.average)
+        found = _in_one_kernel(rows, plan, epoch.carry, steps, rule.average)
+        if found is not None:
+            return found
     if products < math.inf:
         return _by_products(rows, epoch.carry, steps, rule.average)
     return fold_in_python(epoch)
@@ -448,13 +451,26 @@ def _cost_of_products(rows: _Rows, p: int, m: int, c: int) -> float:
     return _PRODUCTS_CYCLES + 2.0 * rows.size * p * m * c / lanes
 
 
+def _fits(kernel: cupy.RawKernel, plan: _Plan) -> bool:
+    """Prepare a launch, and return whether all blocks run at once, where they wait for each other.
+
+    The driver may have less for us than the device has.
+    """
+    kernel.max_dynamic_shared_size_bytes = plan.shared_bytes
+    if plan.cluster:
+        return True
+    ready = driver.occupancyMaxActiveBlocksPerMultiprocessor(
+        kernel.kernel.ptr, _SGD_THREADS, plan.shared_bytes
+    )
+    return ready * _limits(cupy.cuda.Device().id)[0] >= plan.groups * plan.members
+
+
 def _in_one_kernel(rows: _Rows, plan: _Plan, carry: Any, steps: Any, average: bool) -> Any:
-    """Run an epoch in one launch."""
+    """Run an epoch in one launch; return None if the driver refuses it."""
     before, velocity, total, seen = carry
     (p, m, c), real = before.W.shape, rows.dtype.type
     params, blocks = type(velocity), plan.groups * plan.members
     kernel = rows.kernel("sgd", plan.cluster, plan.chunks)
-    kernel.max_dynamic_shared_size_bytes = plan.shared_bytes
     # Of the steps, which are alike in all columns, it reads the first.
     given = [cupy.ascontiguousarray(a) for a in (*steps[1:], *before, *velocity)]
     after = [cupy.empty(a.shape, real) for a in (*before, *velocity)]
@@ -472,7 +488,12 @@ def _in_one_kernel(rows: _Rows, plan: _Plan, carry: Any, steps: Any, average: bo
         *_integers(rows.standards, rows.mean.shape[1], plan.members, plan.width, plan.tile),
         *(real(getattr(rows.loss, "margin", 0.0)), *rows.rule),
     )
-    kernel((blocks,), (_SGD_THREADS,), arguments, shared_mem=plan.shared_bytes)
+    try:
+        if not _fits(kernel, plan):
+            return None
+        kernel((blocks,), (_SGD_THREADS,), arguments, shared_mem=plan.shared_bytes)
+    except driver.CUDADriverError:  # too large for a part of a device, say
+        return None
     return params(*after[:2]), params(*after[2:]), total, seen + losses.sum(axis=1)
 
 
@@ -541,7 +562,7 @@ INTERPRETER_OPTIONS = "-std=c++17", *(f"-D{key}={value}" for key, value in _NAME
 @cache
 def _interpreter() -> cupy.RawKernel:
     """Return the kernel of ``fusion.cu``, for all programs."""
-    return cupy.RawKernel(_FUSION, "fused", INTERPRETER_OPTIONS, enable_cooperative_groups=True)
+    return cupy.RawKernel(_FUSION, "fused", INTERPRETER_OPTIONS)
 
 
 @cache
@@ -573,15 +594,20 @@ def _launch(
     arrivals = blocks * barriers if blocks > 1 else 0
 
     def launch(addresses: Sequence[int]) -> None:
-        stream = device, cupy.cuda.get_current_stream().ptr
-        if stream not in _arrivals.counters:
-            _arrivals.counters[stream] = cupy.zeros(1, np.uint32), 0
-        counter, arrived = _arrivals.counters[stream]
-        _arrivals.counters[stream] = counter, arrived + arrivals & 0xFFFFFFFF
         table = np.zeros(1, _TABLE)
         table["at"][0, : len(addresses)] = addresses
-        arguments = words, counter, np.uint32(arrived), table  # of one element: passed by value
-        kernel((blocks,), (THREADS,), arguments, shared_mem=shared)
+        counter, arrived, stream = None, 0, (device, cupy.cuda.get_current_stream().ptr)
+        if arrivals:  # of a launch that fails, nobody knows who arrived: the next begins anew
+            counter, arrived = _arrivals.counters.pop(stream, (None, 0))
+            counter = cupy.zeros(1, np.uint32) if counter is None else counter
+        # A table of one element is passed by value.
+        arguments = words, _pointer(counter), np.uint32(arrived), table
+        kernel.kernel(
+            *((blocks,), (THREADS,), arguments, shared),
+            enable_cooperative_groups=arrivals > 0,
+        )
+        if arrivals:
+            _arrivals.counters[stream] = counter, arrived + arrivals & 0xFFFFFFFF
 
     return launch
 
@@ -597,6 +623,7 @@ def _library(index: int) -> Library:
         memory=lambda array: cupy.asarray(array).data,
         view=cupy.ndarray,
         launch=partial(_launch, index),
+        synchronize=lambda: cupy.cuda.get_current_stream().synchronize(),
     )
 
 
@@ -617,19 +644,17 @@ def _products(device: cupy.cuda.Device, tf32: bool) -> Generator[None]:
 
 
 def _warm(index: int) -> str:
-    """Compile the kernels of every loss; CuPy keeps what it compiles."""
+    """Compile the loss kernels, and those of a default SGD; CuPy keeps what it compiles."""
     with cupy.cuda.Device(index):
-        # Of `sgd`, for few and for hundreds of features.
-        layouts = ((1, 2), (8, 2), (8, 4)) if 8 in _clusters() else ((1, 2), (0, 2))
         _interpreter().compile()
-        for loss in _LOSSES:
-            for real in ("float32", "float64"):
-                _pass_kernel(loss, real, real, "sum_wide_wide").compile()
-                for stored in (real, "uint8") if loss is SoftmaxLoss else (real,):
-                    for name in ("loss", "gather", "update"):
-                        _kernel(name, loss, real, stored, real).compile()
-                    for layout in layouts:
-                        _kernel("sgd", loss, real, stored, real, *layout).compile()
+        for loss, real in product(_LOSSES, ("float32", "float64")):
+            _pass_kernel(loss, real, real, "sum_wide_wide").compile()
+            _kernel("loss", loss, *[real] * 3).compile()
+            if loss is SoftmaxLoss:
+                for name in ("gather", "update"):
+                    _kernel(name, loss, *[real] * 3).compile()
+                for layout in product((0, *_clusters()), _CHUNKS):
+                    _kernel("sgd", loss, *[real] * 3, *layout).compile()
     folder = os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")
     return str(Path(folder).expanduser())
 

@@ -50,14 +50,7 @@ __device__ V floating(int name, V a, V b) {
   }
 }
 
-__device__ Integer floating(int name, Integer a, Integer b) {
-  Integer result = 1;
-  if (name == POW) {
-    for (Integer i = 0; i < b; ++i) result *= a;
-    return result;
-  }
-  return a;  // floor
-}
+__device__ Integer floating(int, Integer a, Integer) { return a; }  // floor
 
 __device__ bool is_finite(double a) { return a - a == 0; }
 
@@ -309,16 +302,16 @@ extern "C" __global__ void fused(const Integer* __restrict__ program, unsigned* 
       run(code, segment.lines, segment.axes, at, table, registers);
     }
     if (stage + 1 == stages) break;
-    __threadfence();
     __syncthreads();
     if (gridDim.x > 1) {
       if (threadIdx.x == 0) {
+        __threadfence();
         atomicAdd(arrivals, 1u);
         arrived += gridDim.x;
         while ((int)(*(volatile unsigned*)arrivals - arrived) < 0) PAUSE();
+        __threadfence();
       }
       __syncthreads();
-      __threadfence();
     }
   }
 }

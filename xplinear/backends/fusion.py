@@ -24,6 +24,7 @@ from xplinear.backends.tracing import (
     array_of,
     described,
     filled,
+    kind_of,
     leaves,
 )
 
@@ -88,15 +89,28 @@ class _Plans:
     def run(self, function: Callable[..., Any], static: tuple[Any, ...], args: Any) -> Any:
         arguments: list[Any] = []
         try:
-            key = function, static, _signature(args, arguments, self.library.array)
+            # Equal arguments of other types, 1 and 1.0, make other results.
+            kinds = tuple(map(type, static))
+            key = function, static, kinds, _signature(args, arguments, self.library.array)
             plan = self.kept.get(key, self)
-        except UntraceableError:
+        except TypeError:  # untraceable, or static arguments without a hash
             return function(*static, *args)
-        if plan is self:
-            return self._recorded(key, function, static, args, arguments)
-        if plan is None:
-            return function(*static, *args)
-        return cast("_Plan", plan).run(arguments)
+        why = ""
+        try:
+            if plan is self:
+                return self._recorded(key, function, static, args, len(arguments))
+            if plan is not None:
+                return cast("_Plan", plan).run(arguments)
+        except Exception as error:
+            if plan is not self and not isinstance(error, UntraceableError):
+                raise
+            if not isinstance(error, MemoryError):  # which may not come again
+                why = f"{type(error).__name__}: {error}"  # no traceback: it holds arrays
+        result = function(*static, *args)  # the library itself will say what was wrong
+        if why:
+            self.kept[key] = None
+            fallbacks[function] = why
+        return result
 
     def _recorded(
         self,
@@ -104,16 +118,13 @@ class _Plans:
         function: Callable[..., Any],
         static: tuple[Any, ...],
         args: Any,
-        arguments: list[Any],
+        count: int,
     ) -> Any:
+        plan, result = _record(self.library, function, static, args, count)
+        self.library.synchronize()  # the next to run it may be on another stream
         if len(self.kept) >= _PLANS:
             self.kept.popitem(last=False)
-        try:
-            self.kept[key], result = _record(self.library, function, static, args, len(arguments))
-        except Exception as error:  # noqa: BLE001 - the library itself will say it again
-            result = function(*static, *args)
-            self.kept[key] = None
-            fallbacks[function] = f"{type(error).__name__}: {error}"  # a traceback holds arrays
+        self.kept[key] = plan
         return result
 
 
@@ -122,7 +133,7 @@ def _signature(tree: Any, arguments: list[Any], array: type) -> Hashable:
     kind = type(tree)
     if isinstance(tree, array):
         arguments.append(tree)
-        return tree.shape, tree.strides, tree.dtype
+        return kind_of(tree)
     if kind is float:
         arguments.append(tree)
         return float
@@ -148,8 +159,8 @@ def _record(
     traced = filled(args, lifted)
     own = tuple(trace.xp if a is library.xp else a for a in static)
     found = function(*own, *traced)
-    numbers = [a for a in leaves(found) if isinstance(a, Traced)]
-    trace.store(numbers)
+    found = _apart(trace, found, count)
+    trace.store([a for a in leaves(found) if isinstance(a, Traced)])
     result = filled(found, lambda a: trace.real(a) if isinstance(a, Traced) else a)
     recipe = filled(found, lambda a: described(a) if isinstance(a, Traced) else a)
     last: dict[int, int] = {}
@@ -165,6 +176,28 @@ def _record(
     used = sorted(launched & given)
     plan = _Plan(library, trace.slots, trace.steps, ends, trace.constants, used, recipe)
     return plan, result
+
+
+def _apart(trace: Trace, found: Any, count: int) -> Any:
+    """Return results, each but the arguments in memory of its own: `Backend.write` may follow."""
+    taken: set[Any] = set()
+
+    def own(a: Any) -> Any:
+        if isinstance(a, trace.library.array):  # made of no argument, once for all calls
+            return trace.copied(trace.leaf(a))
+        if not isinstance(a, Traced):
+            return a
+        if a.weak:
+            msg = "a number of Python's as a result"
+            raise UntraceableError(msg)
+        memory = a if a.place is None else a.place.slot.index
+        if memory in taken:
+            return trace.copied(a)
+        if a.place is None or a.place.slot.index >= count:
+            taken.add(memory)
+        return a
+
+    return filled(found, own)
 
 
 def fused(library: Library) -> Callable[..., Callable[..., Any]]:

@@ -89,7 +89,7 @@ class _Writer:
     def _add(self, stage: int, target: _Target) -> None:
         while len(self._stages) <= stage:
             self._stages.append([])
-        if target.source.size:
+        if target.source.size or (target.node.kind == "reduce" and target.node.size):
             self._stages[stage].append(target)
 
     def _allocate(self, node: Traced, stage: int, order: Sequence[int]) -> Place:
@@ -131,20 +131,20 @@ class _Writer:
         since, place = self._stored.get(node, (sys.maxsize, None))
         return place if since <= stage else None
 
-    def launch(self) -> Launch | None:
+    def launch(self) -> Launch:
         """Make the launch, and run it."""
         library, stages = self._trace.library, [stage for stage in self._stages if stage]
-        launch = None
+        start: Callable[[Sequence[int]], None] = _nothing
         if stages:
             program, most = self._program()
             if len(self._table) > ROOM:
                 msg = f"{len(self._table)} arrays in one launch"
                 raise UntraceableError(msg)
             start = library.launch(program, most, len(stages) - 1, self._registers)
-            slots = list(self._table)
-            uses = [(slot.index, offset) for slot, offset in slots]
-            launch = Launch(library, start, self._allocated, uses)
-            start([address_of(library, slot.value) + offset for slot, offset in slots])
+        slots = list(self._table)
+        uses = [(slot.index, offset) for slot, offset in slots]
+        launch = Launch(library, start, self._allocated, uses)
+        start([address_of(library, slot.value) + offset for slot, offset in slots])
         for node, (_, place) in self._stored.items():
             node.place, node.inputs = place, ()
         return launch
@@ -296,7 +296,7 @@ class _Segment:
             gathers = node.kind == "gather"
             inputs = [(a, _followed(node, a, axes)) for a in node.inputs[gathers:]]
             missing = [a for a in inputs if a not in done]
-            stack += missing
+            stack += sorted(missing, key=lambda one: one[0].size_)  # long ones first: few registers
             if missing:
                 continue
             numbers = [done[a] for a in inputs]
@@ -513,6 +513,10 @@ class Launch(NamedTuple):
         return {slot for slot, _ in self.uses} | {slot for slot, _ in self.allocated}
 
 
-def written(trace: Trace, wanted: Sequence[Traced]) -> Launch | None:
-    """Compute values in one launch, and return it; None if nothing is to be computed."""
+def _nothing(addresses: Sequence[int]) -> None:
+    """Launch nothing, where all arrays are empty."""
+
+
+def written(trace: Trace, wanted: Sequence[Traced]) -> Launch:
+    """Compute values in one launch, and return it."""
     return _Writer(trace, wanted).launch()

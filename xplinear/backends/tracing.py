@@ -37,6 +37,7 @@ __all__ = [
     "array_of",
     "described",
     "filled",
+    "kind_of",
     "leaves",
     "number_of",
     "same_axes",
@@ -61,7 +62,7 @@ ELEMENTWISE = (
     *("isnan", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
     *("bitwise_and", "bitwise_or", "bitwise_xor", "logical_not", "bitwise_invert"),
 )
-_FLOATING = {"divide", "sqrt", "exp", "log", "log1p", "log2", "expm1"}
+_FLOATING = {"pow", "sqrt", "exp", "log", "log1p", "log2", "expm1"}
 _TRUTHS = {*("isfinite", "isnan", "equal", "not_equal", "less", "less_equal", "greater")} | {
     *("greater_equal", "logical_not")
 }
@@ -82,6 +83,7 @@ class Library(NamedTuple):
     ``view(shape, dtype, memory, strides)`` makes an array of a pointer, as ``alloc(bytes)`` gives
     them, whose address is ``address(memory)``; ``memory(array)`` is an array's own.
     ``launch(program, blocks, barriers, registers)`` prepares a launch, a function of addresses.
+    ``synchronize()`` waits for what was uploaded and computed.
     """
 
     xp: Namespace
@@ -92,6 +94,7 @@ class Library(NamedTuple):
     memory: Callable[[Array], Any]
     view: Callable[[tuple[int, ...], Any, Any, tuple[int, ...]], Array]
     launch: Callable[[HostArray, int, int, int], Callable[[Sequence[int]], None]]
+    synchronize: Callable[[], None]
 
 
 class Place(NamedTuple):
@@ -226,9 +229,7 @@ for _symbol, _name in _COMPARISONS.items():
 class Trace:
     """A function being recorded."""
 
-    def __init__(
-        self, library: Library, write: Callable[[Trace, Sequence[Traced]], Step | None]
-    ) -> None:
+    def __init__(self, library: Library, write: Callable[[Trace, Sequence[Traced]], Step]) -> None:
         self.library, self.count, self._write = library, 0, write
         self.steps: list[Step] = []
         self.slots = 0
@@ -307,22 +308,30 @@ class Trace:
             return self.new("number", (), dtype, (), bits)
         return self.new("map", a.shape, dtype, (a,), "cast")
 
+    def copied(self, a: Traced) -> Traced:
+        """Return the values in memory that nobody else has."""
+        return Traced(self, "map", a.shape, a.dtype, (self.cast(a, a.dtype),), "cast")
+
     def map(self, name: str, *operands: Any) -> Any:
         """Return an elementwise operation."""
         nodes = [self.constant(a) for a in operands]
-        if any(a.dtype.name not in DTYPES for a in nodes):
-            return self.call(getattr(self.library.xp, name), *operands)
         first = nodes[0] if name == "where" else None
         values = nodes[1:] if first is not None else nodes
         dtype = self.joint(*values)
-        if name == "pow" and nodes[1].kind == "number":
-            power = float(number_of(nodes[1]))
-            if power == 2.0:
-                return self.map("multiply", operands[0], operands[0])
-            if power == 0.5:
-                return self.map("sqrt", operands[0])
-        if (name in _FLOATING or name == "pow") and dtype.kind != "f":
-            dtype = np.result_type(dtype, np.float64)
+        strange = any(a.dtype.name not in DTYPES for a in nodes)
+        if name == "pow" and nodes[1].kind == "number" and not strange:
+            base = nodes[0] if nodes[0].weak else self.cast(nodes[0], dtype)
+            match number_of(nodes[1]):
+                case 2:
+                    return self.map("multiply", base, base)
+                case 0.5:
+                    return self.map("sqrt", base)
+                case _:
+                    pass
+        if strange or (name in _FLOATING and dtype.kind != "f"):
+            return self.call(getattr(self.library.xp, name), *operands)
+        if name == "divide" and dtype.kind != "f":
+            dtype = np.dtype(np.float64)
         if name in ("isfinite", "isnan") and dtype.kind != "f":
             dtype = np.dtype(np.float64)
         if name in ("subtract", "negative") and dtype == np.bool_:
@@ -350,7 +359,8 @@ class Trace:
         slots = [self.slot(a) for a in arrays]
         recipe = partial(filled, change=lambda a: described(a) if isinstance(a, Traced) else a)
         step = recipe(args), keys, recipe(tuple(named.values()))
-        self.steps.append(Call(self.library, function, step, [slot.index for slot in slots]))
+        indices, kinds = [slot.index for slot in slots], [kind_of(a) for a in arrays]
+        self.steps.append(Call(self.library, function, step, indices, kinds))
         results = iter([self.leaf(a, s) for a, s in zip(arrays, slots, strict=True)])
         return filled(
             found, change=lambda a: next(results) if isinstance(a, self.library.array) else a
@@ -448,9 +458,7 @@ class Trace:
         """Compute values: as one launch, whose stages wait for each other."""
         wanted = [a for a in dict.fromkeys(wanted) if a.place is None]
         if wanted:
-            launch = self._write(self, wanted)
-            if launch is not None:
-                self.steps.append(launch)
+            self.steps.append(self._write(self, wanted))
 
 
 class _Functions:
@@ -522,7 +530,7 @@ class _Namespace(_Functions):
             follows = dict(zip(kept, places, strict=True))
             axes = ((follows[i], 1, 0) if i in follows else (None, 0, 0) for i in range(a.ndim))
             return self._trace.view(a, shape, tuple(axes))
-        if a.place is not None:
+        if a.place is not None and a.size:
             strides = _reshaped(a.shape, a.place.strides, shape)
             if strides is not None:
                 place = a.place._replace(strides=strides)
@@ -569,6 +577,8 @@ class _Namespace(_Functions):
         a = self._trace.constant(a)
         if a.dtype.name not in DTYPES or np.dtype(dtype).name not in DTYPES:
             return self._trace.call(self._trace.library.xp.astype, a, dtype, copy=copy)
+        if copy and a.place is not None and a.dtype == dtype:
+            return self._trace.copied(a)
         return self._trace.cast(a, dtype)
 
     def clip(self, a: Any, min: Any = None, max: Any = None) -> Any:
@@ -642,11 +652,18 @@ class _Namespace(_Functions):
         return self.vecdot(a, b)
 
     def argmax(self, a: Any, *, axis: int | None = None, keepdims: bool = False) -> Any:
+        return self._first_of("max", a, axis, keepdims)
+
+    def argmin(self, a: Any, *, axis: int | None = None, keepdims: bool = False) -> Any:
+        return self._first_of("min", a, axis, keepdims)
+
+    def _first_of(self, extremum: str, a: Any, axis: int | None, keepdims: bool) -> Any:
         a = self._trace.constant(a)
         if axis is None:
-            return self._trace.call(self._trace.library.xp.argmax, a)
+            real = getattr(self._trace.library.xp, "arg" + extremum)
+            return self._trace.call(real, a, keepdims=keepdims)
         axis %= a.ndim
-        first = (a == self.max(a, axis=axis, keepdims=True)) | self.isnan(a)
+        first = (a == getattr(self, extremum)(a, axis=axis, keepdims=True)) | self.isnan(a)
         index = self.arange(a.shape[axis])[(slice(None), *[None] * (a.ndim - 1 - axis))]
         chosen = self._trace.map("where", first, index, a.shape[axis])
         return self.min(chosen, axis=axis, keepdims=keepdims)
@@ -706,7 +723,7 @@ def _reshaped(
     have = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
     result: list[int] = []
     at = 0
-    for i, n in enumerate(wanted):
+    for n in wanted:
         if n == 1:
             result.append(0)
             continue
@@ -723,7 +740,6 @@ def _reshaped(
         result.append(stride * (size // n))
         have[at] = size // n, stride
         at += size == n
-        del i
     return tuple(result)
 
 
@@ -763,6 +779,11 @@ def array_of(library: Library, described: Described, value: Any) -> Array:
     return library.view(shape, dtype, library.memory(value) + offset, strides)
 
 
+def kind_of(array: Array) -> Hashable:
+    """Return what programs depend on."""
+    return array.shape, array.strides, array.dtype
+
+
 def address_of(library: Library, value: Any) -> int:
     """Return the address of what a slot holds; of a number, its bits."""
     if isinstance(value, float):
@@ -778,6 +799,7 @@ class Call(NamedTuple):
     function: Callable[..., Any]
     recipe: tuple[Any, tuple[str, ...], Any]
     results: list[int]
+    kinds: list[Hashable]
 
     def run(self, memory: list[Any], addresses: list[int]) -> None:
         """Call it on what the slots hold."""
@@ -789,6 +811,9 @@ class Call(NamedTuple):
         values = filled(named, change)
         found = self.function(*filled(args, change), **dict(zip(keys, values, strict=True)))
         arrays = [a for a in leaves(found) if isinstance(a, self.library.array)]
+        if [kind_of(a) for a in arrays] != self.kinds:
+            msg = "shapes that depend on values"
+            raise UntraceableError(msg)
         for slot, array in zip(self.results, arrays, strict=True):
             memory[slot] = array
             addresses[slot] = address_of(self.library, array)
