@@ -36,6 +36,7 @@ __all__ = [
     "class_scores",
     "columns",
     "loss_and_grads",
+    "means",
     "scores",
     "weighted_penalty",
 ]
@@ -101,11 +102,21 @@ def _block_loss_and_grad(
     return xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)), dW, db
 
 
-def _means(
+def means(
     fit_intercept: bool, xp: Namespace, total: Array, dW: Array, db: Array, weight: Array
 ) -> tuple[Array, Params]:
+    """Return the weighted mean loss and its gradient, from the sums over all rows."""
     own = xp.astype(weight, dW.dtype)[:, None]
     return total / weight, Params(dW / own, db / own if fit_intercept else xp.zeros_like(db))
+
+
+def _mean(xp: Namespace, total: Array, weight: Array) -> Array:
+    del xp
+    return total / weight
+
+
+def _value(penalty: Penalty, xp: Namespace, loss: Array, W: Array, alpha: Array) -> Array:
+    return loss + weighted_penalty(penalty, xp, W, alpha)
 
 
 def _loss_at_zero(loss: Loss, k: int, dtype: Any, xp: Namespace, alpha: Array) -> Array:
@@ -248,13 +259,13 @@ class Objective:
     def data_loss(self, params: Params) -> Array:
         """Return the weighted mean loss ``(m,)``, accumulated in float64 where there is one."""
         (total,) = self._sums(_block_loss, params)
-        return total / self.data.weight_sum
+        return self.data.backend.compile(_mean, self.xp)(total, self.data.weight_sum)
 
     def data_loss_and_grad(self, params: Params) -> tuple[Array, Params]:
         """Return the weighted mean loss ``(m,)`` and its gradient in W and b."""
         sums = self._sums(_block_loss_and_grad, params)
-        means = self.data.backend.compile(_means, self.fit_intercept, self.xp)
-        return means(*sums, self.data.weight_sum)
+        average = self.data.backend.compile(means, self.fit_intercept, self.xp)
+        return average(*sums, self.data.weight_sum)
 
     def penalty_value(self, params: Params) -> Array:
         """Return α Ω(W) ``(m,)``."""
@@ -263,7 +274,8 @@ class Objective:
 
     def value(self, params: Params) -> Array:
         """Return F ``(m,)``."""
-        return self.data_loss(params) + self.penalty_value(params)
+        value = self.data.backend.compile(_value, self.penalty, self.xp)
+        return value(self.data_loss(params), params.W, self.alpha)
 
     def value_and_grad(self, params: Params) -> tuple[Array, Params]:
         """Return F ``(m,)`` and its gradient (a subgradient where F is kinked)."""

@@ -29,7 +29,6 @@ __all__ = [
     "penalty_curvature",
     "plain_metric",
     "safe_divisor",
-    "sample_loss",
     "small_sample",
     "uncentred",
     "vary",
@@ -219,12 +218,6 @@ def plain_metric(objective: Objective) -> Metric:
 def small_sample(objective: Objective) -> Block:
     """Return rows that tell the scale of things."""
     return objective.data.sample(max(64, min(_ROWS, _ENTRIES // objective.data.p)))
-
-
-def sample_loss(objective: Objective, params: Params) -> Array:
-    """Return the mean loss ``(m,)`` of a sample of the rows: the scale of the loss, for little."""
-    mean = objective.data.backend.compile(mean_loss, objective.loss, objective.xp)
-    return mean(small_sample(objective), params)
 
 
 def mean_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> Array:
