@@ -361,15 +361,30 @@ def test_launches_per_iteration(emulated, numpy_backend, solver, loss, penalty, 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
-    ("settings", "most"), [({}, 20), ({"penalty": "l1"}, 7), ({"solver": "sgd"}, 22)]
+    "settings",
+    [
+        {"solver": "lbfgs"},
+        {"solver": "newton"},
+        {"penalty": "l1"},
+        {"solver": "sgd"},
+        {"loss": "multiclass_hinge", "solver": "smoothing"},
+        {"loss": "multiclass_hinge", "solver": "interior_point"},
+        {"solver": "sgd", "standardize": True},
+    ],
 )
-def test_kernels_that_a_first_fit_compiles(emulated, settings, most):
+def test_kernels_that_a_first_fit_compiles(emulated, settings):
+    """The interpreter, the loss, SGD's own, and little else; certificate and predictions too."""
     counts = emulated.cupy.counts
     counts.kernels.clear()
     backend = emulated.select("")
     clf = LinearClassifier(**settings, max_iter=2, tol=0.1, random_state=0, backend=backend)
-    clf.fit(X[:200, ::4], Y[:200])
-    assert len(counts.kernels) <= most
+    clf.fit(X[:200, 2:8], Y[:200] % 3)
+    assert len(counts.kernels) <= 4
+    before = len(counts.kernels)
+    clf.predict(X[:20, 2:8])
+    if "loss" not in settings:
+        clf.predict_proba(X[:20, 2:8])
+    assert len(counts.kernels) == before
 
 
 @pytest.mark.skipif(find_spec("cupy_backends") is None, reason="needs CuPy's compiler")
