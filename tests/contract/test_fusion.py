@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,7 +159,7 @@ STEPS = st.lists(
 DTYPES = st.sampled_from(["float64", "float32", "int32", "int64", "bool", "uint8"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(steps=STEPS, dtypes=st.tuples(DTYPES, DTYPES, DTYPES), fortran=st.booleans())
 def test_random_expressions(both, steps, dtypes, fortran):
     """Of halves and small integers, so that sums are exact in any order."""
@@ -288,11 +289,14 @@ def refuses(solver: str, loss: str, penalty: str) -> bool:
 
 
 def problems() -> Iterator[tuple[str, str, str]]:
-    """Every solver with every loss and with every penalty."""
-    for solver in SOLVERS:
-        fits = [(a, b) for a in LOSSES for b in PENALTIES if not refuses(solver, a, b)]
-        least = {a: (a, b) for a, b in fits} | {b: (a, b) for a, b in reversed(fits)}
-        yield from ((solver, *parts) for parts in dict.fromkeys(least.values()))
+    """Every solver, loss and penalty; every penalty that is only met in its prox."""
+    seen = set[str]()
+    for solver, loss, penalty in product(SOLVERS, LOSSES, PENALTIES):
+        case = {solver, loss, penalty}
+        prox = solver == "proximal_lbfgs" and loss == "softmax" and penalty != "none"
+        if (prox or not case <= seen) and not refuses(solver, loss, penalty):
+            seen |= case
+            yield solver, loss, penalty
 
 
 X, Y = load_digits(return_X_y=True)
@@ -308,7 +312,7 @@ def minimized(case: Any, backend: Any, solver: Any, loss: str, penalty: str, **m
 
 @pytest.mark.parametrize(("solver", "loss", "penalty"), list(problems()))
 def test_a_traced_fit_is_the_plain_one(emulated, numpy_backend, solver, loss, penalty):
-    backend, parts = emulated.select(""), (SOLVERS[solver](max_iter=3), loss, penalty)
+    backend, parts = emulated.select(""), (SOLVERS[solver](max_iter=2), loss, penalty)
     fusion.fallbacks.clear()
     found = minimized(numpy_backend, backend, *parts)
     assert not fusion.fallbacks  # none of the package's own functions
