@@ -106,7 +106,7 @@ class GD:
         """Evaluate the start and choose the first step size."""
         check_suits(self, objective)
         value, grads = objective.data_loss_and_grad(params)
-        given = float(self.step_size) if isinstance(self.step_size, (int, float)) else None
+        given = self.step_size if isinstance(self.step_size, (int, float)) else None
         metric = feature_metric(objective) if given is None else plain_metric(objective)
         start = objective.data.backend.compile(_start, objective.xp)
         zero, curvature = objective.loss_at_zero(), loss_curvature(objective.loss, objective.k)
