@@ -36,7 +36,6 @@ __all__ = [
     "class_scores",
     "columns",
     "loss_and_grads",
-    "means",
     "scores",
     "weighted_penalty",
 ]
@@ -102,10 +101,9 @@ def _block_loss_and_grad(
     return xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)), dW, db
 
 
-def means(
+def _means(
     fit_intercept: bool, xp: Namespace, total: Array, dW: Array, db: Array, weight: Array
 ) -> tuple[Array, Params]:
-    """Return the weighted mean loss and its gradient, from the sums over all rows."""
     own = xp.astype(weight, dW.dtype)[:, None]
     return total / weight, Params(dW / own, db / own if fit_intercept else xp.zeros_like(db))
 
@@ -264,8 +262,8 @@ class Objective:
     def data_loss_and_grad(self, params: Params) -> tuple[Array, Params]:
         """Return the weighted mean loss ``(m,)`` and its gradient in W and b."""
         sums = self._sums(_block_loss_and_grad, params)
-        average = self.data.backend.compile(means, self.fit_intercept, self.xp)
-        return average(*sums, self.data.weight_sum)
+        means = self.data.backend.compile(_means, self.fit_intercept, self.xp)
+        return means(*sums, self.data.weight_sum)
 
     def penalty_value(self, params: Params) -> Array:
         """Return α Ω(W) ``(m,)``."""

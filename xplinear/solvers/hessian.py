@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from xplinear.data import Block
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
-from xplinear.objective import Objective, Params, class_scores, loss_and_grads, means
+from xplinear.objective import Objective, Params, class_scores, loss_and_grads
 
 __all__ = [
     "Evaluated",
@@ -102,15 +102,16 @@ def loss_grad_and_hessian(objective: Objective, params: Params, centre: Array) -
     total, dW, db, H = data.reduce(
         _block, (objective.loss, free, xp), params, centre, scores=held // 4 + 1
     )
-    average = data.backend.compile(_means, objective.fit_intercept, xp)
-    return average(total, dW, db, H, data.weight_sum)
+    means = data.backend.compile(_means, objective.fit_intercept, xp)
+    return means(total, dW, db, H, data.weight_sum)
 
 
 def _means(
     fit_intercept: bool, xp: Namespace, total: Array, dW: Array, db: Array, H: Array, weight: Array
 ) -> Evaluated:
-    found = means(fit_intercept, xp, total, dW, db, weight)
-    return Evaluated(*found, H / xp.astype(weight, H.dtype)[:, None, None])
+    own = xp.astype(weight, dW.dtype)[:, None]
+    grads = Params(dW / own, db / own if fit_intercept else xp.zeros_like(db))
+    return Evaluated(total / weight, grads, H / own[:, :, None])
 
 
 def has_hessian(loss: Loss) -> bool:

@@ -500,7 +500,7 @@ def _no_pairs(places: int, xp: Namespace, point: Array) -> Pairs:
     """Return a ring without pairs."""
     nothing = flat(point, xp=xp)[:, :1] * 0.0
     one = xp.ones_like(nothing[:, 0])
-    ages = xp.stack([float(places + i) * one for i in range(places)], axis=1)
+    ages = xp.stack([(places + 1.0 * i) * one for i in range(places)], axis=1)
     rows = xp.stack([xp.zeros_like(flat(point, xp=xp))] * (2 * places), axis=1)
     products = 0.0 * xp.stack([xp.stack([ages, ages], axis=1)] * places, axis=1)
     return Pairs(rows, products, ages)
