@@ -173,7 +173,7 @@ class Loop(NamedTuple):
             best = state.params
         elif better.any():
             keep = stack.data.backend.asarray(better[self.running])
-            best = protocol.select(keep, state.params, best, xp=stack.xp)
+            best = stack.data.backend.compile(_best, stack.xp)(keep, state.params, best)
         self.history.append(observed)
         return self._replace(
             iteration=self.iteration + 1,
@@ -495,6 +495,10 @@ def _observed(
             raise ArgumentError(msg)
     table = objective.data.backend.compile(_table, objective.penalty, objective.xp)
     return table(state.params.W, objective.alpha, score, state.report)
+
+
+def _best(xp: Namespace, keep: Array, params: Params, best: Params) -> Params:
+    return protocol.select(keep, params, best, xp=xp)
 
 
 def _table(

@@ -108,6 +108,15 @@ def _means(
     return total / weight, Params(dW / own, db / own if fit_intercept else xp.zeros_like(db))
 
 
+def _mean(xp: Namespace, total: Array, weight: Array) -> Array:
+    del xp
+    return total / weight
+
+
+def _value(penalty: Penalty, xp: Namespace, loss: Array, W: Array, alpha: Array) -> Array:
+    return loss + weighted_penalty(penalty, xp, W, alpha)
+
+
 def _loss_at_zero(loss: Loss, k: int, dtype: Any, xp: Namespace, alpha: Array) -> Array:
     Z = xp.zeros((k, 1, k), dtype=dtype, device=device(alpha))
     value, _ = loss.value_and_grad(Z, xp.arange(k, dtype=xp.int32, device=device(Z)), xp=xp)
@@ -253,7 +262,7 @@ class Objective:
     def data_loss(self, params: Params) -> Array:
         """Return the weighted mean loss ``(m,)``, accumulated in float64 where there is one."""
         (total,) = self._sums(_block_loss, params)
-        return total / self.data.weight_sum
+        return self.data.backend.compile(_mean, self.xp)(total, self.data.weight_sum)
 
     def data_loss_and_grad(self, params: Params) -> tuple[Array, Params]:
         """Return the weighted mean loss ``(m,)`` and its gradient in W and b."""
@@ -268,7 +277,8 @@ class Objective:
 
     def value(self, params: Params) -> Array:
         """Return F ``(m,)``."""
-        return self.data_loss(params) + self.penalty_value(params)
+        value = self.data.backend.compile(_value, self.penalty, self.xp)
+        return value(self.data_loss(params), params.W, self.alpha)
 
     def value_and_grad(self, params: Params) -> tuple[Array, Params]:
         """Return F ``(m,)`` and its gradient (a subgradient where F is kinked)."""

@@ -494,7 +494,12 @@ def _in_one_kernel(rows: _Rows, plan: _Plan, carry: Any, steps: Any, average: bo
         kernel((blocks,), (_SGD_THREADS,), arguments, shared_mem=plan.shared_bytes)
     except driver.CUDADriverError:  # too large for a part of a device, say
         return None
-    return params(*after[:2]), params(*after[2:]), total, seen + losses.sum(axis=1)
+    seen = _plans(cupy.cuda.Device().id)(_counted, xp)(seen, losses)
+    return params(*after[:2]), params(*after[2:]), total, seen
+
+
+def _counted(xp: Namespace, seen: cupy.ndarray, losses: cupy.ndarray) -> cupy.ndarray:
+    return seen + xp.sum(losses, axis=1)
 
 
 def _packed(W: cupy.ndarray, b: cupy.ndarray) -> cupy.ndarray:

@@ -32,7 +32,7 @@ from xplinear.estimator.validation import (
 )
 from xplinear.formats.fitted import Fitted, Near
 from xplinear.minimize import Result
-from xplinear.namespace import Array, HostArray, accumulator, name_of
+from xplinear.namespace import Array, HostArray, Namespace, accumulator, name_of
 from xplinear.objective import Objective, Params
 from xplinear.solvers import SOLVERS, Solver
 from xplinear.solvers.automatic import cheap_passes
@@ -167,7 +167,10 @@ class Problem:
 
     def unstandardized(self, params: Params) -> Params:
         """Return what the solver found, as parameters for X itself, in the dtype of results."""
-        return restandardized(self.held(params), self.standard, None, xp=self.objective.xp)
+        held, xp = self.held(params), self.objective.xp
+        if self.standard is None:
+            return held
+        return self.sample.backend.compile(_unstandardized, xp)(held, self.standard)
 
     def held(self, params: Params) -> Params:
         """Return the parameters in the dtype of results."""
@@ -324,6 +327,10 @@ def _strength(settings: Settings, total: float, before: Fitted | None, *, partia
     return _FIRST_ALPHA if before is None or before.alpha is None else before.alpha
 
 
+def _unstandardized(xp: Namespace, params: Params, standard: Standard) -> Params:
+    return restandardized(params, standard, None, xp=xp)
+
+
 def prepare(
     settings: Settings,
     X: Any,
@@ -391,7 +398,8 @@ def prepare(
         own = standard_of(seen, moments)
         standard = composed(standard, own)
         data = data.with_standard(standard)
-        measured = (data, moments_in(own, moments)) if same else None
+        within = data.backend.compile(moments_in, data.backend.xp)
+        measured = (data, within(own, moments)) if same else None
         objective = replace(objective, data=data, measured=measured)
     held_out = held_out and held_out.with_standard(standard)
     return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha)

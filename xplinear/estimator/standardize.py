@@ -188,25 +188,32 @@ def standard_of(objective: Objective, moments: Moments | None = None) -> Standar
     >>> standard_of(Objective(SoftmaxLoss(), L2Penalty(), np.asarray([0.1]), data, k=2))
     Standard(centre=array([3., 7.]), scale=array([0.5, 0. ]))
     """
-    xp, dtype = objective.xp, objective.data.dtype
+    xp, dtype, backend = objective.xp, objective.data.dtype, objective.data.backend
     moments = feature_moments(objective) if moments is None else moments
+    standard = backend.compile(_standard, objective.fit_intercept, dtype, xp)
+    mean, scale, distance = standard(moments)
+    far = float(backend.to_host(distance)) > _CANCELS[xp.finfo(dtype).bits]
+    return (FarStandard if far else Standard)(mean, scale)
+
+
+def _standard(
+    fit_intercept: bool, dtype: Any, xp: Namespace, moments: Moments
+) -> tuple[Array, Array, Array]:
+    """Return centre and scale, and how far the features are from 0 at most, in scales."""
     weight, mean, deviation = (a[..., 0] for a in moments[:3])
     variance = deviation / weight
     varies = vary(mean, variance)
     scale = 1.0 / xp.sqrt(xp.where(varies, variance, 1.0))
-    if objective.fit_intercept:
+    if fit_intercept:
         scale = xp.where(varies, scale, 0.0)
     else:
         mean = xp.zeros_like(mean)
     mean, scale = xp.astype(mean, dtype), xp.astype(scale, dtype)
-    distance = float(objective.data.backend.to_host(xp.max(xp.abs(mean) * scale)))
-    far = distance > _CANCELS[xp.finfo(dtype).bits]
-    return (FarStandard if far else Standard)(mean, scale)
+    return mean, scale, xp.max(xp.abs(mean) * scale)
 
 
-def moments_in(standard: Standard, moments: Moments) -> Moments:
+def moments_in(xp: Namespace, standard: Standard, moments: Moments) -> Moments:
     """Return the moments of standardized features."""
-    xp = array_namespace(moments.mean)
     centre, scale = (xp.astype(a, moments.mean.dtype)[:, None] for a in standard)
     mean, deviation = (moments.mean - centre) * scale, moments.deviation * scale * scale
     return moments._replace(mean=mean, deviation=deviation)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from xplinear.arguments import integer
-from xplinear.data import ArrayData
+from xplinear.data import ArrayData, Block
 from xplinear.minimize import minimize
 from xplinear.model_selection.scoring import class_counts
-from xplinear.namespace import Array, HostArray
+from xplinear.namespace import Array, HostArray, Namespace, device
 from xplinear.objective import OBJECTIVE, Objective, Params
 from xplinear.penalties import L1Penalty, NoPenalty
 from xplinear.solvers import GD
@@ -89,8 +89,26 @@ def _features(objective: Objective) -> tuple[HostArray, HostArray]:
     Those have, by the analysis of variance, class means that differ by more than chance; where
     none do, it is the one of median deviation.
     """
-    data, xp = objective.data, objective.xp
+    data, fetch = objective.data, objective.data.backend.to_host
     block = data.sample(_SAMPLE_ROWS)
+    measure = data.backend.compile(_dispersion, objective.k, objective.xp)
+    moments, evenness = measure(block)
+    size, variance, between = fetch(moments).astype(np.float64)
+    rows = 1.0 / max(float(fetch(evenness)), 1.0 / block.rows.shape[0])
+    deviation = size * np.sqrt(variance)
+    within = np.maximum(variance - between, np.finfo(np.float64).eps)
+    F = between / within * max(rows - objective.k, 0.0) / (objective.k - 1)
+    telling = (F > _TELLING) & (deviation > 0.0)
+    if not telling.any() and (deviation > 0.0).any():
+        telling = deviation == np.quantile(deviation[deviation > 0.0], 0.5, method="lower")
+    return deviation, telling
+
+
+def _dispersion(k: int, xp: Namespace, block: Block) -> tuple[Array, Array]:
+    """Return size, variance and that of the class means ``(3, p)`` of deviations, and Σs².
+
+    Variances are of deviations over their size.
+    """
     X, y, s = block.rows.common(xp=xp), block.y, block.weights(xp=xp)
     total = xp.sum(s)
     s = s / xp.where(total > 0, total, 1.0)
@@ -99,20 +117,11 @@ def _features(objective: Objective) -> tuple[HostArray, HostArray]:
     varies = size > 16.0 * xp.finfo(X.dtype).eps * xp.max(xp.abs(X), axis=0)
     D = xp.where(varies, D / xp.where(varies, size, 1.0), 0.0)  # squares stay in range
     D = D - xp.sum(s * D, axis=0)
-    classes = xp.arange(objective.k, **data.backend.kind(y.dtype))
+    classes = xp.arange(k, dtype=y.dtype, device=device(y))
     weight = s * xp.astype(xp.reshape(y, (-1, 1)) == classes, X.dtype)  # (r, k)
     mass, sums = xp.sum(weight, axis=0), weight.T @ D
     between = xp.sum(sums * sums / xp.where(mass > 0, mass, 1.0)[:, None], axis=0)
-    moments = xp.stack([size, xp.sum(s * D * D, axis=0), between])
-    size, variance, between = data.backend.to_host(moments).astype(np.float64)
-    rows = 1.0 / max(float(data.backend.to_host(xp.sum(s * s))), 1.0 / X.shape[0])
-    deviation = size * np.sqrt(variance)
-    within = np.maximum(variance - between, np.finfo(np.float64).eps)
-    F = between / within * max(rows - objective.k, 0.0) / (objective.k - 1)
-    telling = (F > _TELLING) & (deviation > 0.0)
-    if not telling.any() and (deviation > 0.0).any():
-        telling = deviation == np.quantile(deviation[deviation > 0.0], 0.5, method="lower")
-    return deviation, telling
+    return xp.stack([size, xp.sum(s * D * D, axis=0), between]), xp.sum(s * s)
 
 
 def _best_intercept(objective: Objective) -> Array:

@@ -44,7 +44,11 @@ def evened(objective: Objective, params: Params) -> Params:
     """Return a start whose weights sum to 0 over the classes, where that changes no score."""
     if not smooth(objective).even:
         return params
-    return Params(_balanced(params, xp=objective.xp).W, params.b)
+    return objective.data.backend.compile(_evened, objective.xp)(params)
+
+
+def _evened(xp: Namespace, params: Params) -> Params:
+    return Params(_balanced(params, xp=xp).W, params.b)
 
 
 def _balanced(params: Params, *, xp: Namespace) -> Params:

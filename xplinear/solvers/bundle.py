@@ -77,8 +77,12 @@ def class_means(objective: Objective, centre: Array) -> Classes:
     data, xp, k = objective.data, objective.xp, objective.k
     like = xp.zeros_like(objective.alpha)
     share, total = data.reduce(_block_classes, (k, xp), like, scores=objective.m * k)
-    share = xp.astype(share / data.weight_sum[:, None], total.dtype)
-    total = total / xp.astype(data.weight_sum, total.dtype)[:, None, None]
+    return data.backend.compile(_seen, xp)(share, total, data.weight_sum, centre)
+
+
+def _seen(xp: Namespace, share: Array, total: Array, weight: Array, centre: Array) -> Classes:
+    share = xp.astype(share / weight[:, None], total.dtype)
+    total = total / xp.astype(weight, total.dtype)[:, None, None]
     return Classes(share, total - share[:, :, None] * centre[:, 0])
 
 

@@ -105,25 +105,21 @@ class GD:
     def init(self, objective: Objective, params: Params) -> GDState:
         """Evaluate the start and choose the first step size."""
         check_suits(self, objective)
-        xp = objective.xp
         value, grads = objective.data_loss_and_grad(params)
-        ones = xp.ones_like(params.b[:, 0])
-        if isinstance(self.step_size, (int, float)):
-            metric = plain_metric(objective)
-            step_size = self.step_size * ones
-        else:
-            metric = feature_metric(objective)
-            step_size = ones / (loss_curvature(objective.loss, objective.k) * metric.eigenvalue)
-        zero = objective.loss_at_zero()
+        given = self.step_size if isinstance(self.step_size, (int, float)) else None
+        metric = feature_metric(objective) if given is None else plain_metric(objective)
+        start = objective.data.backend.compile(_start, objective.xp)
+        zero, curvature = objective.loss_at_zero(), loss_curvature(objective.loss, objective.k)
+        report, limit = start(value, zero, params.b, metric.eigenvalue, curvature, given)
         return GDState(
             params=params,
-            report=first_report(value, step_size, xp=xp),
+            report=report,
             current=params,
             current_loss=value,
             grads=grads,
             metric=metric,
             zero=zero,
-            limit=10.0 * xp.maximum(zero, value),
+            limit=limit,
             t=0,
         )
 
@@ -131,9 +127,9 @@ class GD:
         """Try one gradient step for every model; keep it where it is accepted."""
         smooth, compile_ = objective.loss.smooth, objective.data.backend.compile
         decay = 1.0 if smooth else 1.0 - state.t / self.max_iter
-        move = compile_(proximal_step, objective.penalty, objective.xp)(
+        move = compile_(_move, objective.penalty, objective.xp)(
             *(state.current, state.grads, state.metric),
-            *(decay * state.report.step_size, objective.alpha),
+            *(decay, state.report.step_size, objective.alpha),
         )
         loss, grads = objective.data_loss_and_grad(move.trial)
         searches = smooth and self.step_size == "backtracking"
@@ -144,6 +140,34 @@ class GD:
     def take(self, state: GDState, models: Array, *, xp: Namespace) -> GDState:
         """Return the state of a stack of these models only."""
         return take_models(state, models, xp=xp, metric=state.metric.take(models, xp=xp))
+
+
+def _start(
+    xp: Namespace,
+    value: Array,
+    zero: Array,
+    b: Array,
+    eigenvalue: Array,
+    curvature: float,
+    given: float | None,
+) -> tuple[Report, Array]:
+    """Return the first report, and what is too large for the loss ``(m,)``."""
+    ones = xp.ones_like(b[:, 0])
+    step_size = ones / (curvature * eigenvalue) if given is None else given * ones
+    return first_report(value, step_size, xp=xp), 10.0 * xp.maximum(zero, value)
+
+
+def _move(
+    penalty: Penalty,
+    xp: Namespace,
+    params: Params,
+    grads: Params,
+    metric: Metric,
+    decay: float,
+    step_size: Array,
+    alpha: Array,
+) -> Move:
+    return proximal_step(penalty, xp, params, grads, metric, decay * step_size, alpha)
 
 
 def _judge(

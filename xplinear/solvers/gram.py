@@ -114,10 +114,11 @@ class Preconditioner(NamedTuple):
     blocks: Array | None = None
     even: float = 0.0
 
-    def strengthened(self, ridge: Array, *, xp: Namespace) -> Preconditioner:
-        """Return the preconditioner of models whose penalties have these curvatures."""
-        units = xp.sum(self.basis * self.basis, axis=0) if self.basis.shape[1] else 1.0
-        return self._replace(ridge=ridge, inner=1.0 / (self.spectrum + ridge[:, None] * units))
+    def strengthened(self, objective: Objective) -> Preconditioner:
+        """Return the preconditioner of models that differ in their penalties' curvatures."""
+        ridge = penalty_curvature(objective)
+        inner = objective.data.backend.compile(_inner, objective.xp)
+        return self._replace(ridge=ridge, inner=inner(self.basis, self.spectrum, ridge))
 
     def times(self, vector: Array, c: int, *, xp: Namespace) -> Array:
         """Return its product with a vector ``(m, c p + c)``."""
@@ -169,25 +170,31 @@ def preconditioner(objective: Objective, gram: bool) -> Preconditioner:
     ridge = penalty_curvature(objective)
     rows = _sampled_rows(objective, gram)
     with objective.data.backend.products(objective.data.p**3 if gram else 0.0):
-        centre, basis, spectrum, bound = decompose(rows, ridge)
-    pre = Preconditioner(centre, basis, spectrum, bound, ridge, ridge, 1.0 / curvature)
-    return pre.strengthened(ridge, xp=objective.xp)
+        centre, basis, spectrum, bound, inner = decompose(rows, ridge)
+    return Preconditioner(centre, basis, spectrum, bound, ridge, inner, 1.0 / curvature)
+
+
+def _inner(xp: Namespace, basis: Array, spectrum: Array, ridge: Array) -> Array:
+    units = xp.sum(basis * basis, axis=0) if basis.shape[1] else 1.0
+    return 1.0 / (spectrum + ridge[:, None] * units)
 
 
 def _decompose(
     gram: bool, curvature: float, fit_intercept: bool, xp: Namespace, block: Block, ridge: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Return centre, basis, spectrum and bound of the preconditioner."""
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Return centre, basis, spectrum, bound and inner of the preconditioner."""
     mean, X, variance, square = _scaled_rows(fit_intercept, curvature, xp, block, ridge)
     if not gram:
         largest = _largest_eigenvalue(X, variance * square, xp=xp)
-        return mean[:, None], X[:0, :].T, curvature * largest / square, curvature * variance
+        basis, damped, bound = X[:0, :].T, curvature * largest / square, curvature * variance
+        return mean[:, None], basis, damped, bound, _inner(xp, basis, damped, ridge)
     matrix = X.T @ X / X.shape[0]
     eigenvalues, Q = xp.linalg.eigh(matrix)
     rounding = 10.0 * float(xp.finfo(X.dtype).eps) * xp.max(eigenvalues)
     bound = xp.maximum(eigenvalues, xp.zeros_like(eigenvalues))
     damped = curvature * (bound + _damping(eigenvalues, xp=xp))
-    return mean[:, None], xp.sqrt(square)[:, None] * Q, damped, curvature * (bound + rounding)
+    basis, bound = xp.sqrt(square)[:, None] * Q, curvature * (bound + rounding)
+    return mean[:, None], basis, damped, bound, _inner(xp, basis, damped, ridge)
 
 
 def _largest_eigenvalue(X: Array, variance: Array, *, xp: Namespace) -> Array:

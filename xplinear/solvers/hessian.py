@@ -102,10 +102,16 @@ def loss_grad_and_hessian(objective: Objective, params: Params, centre: Array) -
     total, dW, db, H = data.reduce(
         _block, (objective.loss, free, xp), params, centre, scores=held // 4 + 1
     )
-    weight = xp.astype(data.weight_sum, dW.dtype)
-    db = db / weight[:, None] if objective.fit_intercept else xp.zeros_like(db)
-    grads = Params(dW / weight[:, None], db)
-    return Evaluated(total / data.weight_sum, grads, H / weight[:, None, None])
+    means = data.backend.compile(_means, objective.fit_intercept, xp)
+    return means(total, dW, db, H, data.weight_sum)
+
+
+def _means(
+    fit_intercept: bool, xp: Namespace, total: Array, dW: Array, db: Array, H: Array, weight: Array
+) -> Evaluated:
+    own = xp.astype(weight, dW.dtype)[:, None]
+    grads = Params(dW / own, db / own if fit_intercept else xp.zeros_like(db))
+    return Evaluated(total / weight, grads, H / own[:, :, None])
 
 
 def has_hessian(loss: Loss) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from xplinear.arguments import FLAG, integer, number, one_of, settle
+from xplinear.data import Block
 from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array, Namespace, device
 from xplinear.objective import Objective, Params, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.balance import Smooth, evened, smooth
@@ -20,7 +21,7 @@ from xplinear.solvers.curvature import (
     own_inverse_hessians,
 )
 from xplinear.solvers.gram import Preconditioner, gram_pays, preconditioner
-from xplinear.solvers.metric import penalty_curvature, safe_divisor, sample_loss, uncentred
+from xplinear.solvers.metric import mean_loss, safe_divisor, small_sample, uncentred
 from xplinear.solvers.newton import Newton
 from xplinear.solvers.protocol import check_suits, max_iter_iterations, take_models
 from xplinear.solvers.report import Report, first_report
@@ -153,29 +154,17 @@ class LBFGS:
         self, objective: Objective, params: Params, found: tuple[Array, Params]
     ) -> LBFGSState:
         """Return the first state from the mean loss and its gradients at ``params``."""
-        xp = objective.xp
+        xp, backend = objective.xp, objective.data.backend
         gram = gram_pays(objective) if self.gram == "auto" else self.gram
-        pre = preconditioner(objective, gram=gram)
-        point = _point(params, pre.centre, xp=xp)
-        value, gradient = _evaluate(
-            smooth(objective), xp, point, found, pre.centre, objective.alpha
-        )
-        nothing, m, d = xp.zeros_like(gradient[:, 0]), *point.shape
-        kind, r = objective.data.backend.kind(point.dtype), self.memory + 1
-        state = LBFGSState(
+        pre, zero = preconditioner(objective, gram=gram), objective.loss_at_zero()
+        start = backend.compile(_start, smooth(objective), self.memory + 1, xp)
+        state = start(params, found, pre.centre, objective.alpha, zero)
+        # Rings are written in place: each has memory of its own.
+        ring, kind = (*state.slopes.shape, state.point.shape[1]), backend.kind(state.point.dtype)
+        state = state._replace(
             params=params,
-            report=first_report(found[0], xp.ones_like(nothing), xp=xp),
-            point=point,
-            gradient=gradient,
-            value=value,
-            zero=objective.loss_at_zero(),
-            idle=nothing,
-            steps=xp.zeros((m, r, d), **kind),
-            changes=xp.zeros((m, r, d), **kind),
-            age=xp.stack([xp.arange(r, **objective.data.backend.kind(xp.int32))] * m),
-            products=xp.zeros((m, r, r), **kind),
-            slopes=xp.zeros((m, r), **kind),
-            scale=xp.ones_like(nothing),
+            steps=xp.zeros(ring, **kind),
+            changes=xp.zeros(ring, **kind),
             preconditioner=pre,
         )
         state = state._replace(scale=_first_scale(objective, state))
@@ -223,7 +212,8 @@ class LBFGS:
 
     def ahead(self, objective: Objective, state: LBFGSState) -> Params:
         """Return where the next full step leads."""
-        return self.propose(objective, _free(state, xp=objective.xp)).params
+        full = objective.data.backend.compile(_full_steps, objective.xp)(state.report)
+        return self.propose(objective, state._replace(report=full)).params
 
     def bend(self, objective: Objective, state: LBFGSState, blocks: Array) -> LBFGSState:
         """Return the state preconditioned by inverse Hessians ``(m or 1, c, p + 1, p + 1)``."""
@@ -280,8 +270,7 @@ class LBFGS:
         found = objective.data_loss_and_grad(params)
         follow = objective.data.backend.compile(_follow, smooth(objective), objective.xp)
         state = follow(previous, params, found, before, objective.alpha)
-        ridge = penalty_curvature(objective)
-        pre = previous.preconditioner.strengthened(ridge, xp=objective.xp)
+        pre = previous.preconditioner.strengthened(objective)
         return _measured(objective, state._replace(preconditioner=pre), self.tol)
 
 
@@ -313,6 +302,40 @@ def _point(params: Params, centre: Array, *, xp: Namespace) -> Array:
     """Return W and the intercept at the centre as a vector ``(m, c p + c)``."""
     W, b = params
     return _vector(Params(W, b + centred_scores(centre, W, xp=xp)), xp=xp)
+
+
+def _start(
+    shape: Smooth,
+    places: int,
+    xp: Namespace,
+    params: Params,
+    found: tuple[Array, Params],
+    centre: Array,
+    alpha: Array,
+    zero: Array,
+) -> LBFGSState:
+    """Return the state of `LBFGS.start`, without its large parts."""
+    point = _point(params, centre, xp=xp)
+    value, gradient = _evaluate(shape, xp, point, found, centre, alpha)
+    nothing, ones = xp.zeros_like(gradient[:, 0]), xp.ones_like(gradient[:, 0])
+    m, here, kept = alpha.shape[0], device(point), cast("Any", None)
+    age = xp.arange(places, dtype=xp.int32, device=here)
+    return LBFGSState(
+        params=kept,
+        report=first_report(found[0], ones, xp=xp),
+        point=point,
+        gradient=gradient,
+        value=value,
+        zero=zero,
+        idle=nothing,
+        steps=kept,
+        changes=kept,
+        age=xp.stack([age] * m),
+        products=xp.zeros((m, places, places), dtype=point.dtype, device=here),
+        slopes=xp.zeros((m, places), dtype=point.dtype, device=here),
+        scale=ones,
+        preconditioner=kept,
+    )
 
 
 def _follow(
@@ -357,18 +380,39 @@ def _first_scale(objective: Objective, state: LBFGSState) -> Array:
 
     At zero the Hessian of k classes can be k times flatter than the curvature bound.
     """
-    xp, compile_ = objective.xp, objective.data.backend.compile
-    scale = xp.ones_like(state.scale)
     if objective.k < _FACTOR:
-        return scale
-    best, factor = xp.full_like(state.value, xp.inf), 1.0
-    while factor <= objective.k:
-        tried = state._replace(scale=factor * xp.ones_like(scale))
-        _, params, _ = compile_(_propose, objective.fit_intercept, xp)(tried)
-        value = sample_loss(objective, params) + objective.penalty_value(params)
+        return state.scale
+    xp, compile_ = objective.xp, objective.data.backend.compile
+    static = objective.loss, objective.penalty, objective.fit_intercept, xp
+    attempt, sample = compile_(_attempt, *static), small_sample(objective)
+    values: list[Array] = []
+    while _FACTOR ** len(values) <= objective.k:
+        values.append(attempt(sample, state, objective.alpha, _FACTOR ** len(values)))
+    return compile_(_best_scale, xp)(state.scale, tuple(values))
+
+
+def _attempt(
+    loss: Loss,
+    penalty: Penalty,
+    fit_intercept: bool,
+    xp: Namespace,
+    sample: Block,
+    state: LBFGSState,
+    alpha: Array,
+    scale: float,
+) -> Array:
+    """Return F ``(m,)`` on a sample, after a step with a factor of H."""
+    tried = state._replace(scale=scale * xp.ones_like(state.scale))
+    params = _propose(fit_intercept, xp, tried).params
+    return mean_loss(loss, xp, sample, params) + weighted_penalty(penalty, xp, params.W, alpha)
+
+
+def _best_scale(xp: Namespace, scale: Array, values: tuple[Array, ...]) -> Array:
+    """Return the power of the factor ``(m,)`` whose value is least."""
+    best = xp.full_like(values[0], xp.inf)
+    for i, value in enumerate(values):
         better = value < best
-        scale, best = xp.where(better, factor, scale), xp.where(better, value, best)
-        factor *= _FACTOR
+        scale, best = xp.where(better, _FACTOR**i, scale), xp.where(better, value, best)
     return scale
 
 
@@ -396,11 +440,10 @@ def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
     return xp.where((bent > 0.0) & (scale > 0.0), scale, 1.0)
 
 
-def _free(state: LBFGSState, *, xp: Namespace) -> LBFGSState:
-    """Return the state of models that all make a full step."""
-    report = state.report
+def _full_steps(xp: Namespace, report: Report) -> Report:
+    """Return the report of models that all make a full step."""
     step_size = xp.ones_like(report.step_size)
-    return state._replace(report=report._replace(converged=report.diverged, step_size=step_size))
+    return report._replace(converged=xp.zeros_like(report.converged), step_size=step_size)
 
 
 def _measured(objective: Objective, state: LBFGSState, tol: float) -> LBFGSState:
@@ -410,7 +453,8 @@ def _measured(objective: Objective, state: LBFGSState, tol: float) -> LBFGSState
 
 
 def _first_residual(xp: Namespace, state: LBFGSState, tol: float) -> Report:
-    residual = _residual(state, _propose(False, xp, _free(state, xp=xp)).slope, xp=xp)
+    free = state._replace(report=_full_steps(xp, state.report))
+    residual = _residual(state, _propose(False, xp, free).slope, xp=xp)
     converged = residual <= _bar(tol, state, xp=xp)
     return state.report._replace(residual=residual, converged=converged)
 

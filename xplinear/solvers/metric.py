@@ -29,7 +29,6 @@ __all__ = [
     "penalty_curvature",
     "plain_metric",
     "safe_divisor",
-    "sample_loss",
     "small_sample",
     "uncentred",
     "vary",
@@ -221,12 +220,6 @@ def small_sample(objective: Objective) -> Block:
     return objective.data.sample(max(64, min(_ROWS, _ENTRIES // objective.data.p)))
 
 
-def sample_loss(objective: Objective, params: Params) -> Array:
-    """Return the mean loss ``(m,)`` of a sample of the rows: the scale of the loss, for little."""
-    mean = objective.data.backend.compile(mean_loss, objective.loss, objective.xp)
-    return mean(small_sample(objective), params)
-
-
 def mean_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> Array:
     """Return the mean loss ``(m,)`` of some rows."""
     value, _ = loss_and_grads(loss, *block, params, xp=xp)
@@ -270,16 +263,16 @@ def _norms(xp: Namespace, block: Block, centre: Array, scale: Array, start: Arra
     return tuple(xp.where(a > 1.0, a, 1.0) for a in (norm, row, xp.maximum(row, worst)))
 
 
-def penalty_curvature(objective: Objective) -> Array:
-    """Return α Ω″ ``(m,)`` away from the kink: α for L2, 0 for L1."""
+def penalty_curvature(objective: Objective, times: float = 1.0) -> Array:
+    """Return α Ω″ ``(m,)`` away from the kink, so many times: α for L2, 0 for L1."""
     curvature = objective.data.backend.compile(_curvature, objective.penalty, objective.xp)
-    return curvature(objective.alpha)
+    return curvature(objective.alpha, times)
 
 
-def _curvature(penalty: Penalty, xp: Namespace, alpha: Array) -> Array:
+def _curvature(penalty: Penalty, xp: Namespace, alpha: Array, times: float) -> Array:
     ones = xp.ones_like(alpha)[None, :, None]
     first, second = (penalty.grad(t * ones, xp=xp) for t in (1.0, 2.0))
-    return alpha * (second - first)[0, :, 0]
+    return alpha * (second - first)[0, :, 0] * times
 
 
 def loss_curvature(loss: Loss, k: int) -> float:

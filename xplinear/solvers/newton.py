@@ -151,8 +151,8 @@ class Newton:
         for _ in range(_STEPS_AHEAD):
             free = state.report._replace(converged=state.report.diverged)
             state = self.step(objective, state._replace(report=free))
-        point = state.point - state.direction
-        return _params(objective.fit_intercept, objective.xp, point, state.centre)
+        full = objective.data.backend.compile(_full, objective.fit_intercept, objective.xp)
+        return full(state.point, state.direction, state.centre)
 
     def take(self, state: NewtonState, models: Array, *, xp: Namespace) -> NewtonState:
         """Return the state of a stack of these models only."""
@@ -239,6 +239,12 @@ def _start(
         idle=xp.zeros_like(loss),
         centre=centre,
     )
+
+
+def _full(
+    fit_intercept: bool, xp: Namespace, point: Array, direction: Array, centre: Array
+) -> Params:
+    return _params(fit_intercept, xp, point - direction, centre)
 
 
 def _propose(fit_intercept: bool, xp: Namespace, state: NewtonState) -> tuple[Array, Params]:

@@ -166,7 +166,8 @@ class ProximalLBFGS:
     def init(self, objective: Objective, params: Params) -> ProximalLBFGSState:
         """Evaluate the start and bound the curvature of the loss."""
         check_suits(self, objective)
-        few = _few(objective, augmented(*objective.zeros(), xp=objective.xp), None)
+        p, m, c = objective.zeros().W.shape
+        few = _few(objective, (m, c, p + 1), None)
         metric = bounds(objective, gram=not few and gram_pays(objective))
         return _started(objective, params, objective.loss_at_zero(), metric)
 
@@ -198,7 +199,7 @@ class ProximalLBFGS:
         xp, penalty, alpha = objective.xp, objective.penalty, objective.alpha
         compile_, repeat = objective.data.backend.compile, objective.data.backend.repeat
         columns, weights, short = _columns(objective, state)
-        exact = _few(objective, state.point, columns)
+        exact = _few(objective, state.point.shape, columns)
         if exact:
             centre = state.metric.centre[:, 0]
             H = hessian(objective, state.params, centre, columns)
@@ -245,18 +246,20 @@ class ProximalLBFGS:
         )
 
 
-def _few(objective: Objective, point: Array, columns: Columns | None, most: int = _EXACT) -> bool:
+def _few(
+    objective: Objective, shape: tuple[int, ...], columns: Columns | None, most: int = _EXACT
+) -> bool:
     """Return whether a model has so few weights, in these columns, that its Hessian is made."""
-    _, c, width = point.shape
+    _, c, width = shape
     if columns is not None:
-        width, most = columns.index.shape[1] + 1, _affordable(objective, point)
+        width, most = columns.index.shape[1] + 1, _affordable(objective, shape)
     room = math.isqrt(_ENTRIES // objective.m)
     return has_hessian(objective.loss) and c * width <= min(most, room)
 
 
-def _affordable(objective: Objective, point: Array) -> int:
+def _affordable(objective: Objective, shape: tuple[int, ...]) -> int:
     """Return d up to which a Hessian d × d costs no more than some iterations without."""
-    n, weights = objective.data.held, point.shape[1] * point.shape[2]
+    n, weights = objective.data.held, shape[1] * shape[2]
     room = math.isqrt(_ENTRIES // objective.m)
     return min(_MOST, room, math.isqrt(_WORTH * weights * (n + _INNER_ROWS) // n))
 
@@ -268,15 +271,21 @@ def _columns(objective: Objective, state: ProximalLBFGSState) -> tuple[Columns |
     """
     xp, compile_ = objective.xp, objective.data.backend.compile
     separable = getattr(objective.penalty, "separable", False)
-    few = _few(objective, state.point, None, _EXACT_ALL)
+    shape = state.point.shape
+    few = _few(objective, shape, None, _EXACT_ALL)
     if few or not separable or state.metric.gram.shape[1]:
-        return None, flat(state.point, xp=xp).shape[1], False
-    gain = compile_(_gain, objective.penalty, xp)(state, objective.alpha)
-    look = compile_(ranking, xp)
-    order, summary = look(state.params.W, gain, state.short, ~state.report.converged)
-    most = _affordable(objective, state.point) // state.point.shape[1] - 1
+        return None, shape[1] * shape[2], False
+    order, summary = compile_(_ranking, objective.penalty, xp)(state, objective.alpha)
+    most = _affordable(objective, shape) // shape[1] - 1
     q, weights, short = needed(objective, summary, most)
     return (compile_(chosen, q, xp)(order) if q < objective.data.p else None), weights, short
+
+
+def _ranking(
+    penalty: Penalty, xp: Namespace, state: ProximalLBFGSState, alpha: Array
+) -> tuple[Array, Array]:
+    gain = _gain(penalty, xp, state, alpha)
+    return ranking(xp, state.params.W, gain, state.short, ~state.report.converged)
 
 
 def _gain(penalty: Penalty, xp: Namespace, state: ProximalLBFGSState, alpha: Array) -> Array:

@@ -274,7 +274,7 @@ def _solved(
     if most < mask.shape[1]:
         size = xp.abs(right)
         rank = xp.where(mask, 1.0 + size / (1.0 + size), 0.0)
-        order = xp.argsort(rank, axis=1, descending=True)
+        order = xp.argsort(-rank, axis=1)
         place, order = xp.argsort(order, axis=1), order[:, :most]
         mask, unit, right, extra = (
             xp.take_along_axis(a, order, axis=1) for a in (mask, unit, right, extra)
@@ -313,7 +313,7 @@ def _best(
     index = xp.arange(tried, dtype=xp.int32, device=device(values))
     noise = 8.0 * float(xp.finfo(moves.dtype).eps) * penalties[:, :1]
     values = values + xp.where(index == 0, noise, 0.0)
-    lowest = xp.argmin(xp.where(xp.isfinite(values), values, xp.inf), axis=1)[:, None]
+    lowest = xp.argmax(xp.where(xp.isfinite(values), -values, -xp.inf), axis=1)[:, None]
     both = xp.stack([every, xp.reshape(products, every.shape)], axis=2)
     chosen = xp.astype(index, lowest.dtype) == lowest
     best = xp.where(chosen[:, :, None, None, None], both, 0.0)

@@ -296,7 +296,7 @@ class SGD:
         loss, k, n = objective.loss, objective.k, objective.data.n
         curvature, bounded = loss_curvature(loss, k), loss.lipschitz(k) is not None
         most = min(k, _BOLDEST) if loss.smooth else _BOLD
-        ridge = penalty_curvature(objective) * ((most if bounded else _CAUTIOUS) / curvature)
+        ridge = penalty_curvature(objective, (most if bounded else _CAUTIOUS) / curvature)
         metric = feature_metric(objective, moments, ridge)
         if not self.ends:
             least = most = _ENDLESS * (1.0 if bounded else 0.5)
@@ -358,15 +358,44 @@ class SGD:
 
     def _clear(self, objective: Objective, state: SGDState) -> SGDState:
         """Make one proximal step on all rows, where it helps: it zeroes what only noise moved."""
-        xp, params = objective.xp, state.params
+        params, alpha = state.params, objective.alpha
+        static, compile_ = (objective.penalty, objective.xp), objective.data.backend.compile
         loss, grads = objective.data_loss_and_grad(params)
-        bound = loss_curvature(objective.loss, objective.k) * state.metric.eigenvalue
-        step_size = xp.ones_like(state.report.step_size) / bound
-        trial = proximal_step(
-            objective.penalty, xp, params, grads, state.metric, step_size, objective.alpha
-        ).trial
-        lower = objective.value(trial) <= loss + objective.penalty_value(params)
-        return state._replace(params=select(lower, trial, params, xp=xp))
+        curvature = loss_curvature(objective.loss, objective.k)
+        trial = compile_(_cleared, *static)(params, grads, state.metric, curvature, alpha)
+        choose = compile_(_lower, *static)
+        best = choose(params, loss, trial, objective.data_loss(trial), alpha)
+        return state._replace(params=best)
+
+
+def _cleared(
+    penalty: Penalty,
+    xp: Namespace,
+    params: Params,
+    grads: Params,
+    metric: Metric,
+    curvature: float,
+    alpha: Array,
+) -> Params:
+    step_size = xp.ones_like(alpha) / (curvature * metric.eigenvalue)
+    return proximal_step(penalty, xp, params, grads, metric, step_size, alpha).trial
+
+
+def _lower(
+    penalty: Penalty,
+    xp: Namespace,
+    params: Params,
+    loss: Array,
+    trial: Params,
+    after: Array,
+    alpha: Array,
+) -> Params:
+    """Return the trial where its F is no larger."""
+    before, after = (
+        loss + weighted_penalty(penalty, xp, W, alpha)
+        for loss, W in ((loss, params.W), (after, trial.W))
+    )
+    return select(after <= before, trial, params, xp=xp)
 
 
 def _start(

@@ -122,15 +122,11 @@ class Smoothing:
         width = xp.full_like(objective.alpha, first_width(objective.loss))
         loss, smooth, _, grads = rounded_loss(objective, params, width)
         inner = self._descent.start(objective, params, (smooth, grads))
-        value = loss + objective.penalty_value(params)
-        report = first_report(loss, inner.report.step_size, xp=xp)
+        start = objective.data.backend.compile(_start, objective.penalty, xp)
+        value, report = start(params.W, loss, inner.report.step_size, objective.alpha)
         return SmoothingState(
             params=params,
-            report=report._replace(
-                converged=value <= 0.0,
-                residual=xp.ones_like(value),
-                lower_bound=xp.zeros_like(value),  # no loss is negative
-            ),
+            report=report,
             value=value,
             zero=objective.loss_at_zero(),
             width=width,
@@ -148,7 +144,10 @@ class Smoothing:
         if state.t in _BENDS and bending_pays(objective):
             blocks = kinked_inverse_hessians(objective, state.inner, state.params, state.width)
             state = state._replace(inner=self._descent.bend(objective, state.inner, blocks))
-        proposal = self._descent.propose(objective, _steered(state.inner))
+        pre = state.inner.preconditioner
+        bias = compile_(_steered, xp)(state.inner.scale, pre.bias)
+        steered = state.inner._replace(preconditioner=pre._replace(bias=bias))
+        proposal = self._descent.propose(objective, steered)
         loss, smooth, dual, grads = rounded_loss(objective, proposal.params, state.width)
         inner = self._descent.judge(objective, state.inner, proposal, (smooth, grads))
         centre, t = inner.preconditioner.centre, state.t + 1
@@ -194,6 +193,18 @@ class Smoothing:
     @property
     def _descent(self) -> LBFGS:
         return LBFGS(self.max_iter, 0.0, _MEMORY)
+
+
+def _start(
+    penalty: Penalty, xp: Namespace, W: Array, loss: Array, step_size: Array, alpha: Array
+) -> tuple[Array, Report]:
+    """Return F ``(m,)``, and what is to be told of it."""
+    value = loss + weighted_penalty(penalty, xp, W, alpha)
+    return value, first_report(loss, step_size, xp=xp)._replace(
+        converged=value <= 0.0,
+        residual=xp.ones_like(value),
+        lower_bound=xp.zeros_like(value),  # no loss is negative
+    )
 
 
 def _advance(
@@ -242,8 +253,7 @@ def _advance(
     return state, xp.where(done, _ANY, rounded)
 
 
-def _steered(inner: LBFGSState) -> LBFGSState:
-    """Return the state with an intercept that does not follow the scale of the weights."""
-    pre = inner.preconditioner
-    bias = (_INTERCEPT * pre.bias / inner.scale)[:, None]
-    return inner._replace(preconditioner=pre._replace(bias=bias))
+def _steered(xp: Namespace, scale: Array, bias: float) -> Array:
+    """Return that of an intercept which does not follow the scale of the weights."""
+    del xp
+    return (_INTERCEPT * bias / scale)[:, None]

@@ -39,7 +39,7 @@ def ranking(
     merit = used + 0.5 * gain / xp.where(largest > 0.0, largest, 1.0)
     marks = xp.sum(rows * xp.astype(marked, gain.dtype))
     most = xp.max(xp.sum(used, axis=1))
-    return xp.argsort(merit, axis=1, descending=True), xp.stack([most, xp.max(total), marks])
+    return xp.argsort(-merit, axis=1), xp.stack([most, xp.max(total), marks])
 
 
 def needed(objective: Objective, summary: Array, most: int) -> tuple[int, int, bool]:
@@ -120,4 +120,8 @@ def hessian(
     held = m * objective.k + m * c * c * (q + 1)  # what a row makes
     static = objective.loss, float(objective.fit_intercept), xp
     (H,) = data.reduce(_block, static, params, centre, columns, scores=held // 4 + 1)
-    return H / xp.astype(data.weight_sum, H.dtype)[:, None, None]
+    return data.backend.compile(_mean, xp)(H, data.weight_sum)
+
+
+def _mean(xp: Namespace, H: Array, weight: Array) -> Array:
+    return H / xp.astype(weight, H.dtype)[:, None, None]
