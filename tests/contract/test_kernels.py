@@ -541,7 +541,7 @@ class TestEmulated:
             data = replace(F.data, s=case.asarray(weights[:, :1]), backend=backend)
             value, grads = replace(F, data=data).data_loss_and_grad(case.params(F))
             result.append([value, *grads])
-        compare(case, result, 1e-12)
+        compare(case, result, 1e-6)  # losses are float32, and traced on one side
 
     def test_a_large_gpu_reads_more_features_once(self, case: Any, emulated: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
