@@ -149,7 +149,8 @@ class Preconditioner(NamedTuple):
     def take(self, models: Array, *, xp: Namespace) -> Preconditioner:
         """Return the preconditioner of a stack of these models only."""
         shared = self.blocks is None or self.blocks.shape[0] == 1
-        own = {"ridge": self.ridge, "inner": self.inner} | ({} if shared else {"blocks": self.blocks})
+        own = {"ridge": self.ridge, "inner": self.inner}
+        own |= {} if shared else {"blocks": self.blocks}
         return self._replace(**{name: take_models(a, models, xp=xp) for name, a in own.items()})
 
 
