@@ -242,7 +242,8 @@ class TestSweep:
         whole = xl.LinearClassifierCV(ALPHAS, cv=3, solver="lbfgs").fit(X, NAMES[Y])
         assert clf.alphas_.tolist() == [1.0, 0.1]
         np.testing.assert_array_equal(clf.cv_scores_, whole.cv_scores_[:2])
-        np.testing.assert_array_equal(clf.coefs_paths_, whole.coefs_paths_[:2])
+        # The strength that is chosen is fitted once more at the end, by itself.
+        np.testing.assert_allclose(clf.coefs_paths_, whole.coefs_paths_[:2], rtol=1e-12)
         assert clf.alpha_ in (1.0, 0.1)
         assert clf.certificate_.reasons == ("converged",)
         assert clf.score(X, NAMES[Y]) > 0.6

@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 
 from xplinear import LinearClassifier
 from xplinear.backends import fusion
+from xplinear.backends.base import written
 from xplinear.backends.tracing import Traced
 from xplinear.losses import LOSSES
 from xplinear.minimize import minimize
@@ -512,6 +513,17 @@ def test_a_traced_fit_in_float32(emulated, numpy_backend):
     np.testing.assert_allclose(found.history["loss"], expected.history["loss"], 1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_a_ring_is_written_by_a_kernel(emulated, dtype):
+    backend, rng = emulated.select(""), np.random.default_rng(0)
+    ring = rng.standard_normal((3, 4, 300)).astype(dtype)
+    rows, slot = rng.standard_normal((300, 3)).astype(dtype).T, np.asarray([2, 0, 3], np.int32)
+    there = backend.asarray(ring)
+    found = backend.write(there, backend.asarray(slot), backend.asarray(rows))
+    assert np.shares_memory(found, there)
+    np.testing.assert_array_equal(backend.to_host(found), written(ring, slot, rows))
+
+
 def test_the_reference_is_the_plain_library(emulated):
     backend = emulated.select("")
     assert backend.reference().compile is backend.plain_compile
@@ -554,13 +566,13 @@ def test_launches_per_iteration(emulated, numpy_backend, solver, loss, penalty, 
     ],
 )
 def test_kernels_that_a_first_fit_compiles(emulated, settings):
-    """The interpreter, the loss, SGD's own, and little else; certificate and predictions too."""
+    """The interpreter, the loss, the ring, SGD's own, and little else; predictions too."""
     counts = emulated.cupy.counts
     counts.kernels.clear()
     backend = emulated.select("")
     clf = LinearClassifier(**settings, max_iter=2, tol=0.1, random_state=0, backend=backend)
     clf.fit(X[:200, 2:8], Y[:200] % 3)
-    assert len(counts.kernels) <= 4
+    assert len(counts.kernels) <= 5
     before = len(counts.kernels)
     clf.predict(X[:20, 2:8])
     if "loss" not in settings:

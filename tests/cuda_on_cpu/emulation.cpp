@@ -336,6 +336,7 @@ static int launch(void (*kernel)(A...), const unsigned* shape, size_t shared_byt
   }
 #if defined(ROOM)  // of `fusion.cu`
 LAUNCHER(fused)
+LAUNCHER(write_rows)
 #elif !defined(PASS)
 LAUNCHER(loss)
 LAUNCHER(gather)

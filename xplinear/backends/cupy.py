@@ -565,9 +565,28 @@ INTERPRETER_OPTIONS = "-std=c++17", *(f"-D{key}={value}" for key, value in _NAME
 
 
 @cache
-def _interpreter() -> cupy.RawKernel:
-    """Return the kernel of ``fusion.cu``, for all programs."""
-    return cupy.RawKernel(_FUSION, "fused", INTERPRETER_OPTIONS)
+def _interpreter(name: str = "fused") -> cupy.RawKernel:
+    """Return a kernel of ``fusion.cu``: that for all programs, or ``write_rows``."""
+    return cupy.RawKernel(_FUSION, name, INTERPRETER_OPTIONS)
+
+
+def _write(
+    device: cupy.cuda.Device, ring: cupy.ndarray, slot: cupy.ndarray, rows: cupy.ndarray
+) -> cupy.ndarray:
+    """Return what `Backend.write` does in one launch; by an index it would be several."""
+    (m, places, d), words = ring.shape, ring.itemsize // 4
+    if not (words and ring.flags.c_contiguous and rows.size):
+        return write_in_place(ring, slot, rows)
+    with device:
+        slot, rows = (
+            cupy.ascontiguousarray(a, kind) for a, kind in ((slot, np.int64), (rows, ring.dtype))
+        )
+        numbers = (np.int64(number) for number in (places, d * words, m * d * words))
+        blocks = -(-m * d * words // _THREADS)
+        _interpreter("write_rows")(
+            (blocks,), (_THREADS,), (cupy.asarray(ring), slot, rows, *numbers)
+        )
+    return ring
 
 
 @cache
@@ -651,7 +670,8 @@ def _products(device: cupy.cuda.Device, tf32: bool) -> Generator[None]:
 def _warm(index: int) -> str:
     """Compile the loss kernels, and those of a default SGD; CuPy keeps what it compiles."""
     with cupy.cuda.Device(index):
-        _interpreter().compile()
+        for name in ("fused", "write_rows"):
+            _interpreter(name).compile()
         for loss, real in product(_LOSSES, ("float32", "float64")):
             _pass_kernel(loss, real, real, "sum_wide_wide").compile()
             _kernel("loss", loss, *[real] * 3).compile()
@@ -707,7 +727,7 @@ def _on(index: int) -> Backend:
         fold=in_precision(products, fold_in_python),
         compile=_compile(index, products),
         plain_compile=partial(in_precision, products),
-        write=in_precision(products, write_in_place),
+        write=partial(_write, device),
         warm=partial(_warm, index),
         tensor_cores=True,
         block_bytes=gpu_block_bytes(device.mem_info[1]),

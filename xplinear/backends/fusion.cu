@@ -277,6 +277,13 @@ __device__ void reduce(const Segment& segment, const Integer* code, Integer bloc
   __syncthreads();  // before the next values come
 }
 
+// Rows (m, words) into the places `slot` (m,) of a ring (m, places, words), in words of four bytes.
+extern "C" __global__ void write_rows(unsigned* ring, const Integer* slot, const unsigned* rows,
+                                 Integer places, Integer words, Integer count) {
+  const Integer i = (Integer)blockIdx.x * blockDim.x + threadIdx.x, model = i / words;
+  if (i < count) ring[(model * places + slot[model]) * words + i % words] = rows[i];
+}
+
 // All blocks must run at once (cooperative launch) where there is more than one stage.
 extern "C" __global__ void fused(const Integer* __restrict__ program, unsigned* arrivals,
                                  unsigned arrived, const __grid_constant__ Table table) {

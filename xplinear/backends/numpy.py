@@ -21,6 +21,7 @@ from xplinear.namespace import HostArray, Namespace
 __all__ = ["describe", "follow", "select"]
 
 _PIECE_BYTES = 4 * 2**20
+_FAR = 8.0  # standard deviations
 
 
 def _fold(epoch: Epoch) -> Any:
@@ -44,25 +45,11 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
     p, m, c = W.shape
     if any(a.size > p for a in (steps.centre, *(standard or ()))):  # each model has its own
         return _fold(epoch)
-    centre, scale = steps.centre[:, 0], None
-    if standard is not None:
-        near, scale = (a.reshape(p) for a in standard)
-        centre = near + centre / np.where(scale != 0.0, scale, 1.0)
-
-    def centred(X: HostArray, into: HostArray) -> None:
-        # In the dtype of the standard: another may not hold what is not yet brought near.
-        fits = np.result_type(X, centre) == into.dtype
-        found = np.subtract(X, centre, out=into if fits else None)
-        if scale is not None:
-            found *= scale
-        if not fits:
-            np.copyto(into, found, "same_kind")
-
     at, moving, summed = _packed(W, b), _packed(*velocity), _packed(*total)
     step, gradient = _packed(steps.weights[:, :, :1], steps.intercept[:, :1]), np.empty_like(at)
     columns, into = (a.reshape(m * c, p + 1)[:, :p] for a in (at, gradient))
     weights, shrink = at[:, :, :p].transpose(2, 0, 1), steps.penalty[:, :, :1]
-    with closing(_batches(epoch, W.size, centred)) as batches:
+    with closing(_batches(epoch, W.size, _centred(steps.centre, standard))) as batches:
         for (X, labels, s), factor in batches:
             n, y = len(X), labels if targets is None else labels.take(targets, axis=1)
             Z = (X @ columns.T).reshape(n, m, c) + at[:, :, p]
@@ -84,6 +71,30 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
                 summed += at
     params, all_three = type(velocity), (at, moving, summed)
     return *(params(a[:, :, :p].transpose(2, 0, 1), a[:, :, p]) for a in all_three), seen
+
+
+def _centred(centre: HostArray, standard: Any) -> Callable[[HostArray, HostArray], None]:
+    """Return what writes rows as they are stored to others, standardized and at SGD's centre."""
+    first, scale, rest = centre[:, 0], None, None
+    if standard is not None:
+        near, scale = (a.reshape(len(a)) for a in standard)
+        if np.abs(near * scale).max() > _FAR:
+            first, rest = near, first  # one number for both would be rounded too much
+        else:
+            first = near + first / np.where(scale != 0.0, scale, 1.0)
+
+    def centred(X: HostArray, into: HostArray) -> None:
+        # In the dtype of the standard: another may not hold what is not yet brought near.
+        fits = np.result_type(X, first) == into.dtype
+        found = np.subtract(X, first, out=into if fits else None)
+        if scale is not None:
+            found *= scale
+        if not fits:
+            np.copyto(into, found, "same_kind")
+        if rest is not None:
+            into -= rest
+
+    return centred
 
 
 def _packed(W: HostArray, b: HostArray) -> HostArray:

@@ -240,7 +240,8 @@ class LBFGS:
         Each power of ten takes at least as many iterations as those before did. ``max_iter`` does
         not count: a run that goes on is as if it had not ended.
         """
-        if iteration not in _LOOKS or state.preconditioner.blocks is not None:
+        known = residual < math.inf  # not where the start was below F(0), or nothing is finite
+        if iteration not in _LOOKS or not known or state.preconditioner.blocks is not None:
             return state
         gained = max(math.log(_EARLY / max(residual, 1e-30)), 1.0)
         asked = residual / self.tol if self.tol > 0.0 else math.inf
