@@ -274,7 +274,8 @@ class SGD:
         counts = previous.counts._replace(averaged=0) if previous else Counts(0, 0, 0)
         start = objective.data.backend.compile(_start, objective.loss, objective.xp)
         report, walk, best, waited, limit = start(
-            small_sample(objective), params, metric.centre, step_size, before
+            *(small_sample(objective), params, objective.zeros()),
+            *(metric.centre, step_size, before),
         )
         return SGDState(params, report, walk, best, waited, limit, metric, moments, counts)
 
@@ -403,13 +404,17 @@ def _start(
     xp: Namespace,
     block: Block,
     params: Params,
+    nothing: Params,
     centre: Array,
     step_size: Array,
     before: tuple[Array, Params] | None,
 ) -> tuple[Report, Walk, Best, Array, Array]:
-    """Return what `SGDState` holds before the first epoch; ``before``: centre and velocity then."""
+    """Return what `SGDState` holds before the first epoch; ``before``: centre and velocity then.
+
+    ``nothing`` are zeros: XLA's products with a constant 0 may be of memory that nobody wrote.
+    """
     current = Params(params.W, params.b + centred_scores(centre, params.W, xp=xp))
-    nothing = velocity = Params(*(xp.zeros_like(a) for a in params))
+    velocity = nothing
     if before is not None:
         past, (W, b) = before
         velocity = Params(W, b + centred_scores(centre - past, W, xp=xp))
