@@ -442,8 +442,11 @@ def _rescaled(xp: Namespace, state: LBFGSState, pre: Preconditioner) -> Array:
 
 
 def _full_steps(xp: Namespace, report: Report) -> Report:
-    """Return the report of models that all make a full step."""
-    step_size = xp.ones_like(report.step_size)
+    """Return the report of models that all make a full step, but those that rounding ended.
+
+    No step of theirs decreased F any more: where a full one leads is noise.
+    """
+    step_size = xp.where(report.stalled, 0.0, xp.ones_like(report.step_size))
     return report._replace(converged=xp.zeros_like(report.converged), step_size=step_size)
 
 

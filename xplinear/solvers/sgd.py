@@ -270,12 +270,15 @@ class SGD:
         else:
             moments, metric = None, plain_metric(objective)
             step_size = self._given(objective)
-        before = previous and (previous.metric.centre, previous.walk.velocity)
+        nothing, before = objective.zeros(), metric.centre
+        velocity = nothing
+        if previous is not None:
+            before, velocity = previous.metric.centre, previous.walk.velocity
         counts = previous.counts._replace(averaged=0) if previous else Counts(0, 0, 0)
         start = objective.data.backend.compile(_start, objective.loss, objective.xp)
         report, walk, best, waited, limit = start(
-            *(small_sample(objective), params, objective.zeros()),
-            *(metric.centre, step_size, before),
+            *(small_sample(objective), params, nothing, velocity),
+            *(metric.centre, before, step_size),
         )
         return SGDState(params, report, walk, best, waited, limit, metric, moments, counts)
 
@@ -405,19 +408,18 @@ def _start(
     block: Block,
     params: Params,
     nothing: Params,
+    velocity: Params,
     centre: Array,
+    before: Array,
     step_size: Array,
-    before: tuple[Array, Params] | None,
 ) -> tuple[Report, Walk, Best, Array, Array]:
-    """Return what `SGDState` holds before the first epoch; ``before``: centre and velocity then.
+    """Return what `SGDState` holds before the first epoch; the velocity was at centre ``before``.
 
     ``nothing`` are zeros: XLA's products with a constant 0 may be of memory that nobody wrote.
     """
     current = Params(params.W, params.b + centred_scores(centre, params.W, xp=xp))
-    velocity = nothing
-    if before is not None:
-        past, (W, b) = before
-        velocity = Params(W, b + centred_scores(centre - past, W, xp=xp))
+    W, b = velocity
+    velocity = Params(W, b + centred_scores(centre - before, W, xp=xp))
     wide = accumulator(step_size, xp=xp)
     first, zero = (xp.astype(mean_loss(loss, xp, block, at), wide) for at in (params, nothing))
     report = first_report(first, step_size, xp=xp)
