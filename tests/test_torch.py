@@ -149,6 +149,13 @@ class Graphs:
         return partial(ours._fold_by, self, self.kept)
 
 
+def beside_the_plain() -> tuple[Graphs, SGD, Objective, Objective]:
+    """Return a solver and the same objective twice, its epochs recorded and not."""
+    graphs = Graphs()
+    F, G = (of_three(fold=fold) for fold in (graphs.fold, get_backend("torch").fold))
+    return graphs, SGD(max_iter=3, batch_size=SIZE), F, G
+
+
 def same(a: Any, b: Any) -> None:
     for before, after in zip(ours._tensors(a), ours._tensors(b), strict=True):
         torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5, equal_nan=True)
@@ -179,8 +186,7 @@ def test_a_later_epoch_is_not_captured_anew():
 @pytest.mark.parametrize("moved", ["X", "y", "s", "models"])
 def test_rows_that_have_moved_are_recorded_anew(moved):
     """In new memory, with other values: a stale recording would go on with the old ones."""
-    graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
-    F, G = (of_three(fold=fold) for fold in (graphs.fold, get_backend("torch").fold))
+    _, solver, F, G = beside_the_plain()
     graph = plain = solver.init(F, F.zeros())
     for _ in range(2):
         graph, plain = solver.step(F, graph), solver.step(G, plain)
@@ -192,8 +198,7 @@ def test_rows_that_have_moved_are_recorded_anew(moved):
 
 
 def test_rows_that_change_where_they_are_need_no_recording():
-    graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
-    F, G = (of_three(fold=fold) for fold in (graphs.fold, get_backend("torch").fold))
+    graphs, solver, F, G = beside_the_plain()
     graph = plain = solver.init(F, F.zeros())
     for _ in range(3):
         graph, plain = solver.step(F, graph), solver.step(G, plain)
@@ -205,8 +210,7 @@ def test_rows_that_change_where_they_are_need_no_recording():
 
 
 def test_a_tensor_given_other_memory_is_recorded_anew():
-    graphs, solver = Graphs(), SGD(max_iter=3, batch_size=SIZE)
-    F, G = (of_three(fold=fold) for fold in (graphs.fold, get_backend("torch").fold))
+    graphs, solver, F, G = beside_the_plain()
     graph = plain = solver.init(F, F.zeros())
     for _ in range(2):
         graph, plain = solver.step(F, graph), solver.step(G, plain)

@@ -11,7 +11,7 @@ from xplinear.data.rows import centred_scores, spread
 from xplinear.losses import Loss
 from xplinear.losses.true_class import diagonal
 from xplinear.namespace import Array, Namespace
-from xplinear.objective import Objective, Params, weighted_penalty
+from xplinear.objective import Objective, Params, columns, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.gram import Bounds, bounds, gram_pays
 from xplinear.solvers.hessian import augmented, has_hessian, params_of_augmented
@@ -166,8 +166,8 @@ class ProximalLBFGS:
     def init(self, objective: Objective, params: Params) -> ProximalLBFGSState:
         """Evaluate the start and bound the curvature of the loss."""
         check_suits(self, objective)
-        p, m, c = objective.zeros().W.shape
-        few = _few(objective, (m, c, p + 1), None)
+        c = columns(objective.loss, objective.k)
+        few = _few(objective, (objective.m, c, objective.data.p + 1), None)
         metric = bounds(objective, gram=not few and gram_pays(objective))
         return _started(objective, params, objective.loss_at_zero(), metric)
 
