@@ -104,7 +104,7 @@ def canonical(X: Any) -> _Scipy:
     """
     from scipy.sparse import csr_array
 
-    rows = csr_array(X)  # shares memory with what is one already
+    rows: _Scipy = csr_array(X)  # shares memory with what is one already
     if not rows.has_canonical_format:
         rows = rows.copy()
         rows.sum_duplicates()
