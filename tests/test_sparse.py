@@ -35,6 +35,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Constructing a DIA matrix")
 rng = np.random.default_rng(0)
 X = np.where(rng.random((120, 12)) < 0.3, rng.standard_normal((120, 12)).round(2), 0.0)
 Y = np.argmax(X[:, :3] + 0.3 * rng.gumbel(size=(120, 3)), axis=1)
+WIDE = np.where(rng.random((120, 40)) < 0.08, rng.integers(1, 9, (120, 40)) / 4, 0.0)
+WIDE[:, :3] += (Y[:, None] == np.arange(3)) * 1.0
 NAMES = np.asarray(["cat", "dog", "frog"])[Y]
 WEIGHTS = rng.uniform(0.0, 2.0, 120)
 WEIGHTS[::7] = 0.0
@@ -408,7 +410,7 @@ class TestTables:
         np.testing.assert_allclose(clf.coef_, xl.LinearClassifier().fit(X, NAMES).coef_, atol=1e-5)
         np.testing.assert_array_equal(clf.predict(frame), clf.predict(frame.sparse.to_dense()))
 
-    def test_beside_others_stay_sparse_where_it_is_smaller(self):
+    def test_beside_others_stay_sparse_where_it_is_much_smaller(self):
         pandas = pytest.importorskip("pandas")
         towns = pandas.Series([f"t{i % 40}" for i in range(120)])
         frame = pandas.DataFrame({"age": np.arange(120.0), "town": towns})
@@ -462,7 +464,7 @@ class TestFiles:
     @pytest.fixture(params=["a.svm", "a.npz", "y in a.npz"])
     def file(self, request, tmp_path):
         path = tmp_path / request.param.rpartition(" ")[2]
-        rows = sparse.csr_array(X)
+        rows = sparse.csr_array(WIDE)
         if path.suffix == ".svm":
             dump_svmlight_file(rows, Y, str(path), zero_based=False)
         elif request.param == "a.npz":
@@ -476,7 +478,7 @@ class TestFiles:
     def test_stay_sparse(self, file):
         data = datasets.load(file)
         assert sparse.issparse(data.X)
-        np.testing.assert_array_equal(data.X.toarray(), X)
+        np.testing.assert_array_equal(data.X.toarray(), WIDE)
         np.testing.assert_array_equal(data.y, Y)
         split = datasets.holdout(data)
         assert sparse.issparse(split.X_test)
@@ -486,10 +488,12 @@ class TestFiles:
         model = tmp_path / "m.safetensors"
         for standardize in ("--standardize", "--no-standardize"):
             record = run("train", file, standardize, "--test-fraction=0", "--out", model)
-            clf = xl.LinearClassifier(standardize=standardize[2] == "s", random_state=0).fit(X, Y)
-            assert record["density"] == np.count_nonzero(X) / X.size
+            clf = xl.LinearClassifier(standardize=standardize[2] == "s", random_state=0).fit(
+                WIDE, Y
+            )
+            assert record["density"] == np.count_nonzero(WIDE) / WIDE.size
             assert record["objective"] == pytest.approx(clf.objective_)
-            assert run("predict", model, file)["labels"] == clf.predict(X).tolist()
+            assert run("predict", model, file)["labels"] == clf.predict(WIDE).tolist()
         assert run("sweep", file, "--alphas=0.1,0.01", "--cv=2")["test_accuracy"] > 0.5
 
     def test_dense_ones_become_dense(self, tmp_path):
@@ -501,19 +505,19 @@ class TestFiles:
 
     def test_labels_may_be_missing_for_predictions_only(self, tmp_path):
         path, model = tmp_path / "a.npz", tmp_path / "m.safetensors"
-        sparse.save_npz(path, sparse.csr_array(X).tocoo())
+        sparse.save_npz(path, sparse.csr_array(WIDE).tocoo())
         message = run("train", path, expect=2)
         assert "no file" in message
         assert "y.npy" in message
         assert "with the labels of a.npz; target can name another" in message
-        xl.LinearClassifier().fit(X, Y).save(model)
+        xl.LinearClassifier().fit(WIDE, Y).save(model)
         assert len(run("predict", model, path)["labels"]) == 120
 
     def test_what_is_wrong_is_said(self, tmp_path):
-        path, rows = tmp_path / "a.npz", sparse.csr_array(X)
+        path, rows = tmp_path / "a.npz", sparse.csr_array(WIDE)
         parts = {"data": rows.data, "indices": rows.indices, "indptr": rows.indptr}
         about = {"format": b"csr", "shape": rows.shape, "y": Y}
-        np.savez(path, **(parts | {"indices": rows.indices + 12}), **about)
+        np.savez(path, **(parts | {"indices": rows.indices + 40}), **about)
         assert "cannot be read as a sparse .npz: it is a csr_" in run("train", path, expect=2)
         np.savez(path, **parts, **(about | {"format": b"mine"}))
         assert "cannot be read as a sparse .npz" in run("train", path, expect=2)
@@ -521,7 +525,7 @@ class TestFiles:
         np.savez(path, **parts, **about)
         assert "cannot be read as a sparse .npz" in run("train", path, expect=2)
         for value, what in ((np.nan, "missing values (NaN)"), (np.inf, "infinity")):
-            X_ = X.copy()
+            X_ = WIDE.copy()
             X_[7, 5] = value
             sparse.save_npz(path, sparse.csr_array(X_))
             np.save(tmp_path / "y.npy", Y)

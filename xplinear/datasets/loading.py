@@ -97,8 +97,8 @@ def load(
         - ``.npy``: X, with the labels in ``y.npy`` beside it;
         - ``.csv`` with numeric features, with or without a header; ``.tsv`` has tabs;
         - ``.parquet`` with numeric features (needs pyarrow);
-        - ``.svm``, ``.libsvm``, ``.svmlight``; these and sparse matrices stay sparse, or become
-          dense where that takes less memory;
+        - ``.svm``, ``.libsvm``, ``.svmlight``; these and sparse matrices stay sparse where
+          that takes a quarter of the memory, and become dense otherwise;
         - of the last, ``.csv`` and ``.tsv`` packed by gzip: ``.csv.gz``;
         - ``"-"``: standard input.
     ending : str, optional
