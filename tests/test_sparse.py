@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import xplinear as xl
 from xplinear import cli, datasets
 from xplinear.backends import BackendError, get_backend
-from xplinear.backends.sparse import canonical
+from xplinear.backends.sparse import ScipyRows, canonical
 from xplinear.estimator.standardize import column_bounds
 from xplinear.estimator.tables import matrix_of, table_of
 
@@ -544,3 +544,13 @@ class TestFiles:
         clf = xl.LinearClassifier(standardize=True, random_state=0).fit(dense, NAMES)
         assert record["objective"] == pytest.approx(clf.objective_)
         assert run("predict", model, path)["labels"] == clf.predict(dense).tolist()
+
+
+def test_checks_see_what_is_wrong_of_sparse_rows_alone(monkeypatch):
+    right = ScipyRows.transposed_times
+    monkeypatch.setattr(ScipyRows, "transposed_times", lambda X, G: (1.0 + 1e-3) * right(X, G))
+    (comparison,) = xl.parity.compare(["numpy"], ["float64"], ["softmax"], ["l2"])
+    assert not comparison.passed
+    result = CliRunner().invoke(cli.app, ["check-gradient", "--backends=numpy", "--json"])
+    assert result.exit_code == 1
+    assert not any(one["passed"] for one in json.loads(result.stdout))
