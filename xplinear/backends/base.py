@@ -136,7 +136,7 @@ class _Entry(NamedTuple):
 
 BACKENDS: dict[str, _Entry] = {
     "numpy": _Entry(("numpy",), "pip install numpy"),
-    "cupy": _Entry(("cupy",), "pip install 'xplinear[cuda13]' (or [cuda12])"),
+    "cupy": _Entry(("cupy", "cupyx"), "pip install 'xplinear[cuda13]' (or [cuda12])"),
     "torch": _Entry(("torch",), "pip install 'xplinear[torch]'"),
     "jax": _Entry(("jax", "jaxlib"), "pip install 'xplinear[jax]'"),
     "array_api_strict": _Entry(("array_api_strict",), "pip install array-api-strict"),
@@ -180,7 +180,9 @@ class Backend:
         ``move(x) -> Array``: brings an array of any library, or anything NumPy can read,
         to the device; no copy where none is needed.
     fetch : callable
-        ``fetch(x) -> numpy.ndarray``.
+        ``fetch(x) -> numpy.ndarray``; of a sparse matrix, one of SciPy.
+    is_sparse : callable
+        Whether something of this library is a sparse matrix.
     refuses : callable
         What is wrong with an array of this library whose values cannot be had, and what to do;
         None where they can.
@@ -264,6 +266,7 @@ class Backend:
     move: Callable[[Any], Array]
     fetch: Callable[[Array], HostArray]
     fold: Callable[[Epoch], Any] = fold_in_python
+    is_sparse: Callable[[Any], bool] = lambda x: False
     refuses: Callable[[Array], str | None] = lambda x: None
     traced: Callable[[Array], bool] = lambda x: False
     settings: Callable[[bool], AbstractContextManager[Any]] = nullcontext
@@ -375,6 +378,7 @@ class Backend:
         return self.reference() if off else self
 
 
+_MATRICES = "cupyx.scipy.sparse", "jax.experimental.sparse"  # that are no arrays
 _BACKEND = TEXT | instance(Backend, "a Backend")
 
 
@@ -436,7 +440,7 @@ def backend_of(x: Any) -> Backend:
     >>> backend_of([[1.0, 2.0]]).name
     'numpy'
     """
-    if is_array(x):
+    if is_array(x) or type(x).__module__.startswith(_MATRICES):
         roots = {kind.__module__.partition(".")[0] for kind in type(x).__mro__}
         for name, entry in BACKENDS.items():
             if not roots.isdisjoint(entry.roots):
