@@ -548,9 +548,10 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         save(self, path)
 
     def __sklearn_tags__(self) -> Any:
-        """Declare array API support."""
+        """Declare that arrays of every library, and sparse matrices, are taken."""
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
+        tags.input_tags.sparse = True
         return tags
 
 

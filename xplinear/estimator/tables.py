@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from xplinear.data.canonical import HostRows, HostSparse, canonical, smaller_sparse
+from xplinear.data.canonical import HostRows, HostSparse, canonical, sparse_pays
 from xplinear.namespace import HostArray, is_array
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def matrix_of(table: DataFrame[Any]) -> HostRows:
     """Return a table of numbers and truth values as a matrix, in the dtype that holds them all.
 
     Columns of Python objects that are numbers count as such. The matrix is sparse, and canonical,
-    if all columns are sparse ones of pandas, or if some are and it then takes less memory.
+    if all columns are sparse ones of pandas, or if some are and it then is much smaller.
 
     Raises
     ------
@@ -109,9 +109,9 @@ def _stored(column: Any) -> tuple[HostArray, HostArray] | None:
 def _sparse(
     columns: Sequence[Any], stored: Sequence[tuple[HostArray, HostArray] | None], n: int
 ) -> HostSparse | None:
-    """Return columns as a sparse matrix; None where others than sparse ones make it the larger."""
+    """Return columns as a sparse matrix; None where others beside them make it large."""
     sizes = [n if own is None else len(own[0]) for own in stored]
-    if not all(stored) and not smaller_sparse(sum(sizes), (n, len(columns)), np.float64):
+    if not all(stored) and not sparse_pays(sum(sizes), (n, len(columns)), np.float64):
         return None
     parts = [
         (np.arange(n), _numbers(column)) if own is None else own

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_array, validate_data
 
 from xplinear.arguments import naming
 from xplinear.backends import Backend, backend_of
-from xplinear.data.canonical import HostRows, canonical, is_sparse
+from xplinear.data.canonical import canonical, is_sparse
 from xplinear.estimator.tables import matrix_of, table_of
 from xplinear.namespace import Array, HostArray, accumulator, is_array, name_of
 
@@ -81,6 +81,9 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
     if is_array(X) and (not isinstance(X, np.ndarray) or name_of(X.dtype) == "bfloat16"):
         return _check_device_array(estimator, X, reset=reset), None
     refuse_masked("X", X)
+    if isinstance(X, (list, tuple)) and any(map(is_sparse, cast(list[Any], X))):
+        msg = "X is a list of sparse matrices; make one of them: scipy.sparse.vstack(X)"
+        raise TypeError(msg)
     if isinstance(X, np.ndarray) and X.dtype.kind == "V":
         msg = f"X has dtype {X.dtype}; convert it to one of {', '.join(_NARROW + _WIDE)}"
         raise TypeError(msg)
@@ -102,7 +105,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
             f"X is of dtype {checked.dtype}, but features must be numbers: X.astype(float) converts"
         )
         raise ValueError(msg)
-    X = _doubles(checked) if checked.dtype.kind == "f" and checked.itemsize > 8 else checked
+    X = _doubles(checked) if checked.dtype.kind == "f" and checked.dtype.itemsize > 8 else checked
     return X, getattr(probe, "feature_names_in_", None)
 
 
