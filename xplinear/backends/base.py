@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 
-from xplinear.arguments import TEXT, instance, shown
+from xplinear.arguments import TEXT, instance
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.sparse import SparseMatrix
 from xplinear.backends.transfer import RowIndices, read_ahead
@@ -121,10 +121,10 @@ def write_in_place(ring: Array, slot: Array, rows: Array) -> Array:
     return ring
 
 
-def _no_sparse(X: Any) -> SparseMatrix:
+def _no_sparse(_: Any) -> SparseMatrix:
     msg = (
-        f"X is sparse, {shown(X)}: this backend has no products of sparse matrices; use "
-        "backend='numpy', or X.toarray() where that is small"
+        "X is sparse, and this backend has no products of sparse matrices; use backend='numpy', "
+        "'torch' or 'cupy', or X.toarray() where that is small"
     )
     raise BackendError(msg)
 
@@ -249,7 +249,7 @@ class Backend:
         ``loss_and_grad`` with a block as it is stored, what its models share, and parameters:
         it returns summed losses and gradients, or None.
     sparse : callable
-        ``sparse(X)`` gives the compressed rows of a sparse matrix of SciPy or of this library.
+        ``sparse(X)`` gives the compressed rows of a sparse matrix of SciPy on the device.
     accelerates : bool
         Whether it is not the `reference` of another.
 

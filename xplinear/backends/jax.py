@@ -183,8 +183,8 @@ def _is_sparse(x: Any) -> bool:
 def _refuses(x: Any) -> str | None:
     if _is_sparse(x):
         return (
-            f"is a sparse matrix of JAX, {type(x).__name__}, which has no products of the precision "
-            "of dense ones; give one of SciPy, with backend='numpy', or a small one as todense()"
+            f"is a sparse matrix of JAX, {type(x).__name__}, whose products are not as exact as "
+            "dense ones; give one of SciPy, with backend='numpy', or a small one as todense()"
         )
     if _traced(x):
         return "is traced by jax.jit, grad or vmap: it has no values; fit outside of them"
