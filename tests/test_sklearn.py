@@ -212,7 +212,7 @@ def test_tags_and_pictures(clf):
     assert tags.estimator_type == "classifier"
     assert tags.target_tags.required
     assert tags.classifier_tags.multi_class
-    assert not tags.input_tags.sparse
+    assert tags.input_tags.sparse
     assert not tags.input_tags.allow_nan
     # The scores of the CV are on the host, and scikit-learn's check wants all on the device.
     assert tags.array_api_support == isinstance(clf, xl.LinearClassifier)

@@ -24,6 +24,7 @@ from xplinear.estimator.standardize import (
     nearby,
     restandardized,
     standard_of,
+    with_full_columns,
 )
 from xplinear.estimator.validation import (
     check_features,
@@ -258,6 +259,7 @@ def _sample(
         # On few rows float64 costs little, and the rounding of float32 as many iterations.
         dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
     bare, _ = weights_of(sample_weight, None, codes, classes)
+    rows = with_full_columns(rows, None, backend.xp.finfo(dtype).bits, backend=backend)
     return Sample(rows, names, own.name, backend, classes, codes, weights, bare, unit, dtype, held)
 
 
@@ -370,6 +372,9 @@ def prepare(
     scaled = visible if settings.standardize else counted
     if before is not None and before.near is not None:  # it goes on in the same coordinates
         standard = before.near.to(backend, before.backend).standard
+        bits = backend.xp.finfo(dtype).bits
+        rows = with_full_columns(sample.X, standard, bits, backend=backend)
+        sample = sample._replace(X=rows)
     else:
         centre = settings.fit_intercept and not partial
         standard = _reachable(settings, sample, scaled, centre=centre)
