@@ -304,7 +304,7 @@ class _Sparse:
         assert all(type(a) is ndarray for part in parts for a in _each(part)), "arrays of the host"
         assert parts[0].dtype.char in "?fd", "CuPy has no such matrices"
         self.parts, self.shape, self.device = parts, shape, Device()
-        self.has_canonical_format = False
+        self.dtype, self.has_canonical_format = parts[0].dtype, False
 
     def get(self) -> Any:
         """Return the matrix on the host."""
@@ -325,6 +325,8 @@ def _each(part: Any) -> tuple[Any, ...]:
 class csr_matrix(_Sparse):  # noqa: N801 - the name CuPy gives it
     """Compressed rows; indices of 64 bits are cut, as CuPy 13 does."""
 
+    __module__ = "cupyx.scipy.sparse"
+
     def __init__(self, parts: tuple[Any, ...], shape: tuple[int, int]) -> None:
         super().__init__((parts[0], *(a.astype(np.int32, copy=False) for a in parts[1:])), shape)
 
@@ -338,13 +340,13 @@ class csr_matrix(_Sparse):  # noqa: N801 - the name CuPy gives it
 class csc_matrix(_Sparse):  # noqa: N801 - the name CuPy gives it
     """Compressed columns."""
 
+    __module__ = "cupyx.scipy.sparse"
+
 
 class coo_matrix(_Sparse):  # noqa: N801 - the name CuPy gives it
     """Values and their places."""
 
-
-for _kind_of in (csr_matrix, csc_matrix, coo_matrix):
-    _kind_of.__module__ = "cupyx.scipy.sparse"
+    __module__ = "cupyx.scipy.sparse"
 
 
 def _module(name: str, **content: Any) -> ModuleType:
@@ -410,6 +412,9 @@ def installed() -> Iterator[None]:
         zeros_like=np.zeros_like,
         get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0),
     )
+    matrices = (csr_matrix, csc_matrix, coo_matrix)
+    sparse = _module("cupyx.scipy.sparse", **{kind.__name__: kind for kind in matrices})
+    cupyx = _module("cupyx", scipy=_module("cupyx.scipy", sparse=sparse))
     modules = {
         "cupy": cupy,
         "cupy._core": _module("cupy._core", _routines_linalg=linalg),
@@ -417,14 +422,9 @@ def installed() -> Iterator[None]:
         "cupy.cuda": cuda,
         "cupy.cuda.driver": driver,
         "cupy.cuda.cublas": cublas,
-        "cupyx": _module("cupyx"),
-        "cupyx.scipy": _module("cupyx.scipy"),
-        "cupyx.scipy.sparse": _module(
-            "cupyx.scipy.sparse",
-            csr_matrix=csr_matrix,
-            csc_matrix=csc_matrix,
-            coo_matrix=coo_matrix,
-        ),
+        "cupyx": cupyx,
+        "cupyx.scipy": cupyx.scipy,
+        "cupyx.scipy.sparse": cupyx.scipy.sparse,
         "array_api_compat.cupy": array_api_compat.numpy,
     }
     with pytest.MonkeyPatch.context() as patch:
