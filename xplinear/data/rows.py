@@ -31,6 +31,10 @@ class Rows(Protocol):
         """Return XᵀG ``(p, m, c)`` and 1ᵀG ``(m, c)`` of ``G (r, m, c)``."""
         ...
 
+    def squares(self, h: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        """Return Σ h x and Σ h x² ``(p, m, c)`` of ``h (r, m, c)``."""
+        ...
+
     def moments(
         self, s: Array | None, shift: Array, unit: Array, *, xp: Namespace
     ) -> tuple[Array, Array]:
@@ -131,6 +135,19 @@ class DenseRows(NamedTuple):
             centre, scale = map(_columns, self.standard)
             dW = scale[:, :, None] * (dW - spread(centre, db, xp=xp))
         return dW, db
+
+    def squares(self, h: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        """Return Σ h x and Σ h x² ``(p, m, c)``."""
+        own = DenseRows(self.X)
+        (first, total), (second, _) = (
+            own.gradient(h, xp=xp),
+            DenseRows(self.X * self.X).gradient(h, xp=xp),
+        )
+        if self.standard is not None:
+            centre, scale = (_columns(a)[:, :, None] for a in self.standard)
+            second = scale * scale * (second - centre * (2.0 * first - centre * total))
+            first = scale * (first - centre * total)
+        return first, second
 
     def moments(
         self, s: Array | None, shift: Array, unit: Array, *, xp: Namespace
