@@ -198,16 +198,7 @@ class DenseRows(NamedTuple):
 
     def squares(self, h: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Return Σ h x and Σ h x² ``(p, m, c)``."""
-        own = DenseRows(self.X)
-        (first, total), (second, _) = (
-            own.gradient(h, xp=xp),
-            DenseRows(self.X * self.X).gradient(h, xp=xp),
-        )
-        if self.standard is not None:
-            centre, scale = (_columns(a)[:, :, None] for a in self.standard)
-            second = scale * scale * (second - centre * (2.0 * first - centre * total))
-            first = scale * (first - centre * total)
-        return first, second
+        return _squares(DenseRows(self.X), self.standard, h, xp=xp)
 
     def moments(
         self, s: Array | None, shift: Array, unit: Array, *, xp: Namespace
@@ -321,6 +312,10 @@ class SparseRows(NamedTuple):
         db = xp.sum(G, axis=0)
         return _of_standardized(self.standard, dW, db, xp=xp), db
 
+    def squares(self, h: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        """Return Σ h x and Σ h x² ``(p, m, c)``."""
+        return _squares(SparseRows(self.X), self.standard, h, xp=xp)
+
     def moments(
         self, s: Array | None, shift: Array, unit: Array, *, xp: Namespace
     ) -> tuple[Array, Array]:
@@ -429,6 +424,18 @@ class SparseRows(NamedTuple):
         for rows in parts[1:]:
             total = total + part(rows)
         return total
+
+
+def _squares(
+    rows: Rows, standard: Standard | None, h: Array, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """Return Σ h x and Σ h x² of the rows, standardized."""
+    (first, total), (second, _) = (a.gradient(h, xp=xp) for a in (rows, rows.squared(xp=xp)))
+    if standard is None:
+        return first, second
+    centre, scale = (_columns(a)[:, :, None] for a in standard)
+    second = scale * scale * (second - centre * (2.0 * first - centre * total))
+    return scale * (first - centre * total), second
 
 
 def _columns(a: Array) -> Array:
