@@ -380,6 +380,7 @@ def optimization() -> Iterator[Call]:
         dtype=["float32", "x", 3, np.int32, bool],
         models=[],
         targets=[],
+        positives=[],
         backend=[*NAME, *NONE],
         standard=[],
         classes=COUNT,
