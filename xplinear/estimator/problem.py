@@ -96,7 +96,8 @@ class Problem:
     """A fit made ready: everything checked, nothing of the estimator changed yet.
 
     The objective has only the ``rows`` of the sample that count, all if None. ``shifted`` says that
-    scores must be computed in the standard's features.
+    scores must be computed in the standard's features; ``reach`` is what they were before they were
+    standardized, where that was asked for.
     """
 
     objective: Objective
@@ -107,6 +108,7 @@ class Problem:
     shifted: bool
     seed: int
     alpha: float
+    reach: Standard | None = None
 
     def fitted(
         self,
@@ -372,7 +374,7 @@ def prepare(
     else:
         centre = settings.fit_intercept and not partial
         standard = _reachable(settings, sample, scaled, centre=centre)
-    shifted, held_out, train = standard is not None, None, sample.weights
+    shifted, reach, held_out, train = standard is not None, standard, None, sample.weights
     if settings.early_stopping and not partial:
         held_out, train = _held_out(settings, sample, counted, seed)
     with np.errstate(over="ignore"):
@@ -402,4 +404,4 @@ def prepare(
         measured = (data, within(own, moments)) if same else None
         objective = replace(objective, data=data, measured=measured)
     held_out = held_out and held_out.with_standard(standard)
-    return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha)
+    return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha, reach)
