@@ -120,7 +120,8 @@ class Problem:
     """A fit made ready: everything checked, nothing of the estimator changed yet.
 
     The objective has only the ``rows`` of the sample that count, all if None. ``shifted`` says that
-    scores must be computed in the standard's features.
+    scores must be computed in the standard's features; ``reach`` is what they were before they were
+    standardized, where that was asked for.
     """
 
     objective: Objective
@@ -131,6 +132,7 @@ class Problem:
     shifted: bool
     seed: int
     alpha: float | HostArray
+    reach: Standard | None = None
     other: Callable[[slice], Problem] | None = None
 
     def parts(self) -> Iterator[Problem]:
@@ -494,7 +496,8 @@ def _posed(
         measured = (data, within(own, moments)) if same else None
         objective = replace(objective, data=data, measured=measured)
     held_out = held_out and held_out.with_standard(standard)
-    return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha)
+    reach = shared.standard
+    return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha, reach)
 
 
 def prepare(

@@ -175,6 +175,7 @@ def standard_of(objective: Objective, moments: Moments | None = None) -> Standar
 
     A feature that is constant gets scale 0, and so weight 0. Without an intercept
     nothing is centred, as no intercept could make up for it; a constant feature is left as it is.
+    Both are ``(p,)``, or ``(p, m)`` where moments are those of m models.
 
     Examples
     --------
@@ -200,9 +201,8 @@ def _standard(
     fit_intercept: bool, dtype: Any, xp: Namespace, moments: Moments
 ) -> tuple[Array, Array, Array]:
     """Return centre and scale, and how far the features are from 0 at most, in scales."""
-    weight, mean, deviation = moments[:3]
-    if mean.shape[1] == 1:  # of all models
-        weight, mean, deviation = (a[..., 0] for a in (weight, mean, deviation))
+    own = moments.mean.shape[1] > 1
+    weight, mean, deviation = (a if own else a[..., 0] for a in moments[:3])
     variance = deviation / weight
     varies = vary(mean, variance)
     scale = 1.0 / xp.sqrt(xp.where(varies, variance, 1.0))
@@ -227,15 +227,18 @@ def moments_in(xp: Namespace, standard: Standard, moments: Moments) -> Moments:
 
 
 def composed(first: Standard | None, second: Standard) -> Standard:
-    """Return the standard that does what one after the other does."""
+    """Return the standard that does what one after the other does.
+
+    The second may be ``(p, m)``, each model's own.
+    """
     if first is None:
         return second
-    centre, scale = first
+    of_models = len(second.centre.shape) > 1
+    centre, scale = (a[:, None] if of_models else a for a in first)
     xp = array_namespace(centre)
     wide = xp.result_type(centre, second.centre)
-    centre, scale, then, by = (xp.astype(a, wide, copy=False) for a in (*first, *second))
-    if then.ndim > 1:  # each model's own
-        centre, scale = _columns(centre), _columns(scale)
+    parts = centre, scale, *second
+    centre, scale, then, by = (xp.astype(a, wide, copy=False) for a in parts)
     return FarStandard(centre + then / scale, scale * by)
 
 
