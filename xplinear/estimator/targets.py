@@ -67,6 +67,12 @@ class Targets(NamedTuple):
         return len(self.classes) if self.kind == "classes" else 2
 
     @property
+    def positives(self) -> HostArray | None:
+        """The class that is 1 for each model, of one against the rest."""
+        one_vs_rest = self.kind == "one_vs_rest"
+        return np.arange(len(self.classes), dtype=np.int32) if one_vs_rest else None
+
+    @property
     def own_weights(self) -> bool:
         """Whether the weights of the models differ."""
         return self.kind != "classes" and (
@@ -77,9 +83,8 @@ class Targets(NamedTuple):
         """Return the codes ``(n,)`` of all models, or ``(n, m)`` of some."""
         if self.kind == "classes":
             return self.codes
-        if self.kind == "one_vs_rest":
-            own = np.arange(len(self.classes), dtype=self.codes.dtype)[models]
-            return (self.codes[:, None] == own).astype(np.int8)
+        if self.positives is not None:
+            return (self.codes[:, None] == self.positives[models]).astype(np.int8)
         return _dense(self.codes, models)
 
     def weights_of(
