@@ -320,21 +320,25 @@ def _sample(
         dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
     none = slice(0, 0), targets.codes, None, None, 0.0
     sample = Sample(rows, names, own.name, backend, targets, dtype, held, *none)
-    width = targets.models if partial else _models_at_once(sample, columns(settings.loss, k))
+    width = targets.models if partial else _models_at_once(settings, sample)
     return sample.of(slice(0, width))
 
 
-def _models_at_once(sample: Sample, c: int) -> int:
+def _models_at_once(settings: Settings, sample: Sample) -> int:
     """Return how many models a stack is made of, where there are many: what memory holds.
 
-    And no more than a product of matrices gains by, so that those that are done leave early.
+    And no more than a product of matrices gains by, so that those that are done leave early; one,
+    where each has features standardized for itself that a solver wants in common.
     """
-    backend, (n, p) = sample.backend, sample.X.shape
-    size = backend.xp.finfo(sample.dtype).bits // 8
-    model = _STATE_VECTORS * c * p * size + n * (1 + size * sample.targets.own_weights)
+    targets, backend, (n, p) = sample.targets, sample.backend, sample.X.shape
+    apart = settings.standardize and targets.own_rows
+    if apart and (settings.solver == "auto" or declared(settings.solver_or_class, "common_rows")):
+        return 1
+    c, size = columns(settings.loss, targets.k), backend.xp.finfo(sample.dtype).bits // 8
+    model = _STATE_VECTORS * c * p * size + n * (1 + size * targets.own_weights)
     room = backend.free_memory() // 2 // model
     most = max(_WIDE, backend.free_columns) // c
-    return max(1, min(sample.targets.models, room, most))
+    return max(1, min(targets.models, room, most))
 
 
 def _reachable(
