@@ -486,7 +486,12 @@ def _posed(
         settings.fit_intercept,
     )
     shifted = standard is not None
-    if settings.standardize:
+    if settings.standardize and like is not None and not sample.targets.own_rows:
+        standard, measured = like.standard, like.objective.measured
+        data = data.with_standard(standard)
+        measured = measured and (data, measured[1])
+        objective = replace(objective, data=data, measured=measured)
+    elif settings.standardize:
         weighed = sample.ratios(scaled, sample.unclassed), sample.ratios(counted, train)
         same = _same(scaled, counted) and _same(*weighed)
         seen = data if same else sample.part(scaled, sample.unclassed)
