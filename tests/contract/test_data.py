@@ -75,6 +75,25 @@ class PlainRows:
     def common(self, *, xp=None):
         return self.mean
 
+    def columns(self, index, *, xp=None):
+        return self.dense()[:, index]
+
+    def near(self, s, *, xp=None):
+        s = np.ones(len(self.X)) if s is None else s.mean(axis=1)
+        X = np.where(s[:, None] > 0, self.mean, 0.0)
+        point = s @ X / s.sum()
+        X = np.where(s[:, None] > 0, X - point, 0.0)
+        return point, PlainRows(X[:, None, :], X)
+
+    def reach(self, *, xp=None):
+        return np.abs(self.mean).max(axis=0)
+
+    def squared(self, *, xp=None):
+        return PlainRows(self.X**2, self.mean**2)
+
+    def gram(self, s, *, xp=None):
+        return self.mean.T @ (self.mean if s is None else s * self.mean)
+
     def _of(self, j):
         return self.X[:, j % self.X.shape[1]]
 
@@ -89,10 +108,15 @@ class Plain:
     standard: Any = None
     backend: Any = NUMPY
     dtype: Any = np.float64
+    sparse: bool = False
 
     @property
     def n(self):
         return len(self.X)
+
+    @property
+    def entries(self):
+        return self.X.size
 
     @property
     def held(self):

@@ -13,6 +13,7 @@ import numpy as np
 
 from xplinear.backends.base import Backend, BackendError, fetched, write_in_place
 from xplinear.backends.epoch import Epoch, Shared, labels_of
+from xplinear.backends.sparse import ScipyRows, canonical
 from xplinear.backends.threads import blas
 from xplinear.backends.transfer import read_rows
 from xplinear.losses import LOSSES, Loss, SoftmaxLoss
@@ -237,6 +238,7 @@ _BACKEND = Backend(
     over=lambda x: bool(x.all()),
     each=blas.each,
     products=blas.products,
+    sparse=lambda X: ScipyRows(canonical(X)),
     kernels={
         (SoftmaxLoss, "value_and_grad"): _softmax,
         (SoftmaxLoss, "loss_and_grad"): _two_classes,

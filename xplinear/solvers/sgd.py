@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from xplinear.arguments import FLAG, NONE, integer, number, one_of, sequence, settle
-from xplinear.data.protocol import Batch, Block, Followed
+from xplinear.data.protocol import Batch, Block, Followed, compiled
 from xplinear.data.rows import centred_scores, spread
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
@@ -275,7 +275,7 @@ class SGD:
         if previous is not None:
             before, velocity = previous.metric.centre, previous.walk.velocity
         counts = previous.counts._replace(averaged=0) if previous else Counts(0, 0, 0)
-        start = objective.data.backend.compile(_start, objective.loss, objective.xp)
+        start = compiled(objective.data, _start, objective.loss, objective.xp)
         report, walk, best, waited, limit = start(
             *(small_sample(objective), params, nothing, velocity),
             *(metric.centre, before, step_size),
