@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from xplinear.data import Block
+from xplinear.data.protocol import row_width
 from xplinear.data.rows import Rows
 from xplinear.losses import Loss
 from xplinear.losses.true_class import diagonal, of_true_class, true_class
@@ -79,11 +80,11 @@ def value_and_lower_bound(
             value = objective.value(params)
             return value, xp.full_like(value, -xp.inf)
         static, ratio, free = (loss, dual, xp), None, objective.fit_intercept
-        width = 2 * objective.m * objective.k + data.p  # scores in float64, and so X
+        scores = 2 * objective.m * objective.k + row_width(data)  # in float64, and so X
         if free:
-            flows = data.reduce(_block_flows, static, ahead or params, scores=width)
+            flows = data.reduce(_block_flows, static, ahead or params, scores=scores)
             ratio = backend.compile(_balance, loss.shift_invariant, xp)(*flows)
-        sums = data.reduce(_block_sums, static, params, ahead, ratio, scores=width)
+        sums = data.reduce(_block_sums, static, params, ahead, ratio, scores=scores)
         bound = backend.compile(_bound, penalty, free, xp)
         return bound(*sums, params, objective.alpha)
 

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 
-from xplinear.arguments import TEXT, instance
+from xplinear.arguments import TEXT, instance, shown
 from xplinear.backends.epoch import Epoch, fold_in_python
+from xplinear.backends.sparse import SparseMatrix
 from xplinear.backends.transfer import RowIndices, read_ahead
 from xplinear.losses import Loss
 from xplinear.namespace import (
@@ -118,6 +119,14 @@ def write_in_place(ring: Array, slot: Array, rows: Array) -> Array:
     models = array_namespace(ring).arange(ring.shape[0], dtype=slot.dtype, device=device(ring))
     ring[models, slot] = rows
     return ring
+
+
+def _no_sparse(X: Any) -> SparseMatrix:
+    msg = (
+        f"X is sparse, {shown(X)}: this backend has no products of sparse matrices; use "
+        "backend='numpy', or X.toarray() where that is small"
+    )
+    raise BackendError(msg)
 
 
 class _Entry(NamedTuple):
@@ -237,6 +246,8 @@ class Backend:
         ``value_and_grad`` then as its method, ``sgd`` as ``fold``, with an epoch of `SGD`,
         ``loss_and_grad`` with a block as it is stored, what its models share, and parameters:
         it returns summed losses and gradients, or None.
+    sparse : callable
+        ``sparse(X)`` gives the compressed rows of a sparse matrix of SciPy or of this library.
     accelerates : bool
         Whether it is not the `reference` of another.
 
@@ -278,6 +289,7 @@ class Backend:
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     tensor_cores: bool = False
     kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(default_factory=dict)
+    sparse: Callable[[Any], SparseMatrix] = _no_sparse
     accelerates: bool = True
 
     def __reduce__(self) -> tuple[Any, ...]:

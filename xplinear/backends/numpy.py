@@ -12,6 +12,7 @@ import numpy as np
 
 from xplinear.backends.base import Backend, BackendError, fetched, write_in_place
 from xplinear.backends.epoch import Epoch
+from xplinear.backends.sparse import ScipyRows, canonical
 from xplinear.backends.threads import blas
 from xplinear.backends.transfer import read_rows
 from xplinear.losses import LOSSES, Loss, SoftmaxLoss
@@ -186,6 +187,7 @@ _BACKEND = Backend(
     over=lambda x: bool(x.all()),
     each=blas.each,
     products=blas.products,
+    sparse=lambda X: ScipyRows(canonical(X)),
     kernels={
         (SoftmaxLoss, "value_and_grad"): _softmax,
         **{(loss, "sgd"): _sgd for loss in LOSSES.values()},

@@ -93,10 +93,16 @@ class ArrayData:
         return self.X.shape[1]
 
     @property
+    def entries(self) -> int:
+        """The numbers of X."""
+        return self.n * self.p
+
+    @property
     def block_bytes(self) -> int:
         """Working set of a block."""
         return self.backend.block_bytes
 
+    sparse = False
     weight_sum = cached_property(blocks.weight_sum)
     weights = cached_property(blocks.weights_held)
     shares = cached_property(blocks.shares)
@@ -106,6 +112,7 @@ class ArrayData:
     with_labels = blocks.with_labels
     with_standard = blocks.with_standard
     take = blocks.take
+    row_bytes = blocks.row_bytes
     rows_per_block = blocks.rows_per_block
     map = blocks.map_
     reduce = blocks.reduce

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -27,9 +27,10 @@ from xplinear.arguments import (
 )
 from xplinear.arguments import settle as check_fields
 from xplinear.backends.base import Backend
-from xplinear.backends.epoch import Epoch, Shared, Update
-from xplinear.data.protocol import Batch, Block, Data, Followed, Kernel
-from xplinear.data.rows import DenseRows, FarStandard, Standard
+from xplinear.backends.epoch import Epoch, Shared, Update, fold_in_python
+from xplinear.backends.sparse import SparseMatrix, is_sparse
+from xplinear.data.protocol import Batch, Block, Data, Followed, Kernel, compiled
+from xplinear.data.rows import DenseRows, FarStandard, Rows, SparseRows, Standard
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace, device
 
 __all__ = [
@@ -38,11 +39,13 @@ __all__ = [
     "Source",
     "as_held",
     "check_classes",
+    "copies",
     "epoch",
     "joined",
     "map_",
     "padded",
     "reduce",
+    "row_bytes",
     "rows_per_block",
     "sample",
     "settle",
@@ -56,6 +59,7 @@ __all__ = [
     "with_weights",
 ]
 
+_Stored: TypeAlias = "Array | SparseMatrix"
 _BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
 _CLASSES, _ROWS = NONE | integer(1), integer(0)
 _FEW_ROWS = 256  # a block of fewer rows wastes the matrix product ...
@@ -118,11 +122,19 @@ class Source(Data, Protocol):
     def weights(self) -> Array | None: ...
     @property
     def shares(self) -> Any: ...  # as `shares` gives them, once
-    def gathered(self, rows: slice | Array) -> Array:
+    def row_bytes(self, scores: int) -> int:
+        """Return the bytes of a row, with about four arrays of so many scores."""
+        ...
+
+    def rows_per_block(self, scores: int) -> int:
+        """Return how many rows to go through at a time."""
+        ...
+
+    def gathered(self, rows: slice | Array) -> _Stored:
         """Return some rows of X as they are stored, on the device."""
         ...
 
-    def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:
+    def stored(self, start: int, size: int) -> Generator[tuple[_Stored, slice]]:
         """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are.
 
         They last until the next ones are asked for.
@@ -206,7 +218,7 @@ def epoch(
     fold: Callable[[Epoch], Any] | None = None,
 ) -> Any:
     """Fold an update over shuffled mini-batches, one part of the rows after another."""
-    fold, done = fold or source.backend.fold, 0
+    fold, done = fold_in_python if source.sparse else fold or source.backend.fold, 0
     changes = Update(update, rule, source.backend.xp, source.dtype)
     shared = Shared(constants, source.models, source.targets, source.standard)
     with (
@@ -238,14 +250,16 @@ def _minibatch(
     return function(rule, xp, carry, batch, factor, shared.constants)
 
 
-def _copies(standard: Standard, dtype: Any) -> bool:
+def copies(standard: Standard, dtype: Any) -> bool:
     """Return whether blocks are copied to be standardized."""
     return isinstance(standard, FarStandard) or standard.centre.dtype != dtype
 
 
-def _rows_of(X: Array, dtype: Any, standard: Standard | None, *, xp: Namespace) -> DenseRows:
+def _rows_of(X: _Stored, dtype: Any, standard: Standard | None, *, xp: Namespace) -> Rows:
     """Return rows as they are stored in the dtype of the computation, standardized if asked."""
-    if standard is None or not _copies(standard, dtype):
+    if is_sparse(X):
+        return SparseRows(X, standard)
+    if standard is None or not copies(standard, dtype):
         return DenseRows(xp.astype(X, dtype, copy=False), standard)
     # In the dtype of the standard: another may not hold what is stored before it is brought near.
     X, (centre, scale) = xp.astype(X, standard.centre.dtype, copy=False), standard
@@ -290,7 +304,7 @@ def _sampled(rows: int, xp: Namespace, share: Array, sums: Array, s: Array) -> t
     return index, xp.take(s, index, axis=0) * factor[:, None]
 
 
-def _labelled(source: Source, X: Array, rows: slice) -> Block:
+def _labelled(source: Source, X: _Stored, rows: slice) -> Block:
     """Return rows in the dtype of the computation, with their labels and weights."""
     # Without labels nothing is summed, and rows that were added do not matter.
     weights = None if source.y is None else source.weights
@@ -302,14 +316,14 @@ def _labelled(source: Source, X: Array, rows: slice) -> Block:
 def _as_stored(source: Source, X: Array, rows: slice) -> Block:
     """Return rows as a kernel takes them: X, and the labels and weights of all models, as held."""
     standard, own = source.standard, DenseRows(X, source.standard)
-    if standard is not None and _copies(standard, source.dtype):
+    if standard is not None and copies(standard, source.dtype):
         own = _rows_of(X, source.dtype, standard, xp=source.backend.xp)
     return Block(
         own, source.y[rows, ...], None if source.weights is None else source.weights[rows, :]
     )
 
 
-def _block(source: Source, X: Array, y: Array | None, s: Array | None) -> Block:
+def _block(source: Source, X: _Stored, y: Array | None, s: Array | None) -> Block:
     xp = source.backend.xp
     y, s = _of_models(y, source.targets, xp=xp), _of_models(s, source.models, xp=xp)
     return Block(_rows_of(X, source.dtype, source.standard, xp=xp), y, s)
@@ -477,17 +491,18 @@ def sample(source: Source, rows: int) -> Block:
     return _block(source, source.gathered(index), y, s)
 
 
-def _row_bytes(source: Source, scores: int) -> int:
+def row_bytes(source: Source, scores: int) -> int:
+    """Return the bytes of a row, with about four arrays of scores, and a copy if one is made."""
     xp, p, standard = source.backend.xp, source.p, source.standard
     row = xp.finfo(source.dtype).bits // 8 * (p + 4 * scores)
-    if standard is None or not _copies(standard, source.dtype):
+    if standard is None or not copies(standard, source.dtype):
         return row
     return row + xp.finfo(standard.centre.dtype).bits // 8 * p
 
 
 def rows_per_block(source: Source, scores: int) -> int:
     """Return how many rows keep X and about four arrays of scores in the byte budget."""
-    row = _row_bytes(source, scores)
+    row = row_bytes(source, scores)
     few = min(_FEW_ROWS, _FEW_BYTES // row)
     rows = max(few, source.block_bytes // row)
     return max(1, min(source.held, rows, source.budget.bytes // row))
@@ -513,15 +528,15 @@ def _results(
     Where a block does not fit in memory, the pass goes on from there with blocks half as large.
     """
     backend, budget = source.backend, source.budget
-    apply = backend.compile(function, *static)
+    apply = compiled(source, function, *static)
     done = failed = 0
 
-    def applied(stored: tuple[Array, slice]) -> Any:
+    def applied(stored: tuple[_Stored, slice]) -> Any:
         own = None if kernel is None else _by_kernel(source, kernel, args, stored)
         return apply(_labelled(source, *stored), *args) if own is None else own
 
     while done < source.n:
-        size = rows_per_block(source, scores)
+        size = source.rows_per_block(scores)
         try:
             with closing(source.stored(done, size)) as blocks:
                 for result in backend.each(applied, blocks):
@@ -540,7 +555,7 @@ def _results(
             break
         # Not in `except`: until its end, the traceback holds the arrays of the block that failed.
         failed = size if budget.bytes == sys.maxsize else failed
-        budget.bytes = size // 2 * _row_bytes(source, scores)
+        budget.bytes = size // 2 * source.row_bytes(scores)
         gc.collect()  # an exception that crosses threads is part of a cycle
         backend.release_memory()
 

@@ -7,6 +7,7 @@ static arguments are hashable, so that a backend may compile them once and keep 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from xplinear.backends.base import Backend
@@ -14,7 +15,7 @@ from xplinear.backends.epoch import Epoch
 from xplinear.data.rows import Rows, Standard
 from xplinear.namespace import Array, Namespace
 
-__all__ = ["Batch", "Block", "Data", "Followed", "Kernel", "Standard"]
+__all__ = ["Batch", "Block", "Data", "Followed", "Kernel", "Standard", "compiled", "row_width"]
 
 # Called with a `Block` as it is stored, a `Shared`, and the arguments of the function whose place
 # it takes; None leaves the block to that.
@@ -84,6 +85,16 @@ class Data(Protocol):
 
     @property
     def p(self) -> int: ...
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the rows are sparse: functions of them are not compiled, see `compiled`."""
+        ...
+
+    @property
+    def entries(self) -> int:
+        """The numbers of X that a product with it reads: n p, or those that are stored."""
+        ...
 
     @property
     def y(self) -> Array: ...  # of the rows held
@@ -171,3 +182,13 @@ class Data(Protocol):
         Of more rows than that none of weight 0 is taken, and weights are corrected for the choice.
         """
         ...
+
+
+def compiled(data: Data, function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
+    """Return a function of rows of these data with its static arguments bound."""
+    return (partial if data.sparse else data.backend.compile)(function, *static)
+
+
+def row_width(data: Data) -> int:
+    """Return how many numbers a row has that a product reads: p, or about those stored."""
+    return -(-data.entries // data.n)

@@ -12,12 +12,14 @@ import numpy as np
 
 from xplinear.arguments import instance
 from xplinear.backends.base import Backend
+from xplinear.backends.sparse import is_scipy, is_sparse
 from xplinear.backends.transfer import RowIndices
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
 from xplinear.data.blocks import Budget, Orders, padded
 from xplinear.data.protocol import Data
 from xplinear.data.rows import Standard
+from xplinear.data.sparse import SparseData
 from xplinear.namespace import Array, HostArray
 
 __all__ = ["StreamedData", "data_of"]
@@ -87,10 +89,16 @@ class StreamedData:
         return self.X.shape[1]
 
     @property
+    def entries(self) -> int:
+        """The numbers of X."""
+        return self.n * self.p
+
+    @property
     def block_bytes(self) -> int:
         """Working set of a block: not too large to be read while the last one is computed with."""
         return min(self.backend.block_bytes, _MOST_BYTES)
 
+    sparse = False
     weight_sum = cached_property(blocks.weight_sum)
     weights = cached_property(blocks.weights_held)
     shares = cached_property(blocks.shares)
@@ -100,6 +108,7 @@ class StreamedData:
     with_labels = blocks.with_labels
     with_standard = blocks.with_standard
     take = blocks.take
+    row_bytes = blocks.row_bytes
     rows_per_block = blocks.rows_per_block
     map = blocks.map_
     reduce = blocks.reduce
@@ -180,7 +189,7 @@ def data_of(
 
     Parameters
     ----------
-    X : ndarray or Array of shape (n, p)
+    X : ndarray, Array or sparse matrix of shape (n, p)
         On the host, or on the backend.
     y, s : Array
         On the host, or on the backend.
@@ -194,6 +203,12 @@ def data_of(
     >>> type(data_of(np.eye(3), np.arange(3), backend=get_backend("numpy"))).__name__
     'ArrayData'
     """
+    if is_sparse(X) or is_scipy(X):
+        X = X if is_sparse(X) else backend.sparse(X)
+        X = X if rows is None else X.rows(backend.asarray(rows))
+        y = None if y is None else backend.asarray(y)
+        s = None if s is None else backend.asarray(s, dtype)
+        return SparseData(X, y, s, dtype, backend=backend, classes=classes)
     moves = rows is not None or backend.name != "numpy"
     n = X.shape[0] if rows is None else len(rows)
     padding, there = backend.padding(X, n), not isinstance(X, np.ndarray)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xplinear.data import Block
+from xplinear.data.protocol import compiled, row_width
 from xplinear.data.rows import Rows
 from xplinear.losses.true_class import diagonal
 from xplinear.namespace import Array, Namespace
@@ -27,6 +28,7 @@ _ROWS = 32768  # among which they are looked for, unless these hold more than so
 _ENTRIES = 2**26
 _CHEAP_ENTRIES = 2**20  # of rows that are taken even if they have little
 _BLOCK_ENTRIES = 2**27
+_LARGEST_SPARSE = 4096  # features of sparse rows that are ever written out
 _DAMPING = 0.1  # of the mean curvature of a feature
 _MANY = 16  # iterations: fewer are not worth shortening
 _SAVED = 0.75  # of the iterations that are left
@@ -36,17 +38,17 @@ _WORTH = 3e9  # operations left: fewer take a fraction of a second
 
 def curvature_pays(objective: Objective, iterations: int) -> bool:
     """Return whether the mean model's Hessian costs less than half of so many iterations."""
-    n, p, m = objective.data.n, objective.data.p, objective.m
-    pays = iterations > _MANY and 2 * p * (p + CURVED) <= n * m * iterations
+    p, m = objective.data.p, objective.m
+    cost = 2 * p * p * (p + CURVED)
+    pays = iterations > _MANY and cost <= objective.data.entries * m * iterations
     return pays and _feasible(objective, models=1)
 
 
 def own_curvature_pays(objective: Objective, iterations: float) -> bool:
     """Return whether each model's own Hessian costs less than it saves of so many iterations."""
-    n, p = objective.data.n, objective.data.p
-    sampled = _sampled(objective)
+    p, sampled = objective.data.p, _sampled(objective)
     cost = 2 * p * p * (p + min(_taken(p), sampled)) + _SORTING * sampled  # of each column
-    work = 4 * n * p * iterations
+    work = 4 * objective.data.entries * iterations
     worth = work * objective.m * columns(objective.loss, objective.k) >= _WORTH
     return worth and cost <= _SAVED * work and _feasible(objective, objective.m)
 
@@ -55,12 +57,13 @@ def _feasible(objective: Objective, models: int) -> bool:
     """Return whether memory holds the Hessians of so many models, and the loss has one."""
     m, k, p = objective.m, objective.k, objective.data.p
     small = models * columns(objective.loss, k) * (p + 1) ** 2 <= _BLOCK_ENTRIES
+    small = small and (p <= _LARGEST_SPARSE or not objective.data.sparse)
     return small and CURVED * m * k**2 <= _ENTRIES and has_hessian(objective.loss)
 
 
 def _sampled(objective: Objective) -> int:
     """Return among how many rows those of most curvature are looked for."""
-    rows = min(_ROWS, _ENTRIES // max(objective.data.p, objective.m * objective.k**2))
+    rows = min(_ROWS, _ENTRIES // max(row_width(objective.data), objective.m * objective.k**2))
     return min(objective.data.n, max(64, rows))
 
 
@@ -86,7 +89,7 @@ def own_inverse_hessians(objective: Objective, params: Params, pre: Any) -> Arra
 
 def _measured(objective: Objective, params: Params, pre: Any, *, shared: bool) -> Array:
     block = objective.data.sample(_sampled(objective))
-    curvatures = objective.data.backend.compile(_curvatures, objective.loss, shared, objective.xp)
+    curvatures = compiled(objective.data, _curvatures, objective.loss, shared, objective.xp)
     weights = curvatures(block, params)
     return inverse_hessians(objective, block.rows, weights, pre, most=_taken(objective.data.p))
 
@@ -99,7 +102,7 @@ def inverse_hessians(
     ``most`` rows are taken for each; ``objective.alpha`` holds the strengths of the g.
     """
     xp, free = objective.xp, float(objective.fit_intercept)
-    invert = objective.data.backend.compile(inverse_hessian, most, free, xp)
+    invert = compiled(objective.data, inverse_hessian, most, free, xp)
     g, c, _ = weights.shape
     with objective.data.backend.products(objective.data.p**3):
         inverses = [

@@ -9,10 +9,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xplinear.data import Block
+from xplinear.data.protocol import compiled, row_width
+from xplinear.data.rows import Rows
 from xplinear.losses.true_class import diagonal
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, columns
-from xplinear.solvers.metric import Moments, feature_moments, loss_curvature, penalty_curvature
+from xplinear.solvers.metric import (
+    Moments,
+    feature_moments,
+    loss_curvature,
+    penalty_curvature,
+    times,
+    transposed_times,
+)
 from xplinear.solvers.protocol import take_models
 
 __all__ = ["Bounds", "Preconditioner", "bounds", "gram_pays", "preconditioner", "sampled_centre"]
@@ -30,59 +39,96 @@ _DECOMPOSITION = 25  # p³ times this: the operations of an eigendecomposition
 
 def gram_pays(objective: Objective) -> bool:
     """Return whether the Gram matrix costs less than the passes it saves, and p ≤ 4096."""
-    n, p = objective.data.n, objective.data.p
+    n, p, entries = objective.data.n, objective.data.p, objective.data.entries
     scores = objective.m * columns(objective.loss, objective.k)
-    cost = p * (2 * min(n, _ROWS) + _DECOMPOSITION * p)
-    return p <= _LARGEST_GRAM and cost <= _SAVED_PASSES * 4 * n * scores
+    cost = p * (2 * row_width(objective.data) * min(n, _ROWS) + _DECOMPOSITION * p * p)
+    return p <= _LARGEST_GRAM and cost <= _SAVED_PASSES * 4 * entries * scores
 
 
 def _sampled_rows(objective: Objective, gram: bool) -> Block:
     """Return the rows the Gram matrix is made of, or fewer where there will be none."""
-    rows = min(_ROWS if gram else _FEW_ROWS, _ENTRIES // objective.data.p)
+    rows = min(_ROWS if gram else _FEW_ROWS, _ENTRIES // row_width(objective.data))
     return objective.data.sample(max(64, rows))
 
 
 def sampled_centre(objective: Objective) -> Array:
     """Return the mean ``(p,)`` of a sample of the rows, 0 where the intercept is given."""
-    centred = objective.data.backend.compile(_centred_rows, objective.fit_intercept, objective.xp)
+    centred = compiled(objective.data, _centred_rows, objective.fit_intercept, objective.xp)
     return centred(_sampled_rows(objective, gram=False))[0]
 
 
-def _centred_rows(fit_intercept: bool, xp: Namespace, block: Block) -> tuple[Array, Array]:
-    """Return the centre ``(p,)`` and √s (X − centre).
+class _Centred(NamedTuple):
+    """Rows x as they are seen from a point near them, ``gap (p,)`` from where they are centred.
 
-    s is the mean of the models' weights, scaled to a mean of 1.
+    Weights ``s (r, 1)`` have a mean of 1, ``mean (p,)`` is that of the rows.
     """
-    X, s = block.rows.common(xp=xp), block.s
-    if s is None:
-        mean = xp.mean(X, axis=0)
-    else:
-        s = xp.mean(s, axis=1)
+
+    rows: Rows
+    s: Array | None
+    mean: Array
+    gap: Array
+
+    def times(self, v: Array, *, xp: Namespace) -> Array:
+        """Return the product ``(p,)`` of the mean of x xᵀ, x from the centre, with a vector."""
+        u = times(self.rows, v[:, None], xp=xp) + xp.sum(self.gap * v)
+        u = u if self.s is None else self.s * u
+        total = transposed_times(self.rows, u, xp=xp)[:, 0] + self.gap * xp.sum(u)
+        return total / self.rows.shape[0]
+
+    def outer(self, G: Array) -> Array:
+        """Return the mean ``(p, p)`` of x xᵀ, of that from the point."""
+        both = self.mean[:, None] * self.gap
+        return G + both + both.T + self.gap[:, None] * self.gap
+
+    def second(self, square: Array) -> Array:
+        """Return its diagonal ``(p,)``."""
+        return square + 2.0 * self.mean * self.gap + self.gap * self.gap
+
+
+def _centred_rows(fit_intercept: bool, xp: Namespace, block: Block) -> tuple[Array, _Centred]:
+    """Return the centre ``(p,)``, and the rows from there.
+
+    Their weights are the mean of the models', scaled to a mean of 1.
+    """
+    s, r = block.s, block.rows.shape[0]
+    if s is not None:
+        s = xp.mean(s, axis=1, keepdims=True)
         total = xp.mean(s)
         s = s / xp.where(total > 0.0, total, 1.0)
-        mean = s @ X / X.shape[0]
-    mean = mean if fit_intercept else xp.zeros_like(mean)
-    X = X - mean
-    return mean, X if s is None else xp.sqrt(s)[:, None] * X
+    point, rows = block.rows.near(s, xp=xp)
+    ones = block.rows.ones(xp=xp) if s is None else s
+    mean = transposed_times(rows, ones, xp=xp)[:, 0] / r
+    if fit_intercept:
+        return point + mean, _Centred(rows, s, mean, -mean)
+    return xp.zeros_like(mean), _Centred(rows, s, mean, point)
 
 
 def _scaled_rows(
     fit_intercept: bool, curvature: float, xp: Namespace, block: Block, ridge: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Return the centre, the centred rows x √d, their variances before, and d; all but x ``(p,)``.
+) -> tuple[Array, _Centred, Array, Array]:
+    """Return the centre, the centred rows, the variances, and d; all but the rows ``(p,)``.
 
     d is 1, unless features are of very different units: there d is 1 / variance, but no larger
     than the penalty allows, which holds the weights of features of less variance.
     """
-    mean, X = _centred_rows(fit_intercept, xp, block)
-    variance = xp.mean(X * X, axis=0)
+    centre, rows = _centred_rows(fit_intercept, xp, block)
+    ones = block.rows.ones(xp=xp) if rows.s is None else rows.s
+    square = transposed_times(rows.rows.squared(xp=xp), ones, xp=xp)[:, 0] / rows.rows.shape[0]
+    variance = rows.second(square)
     typical = xp.mean(variance)
     typical = xp.where(typical > 0.0, typical, 1.0)
     wild = typical > _WILD * xp.sort(variance)[(variance.shape[0] - 1) // 2]
     tiny = float(xp.finfo(variance.dtype).smallest_normal) ** 0.5
     least = xp.maximum(xp.min(ridge) / curvature, tiny * typical)
     square = xp.where(wild, 1.0 / xp.maximum(variance, least), 1.0)
-    return mean, X * xp.sqrt(square), variance, square
+    return centre, rows, variance, square
+
+
+def _gram_matrix(rows: _Centred, square: Array, *, xp: Namespace) -> Array:
+    """Return the mean ``(p, p)`` of x xᵀ, of features times √d."""
+    unit = xp.sqrt(square)
+    matrix = rows.outer(rows.rows.gram(rows.s, xp=xp) / rows.rows.shape[0])
+    return unit[:, None] * matrix * unit
 
 
 def _damping(spectrum: Array, *, xp: Namespace) -> Array:
@@ -166,7 +212,7 @@ def preconditioner(objective: Objective, gram: bool) -> Preconditioner:
     """Return the preconditioner, with or without a Gram matrix, from a sample of the rows."""
     curvature = loss_curvature(objective.loss, objective.k)
     static = gram, curvature, objective.fit_intercept, objective.xp
-    decompose = objective.data.backend.compile(_decompose, *static)
+    decompose = compiled(objective.data, _decompose, *static)
     ridge = penalty_curvature(objective)
     rows = _sampled_rows(objective, gram)
     with objective.data.backend.products(objective.data.p**3 if gram else 0.0):
@@ -185,23 +231,28 @@ def _decompose(
     """Return centre, basis, spectrum, bound and inner of the preconditioner."""
     mean, X, variance, square = _scaled_rows(fit_intercept, curvature, xp, block, ridge)
     if not gram:
-        largest = _largest_eigenvalue(X, variance * square, xp=xp)
-        basis, damped, bound = X[:0, :].T, curvature * largest / square, curvature * variance
+        largest = _largest_eigenvalue(X, variance, square, xp=xp)
+        basis, damped, bound = (
+            mean[:, None][:, :0],
+            curvature * largest / square,
+            curvature * variance,
+        )
         return mean[:, None], basis, damped, bound, _inner(xp, basis, damped, ridge)
-    matrix = X.T @ X / X.shape[0]
+    matrix = _gram_matrix(X, square, xp=xp)
     eigenvalues, Q = xp.linalg.eigh(matrix)
-    rounding = 10.0 * float(xp.finfo(X.dtype).eps) * xp.max(eigenvalues)
+    rounding = 10.0 * float(xp.finfo(mean.dtype).eps) * xp.max(eigenvalues)
     bound = xp.maximum(eigenvalues, xp.zeros_like(eigenvalues))
     damped = curvature * (bound + _damping(eigenvalues, xp=xp))
     basis, bound = xp.sqrt(square)[:, None] * Q, curvature * (bound + rounding)
     return mean[:, None], basis, damped, bound, _inner(xp, basis, damped, ridge)
 
 
-def _largest_eigenvalue(X: Array, variance: Array, *, xp: Namespace) -> Array:
-    """Return the largest eigenvalue of XᵀX/n, from below, by power iteration."""
-    v, norm = xp.sqrt(variance), xp.ones_like(variance[0])
+def _largest_eigenvalue(rows: _Centred, variance: Array, square: Array, *, xp: Namespace) -> Array:
+    """Return the largest eigenvalue of XᵀX/n, from below, by power iteration; X times √d."""
+    unit = xp.sqrt(square)
+    v, norm = xp.sqrt(variance) * unit, xp.ones_like(variance[0])
     for _ in range(_POWER_ITERATIONS):
-        v = X.T @ (X @ (v / norm)) / X.shape[0]
+        v = unit * rows.times(unit * v / norm, xp=xp)
         norm = xp.sqrt(xp.sum(v * v))
         norm = xp.where(norm > 0.0, norm, 1.0)
     return norm
@@ -229,7 +280,9 @@ def bounds(objective: Objective, *, gram: bool) -> Bounds:
     curvature, c = loss_curvature(objective.loss, objective.k), columns(objective.loss, objective.k)
     static = curvature, c, objective.fit_intercept, xp
     if gram:
-        return compile_(_gram, *static)(_sampled_rows(objective, gram=True), objective.alpha)
+        return compiled(objective.data, _gram, *static)(
+            _sampled_rows(objective, gram=True), objective.alpha
+        )
     like = objective.zeros().W[:, 0, 0]
     return compile_(_variances, *static)(feature_moments(objective), like)
 
@@ -243,7 +296,7 @@ def _gram(
     curvature: float, c: int, fit_intercept: bool, xp: Namespace, block: Block, alpha: Array
 ) -> Bounds:
     mean, X, _, square = _scaled_rows(fit_intercept, curvature, xp, block, alpha)
-    matrix = X.T @ X / X.shape[0]
+    matrix = _gram_matrix(X, square, xp=xp)
     damped = _damping(xp.linalg.diagonal(matrix), xp=xp)
     matrix = matrix + diagonal(damped * xp.ones_like(square), xp=xp)
     units = xp.sqrt(square[:, None] * square)

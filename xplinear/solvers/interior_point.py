@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from xplinear.arguments import integer, number, settle
 from xplinear.data import Block
+from xplinear.data.protocol import compiled
 from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
 from xplinear.losses.true_class import of_true_class
@@ -146,7 +147,7 @@ class InteriorPoint:
         static = objective.loss, objective.fit_intercept, objective.k, objective.xp
         with backend.double_precision():
             # Rows are few where this solver pays.
-            start = backend.compile(_start, *static)
+            start = compiled(data, _start, *static)
             return start(data.sample(data.n), params, objective.loss_at_zero(), objective.alpha)
 
     def step(self, objective: Objective, state: InteriorPointState) -> InteriorPointState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xplinear.data import Block
+from xplinear.data.protocol import compiled, row_width
 from xplinear.losses.true_class import true_class
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, class_scores, column_gradient, columns
@@ -76,9 +77,10 @@ def _block_sums(
 
 def bending_pays(objective: Objective) -> bool:
     """Whether measuring the curvature near the kinks is worth its work."""
-    n, p = objective.data.n, objective.data.p
-    entries = objective.m * columns(objective.loss, objective.k) * (p + 1) ** 2
-    return entries <= _BLOCK_ENTRIES and p * (p + min(n, CURVED)) <= _WORTH * n
+    data, p = objective.data, objective.data.p
+    numbers = objective.m * columns(objective.loss, objective.k) * (p + 1) ** 2
+    cost = p * p * (p + min(data.n, CURVED))
+    return numbers <= _BLOCK_ENTRIES and cost <= _WORTH * data.entries
 
 
 def kinked_inverse_hessians(
@@ -90,9 +92,9 @@ def kinked_inverse_hessians(
     spread less: in the Gram matrix of all rows, L-BFGS takes many times as many steps.
     """
     data, xp, loss = objective.data, objective.xp, objective.loss
-    block = data.sample(max(64, min(_ROWS, _ENTRIES // data.p)))
+    block = data.sample(max(64, min(_ROWS, _ENTRIES // row_width(data))))
     band = xp.maximum(width, xp.full_like(width, _BAND * first_width(loss)))
-    weights = data.backend.compile(_curvatures, loss, xp)(block, params, band)
+    weights = compiled(data, _curvatures, loss, xp)(block, params, band)
     return inverse_hessians(objective, block.rows, weights, inner.preconditioner, most=CURVED)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from xplinear.arguments import FLAG, integer, number, one_of, settle
 from xplinear.data import Block
+from xplinear.data.protocol import compiled
 from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, device
@@ -385,7 +386,7 @@ def _first_scale(objective: Objective, state: LBFGSState) -> Array:
         return state.scale
     xp, compile_ = objective.xp, objective.data.backend.compile
     static = objective.loss, objective.penalty, objective.fit_intercept, xp
-    attempt, sample = compile_(_attempt, *static), small_sample(objective)
+    attempt, sample = compiled(objective.data, _attempt, *static), small_sample(objective)
     values: list[Array] = []
     while _FACTOR ** len(values) <= objective.k:
         values.append(attempt(sample, state, objective.alpha, _FACTOR ** len(values)))

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplinear.data import Block
-from xplinear.data.rows import centred_scores
+from xplinear.data.protocol import compiled, row_width
+from xplinear.data.rows import Rows, centred_scores
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, columns, loss_and_grads
@@ -30,6 +31,8 @@ __all__ = [
     "plain_metric",
     "safe_divisor",
     "small_sample",
+    "times",
+    "transposed_times",
     "uncentred",
     "vary",
 ]
@@ -84,19 +87,15 @@ def safe_divisor(x: Array, *, xp: Namespace) -> Array:
     return xp.where(x > 0.0, x, 1.0)
 
 
-def _counted(X: Array, s: Array | None, instead: Array, *, xp: Namespace) -> Array:
-    """Return X with these values in the rows of no weight: what is there must not matter."""
-    return X if s is None else xp.where(xp.max(s, axis=1, keepdims=True) > 0, X, instead)
+def times(rows: Rows, V: Array, *, xp: Namespace) -> Array:
+    """Return XV ``(r, d)`` of ``V (p, d)``."""
+    none = xp.zeros_like(V[:1, :]).T
+    return rows.scores(V[:, :, None], none, xp=xp)[:, :, 0]
 
 
-def _near(X: Array, s: Array | None, *, xp: Namespace) -> Array:
-    """Return the mean ``(p,)`` of some rows; of equal values their own, to the last bit."""
-    weight = xp.mean(xp.ones_like(X[:, :1]) if s is None else s, axis=1)
-    row = xp.argmax(weight, axis=0, keepdims=True)  # one that counts, if any does
-    first = xp.take(X, row, axis=0)[0, :]
-    X = _counted(X, s, first, xp=xp)
-    mean = first + (weight / safe_divisor(xp.sum(weight), xp=xp)) @ (X - first)
-    return xp.where(xp.all(first == X, axis=0), first, mean)
+def transposed_times(rows: Rows, U: Array, *, xp: Namespace) -> Array:
+    """Return XᵀU ``(p, d)`` of ``U (r, d)``."""
+    return rows.gradient(U[:, :, None], xp=xp)[0][:, :, 0]
 
 
 def _block_moments(xp: Namespace, block: Block, shift: Array, unit: Array) -> tuple[Array, ...]:
@@ -114,9 +113,8 @@ def _shift_and_unit(xp: Namespace, sample: Block) -> tuple[Array, Array]:
 
     Squares of the raw features would cancel, or leave the range of float32.
     """
-    X, s = sample.rows.common(xp=xp), sample.s
-    shift = _near(X, s, xp=xp)
-    size = xp.max(xp.abs(_counted(X, s, shift, xp=xp) - shift), axis=0)
+    shift, rows = sample.rows.near(sample.s, xp=xp)
+    size = rows.reach(xp=xp)
     least = 8.0 * float(xp.finfo(size.dtype).smallest_normal)
     usual = (size > least) & (size < 0.125 * float(xp.finfo(size.dtype).max))
     return shift, xp.where(usual, 2.0 ** -xp.floor(xp.log2(xp.where(usual, size, 1.0))), 1.0)
@@ -136,10 +134,11 @@ def feature_moments(
     data, xp = objective.data, objective.xp
     if previous is None and objective.measured and objective.measured[0] is data:
         return objective.measured[1]
-    compile_ = data.backend.compile
-    shift, size = compile_(_shift_and_unit, xp)(small_sample(objective))
-    sums = data.reduce(_block_moments, (xp,), shift, size, scores=data.p)
-    return compile_(_moments_of, data.dtype, xp)(sums, shift, size, data.n, previous, unit)
+    shift, size = compiled(data, _shift_and_unit, xp)(small_sample(objective))
+    sums = data.reduce(_block_moments, (xp,), shift, size, scores=row_width(data))
+    return data.backend.compile(_moments_of, data.dtype, xp)(
+        sums, shift, size, data.n, previous, unit
+    )
 
 
 def _moments_of(
@@ -217,7 +216,7 @@ def plain_metric(objective: Objective) -> Metric:
 
 def small_sample(objective: Objective) -> Block:
     """Return rows that tell the scale of things."""
-    return objective.data.sample(max(64, min(_ROWS, _ENTRIES // objective.data.p)))
+    return objective.data.sample(max(64, min(_ROWS, _ENTRIES // row_width(objective.data))))
 
 
 def mean_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> Array:
@@ -229,34 +228,35 @@ def mean_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> Array:
 
 def _spectrum(objective: Objective, centre: Array, scale: Array) -> tuple[Array, ...]:
     """Return what `Metric` says of the rows, from a sample of them."""
-    block, backend = small_sample(objective), objective.data.backend
-    start = np.random.Generator(np.random.PCG64(0)).standard_normal((objective.data.p, 1))
-    norms = backend.compile(_norms, objective.xp)
-    return norms(block, centre, scale, backend.asarray(start, objective.data.dtype))
+    block, data = small_sample(objective), objective.data
+    start = np.random.Generator(np.random.PCG64(0)).standard_normal((data.p, 1))
+    norms = compiled(data, _norms, objective.xp)
+    return norms(block, centre, scale, data.backend.asarray(start, data.dtype))
 
 
 def _norms(xp: Namespace, block: Block, centre: Array, scale: Array, start: Array) -> Any:
     s = block.weights(xp=xp)
     total = safe_divisor(xp.sum(s, axis=0), xp=xp)  # a sample may hold only rows of weight 0
-    X = block.rows.common(xp=xp)
-    shift = _near(X, block.s, xp=xp)
-    X = _counted(X, block.s, shift, xp=xp) - shift
+    shift, near = block.rows.near(block.s, xp=xp)
+    squared = near.squared(xp=xp)
     gap, root = centre - shift[:, None], xp.sqrt(scale)
 
     v, norm = start * xp.ones_like(scale), xp.ones_like(total)
     for _ in range(_POWER_ITERATIONS):
         v = v / xp.where(norm > 0, norm, 1.0)
         direction = root * v
-        u = s * (X @ direction - xp.sum(gap * direction, axis=0))
-        v = root * (X.T @ u - gap * xp.sum(u, axis=0)) / total
+        u = s * (times(near, direction, xp=xp) - xp.sum(gap * direction, axis=0))
+        v = root * (transposed_times(near, u, xp=xp) - gap * xp.sum(u, axis=0)) / total
         norm = xp.sqrt(xp.sum(v * v, axis=0))
 
     def squares(weights: Array) -> Array:
         """Return Σ_i weights_i (x_ij − μ_j)² ``(p, m)``."""
         total = xp.sum(weights, axis=0)
-        return (X * X).T @ weights - 2.0 * gap * (X.T @ weights) + gap * gap * total
+        square, product = (transposed_times(a, weights, xp=xp) for a in (squared, near))
+        return square - 2.0 * gap * product + gap * gap * total
 
-    rows = 1.0 + (X * X) @ scale - 2.0 * (X @ (scale * gap)) + xp.sum(scale * gap * gap, axis=0)
+    rows = times(squared, scale, xp=xp) - 2.0 * times(near, scale * gap, xp=xp)
+    rows = 1.0 + rows + xp.sum(scale * gap * gap, axis=0)
     row = xp.sum(s * rows * rows, axis=0) / xp.maximum(xp.sum(s * rows, axis=0), 1e-30 * total)
     plain, weighted = squares(s), squares(s * rows)
     worst = xp.max(weighted / xp.where(plain > 0, plain, xp.inf), axis=0)

@@ -1,0 +1,238 @@
+"""Sparse rows on one device: cut once into blocks that are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, cast
+
+from xplinear.backends.base import Backend
+from xplinear.backends.sparse import SparseMatrix
+from xplinear.data import blocks
+from xplinear.data.blocks import Budget, Orders
+from xplinear.data.protocol import Kernel
+from xplinear.data.rows import Standard
+from xplinear.namespace import Array, HostArray, device
+
+__all__ = ["SparseData"]
+
+# Stored entries of a block per feature: what a block does of the size of the weights, its part of
+# the gradient above all, is then little beside its products.
+_PER_FEATURE = 4
+_SCORES_BYTES = 64 * 2**20  # of a block, unless those of a device are larger
+
+
+class Cut:
+    """The rows in blocks of one size: they are kept, with what a library makes of each."""
+
+    def __init__(self, X: SparseMatrix, dtype: Any) -> None:
+        self._stored, self._dtype, self._size = X, dtype, 0
+        self._blocks: list[SparseMatrix] = []
+
+    @cached_property
+    def X(self) -> SparseMatrix:  # noqa: N802 - as in the formula
+        """The rows in the dtype of the computation."""
+        return self._stored.astype(self._dtype)
+
+    def blocks(self, size: int) -> list[SparseMatrix]:
+        """Return them, ``size`` rows each, but for the last."""
+        if size != self._size:
+            self._blocks = []  # the memory of these first
+            n = self.X.shape[0]
+            parts = (slice(i, min(i + size, n)) for i in range(0, n, size))
+            self._size, self._blocks = size, [self.X.rows(part) for part in parts]
+        return self._blocks
+
+
+@dataclass(frozen=True, eq=False)
+class SparseData:
+    """X as compressed rows, y and weights as arrays of the same backend.
+
+    Nothing of the size n × p is made, standardized or not. Results are those of `ArrayData`.
+
+    Parameters
+    ----------
+    X : SparseMatrix of shape (n, p)
+        As `Backend.sparse` gives it; any real dtype, converted to ``dtype`` once.
+    y, s, dtype, models, backend, targets, standard, classes, budget, orders
+        As in `ArrayData`. Where features are far from 0, those of which all values are stored are
+        centred in a copy; the others cannot be so far that products would cancel.
+    origin : SparseMatrix, optional
+        The rows before that.
+    cut : Cut, optional
+        Shared by all stacks made of the same rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import eye_array
+    >>> from xplinear.backends import get_backend
+    >>> backend = get_backend("numpy")
+    >>> data = SparseData(backend.sparse(eye_array(3)), np.arange(3), backend=backend)
+    >>> data.n, data.p, data.entries
+    (3, 3, 3)
+    """
+
+    X: SparseMatrix
+    y: Array
+    s: Array | None = None
+    dtype: Any = None
+    models: Array | None = None
+    backend: Backend = field(kw_only=True)
+    targets: Array | None = field(default=None, kw_only=True)
+    standard: Standard | None = field(default=None, kw_only=True)
+    classes: int | None = field(default=None, kw_only=True, repr=False)
+    budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
+    orders: Orders = field(default_factory=Orders, kw_only=True, repr=False)
+    origin: SparseMatrix | None = field(default=None, kw_only=True, repr=False)
+    cut: Cut = field(default=cast("Cut", None), kw_only=True, repr=False)
+
+    padding = 0
+    sparse = True
+
+    def __post_init__(self) -> None:
+        like = self.backend.xp.zeros((1, 1), **self.backend.kind(self.X.dtype))
+        blocks.settle(self, lambda: like, self.n)
+        if cast("Cut | None", self.cut) is None:
+            object.__setattr__(self, "cut", Cut(self.X, self.dtype))
+
+    @property
+    def n(self) -> int:
+        """The number of rows."""
+        return self.X.shape[0]
+
+    @property
+    def held(self) -> int:
+        """The number of rows."""
+        return self.n
+
+    @property
+    def p(self) -> int:
+        """The number of features."""
+        return self.X.shape[1]
+
+    @property
+    def entries(self) -> int:
+        """The stored entries of X; at least one of a row, whose scores cost about as much."""
+        return max(self.n, self.X.nnz)
+
+    @property
+    def block_bytes(self) -> int:
+        """Working set of a block."""
+        return self.backend.block_bytes
+
+    weight_sum = cached_property(blocks.weight_sum)
+    weights = cached_property(blocks.weights_held)
+    shares = cached_property(blocks.shares)
+    check_classes = blocks.check_classes
+    as_held = blocks.as_held
+    with_weights = blocks.with_weights
+    with_labels = blocks.with_labels
+    take = blocks.take
+    sample = blocks.sample
+    epoch = blocks.epoch
+
+    def map(
+        self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
+    ) -> Iterator[Array]:
+        """Yield ``function(*static, block, *args)`` of each block, in order."""
+        return blocks.map_(self, function, static, *self._laid_out(args), scores=scores)
+
+    def reduce(
+        self,
+        function: Callable[..., tuple[Array, ...]],
+        static: Sequence[Hashable],
+        *args: Any,
+        scores: int = 0,
+        kernel: Kernel | None = None,
+    ) -> tuple[Array, ...]:
+        """Return the sums over all blocks of ``function(*static, block, *args)``."""
+        del kernel  # for dense rows
+        return blocks.reduce(self, function, static, *self._laid_out(args), scores=scores)
+
+    def _laid_out(self, args: Any) -> Any:
+        """Return what there is of weights ``(p, m, c)`` as the products of all blocks read them."""
+        if isinstance(args, tuple):
+            parts = [self._laid_out(a) for a in cast("tuple[Any, ...]", args)]
+            return tuple(parts) if type(args) is tuple else type(args)(*parts)
+        shape = getattr(args, "shape", ())
+        return self.X.laid_out(args) if len(shape) == 3 and shape[0] == self.p else args
+
+    def with_standard(self, standard: Standard | None) -> SparseData:
+        """Return the same rows, standardized in this way instead of that they had."""
+        X = self.X if self.origin is None else self.origin
+        if standard is self.standard:
+            return self
+        if standard is None or not blocks.copies(standard, self.dtype):
+            cut = self.cut if self.origin is None else None
+            return replace(self, X=X, standard=standard, origin=None, cut=cut)
+        near, rest = _centred(X, standard, self.dtype, xp=self.backend.xp)
+        return replace(self, X=near, standard=rest, origin=X, cut=None)
+
+    def row_bytes(self, scores: int) -> int:
+        """Return the bytes of a row, with about four arrays of so many scores."""
+        number = self.backend.xp.finfo(self.dtype).bits // 8
+        return self.entries // self.n * (number + 8) + 4 * number * scores
+
+    def rows_per_block(self, scores: int) -> int:
+        """Return how many rows have entries enough, and not too many scores.
+
+        That does not depend on how many threads there are.
+        """
+        number = self.backend.xp.finfo(self.dtype).bits // 8
+        enough = max(_PER_FEATURE * self.p, self.block_bytes // (number + 4))
+        rows = min(self.n, math.ceil(enough / self.entries * self.n))
+        most = max(_SCORES_BYTES, self.block_bytes)
+        return max(
+            1,
+            min(
+                rows, most // (4 * number * scores + 1), self.budget.bytes // self.row_bytes(scores)
+            ),
+        )
+
+    def gathered(self, rows: slice | Array) -> SparseMatrix:
+        """Return some rows of X in the dtype of the computation."""
+        return self.cut.X.rows(rows)
+
+    def stored(self, start: int, size: int) -> Generator[tuple[SparseMatrix, slice]]:
+        """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are."""
+        if start % size:  # a pass that ran out of memory goes on
+            for first in range(start, self.n, size):
+                rows = slice(first, min(first + size, self.n))
+                yield self.cut.X.rows(rows), rows
+            return
+        kept = self.cut.blocks(size)
+        for i in range(start // size, len(kept)):
+            yield kept[i], slice(i * size, min((i + 1) * size, self.n))
+
+    def drawn(
+        self, order: HostArray, batch_size: int
+    ) -> Generator[tuple[tuple[SparseMatrix, Array, Array | None], Array]]:
+        """Yield X, y and s themselves and the order: all batches are made of one part."""
+        del batch_size
+        yield (self.cut.X, self.y, self.s), self.backend.asarray(order)
+
+
+def _centred(
+    X: SparseMatrix, standard: Standard, dtype: Any, *, xp: Any
+) -> tuple[SparseMatrix, Standard]:
+    """Return rows whose full columns are centred, and what is left of the standard to be done.
+
+    In the dtype of the standard: another may not hold what is stored before it is brought near.
+    """
+    wide = standard.centre.dtype
+    ones = X.with_values(xp.ones_like(X.values, dtype=wide))
+    column = xp.ones((X.shape[0], 1), dtype=wide, device=device(X.values))
+    full = ones.transposed_times(column)[:, 0] == X.shape[0]
+    centre, scale = standard
+    several = len(centre.shape) > 1
+    near = xp.where(full, xp.mean(centre, axis=1) if several else centre, 0.0)
+    values = xp.astype(X.values, wide, copy=False) - xp.take(near, X.indices)
+    if several:
+        rest = (xp.astype(a, dtype) for a in (centre - near[:, None], scale))
+    else:
+        values = values * xp.take(scale, X.indices)
+        rest = (xp.astype(a, dtype) for a in ((centre - near) * scale, xp.ones_like(scale)))
+    return X.with_values(xp.astype(values, dtype)), Standard(*rest)
