@@ -254,6 +254,13 @@ class Result:
     reasons: tuple[str, ...]
     loop: Loop
 
+    @property
+    def iterations_of_each(self) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """The iterations ``(m,)`` until each model met the solver's test for good, or all."""
+        met = np.stack([row.converged > 0 for row in self.loop.history])
+        last = np.where(met.all(axis=0), 0, len(met) - np.argmin(met[::-1], axis=0))
+        return np.minimum(last + 1, len(met))
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during `minimize`: who holds on to ``result`` keeps the best so far, and raises again.

@@ -11,7 +11,7 @@ import array_api_compat.numpy as xp
 import numpy as np
 
 from xplinear.backends.base import Backend, BackendError, fetched, write_in_place
-from xplinear.backends.epoch import Epoch
+from xplinear.backends.epoch import Epoch, labels_of
 from xplinear.backends.sparse import ScipyRows, canonical
 from xplinear.backends.threads import blas
 from xplinear.backends.transfer import read_rows
@@ -41,7 +41,7 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
     """
     del loss  # that of the rule has its kernel
     rule: Any = epoch.update.rule
-    steps, models, targets, standard = epoch.shared
+    steps, models, targets, standard, positives = epoch.shared
     (W, b), velocity, total, seen = epoch.carry
     p, m, c = W.shape
     if any(a.size > p for a in (steps.centre, *(standard or ()))):  # each model has its own
@@ -52,7 +52,7 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
     weights, shrink = at[:, :, :p].transpose(2, 0, 1), steps.penalty[:, :, :1]
     with closing(_batches(epoch, W.size, _centred(steps.centre, standard))) as batches:
         for (X, labels, s), factor in batches:
-            n, y = len(X), labels if targets is None else labels.take(targets, axis=1)
+            n, y = len(X), labels_of(labels, targets, positives, xp=xp)
             Z = (X @ columns.T).reshape(n, m, c) + at[:, :, p]
             Z = Z if c > 1 else np.concatenate((-0.5 * Z, 0.5 * Z), axis=2)
             value, G = rule.loss.value_and_grad(Z, y, xp=xp)

@@ -24,7 +24,7 @@ def sweep(
     cv: int = 5,
     one_se: bool = False,
     learning_rates: str | None = None,
-    Cs: str | None = None,  # noqa: N803 - as scikit-learn has it
+    Cs: str | None = None,
     plot: Annotated[Path | None, option(help="Draw the scores: FILE.png.")] = None,
     **settings: Any,
 ) -> None:

@@ -214,9 +214,14 @@ def _standard(
     return mean, scale, xp.max(xp.abs(mean) * scale)
 
 
+def _columns(a: Array) -> Array:
+    """Return what each model has of the features ``(p, m)``, or all have ``(p, 1)``."""
+    return a[:, None] if a.ndim == 1 else a
+
+
 def moments_in(xp: Namespace, standard: Standard, moments: Moments) -> Moments:
     """Return the moments of standardized features."""
-    centre, scale = (xp.astype(a, moments.mean.dtype)[:, None] for a in standard)
+    centre, scale = (_columns(xp.astype(a, moments.mean.dtype)) for a in standard)
     mean, deviation = (moments.mean - centre) * scale, moments.deviation * scale * scale
     return moments._replace(mean=mean, deviation=deviation)
 
@@ -249,15 +254,15 @@ def restandardized(
         return params
     dtype, wide = params.W.dtype, accumulator(params.b, xp=xp)
     W, b = (xp.astype(a, wide) for a in params)
-    none = xp.zeros_like(W[:, 0, 0])
+    none = xp.zeros_like(W[:, :1, 0])
     (from_centre, from_scale), (to_centre, to_scale) = (
-        (none, none + 1.0) if standard is None else (xp.astype(a, wide) for a in standard)
+        (none, none + 1.0) if standard is None else (_columns(xp.astype(a, wide)) for a in standard)
         for standard in (old, new)
     )
-    shift = (to_centre - from_centre)[:, None]
-    moved = xp.where(shift[:, :, None] != 0.0, from_scale[:, None, None] * W, 0.0)
+    shift = to_centre - from_centre
+    moved = xp.where(shift[:, :, None] != 0.0, from_scale[:, :, None] * W, 0.0)
     b = b + centred_scores(shift, moved, xp=xp)
     ratio = xp.where(to_scale > 0, from_scale / xp.where(to_scale > 0, to_scale, 1.0), 0.0)
     most = float(xp.finfo(dtype).max)
-    W = xp.clip(ratio[:, None, None] * W, -most, most)
+    W = xp.clip(ratio[:, :, None] * W, -most, most)
     return Params(*(xp.astype(a, dtype) for a in (W, b)))
