@@ -22,6 +22,7 @@ from xplinear.checks.certificate import Certificate
 from xplinear.cli import options
 from xplinear.cli.options import Context, option
 from xplinear.cli.terminal import Table, progress_bar, show
+from xplinear.data.canonical import is_sparse
 from xplinear.datasets import Dataset, holdout, load
 from xplinear.datasets.preparation import Preparation
 from xplinear.estimator.classifier import LinearClassifier, save
@@ -246,6 +247,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
         "n": n,
         "p": p,
         "k": len(clf.classes_),
+        "density": dataset.X.nnz / (n * p) if is_sparse(dataset.X) else None,
         "dtype": dataset.X.dtype,
         "computed_in": name_of(clf.coef_.dtype),
         "backend": clf.backend_.name,
@@ -286,6 +288,8 @@ def _described(record: Mapping[str, Any]) -> dict[str, str]:
     """Return the rows that say what was computed, and where."""
     n, p, k = (record[name] for name in "npk")
     rows = {"data": f"{record['data']}: {n:,} rows, {p:,} features, {k:,} classes"}
+    if record["density"] is not None:
+        rows["sparse"] = f"{100 * record['density']:.2g} % of the values are not 0"
     if record["target"] is not None:
         rows["labels"] = f"column {record['target']}"
     if record["standardize"]:

@@ -585,9 +585,10 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         save(self, path)
 
     def __sklearn_tags__(self) -> Any:
-        """Declare array API support, and that y may have many labels."""
+        """Declare what is taken: arrays of every library, sparse matrices, many labels."""
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
+        tags.input_tags.sparse = True
         tags.classifier_tags.multi_label = True
         return tags
 

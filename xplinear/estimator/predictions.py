@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from xplinear.backends import Backend, backend_of
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
+from xplinear.data.canonical import is_sparse
 from xplinear.estimator.labels import labels_on
 from xplinear.estimator.standardize import column_bounds
 from xplinear.estimator.validation import check_features
@@ -76,7 +77,9 @@ def accuracy(objective: Objective, params: Params) -> Array:
 
 
 def rows_on(backend: Backend, X: Array, own: Backend) -> Array:
-    """Return X on the backend, or on the host where it comes from another library."""
+    """Return X on the backend, or on the host where it comes from another library or is sparse."""
+    if is_sparse(X):
+        return X
     return backend.asarray(X) if own.xp is backend.xp and own.name != "numpy" else own.fetch(X)
 
 

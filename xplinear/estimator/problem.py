@@ -69,7 +69,7 @@ class Sample(NamedTuple):
     targets: Targets
     dtype: Any
     result_dtype: Any
-    # Of the ``models`` at hand: codes ``(n,)`` or ``(n, m)``, and likewise weights.
+    # Of the ``models`` at hand: codes ``(n,)``, of labels ``(n, m)``, and likewise weights.
     models: slice
     codes: HostArray
     weights: HostArray | None
@@ -88,7 +88,7 @@ class Sample(NamedTuple):
         targets = self.targets
         weights, unit = targets.weights_of(models)
         bare = targets.weights_of(models, classed=False)[0] if targets.class_weight else weights
-        codes = targets.codes_of(models)
+        codes = targets.codes if targets.kind == "one_vs_rest" else targets.codes_of(models)
         return self._replace(
             models=models, codes=codes, weights=weights, unclassed=bare, weight_unit=unit
         )
@@ -103,17 +103,25 @@ class Sample(NamedTuple):
         own = self.ratios(index, weights)
         return None if own is None else own.reshape(len(own), -1)
 
-    def part(self, index: HostArray | None, weights: HostArray | None) -> Data:
-        """Return some rows."""
-        return data_of(
-            self.X,
-            self.codes if index is None else self.codes[index],
-            self.weighed(index, weights),
-            self.dtype,
-            index,
-            backend=self.backend,
-            classes=self.targets.k,
-        )
+    def part(
+        self, index: HostArray | None, weights: HostArray | None, like: Data | None = None
+    ) -> Data:
+        """Return some rows; X is that of data ``like`` them, if there are such."""
+        codes = self.codes if index is None else self.codes[index]
+        s, backend, against = self.weighed(index, weights), self.backend, self.targets.positives
+        if like is None:
+            k = self.targets.k if against is None else len(self.classes)
+            data = data_of(self.X, codes, s, self.dtype, index, backend=backend, classes=k)
+        else:
+            y = (
+                like.y
+                if against is not None
+                else padded(codes, like.held - like.n, backend=backend)
+            )
+            data = like.with_labels(y).with_weights(None if s is None else like.as_held(s))
+        if against is None:
+            return data
+        return data.with_labels(data.y, positives=backend.asarray(against[self.models]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,21 +322,25 @@ def _sample(
         dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
     none = slice(0, 0), targets.codes, None, None, 0.0
     sample = Sample(rows, names, own.name, backend, targets, dtype, held, *none)
-    width = targets.models if partial else _models_at_once(sample, columns(settings.loss, k))
+    width = targets.models if partial else _models_at_once(settings, sample)
     return sample.of(slice(0, width))
 
 
-def _models_at_once(sample: Sample, c: int) -> int:
+def _models_at_once(settings: Settings, sample: Sample) -> int:
     """Return how many models a stack is made of, where there are many: what memory holds.
 
-    And no more than a product of matrices gains by, so that those that are done leave early.
+    And no more than a product of matrices gains by, so that those that are done leave early; one,
+    where each has features standardized for itself that a solver wants in common.
     """
-    backend, (n, p) = sample.backend, sample.X.shape
-    size = backend.xp.finfo(sample.dtype).bits // 8
-    model = _STATE_VECTORS * c * p * size + n * (1 + size * sample.targets.own_weights)
+    targets, backend, (n, p) = sample.targets, sample.backend, sample.X.shape
+    apart = settings.standardize and targets.own_rows
+    if apart and (settings.solver == "auto" or declared(settings.solver_or_class, "common_rows")):
+        return 1
+    c, size = columns(settings.loss, targets.k), backend.xp.finfo(sample.dtype).bits // 8
+    model = _STATE_VECTORS * c * p * size + n * (1 + size * targets.own_weights)
     room = backend.free_memory() // 2 // model
     most = max(_WIDE, backend.free_columns) // c
-    return max(1, min(sample.targets.models, room, most))
+    return max(1, min(targets.models, room, most))
 
 
 def _reachable(
@@ -458,24 +470,15 @@ def _posed(
     counted, scaled, standard, out, seed = shared
     backend, dtype = sample.backend, sample.dtype
     train, held_out = sample.weights, None
-
-    def rows(index: HostArray | None, weights: HostArray | None, own: Data | None) -> Data:
-        if own is None:
-            return sample.part(index, weights)
-        codes = sample.codes if index is None else sample.codes[index]
-        weighed = sample.weighed(index, weights)
-        own = own.with_labels(padded(codes, own.held - own.n, backend=backend))
-        return own.with_weights(None if weighed is None else own.as_held(weighed))
-
     if out is not None:
         train, held = _train_and_held_out(sample, out)
-        held_out = rows(out, held, like and like.held_out)
+        held_out = sample.part(out, held, like and like.held_out)
     with np.errstate(over="ignore"):
         unit = np.exp2(sample.weight_unit)
         total = len(sample.codes) if train is None else train.sum(axis=0) * unit
     alpha = _strength(settings, sample, total, before, partial=partial)
     _check_alpha(float(np.max(alpha)), backend.xp.finfo(dtype))
-    data = rows(counted, train, like and like.objective.data)
+    data = sample.part(counted, train, like and like.objective.data)
     objective = Objective(
         backend.accelerated(settings.loss),
         settings.penalty,

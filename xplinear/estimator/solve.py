@@ -202,7 +202,7 @@ def _warn_of_early_ends(
     early = sum(int((~one.converged).sum()) for one in results if one.reason == "max_iter")
     if early:
         made = max(one.n_iter for one in results)
-        which = f"{early} of {len(reasons)} labels " if many else ""
+        which = f"{early} of {len(reasons)} models " if many else ""
         warn(
             f"{which}stopped after max_iter={made} iterations before tol={tol} was reached: more "
             "would improve the weights; raise max_iter, or tol if they are good enough",
@@ -217,7 +217,7 @@ def _warn_of_early_ends(
         worst = int(np.nanargmax(residual)) if np.isfinite(residual).any() else 0
         measure = "gap" if np.isfinite(bound[worst]) else "residual"
         measured = f"{measure} {'up to ' * many}{residual[worst]:.0e}"
-        which = f"{len(floor)} of {len(reasons)} labels " if many else ""
+        which = f"{len(floor)} of {len(reasons)} models " if many else ""
         message = at_the_floor(objective, settings.precision, measured, tol)
         warn(which + message, ConvergenceWarning)
 
@@ -250,7 +250,7 @@ def warn_of_no_optimum(objective: Objective, fitted: Fitted) -> None:
     free = (alpha == 0.0) | (not has_strength(objective.penalty))
     parted = free & objective.loss.probabilistic & (value < _SEPARATED * zero)
     worse = ~(value <= _WORSE * zero)
-    of = f" of {len(value)} labels" if len(value) > 1 else ""
+    of = f" of {len(value)} models" if len(value) > 1 else ""
     if parted.any():
         what = f"the rows of {int(parted.sum())}{of}" if of else "the classes"
         warn(

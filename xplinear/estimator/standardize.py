@@ -19,6 +19,7 @@ import numpy as np
 from xplinear.arguments import warn
 from xplinear.backends import Backend
 from xplinear.data import Standard
+from xplinear.data.canonical import HostSparse, is_sparse
 from xplinear.data.rows import FarStandard, centred_scores
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace
 from xplinear.objective import Objective, Params
@@ -54,7 +55,7 @@ def column_bounds(
 
     Parameters
     ----------
-    X : ndarray or Array of shape (n, p)
+    X : ndarray, Array or canonical sparse matrix of shape (n, p)
         On the host, or on the backend; finite.
     rows : ndarray of int, optional
         The rows that count; None is all.
@@ -67,6 +68,8 @@ def column_bounds(
     >>> column_bounds(np.asarray([[1, 5], [3, -5]]), backend=get_backend("numpy"))
     (array([ 1., -5.]), array([3., 5.]))
     """
+    if is_sparse(X):
+        return _apart(*_sparse_bounds(X if rows is None else X[rows]))
     X = backend.near(X)
     host = isinstance(X, np.ndarray)
     xp = np if host else backend.xp
@@ -94,7 +97,23 @@ def column_bounds(
     blocks = iter(range(0, n, size))
     both = xp.stack(list(backend.each(lambda i: bounds(block(i)), blocks)))
     both = both if host else backend.to_host(both)
-    low, high = both[:, 0].min(axis=0), both[:, 1].max(axis=0)
+    return _apart(both[:, 0].min(axis=0), both[:, 1].max(axis=0))
+
+
+def _sparse_bounds(X: HostSparse) -> tuple[HostArray, HostArray]:
+    """Return the least and the largest value of each column; where none is stored it is 0."""
+    n, p = X.shape
+    values = X.data.view(np.int8) if X.dtype.kind == "b" else X.data
+    info = (np.iinfo if values.dtype.kind in "iu" else np.finfo)(values.dtype)
+    full = np.bincount(X.indices, minlength=p) == n
+    low, high = (np.where(full, end, 0).astype(values.dtype) for end in (info.max, info.min))
+    np.minimum.at(low, X.indices, values)
+    np.maximum.at(high, X.indices, values)
+    return low, high
+
+
+def _apart(low: HostArray, high: HostArray) -> tuple[HostArray, HostArray]:
+    """Return bounds in float64, still apart where they are."""
     rounded, above = low.astype(np.float64), high.astype(np.float64)
     # Integers may be one in float64; what varies must be seen to.
     merged = (high > low) & (above == rounded)

@@ -67,19 +67,27 @@ class Targets(NamedTuple):
         return len(self.classes) if self.kind == "classes" else 2
 
     @property
+    def positives(self) -> HostArray | None:
+        """The class that is 1 for each model, of one against the rest."""
+        one_vs_rest = self.kind == "one_vs_rest"
+        return np.arange(len(self.classes), dtype=np.int32) if one_vs_rest else None
+
+    @property
+    def own_rows(self) -> bool:
+        """Whether rows weigh otherwise in each model, class weights left out."""
+        return self.missing is not None or _many(self.sample_weight)
+
+    @property
     def own_weights(self) -> bool:
         """Whether the weights of the models differ."""
-        return self.kind != "classes" and (
-            self.missing is not None or self.class_weight is not None or _many(self.sample_weight)
-        )
+        return self.own_rows or (self.kind != "classes" and self.class_weight is not None)
 
     def codes_of(self, models: slice) -> HostArray:
         """Return the codes ``(n,)`` of all models, or ``(n, m)`` of some."""
         if self.kind == "classes":
             return self.codes
-        if self.kind == "one_vs_rest":
-            own = np.arange(len(self.classes), dtype=self.codes.dtype)[models]
-            return (self.codes[:, None] == own).astype(np.int8)
+        if self.positives is not None:
+            return (self.codes[:, None] == self.positives[models]).astype(np.int8)
         return _dense(self.codes, models)
 
     def weights_of(
@@ -92,8 +100,7 @@ class Targets(NamedTuple):
         given, class_weight = self.sample_weight, self.class_weight if classed else None
         if self.kind == "classes":
             return weights_of(given, class_weight, self.codes, self.classes)
-        own = class_weight is not None or self.missing is not None or _many(given)
-        if not own:
+        if not (self.own_rows or class_weight is not None):
             return weights_of(given, None, self.codes, self.classes)
         codes, places = self.codes_of(models), range(*models.indices(self.models))
         missing = None if self.missing is None else _dense(self.missing, models)
@@ -117,7 +124,7 @@ class Targets(NamedTuple):
 
     def counted(self) -> HostArray | None:
         """Return the largest weight ``(n,)`` of each row in any model, class weights left out."""
-        if self.kind == "classes" or not (self.missing is not None or _many(self.sample_weight)):
+        if not self.own_rows:
             return self.weights_of(slice(0, 1), classed=False)[0]
         largest = np.zeros(self.codes.shape[0])
         for models in self.chunks(9):

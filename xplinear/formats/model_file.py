@@ -56,6 +56,8 @@ def _describe(name: str, value: Any) -> Any:
         return {"type": "dict", "items": [[plain(k), plain(v)] for k, v in value.items()]}
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
+    if name in ("alpha", "C"):  # one for each label
+        return [float(plain(one)) for one in value]
     msg = (
         f"{name}={value!r} is not one of xplinear's own objects, and a file that runs no code "
         "cannot hold it; use pickle, or set the parameter by name"

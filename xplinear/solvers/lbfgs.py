@@ -543,8 +543,8 @@ def _judge(
     # What a rejected step met is left out: far from the valley it misleads.
     step, change = point - state.point, gradient - state.gradient
     curvature = xp.vecdot(step, change)
-    useful = accept & (curvature > 1e-12 * xp.vecdot(step, step))
-    bent = pre.square(change, c, xp=xp)
+    bent = pre.square(change, c, xp=xp)  # 0 where it underflows, at a loss of nothing
+    useful = accept & (curvature > 1e-12 * xp.vecdot(step, step)) & (bent > 0.0)
     scale = xp.where(useful, curvature / xp.where(useful, bent, 1.0), state.scale)
     here, memory = state.age == 0, state.age.shape[1] - 1
     column = xp.where(here, curvature[:, None], _times(state.steps, change))
