@@ -35,22 +35,32 @@ CV = integer(2) | _SPLITTER | _PAIRS | NONE
 
 
 class Folds(NamedTuple):
-    """Folds as weights of rows."""
+    """Folds as weights of rows.
+
+    Of L two-class models, each in every fold, f counts both: model j of fold i is i L + j.
+    """
 
     train: Array  # weights (n, f), or one column more for the refit on all rows
-    held_out: Array  # (n, f)
+    held_out: Array  # (n, f); of L models both may have a column for each fold alone
     tests: Sequence[HostArray]  # the rows held out
     known: HostArray  # (f, k): whether a fold's training rows have the class
     shares: HostArray  # Σ s of the training rows over that of all rows, (f,) or (f + 1,)
-    standard: Standard | None  # each fold's own (p, f) or (p, f + 1), where it was asked for
+    standard: Standard | None  # likewise, each fold's own, where it was asked for
+    models: int = 1  # L
+
+    def columns(self, of: Array, folds: Sequence[int]) -> HostArray:
+        """Return which columns serve these folds."""
+        index = np.asarray(folds)
+        return index if of.shape[-1] > len(self.tests) // self.models else index // self.models
 
     def standard_of(self, folds: Sequence[int], *, backend: Backend) -> Standard | None:
         """Return the standard of models of these folds: ``(p,)`` where they have one."""
         if self.standard is None:
             return None
-        xp, index = backend.xp, backend.asarray(np.asarray(folds))
-        if len(set(folds)) == 1:
-            return self.standard._make(a[:, folds[0]] for a in self.standard)
+        columns = self.columns(self.standard.centre, folds)
+        if len(set(columns.tolist())) == 1:
+            return self.standard._make(a[:, int(columns[0])] for a in self.standard)
+        xp, index = backend.xp, backend.asarray(columns)
         return self.standard._make(xp.take(a, index, axis=1) for a in self.standard)
 
 

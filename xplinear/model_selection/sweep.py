@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from xplinear.arguments import warn
 from xplinear.backends import matmul_precision
+from xplinear.data import Data
 from xplinear.estimator.solve import at_the_floor
 from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
 from xplinear.model_selection.folds import Folds
@@ -103,6 +104,7 @@ class Grid(NamedTuple):
     folds: Folds
     # Where these are given, ``alphas`` are 1 / (C Σs) of all rows, and each fold has its own.
     Cs: HostArray | None = None
+    own: HostArray | None = None  # of each fold, by which its strengths differ from ``alphas``
 
     def named(self, a: int) -> tuple[str, float]:
         """Return a strength, and the parameter that it is given by."""
@@ -112,15 +114,16 @@ class Grid(NamedTuple):
 
     def strengths(self, at: range, lanes: Sequence[tuple[int, int]]) -> HostArray:
         """Return α of each model of a stack ``(m,)``."""
-        shares = np.ones(len(lanes))
+        own = np.ones(1) if self.own is None else self.own
         if self.Cs is not None:
-            shares = self.folds.shares[[f for _, f in lanes]]
-        return np.ravel(self.alphas[at.start : at.stop, None] / shares)
+            own = own / self.folds.shares
+        own = np.broadcast_to(own, self.folds.shares.shape)[[f for _, f in lanes]]
+        return np.ravel(self.alphas[at.start : at.stop, None] * own)
 
     @property
     def lanes(self) -> list[tuple[int, int]]:
         """Rate and fold of every lane."""
-        return [(r, f) for r in range(len(self.rates)) for f in range(self.folds.train.shape[1])]
+        return [(r, f) for r in range(len(self.rates)) for f in range(len(self.folds.shares))]
 
 
 class Stack(NamedTuple):
@@ -160,9 +163,10 @@ def stacks(
     if planned is not None:
         solver = planned(_stacked(objective, grid, range(first, len(grid.alphas)), grid.lanes))
     follows = declared(solver, "follow") is not None
-    apart = grid.folds.standard is not None and declared(solver, "common_rows")
-    width, depth = stack_width(objective, 1 if apart else len(grid.lanes), follows=follows)
-    waiting = [(grid.lanes, first)]  # and the first of the strengths that are left to do
+    groups = _together(grid, solver)
+    width, depth = stack_width(objective, max(map(len, groups)), follows=follows)
+    # And the first of the strengths that are left to do.
+    waiting = [(group, first) for group in reversed(groups)]
     while waiting:
         lanes, start = waiting.pop()
         if len(lanes) > width:
@@ -203,6 +207,18 @@ def stacks(
             start = at.stop
 
 
+def _together(grid: Grid, solver: Solver) -> list[list[tuple[int, int]]]:
+    """Return the lanes that may be in one stack."""
+    standard = grid.folds.standard
+    if standard is None or not declared(solver, "common_rows"):
+        return [grid.lanes]
+    columns = grid.folds.columns(standard.centre, [f for _, f in grid.lanes])
+    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for lane, column in zip(grid.lanes, columns.tolist(), strict=True):
+        groups.setdefault((lane[0], column), []).append(lane)
+    return list(groups.values())
+
+
 def stacks_beyond(
     objective: Objective,
     solver: Solver,
@@ -240,7 +256,7 @@ def held_out_decisions(
     one = grid._replace(
         alphas=grid.alphas[a : a + 1],
         rates=grid.rates[r : r + 1],
-        folds=grid.folds._replace(train=grid.folds.train[:, :count]),
+        folds=grid.folds._replace(shares=grid.folds.shares[:count]),
         Cs=None if grid.Cs is None else grid.Cs[a : a + 1],
     )
     found: dict[int, Array] = {}
@@ -284,14 +300,20 @@ def _stacked(
     objective: Objective, grid: Grid, at: range, lanes: Sequence[tuple[int, int]]
 ) -> Objective:
     """Return the objective of a stack."""
-    data, folds = objective.data, [f for _, f in lanes] * len(at)
+    folds = [f for _, f in lanes] * len(at)
+    models = objective.data.backend.asarray(np.asarray(folds) % grid.folds.models)
+    data = objective.data.take(models)
     standard = grid.folds.standard_of(folds, backend=data.backend)
     data = data if standard is None else data.with_standard(standard)
     return replace(
         objective,
         alpha=data.backend.asarray(grid.strengths(at, lanes), data.dtype),
-        data=data.with_weights(grid.folds.train, data.backend.asarray(np.asarray(folds))),
+        data=_weighted(data, grid, grid.folds.train, folds),
     )
+
+
+def _weighted(data: Data, grid: Grid, weights: Array, folds: Sequence[int]) -> Data:
+    return data.with_weights(weights, data.backend.asarray(grid.folds.columns(weights, folds)))
 
 
 def _followed(
@@ -341,8 +363,8 @@ def _held_out_scores(
         part = stack.objective.take(backend.asarray(np.asarray(some)))
         params = _known(grid, stack.params(some), folds, part)
         if isinstance(scoring, str):
-            own = part.data.with_weights(grid.folds.held_out, backend.asarray(np.asarray(folds)))
-            found.append(backend.to_host(sums_of(scoring)(replace(part, data=own), params)))
+            own = replace(part, data=_weighted(part.data, grid, grid.folds.held_out, folds))
+            found.append(backend.to_host(sums_of(scoring)(own, params)))
         else:
             found.append(scoring.scores(part, params, folds))
     return np.concatenate(found)
