@@ -59,7 +59,7 @@ _OPTIONS: dict[str, Any] = {
         show_default=False,
     ),
     "solver": option(help=f"auto, {', '.join(SOLVERS)}.", words=["auto", *SOLVERS]),
-    "batch_size": option(help="Rows of a mini-batch."),
+    "batch_size": option(help="Rows of a mini-batch: 64, or 1024 of a sparse X."),
     "learning_rate": option(help="auto, or a number."),
     "learning_rates": option(help="Of sgd, all in the same stack: 0.001,0.01,…"),
     "max_iter": option(help="Iterations, epochs of sgd; the solver's own by default."),

@@ -9,12 +9,12 @@ from xplinear.solvers.protocol import declared
 __all__ = ["automatic_solver", "cheap_passes"]
 
 _PREFERRED = "newton", "lbfgs", "proximal_lbfgs", "interior_point", "smoothing"
-_CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
+_CHEAP_PASS = 2e7  # products of numbers up to which a thousand passes take seconds
 
 
-def cheap_passes(n: int, p: int, k: int) -> bool:
-    """Whether going to the optimum takes seconds."""
-    return n * p * k <= _CHEAP_PASS
+def cheap_passes(entries: int, k: int) -> bool:
+    """Whether going to the optimum takes seconds: of so many numbers of X, and k classes."""
+    return entries * k <= _CHEAP_PASS
 
 
 def automatic_solver(
