@@ -241,10 +241,9 @@ def _sample(
     reset: bool,
 ) -> Sample:
     partial, backend = classes is not None, chosen_backend(settings.backend)
-    labels = check_labels(owner, y)
+    labels, own = check_labels(owner, y), backend_of(X)
     X, names = check_features(owner, X, reset=reset)
     check_lengths(X, labels)
-    own = backend_of(X)
     backend = (backend or own).accelerating(settings.accelerate)
     classes, codes = encode_labels(labels, classes)
     weights, unit = weights_of(sample_weight, settings.class_weight, codes, classes)

@@ -58,7 +58,7 @@ def on_host(name: str, values: Any) -> Any:
 def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostArray | None]:
     """Return X as a finite numeric array ``(n, p)`` where it lives, and its columns' names, if any.
 
-    A sparse matrix of SciPy comes as `canonical` makes it.
+    A sparse matrix of any library comes to the host, as `canonical` makes it.
 
     Raises
     ------
@@ -75,6 +75,9 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         vars(probe).update(
             {key: value for key, value in vars(estimator).items() if key.endswith("_in_")}
         )
+    if backend_of(X).is_sparse(X):
+        with naming("X"):
+            X = _check_values("X", X).to_host(X)
     if is_array(X) and (not isinstance(X, np.ndarray) or name_of(X.dtype) == "bfloat16"):
         return _check_device_array(estimator, X, reset=reset), None
     refuse_masked("X", X)
