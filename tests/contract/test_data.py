@@ -53,6 +53,10 @@ class PlainRows:
         dW = [self._of(j).T @ G[:, j] for j in range(G.shape[1])]
         return np.stack(dW, axis=1), G.sum(axis=0)
 
+    def squares(self, h, *, xp=None):
+        each = [(self._of(j), h[:, j]) for j in range(h.shape[1])]
+        return tuple(np.stack([(x**e).T @ own for x, own in each], axis=1) for e in (1, 2))
+
     def moments(self, s, shift, unit, *, xp=None):
         s = np.ones((len(self.X), 1)) if s is None else s
         z = np.where((s.max(axis=1) > 0)[:, None, None], (self.X - shift) * unit, 0.0)
@@ -142,7 +146,9 @@ class Plain:
     def with_weights(self, weights, models=None):
         return replace(self, s=weights if models is None else weights[:, models])
 
-    def with_labels(self, labels, targets=None):
+    def with_labels(self, labels, targets=None, positives=None):
+        if positives is not None:
+            return replace(self, y=(labels[:, None] == positives).astype(int))
         return replace(self, y=labels if targets is None else labels[:, targets])
 
     def with_standard(self, standard):
@@ -168,8 +174,8 @@ class Plain:
     def map(self, function, static, *args, scores):
         yield function(*static, Block(*self._some(slice(None))), *args)
 
-    def reduce(self, function, static, *args, scores=0, kernel=None):
-        return next(self.map(function, static, *args, scores=scores))
+    def reduce(self, function, static, *args, scores=0, kernel=None, each=()):
+        return next(self.map(function, static, *each, *args, scores=scores))
 
     def sample(self, rows):
         return Block(*self._some(slice(None, None, -(-self.n // rows))))
@@ -276,23 +282,27 @@ def source(request, backend, tmp_path):
 
 
 SHARED, EACH = OWN[:, :, 0], OWN
-LABELS, TARGETS = np.stack([Y, 2 - Y], axis=1), [1, 0, 1]
-# Weights, the column that serves each model, the standard, and whether labels are per model.
+LABELS, TARGETS, POSITIVES = np.stack([Y, 2 - Y], axis=1), [1, 0, 1], [2, 0, 1]
+# Weights, the column that serves each model, the standard, and whose labels models have.
 KINDS = [
-    (None, None, None, None, False),
-    (S[:, :1], None, Standard, SHARED, False),
-    (S, FOLDS, Standard, EACH, True),
-    (S, FOLDS, FarStandard, SHARED, False),
-    (None, None, FarStandard, EACH, True),
+    (None, None, None, None, "common"),
+    (S[:, :1], None, Standard, SHARED, "common"),
+    (S, FOLDS, Standard, EACH, "own"),
+    (S, FOLDS, FarStandard, SHARED, "one against the rest"),
+    (None, None, FarStandard, EACH, "own"),
+    (None, None, None, None, "one against the rest"),
 ]
 
 
 def kinds(backend, source):
     """Yield a source with weights and a standard, and the same in plain NumPy."""
     # Where each is compiled for seconds, the one that has everything must do.
-    for s, folds, kind, both, many in KINDS[2:3] if source.backend.compiles else KINDS:
+    for s, folds, kind, both, whose in KINDS[2:4] if source.backend.compiles else KINDS:
         data, plain = source, Plain(X, Y)
-        if many:
+        if whose == "one against the rest":
+            data = source.with_labels(source.y, positives=backend.asarray(POSITIVES))
+            plain = plain.with_labels(Y, positives=POSITIVES)
+        elif whose == "own":
             added = padded(LABELS, source.held - N, backend=source.backend)
             data = source.with_labels(added, backend.asarray(TARGETS))
             plain = plain.with_labels(LABELS, TARGETS)
@@ -348,6 +358,17 @@ def test_what_is_computed_of_each_row(backend, source):
         assert_same(backend, [F.xp.concat(parts)], [Z])
 
 
+def test_a_block_is_given_its_part_of_what_there_is_of_all_rows(backend, source):
+    own = rng.standard_normal((N, M, 1))
+    for data, plain in kinds(backend, source):
+        found = data.reduce(_products, (backend.xp,), 2.0, each=(source.as_held(own),), scores=M)
+        assert_same(backend, found, plain.reduce(_products, (np,), 2.0, each=(own,)))
+
+
+def _products(xp, block, G, factor):
+    return block.rows.gradient(factor * G, xp=xp)
+
+
 def test_samples_are_rows_with_their_labels(backend, source):
     for data, plain in kinds(backend, source):
         expected = plain.sample(N).rows.common()
@@ -399,6 +420,7 @@ def test_a_source_of_ones_own_is_trained_on():
         xl.solvers.GD(max_iter=5),
         xl.solvers.SGD(max_iter=2),
         xl.solvers.Newton(tol=1e-8),
+        xl.solvers.NewtonCG(tol=1e-8),
     ):
         found, there = (
             xl.minimize(
@@ -409,7 +431,9 @@ def test_a_source_of_ones_own_is_trained_on():
         np.testing.assert_allclose(found.params.W, there.params.W, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("solver", [xl.solvers.LBFGS(tol=1e-9), xl.solvers.GD(100, 1e-7)])
+@pytest.mark.parametrize(
+    "solver", [xl.solvers.LBFGS(tol=1e-9), xl.solvers.NewtonCG(tol=1e-9), xl.solvers.GD(100, 1e-7)]
+)
 def test_models_that_standardize_each_for_itself(library, solver):
     """In a stack, as folds do on rows of their own: each is what it would be alone."""
     there = library.asarray(EACH)
@@ -449,6 +473,7 @@ def test_products_of_rows(backend, weights, standard, kind):
     for name, arguments in {
         "scores": (W, b),
         "gradient": (G,),
+        "squares": (G,),
         "moments": (weights, shift, unit),
         "lengths": (),
         "ones": (),

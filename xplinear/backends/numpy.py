@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any, cast
 
 import array_api_compat.numpy as xp
 import numpy as np
 
 from xplinear.backends.base import Backend, BackendError, fetched, write_in_place
-from xplinear.backends.epoch import Epoch
+from xplinear.backends.epoch import Epoch, Shared, labels_of
 from xplinear.backends.sparse import ScipyRows, canonical
 from xplinear.backends.threads import blas
 from xplinear.backends.transfer import read_rows
@@ -34,14 +35,15 @@ def _fold(epoch: Epoch) -> Any:
     return carry
 
 
-def _sgd(loss: Loss, epoch: Epoch) -> Any:
+def _sgd(value_and_grad: Callable[..., Any], loss: Loss, epoch: Epoch) -> Any:
     """Fold SGD's update as `_fold` does, in few arrays; rows are centred where they are gathered.
 
-    Weights and intercepts lie in one array ``(m, c, p + 1)``.
+    Weights and intercepts lie in one array ``(m, c, p + 1)``. ``value_and_grad(loss, Z, y)`` is
+    that in the scores of the columns.
     """
     del loss  # that of the rule has its kernel
     rule: Any = epoch.update.rule
-    steps, models, targets, standard = epoch.shared
+    steps, models, targets, standard, positives = epoch.shared
     (W, b), velocity, total, seen = epoch.carry
     p, m, c = W.shape
     if any(a.size > p for a in (steps.centre, *(standard or ()))):  # each model has its own
@@ -52,11 +54,9 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
     weights, shrink = at[:, :, :p].transpose(2, 0, 1), steps.penalty[:, :, :1]
     with closing(_batches(epoch, W.size, _centred(steps.centre, standard))) as batches:
         for (X, labels, s), factor in batches:
-            n, y = len(X), labels if targets is None else labels.take(targets, axis=1)
+            n, y = len(X), labels_of(labels, targets, positives, xp=xp)
             Z = (X @ columns.T).reshape(n, m, c) + at[:, :, p]
-            Z = Z if c > 1 else np.concatenate((-0.5 * Z, 0.5 * Z), axis=2)
-            value, G = rule.loss.value_and_grad(Z, y, xp=xp)
-            G = G if c > 1 else 0.5 * (G[:, :, 1:] - G[:, :, :1])
+            value, G = value_and_grad(rule.loss, Z, y)
             if s is not None:
                 own = s if models is None else s.take(models, axis=1)
                 value, G = value * own, G * own[:, :, None]
@@ -175,6 +175,57 @@ def _softmax(
     return value.reshape(n, m), G.T.reshape(n, m, k)
 
 
+def _of_columns(loss: Loss, Z: HostArray, y: HostArray) -> tuple[HostArray, HostArray]:
+    """Return losses ``(n, m)`` and the gradient in the scores of the columns ``(n, m, c)``."""
+    if Z.shape[2] > 1:
+        return loss.value_and_grad(Z, y, xp=xp)
+    value, G = loss.value_and_grad(np.concatenate((-0.5 * Z, 0.5 * Z), axis=2), y, xp=xp)
+    return value, 0.5 * (G[:, :, 1:] - G[:, :, :1])
+
+
+def _softmax_of_columns(
+    loss: SoftmaxLoss, Z: HostArray, y: HostArray
+) -> tuple[HostArray, HostArray]:
+    return _logistic(Z, y) if Z.shape[2] == 1 else _of_columns(loss, Z, y)
+
+
+def _two_classes(
+    loss: SoftmaxLoss, block: Any, shared: Shared, params: Any
+) -> tuple[HostArray, ...] | None:
+    """Return summed losses ``(m,)`` of a block, and their gradient, where two have one column."""
+    del loss
+    W, b = params
+    if b.shape[1] > 1:
+        return None
+    rows = block.rows.astype(W.dtype, xp=xp)
+    y = labels_of(block.y, shared.targets, shared.positives, xp=xp)
+    value, G = _logistic(rows.scores(W, b, xp=xp), y)
+    if block.s is not None:
+        s = block.s if shared.models is None else block.s.take(shared.models, axis=1)
+        value *= s
+        G *= s[:, :, None]
+    return value.sum(axis=0, dtype=np.float64), *rows.gradient(G, xp=xp)
+
+
+def _logistic(Z: HostArray, y: HostArray) -> tuple[HostArray, HostArray]:
+    """Return softmax losses ``(n, m)`` of two classes and the gradient, in one exponential.
+
+    ``Z (n, m, 1)`` are their differences. The loss of z, whose sign is changed in class 1, is
+    log(1 + eᶻ), its slope eᶻ / (1 + eᶻ).
+    """
+    sign = (1.0 - 2.0 * y.astype(Z.dtype)).reshape(len(y), -1, 1)
+    Z *= sign
+    least = least_exponent(Z.dtype, xp=_BACKEND.xp)
+    G = np.clip(Z, least, -least)
+    np.exp(G, out=G)
+    value = 1.0 + G
+    G /= value
+    G *= sign
+    np.log(value, out=value)
+    np.maximum(value, Z, out=value)  # of z above the largest exponent
+    return value[:, :, 0], G
+
+
 _BACKEND = Backend(
     name="numpy",
     xp=xp,
@@ -190,7 +241,9 @@ _BACKEND = Backend(
     sparse=lambda X: ScipyRows(canonical(X)),
     kernels={
         (SoftmaxLoss, "value_and_grad"): _softmax,
-        **{(loss, "sgd"): _sgd for loss in LOSSES.values()},
+        (SoftmaxLoss, "loss_and_grad"): _two_classes,
+        **{(loss, "sgd"): partial(_sgd, _of_columns) for loss in LOSSES.values()},
+        (SoftmaxLoss, "sgd"): partial(_sgd, _softmax_of_columns),
     },
 )
 

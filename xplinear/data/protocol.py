@@ -119,10 +119,13 @@ class Data(Protocol):
         """
         ...
 
-    def with_labels(self, labels: Array, targets: Array | None = None) -> Data:
+    def with_labels(
+        self, labels: Array, targets: Array | None = None, positives: Array | None = None
+    ) -> Data:
         """Return the same rows with other labels ``(held,)`` or ``(held, m)``.
 
-        Or ``(held, L)``, and ``targets (m,)`` the column that serves each model.
+        Or ``(held, L)``, and ``targets (m,)`` the column that serves each model. With
+        ``positives (m,)`` labels ``(held,)`` are 1 for a model where they are that class, else 0.
         """
         ...
 
@@ -147,11 +150,13 @@ class Data(Protocol):
         *args: Any,
         scores: int = 0,
         kernel: Kernel | None = None,
+        each: Sequence[Array] = (),
     ) -> tuple[Array, ...]:
-        """Return the sums over all blocks of ``function(*static, block, *args)``.
+        """Return the sums over all blocks of ``function(*static, block, *each, *args)``.
 
         ``scores`` is the number of scores per row the function makes, to bound its memory;
-        ``kernel``, given only where there is one, may take the function's place.
+        ``kernel``, given only where there is one, may take the function's place. ``each`` has
+        arrays of all rows held: the function is given those of its block.
         """
         ...
 

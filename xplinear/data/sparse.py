@@ -83,7 +83,7 @@ class SparseData:
     X : SparseMatrix of shape (n, p)
         As `Backend.sparse` gives it, or `ScipyRows` on the host: their blocks go to the device in
         each pass. Any real dtype, converted to ``dtype`` once.
-    y, s, dtype, models, backend, targets, standard, classes, budget, orders
+    y, s, dtype, models, backend, targets, positives, standard, classes, budget, orders
         As in `ArrayData`. Where features are far from 0, those of which all values are stored are
         centred in a copy; the others cannot be so far that products would cancel.
     origin : SparseMatrix, optional
@@ -109,6 +109,7 @@ class SparseData:
     models: Array | None = None
     backend: Backend = field(kw_only=True)
     targets: Array | None = field(default=None, kw_only=True)
+    positives: Array | None = field(default=None, kw_only=True)
     standard: Standard | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
@@ -175,10 +176,12 @@ class SparseData:
         *args: Any,
         scores: int = 0,
         kernel: Kernel | None = None,
+        each: Sequence[Array] = (),
     ) -> tuple[Array, ...]:
-        """Return the sums over all blocks of ``function(*static, block, *args)``."""
+        """Return the sums over all blocks of ``function(*static, block, *each, *args)``."""
         del kernel  # for dense rows
-        return blocks.reduce(self, function, static, *self._laid_out(args), scores=scores)
+        args = self._laid_out(args)
+        return blocks.reduce(self, function, static, *args, scores=scores, each=each)
 
     def _laid_out(self, args: Any) -> Any:
         """Return what there is of weights ``(p, m, c)`` as the products of all blocks read them."""

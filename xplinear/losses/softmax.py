@@ -78,10 +78,18 @@ class SoftmaxLoss:
 
     def hessian(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return diag(P) − P Pᵀ ``(..., k, k)``."""
-        xp = scores_namespace(Z, y, xp=xp)
-        # Of half the range, as entries are products of two.
-        P, _ = shares(Z - xp.max(Z, axis=-1, keepdims=True), xp=xp, precision=0.5)
+        P, xp = self._shares(Z, y, xp=xp)
         return diagonal(P, xp=xp) - P[..., :, None] * P[..., None, :]
+
+    def hessian_product(self, Z: Array, y: Array, V: Array, *, xp: Namespace = None) -> Array:
+        """Return $(diag(P) − P Pᵀ) v$ for ``V (..., k)``."""
+        P, xp = self._shares(Z, y, xp=xp)
+        return P * (V - xp.vecdot(P, V)[..., None])
+
+    def hessian_diagonal(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return $P (1 − P)$ ``(..., k)``."""
+        P, xp = self._shares(Z, y, xp=xp)
+        return P * (1.0 - P)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return $Σ_j p_j log p_j$ of the probabilities p = a + e_y."""
@@ -92,3 +100,9 @@ class SoftmaxLoss:
         logs = xp.where(true, xp.log1p(xp.where(true & (P > 0), A, 0.0)), 0.0)
         logs = logs + xp.log(xp.where(~true & (P > 0), P, 1.0))
         return xp.sum(P * logs, axis=-1)
+
+    @staticmethod
+    def _shares(Z: Array, y: Array, *, xp: Namespace) -> tuple[Array, Namespace]:
+        xp = scores_namespace(Z, y, xp=xp)
+        # Of half the range, as products of two are made of them.
+        return shares(Z - xp.max(Z, axis=-1, keepdims=True), xp=xp, precision=0.5)[0], xp

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from sklearn.model_selection import check_cv
 
 from xplinear.arguments import NONE, integer, naming, satisfying
-from xplinear.backends import backend_of
+from xplinear.backends import Backend, backend_of
+from xplinear.data import Standard
+from xplinear.data.rows import FarStandard
 from xplinear.estimator.labels import weights_of
 from xplinear.estimator.problem import Problem
+from xplinear.estimator.standardize import composed, standard_of
 from xplinear.estimator.validation import on_host, refuse_masked
 from xplinear.namespace import Array, HostArray, is_array
 
@@ -31,12 +35,33 @@ CV = integer(2) | _SPLITTER | _PAIRS | NONE
 
 
 class Folds(NamedTuple):
-    """Folds as weights of rows."""
+    """Folds as weights of rows.
+
+    Of L two-class models, each in every fold, f counts both: model j of fold i is i L + j.
+    """
 
     train: Array  # weights (n, f), or one column more for the refit on all rows
-    held_out: Array  # (n, f)
+    held_out: Array  # (n, f); of L models both may have a column for each fold alone
     tests: Sequence[HostArray]  # the rows held out
     known: HostArray  # (f, k): whether a fold's training rows have the class
+    shares: HostArray  # Σ s of the training rows over that of all rows, (f,) or (f + 1,)
+    standard: Standard | None  # likewise, each fold's own, where it was asked for
+    models: int = 1  # L
+
+    def columns(self, of: Array, folds: Sequence[int]) -> HostArray:
+        """Return which columns serve these folds."""
+        index = np.asarray(folds)
+        return index if of.shape[-1] > len(self.tests) // self.models else index // self.models
+
+    def standard_of(self, folds: Sequence[int], *, backend: Backend) -> Standard | None:
+        """Return the standard of models of these folds: ``(p,)`` where they have one."""
+        if self.standard is None:
+            return None
+        columns = self.columns(self.standard.centre, folds)
+        if len(set(columns.tolist())) == 1:
+            return self.standard._make(a[:, int(columns[0])] for a in self.standard)
+        xp, index = backend.xp, backend.asarray(columns)
+        return self.standard._make(xp.take(a, index, axis=1) for a in self.standard)
 
 
 def splits_of(cv: Any, X: Any, labels: HostArray, groups: Any) -> list[Split]:
@@ -67,7 +92,9 @@ def splits_of(cv: Any, X: Any, labels: HostArray, groups: Any) -> list[Split]:
     ]
 
 
-def folds_of(problem: Problem, splits: Sequence[Split], class_weight: Any, *, refit: bool) -> Folds:
+def folds_of(
+    problem: Problem, splits: Sequence[Split], class_weight: Any, *, standardize: bool, refit: bool
+) -> Folds:
     """Return splits as weights, with those of all rows last if these are fitted too."""
     sample, codes, classes = problem.sample, problem.sample.codes, problem.sample.classes
     n, k = len(codes), len(classes)
@@ -87,18 +114,47 @@ def folds_of(problem: Problem, splits: Sequence[Split], class_weight: Any, *, re
                 "needs two; use fewer folds, or stratified ones: cv=2"
             )
             raise ValueError(msg)
-    if refit:
-        train.append(weights)
-    train = [weights_of(one, class_weight, codes, classes)[0] for one in train]
-    # Of mean 1 in each fold: what all folds share, such as a metric, then weighs them alike.
-    columns = [np.stack(cast(Any, part), axis=1)[counted] for part in (train, held_out)]
-    trained, scored = (column / column.mean(axis=0) for column in columns)
-    data = problem.objective.data
+    data, own = problem.objective.data, len(train)
+    standard = _standards(problem, _columns(train, counted), refit=refit) if standardize else None
+    weighed = [weights_of(one, class_weight, codes, classes) for one in [*train, weights]]
+    sums = np.asarray([one.sum() * 2.0**unit for one, unit in cast(Any, weighed)])
+    train = [one for one, _ in cast(Any, weighed)][: own + refit]
     return Folds(
-        data.as_held(trained),
-        data.as_held(scored),
+        data.as_held(_columns(train, counted)),
+        data.as_held(_columns(held_out, counted)),
         [rows[weights[rows] > 0] for _, rows in splits],
-        np.stack([np.bincount(codes, one, minlength=k) > 0 for one in train[: len(splits)]]),
+        np.stack([np.bincount(codes, one, minlength=k) > 0 for one in train[:own]]),
+        sums[: own + refit] / sums[-1],
+        standard,
+    )
+
+
+def _columns(weights: Sequence[HostArray], counted: Any) -> HostArray:
+    """Return weights as columns, of mean 1: what all share, such as a metric, weighs them alike."""
+    columns = np.stack(weights, axis=1)[counted]
+    return columns / columns.mean(axis=0)
+
+
+def _standards(problem: Problem, weights: HostArray, *, refit: bool) -> Standard:
+    """Return what standardizes the features for each fold, and last for the fit to all rows.
+
+    As for that fit, class weights do not enter.
+    """
+    objective, xp = problem.objective, problem.objective.xp
+    data = objective.data.with_standard(problem.reach)
+    data, m = data.with_weights(data.as_held(weights)), weights.shape[1]
+    alpha = xp.zeros((m,), **data.backend.kind(data.dtype))
+    own = composed(
+        problem.reach, standard_of(replace(objective, alpha=alpha, data=data, measured=None))
+    )
+    parts = [own, cast(Standard, problem.standard)][: 1 + refit]
+    kind = FarStandard if any(isinstance(part, FarStandard) for part in parts) else Standard
+    p = data.p
+    return kind(
+        *(
+            xp.concat([xp.reshape(a, (p, -1)) for a in pair], axis=1)
+            for pair in zip(*parts, strict=True)
+        )
     )
 
 
