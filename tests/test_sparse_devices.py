@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.sparse import random_array
 
-from xplinear import LinearClassifier, Objective, minimize
+from xplinear import LinearClassifier, Objective, minimize, parity
 from xplinear.backends import BackendError, get_backend, host_reads
 from xplinear.backends.sparse import ScipyRows
 from xplinear.data import ArrayData, SparseData, data_of
@@ -217,6 +217,10 @@ class TestCuPy:
     def test_matrices_of_scipy(self, backend: Any, expected: LinearClassifier) -> None:
         clf = fitted(LinearClassifier(backend=backend), X, Y, expected)
         np.testing.assert_allclose(clf.predict_proba(X), expected.predict_proba(X), atol=1e-10)
+
+    def test_parity(self, backend: Any) -> None:
+        rows = parity.compare([backend], ["float64"], ["softmax"], ["l2"], sparse=True)
+        assert rows[0].passed
 
 
 def kinds(request: pytest.FixtureRequest, name: str) -> Any:
