@@ -22,24 +22,6 @@ def test_parity(backend, dtype, loss):
     assert not failed
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_parity_of_sparse_rows(library, dtype, loss):
-    """With the same rows as an array of NumPy."""
-    if not library.backend.multiplies_sparse:
-        with pytest.raises(xl.BackendError, match="X is sparse"):
-            xl.parity.compare([library.backend], [dtype], [loss], sparse=True)
-        return
-    rows = xl.parity.compare([library.backend], [dtype], [loss], ["l2"], sparse=True)
-    assert rows[0].passed
-
-
-def test_parity_of_sparse_rows_leaves_out_who_has_none():
-    rows = xl.parity.compare(dtypes=["float64"], losses=["softmax"], penalties=["l2"], sparse=True)
-    assert "numpy" in {row.backend for row in rows}
-    assert not {row.backend for row in rows} & {"jax", "array_api_strict"}
-    assert all(row.passed for row in rows)
-
-
 def test_the_reference_path_is_compared_too(backend):
     rows = xl.parity.compare([backend.backend.reference()], ["float64"], ["softmax"], ["l2"])
     assert rows[0].passed

@@ -35,7 +35,10 @@ both = pytest.mark.parametrize("clf", BOTH, ids=lambda clf: type(clf).__name__)
 stochastic = xl.LinearClassifier("multiclass_hinge", solver="sgd", max_iter=100)
 
 # Mini-batches of repeated rows are not mini-batches of weighted rows.
-DIFFERS = {"check_sample_weight_equivalence_on_dense_data": "mini-batches differ"}
+DIFFERS = {
+    f"check_sample_weight_equivalence_on_{kind}_data": "mini-batches differ"
+    for kind in ("dense", "sparse")
+}
 
 
 @parametrize_with_checks(

@@ -219,7 +219,7 @@ class TestCuPy:
         np.testing.assert_allclose(clf.predict_proba(X), expected.predict_proba(X), atol=1e-10)
 
     def test_parity(self, backend: Any) -> None:
-        rows = parity.compare([backend], ["float64"], ["softmax"], ["l2"], sparse=True)
+        rows = parity.compare([backend], ["float64"], ["softmax"], ["l2"])
         assert rows[0].passed
 
 

@@ -295,11 +295,6 @@ class Backend:
     sparse: Callable[[Any], SparseMatrix] = _no_sparse
     accelerates: bool = True
 
-    @property
-    def multiplies_sparse(self) -> bool:
-        """Whether ``sparse`` gives matrices instead of an error."""
-        return self.sparse is not _no_sparse
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the name: modules and functions cannot be pickled."""
         return _unpickled, (self.name, self.accelerates)

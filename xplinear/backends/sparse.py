@@ -28,7 +28,7 @@ __all__ = [
 
 # SciPy's types say less than its documentation.
 HostSparse: TypeAlias = Any  # a `scipy.sparse.csr_array`
-HostRows: TypeAlias = HostArray | HostSparse
+HostRows: TypeAlias = Any  # one, or an array of NumPy
 
 _LAST_SHORT = np.iinfo(np.int32).max
 _LARGE = 2**30  # bytes

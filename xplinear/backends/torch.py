@@ -386,8 +386,8 @@ def _starts(owners: torch.Tensor, rows: int) -> torch.Tensor:
 
 def _sparse(move: Callable[[Any], torch.Tensor], X: Any) -> CSR:
     _hushed()
-    together = torch.Tensor.contiguous
-    return csr(canonical(X), Library(xp, move, _fetch, _multiply, together, _owners, _starts))
+    library = Library(xp, move, _fetch, _multiply, lambda D: D, _owners, _starts)
+    return csr(canonical(X), library)
 
 
 def _kernels(sgd: Callable[..., Any]) -> dict[tuple[type, str], Callable[..., Any]]:

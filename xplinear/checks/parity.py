@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from xplinear.arguments import FLAG, NONE, TEXT, instance, one_of, sequence
-from xplinear.backends import Backend, available_backends, get_backend
-from xplinear.data import ArrayData, SparseData
+from xplinear.arguments import NONE, TEXT, instance, one_of, sequence
+from xplinear.backends import Backend, BackendError, available_backends, get_backend
+from xplinear.data import ArrayData, Data, SparseData
 from xplinear.losses import LOSSES
 from xplinear.minimize import minimize
 from xplinear.namespace import HostArray
@@ -20,12 +20,18 @@ from xplinear.objective import Objective, Params
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SGD
 
-__all__ = ["TOLERANCES", "WEIGHT_TOLERANCES", "Comparison", "compare", "random_objective"]
+__all__ = [
+    "TOLERANCES",
+    "WEIGHT_TOLERANCES",
+    "Comparison",
+    "compare",
+    "random_objective",
+    "takes_sparse_rows",
+]
 
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5}
 WEIGHT_TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
 
-_DENSITY = 0.3  # of sparse rows
 _SGD = SGD(max_iter=10, batch_size=64)  # 100 steps
 # A score that rounding puts on the other side of a kink changes the gradient of its row by 1:
 # steps so short that this stays within the tolerance, from weights whose scores are no ties.
@@ -56,26 +62,24 @@ def compare(
     dtypes: Sequence[str] = ("float64", "float32"),
     losses: Sequence[str] | None = None,
     penalties: Sequence[str] | None = None,
-    sparse: bool = False,
 ) -> list[Comparison]:
     """Compare backends with NumPy in float64.
 
     Parameters
     ----------
     backends : sequence of str, optional
-        All that can be used here by default; if ``sparse``, those that multiply such matrices.
+        All that can be used here by default.
     dtypes : sequence of str
         ``"float64"``, ``"float32"``.
     losses, penalties : sequence of str, optional
         All by default.
-    sparse : bool, default False
-        Compare sparse rows of each backend with NumPy's of the same rows as an array.
 
     Returns
     -------
     list of Comparison
         For each combination the relative differences of the objective, of its gradient, and
-        of the weights after 100 SGD steps on identical batches.
+        of the weights after 100 SGD steps on identical batches. Objective and gradient are also
+        those of sparse rows, where the backend takes them; NumPy's are of the same rows, dense.
 
     Examples
     --------
@@ -89,18 +93,17 @@ def compare(
     losses = (of_losses | NONE)("losses", losses)
     of_penalties = sequence(one_of(*PENALTIES), f"a sequence of {', '.join(PENALTIES)}")
     penalties = (of_penalties | NONE)("penalties", penalties)
-    FLAG("sparse", sparse)
     if backends is None:
-        names = [status.name for status in available_backends() if status.available]
-        backends = [name for name in names if not sparse or get_backend(name).multiplies_sparse]
+        backends = [status.name for status in available_backends() if status.available]
     rows: list[Comparison] = []
     for loss in losses or LOSSES:
         for penalty in penalties or PENALTIES:
-            of = loss, penalty, sparse
-            reference = _measure(get_backend("numpy").reference(), "float64", *of, dense=True)
+            numpy = get_backend("numpy").reference()
+            reference = _measure(numpy, "float64", loss, penalty, sparse=False)
             for backend in map(get_backend, backends):
                 for dtype in dtypes:
-                    measured = _measure(backend, dtype, *of)
+                    sparse = takes_sparse_rows(backend)
+                    measured = _measure(backend, dtype, loss, penalty, sparse=sparse)
                     errors = (_difference(a, b) for a, b in zip(measured, reference, strict=True))
                     rows.append(Comparison(backend.name, dtype, loss, penalty, *errors))
     return rows
@@ -116,13 +119,14 @@ def random_objective(
     alphas: Sequence[float] = (1e-3, 1e-1),
     labels: int = 1,
     seed: int = 7,
+    density: float = 1.0,
     sparse: bool = False,
 ) -> tuple[Objective, Params]:
     """Return the objective of a few models, and a point, that backends are compared on.
 
     The models share their labels, or with as many ``labels`` as models each has its own.
     The shape is that of rows, features and classes, of which there must be at least as many
-    features. Of ``sparse`` rows most values are 0.
+    features. A ``density`` below 1 makes others than so many values 0; these rows may be sparse.
     """
     (n, p, k), m = shape, len(alphas)
     random = np.random.Generator(np.random.PCG64(seed))
@@ -134,44 +138,54 @@ def random_objective(
     W = random.standard_normal((p, m, k)).astype(np.float32)
     b = random.standard_normal((m, k)).astype(np.float32)
     alpha = np.asarray(alphas, dtype=np.float32)
-    X = np.where(random.random((n, p)) < _DENSITY, X, 0.0) if sparse else X
+    X = np.where(random.random(X.shape) < density, X, np.float32(0.0))
     s, W, b, alpha = (backend.asarray(a, dtype) for a in (s, W, b, alpha))
     if sparse:
         rows = backend.sparse(csr_array(X))
-        data = SparseData(rows, backend.asarray(y), s, dtype, backend=backend)
+        data: Data = SparseData(rows, backend.asarray(y), s, dtype, backend=backend)
     else:
-        data = ArrayData(backend.asarray(X, dtype), backend.asarray(y), s, backend=backend)
+        rows = backend.asarray(X, dtype)
+        data = ArrayData(rows, backend.asarray(y), s, backend=backend)
     accelerated = backend.accelerated(LOSSES[loss]())
     return Objective(accelerated, PENALTIES[penalty](), alpha, data, k), Params(W, b)
 
 
+def takes_sparse_rows(backend: Backend) -> bool:
+    """Return whether a backend has products of sparse matrices.
+
+    Examples
+    --------
+    >>> takes_sparse_rows(get_backend("numpy"))
+    True
+    """
+    try:
+        backend.sparse(csr_array((1, 1), dtype=np.float32))
+    except BackendError:
+        return False
+    return True
+
+
 def _measure(
-    backend: Backend, dtype: str, loss: str, penalty: str, sparse: bool, *, dense: bool = False
+    backend: Backend, dtype: str, loss: str, penalty: str, *, sparse: bool
 ) -> tuple[list[HostArray], ...]:
-    """Return two objectives, their gradients, and the weights after 100 SGD steps of the first."""
+    """Return three objectives, their gradients, and the weights after 100 SGD steps of the first.
+
+    The rows of the third hold many zeros.
+    """
     with backend.double_precision() if dtype == "float64" else nullcontext():
         what = backend, getattr(backend.xp, dtype), loss, penalty
-        objective, params = random_objective(*what, sparse=sparse)
-        own, _ = random_objective(*what, labels=2, sparse=sparse)
-        if dense:
-            objective, own = map(_dense, (objective, own))
-        values, grads = zip(*(F.value_and_grad(params) for F in (objective, own)), strict=True)
+        objective, params = random_objective(*what)
+        own, _ = random_objective(*what, labels=2)
+        thin, _ = random_objective(*what, density=0.3, sparse=sparse)
+        all_ = (F.value_and_grad(params) for F in (objective, own, thin))
+        values, grads = zip(*all_, strict=True)
         smooth = objective.loss.smooth
         start, solver = (objective.zeros(), _SGD) if smooth else (params, _KINKED_SGD)
         trained = minimize(objective, solver, start).params
         return tuple(
             [backend.to_host(a).astype(np.float64) for a in arrays]
-            for arrays in (values, [*grads[0], *grads[1]], trained)
+            for arrays in (values, [a for grad in grads for a in grad], trained)
         )
-
-
-def _dense(objective: Objective) -> Objective:
-    """Return the objective with its rows as an array."""
-    data = objective.data
-    if not isinstance(data, SparseData):
-        return objective
-    rows = ArrayData(data.X.to_dense(), data.y, data.s, data.dtype, backend=data.backend)
-    return replace(objective, data=rows)
 
 
 def _difference(measured: list[HostArray], reference: list[HostArray]) -> float:

@@ -22,19 +22,14 @@ def parity(
         str | None, option(help=f"Of {', '.join(TOLERANCES)}.", words=TOLERANCES)
     ] = None,
     losses: Losses = None,
-    sparse: Annotated[
-        bool, option("--sparse", help="Compare sparse rows with NumPy's as an array.")
-    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare losses, gradients and SGD steps of all backends with NumPy float64."""
     with status("comparing with NumPy float64"):
         rows = compare(
-            backends_of(backends) if backends or not sparse else None,
+            backends_of(backends),
             names_of("--dtypes", dtypes, list(TOLERANCES)),
             names_of("--losses", losses, list(LOSSES)),
-            None,
-            sparse,
         )
     record = [{**row._asdict(), "passed": row.passed} for row in rows]
     limits = "; ".join(

@@ -97,7 +97,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         else:
             # Names first: a wrong column is a better answer than what is wrong inside of it.
             validate_data(probe, cast(Any, X), reset=reset, skip_check_array=True)
-            checked = check_array(
+            checked = cast(Any, check_array)(
                 matrix_of(table), estimator=estimator, input_name="X", accept_sparse="csr"
             )
     if checked.dtype.kind not in "biuf":
