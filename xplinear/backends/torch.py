@@ -319,11 +319,13 @@ class _Threads(Threads, threading.local):
 _threads = renewed_in_children(_Threads(_of_a_thread))
 
 
-def _each(function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
+def _each(
+    function: Callable[[Any], Any], items: Iterator[Any], at_once: bool = False
+) -> Iterator[Any]:
     """Compute in several threads, unless somebody may follow what is done in this one."""
     if torch.is_grad_enabled() or _tracing():
         return map(function, items)
-    return _threads.each(torch.no_grad()(function), items)
+    return _threads.each(torch.no_grad()(function), items, at_once=at_once)
 
 
 def _fold_on_cpu(epoch: Epoch) -> Any:
