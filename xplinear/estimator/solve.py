@@ -22,7 +22,7 @@ from xplinear.minimize import Interrupted, Progress, Result, minimize
 from xplinear.objective import Objective, Params
 from xplinear.penalties import has_strength
 from xplinear.solvers import SOLVERS, Solver
-from xplinear.solvers.automatic import automatic_solver, cheap_passes
+from xplinear.solvers.automatic import automatic_solver, cheap_passes, shared_passes
 from xplinear.solvers.protocol import declared, take_models
 
 __all__ = [
@@ -55,7 +55,7 @@ def solver_for(
     solver, data = settings.solver, objective.data
     if solver == "auto":
         cheap = cheap_passes(data.n, data.p, objective.k)
-        exact = cheap and not (partial or settings.stochastic)
+        exact = (cheap or shared_passes(objective)) and not (partial or settings.stochastic)
         penalized = not settings.unpenalized
         auto = automatic_solver(objective, objective.m, penalized=penalized) if exact else "sgd"
         solver = auto
