@@ -541,12 +541,6 @@ def prepare(
     if not isinstance(seed, int):
         seed = int(check_random_state(seed).randint(2**31 - 1))
     backend, dtype, targets = sample.backend, sample.dtype, sample.targets
-    if scored and targets.kind == "labels":
-        msg = (
-            f"y should be a 1d array of labels for {type(owner).__name__}; LinearClassifier takes "
-            f"many, y of shape {targets.codes.shape}"
-        )
-        raise ValueError(msg)
     visible = _counted_rows(targets.counted(), dtype, backend)
     one = targets.kind == "classes" and not scored
     counted = _counted_rows(sample.weights, dtype, backend) if one else visible
