@@ -193,11 +193,12 @@ def _folds(
     standard = None
     if standardize:
         standard = standards_of(problem, columns_of(_beside(seen), counted), refit=False)
-    held = _beside(scored)[counted]
+    given = targets.sample_weight
+    held = _beside(scored)[counted] / (1.0 if given is None else given.max())  # alike in all parts
     tests = [rows[visible[rows]] for _, rows in splits]
     folds = Folds(
         data.as_held(columns_of(_beside(train), counted)),
-        data.as_held(np.where(held.any(axis=0), held, 1.0) / held.mean()),
+        data.as_held(np.where(held.any(axis=0), held, 1.0)),
         [rows for rows in tests for _ in range(w)],
         np.ones((len(splits) * w, 2), dtype=bool),
         np.concatenate(sums) / total,
