@@ -27,7 +27,7 @@ PUBLIC = {
         chosen_backend get_backend host_reads matmul_precision use_backend
     """,
     "xplinear.certificate": "Certificate certify",
-    "xplinear.data": "ArrayData Block Data Standard StreamedData data_of",
+    "xplinear.data": "ArrayData Block Data SparseData Standard StreamedData data_of",
     "xplinear.datasets": "Columns Dataset FORMATS NAMES holdout load",
     "xplinear.gradients": "GradientCheck check_gradient numerical_gradient",
     "xplinear.losses": """

@@ -528,7 +528,7 @@ def _released(loop: Loop, stack: Objective, solver: Solver) -> tuple[Loop, Objec
     least = m / 4
     if data.backend.compiles:
         done = done[: m - (1 << (m - len(done) - 1).bit_length())]
-        least = m / 2 if data.n * data.p * m * stack.k > _QUICK else m
+        least = m / 2 if data.entries * m * stack.k > _QUICK else m
     if len(done) < least:
         return loop, stack
     staying = np.setdiff1d(np.arange(m), done)

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import xplinear as xl
-from xplinear.backends import get_backend
-from xplinear.data import ArrayData, Block, Standard, StreamedData
+from xplinear.backends import BackendError, get_backend
+from xplinear.data import ArrayData, Block, SparseData, Standard, StreamedData
 from xplinear.data.blocks import padded, shuffled
 from xplinear.data.protocol import Batch
-from xplinear.data.rows import DenseRows, FarStandard
+from xplinear.data.rows import DenseRows, FarStandard, SparseRows
 from xplinear.estimator.predictions import block_scores
 from xplinear.losses import SoftmaxLoss
 from xplinear.penalties import L2Penalty
@@ -219,6 +220,16 @@ def some_rows(backend, own):
     return stream(backend, own, there, rows=order)
 
 
+def sparse(backend, own, X=X, **settings):
+    return SparseData(own.sparse(csr_array(X)), backend.asarray(Y), backend=own, **settings)
+
+
+def full_sparse(backend, own):
+    """All values are stored: far features are centred where they are."""
+    columns, starts = np.tile(np.arange(P), N), np.arange(0, N * P + 1, P)
+    return sparse(backend, own, csr_array((X.ravel(), columns, starts), shape=X.shape))
+
+
 SOURCES = {
     "array": array,
     "float32": lambda backend, own: array(backend, own, "float32"),
@@ -232,6 +243,11 @@ SOURCES = {
     "padded stream": padded_stream,
     "memory map": memory_map,
     "some rows": some_rows,
+    "sparse": sparse,
+    "full sparse": full_sparse,
+    "sparse bytes": lambda backend, own: sparse(
+        backend, own, X.astype(np.uint8), dtype=own.xp.float64
+    ),
 }
 
 
@@ -246,7 +262,10 @@ def source(request, backend, tmp_path):
     added = PADDING if "padded" in name else 0
     own = replace(backend.with_blocks_of(1).backend, padding=lambda X, n: added)
     arguments = (tmp_path,) if name == "memory map" else ()
-    return SOURCES[name](backend, own, *arguments)
+    try:
+        return SOURCES[name](backend, own, *arguments)
+    except BackendError:
+        pytest.skip("the library has no products of sparse matrices")
 
 
 SHARED, EACH = OWN[:, :, 0], OWN
@@ -414,11 +433,12 @@ def test_models_that_standardize_each_for_itself(library, solver):
         (S[:, FOLDS], EACH),
     ],
 )
-def test_products_of_rows(backend, weights, standard):
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_products_of_rows(backend, weights, standard, kind):
     plain = Plain(X, Y, standard=standard)
     expected = plain.sample(N).rows
     standard = None if standard is None else Standard(*map(backend.asarray, standard))
-    rows, xp = DenseRows(backend.asarray(X), standard), backend.xp
+    rows, xp = rows_of(backend, X, standard, kind), backend.xp
     assert rows.shape == expected.shape == (N, P)
     W, b, G = (rng.standard_normal(shape) for shape in ((P, M, K), (M, K), (N, M, K)))
     shift, unit = rng.standard_normal(P), rng.uniform(0.5, 2.0, P)
@@ -442,13 +462,56 @@ def test_products_of_rows(backend, weights, standard):
     np.testing.assert_allclose(backend.to_numpy(narrow), taken.common(), rtol=1e-5, atol=1e-5)
 
 
-def test_what_stands_in_rows_of_no_weight_does_not_matter(backend):
+def rows_of(backend, X, standard, kind):
+    if kind == "dense":
+        return DenseRows(backend.asarray(X), standard)
+    try:
+        return SparseRows(backend.backend.sparse(csr_array(X)), standard)
+    except BackendError:
+        pytest.skip("the library has no products of sparse matrices")
+
+
+@pytest.mark.parametrize("standard", [None, SHARED, EACH])
+@pytest.mark.parametrize("weights", [None, S])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_rows_seen_from_a_point_near_them(backend, kind, weights, standard):
+    """Column 1 is constant, column 2 far from 0 and stored everywhere, column 3 empty."""
+    xp, fetch = backend.xp, backend.to_numpy
+    there = X * [1.0, 0.0, 1.0, 0.0] + [0.0, 7.3, 1e6, 0.0]
+    common = Plain(there, Y, standard=standard).sample(N).rows.common()
+    if standard is not None:
+        standard = Standard(*map(backend.asarray, standard))
+    s = None if weights is None else backend.asarray(weights)
+    point, rows = rows_of(backend, there, standard, kind).near(s, xp=xp)
+    counted = np.full((N, 1), True) if s is None else weights.max(axis=1, keepdims=True) > 0
+    found = fetch(rows.dense())
+    np.testing.assert_allclose(found, counted * (common - fetch(point)), rtol=1e-9, atol=1e-9)
+    assert not found[:, [1, 3]].any()  # of equal values nothing is left, not a last bit
+    assert np.abs(found[:, 2]).max() < 1e-4 * np.abs(there[:, 2]).max()
+    largest, reach = np.abs(found).max(axis=0), fetch(rows.reach(xp=xp))
+    assert (reach >= largest * (1 - 1e-12)).all()
+    assert (reach <= N * largest * (1 + 1e-12)).all()
+    assert_same(backend, [rows.squared(xp=xp).dense()], [found**2])
+    own = backend.asarray(S[:, :1])
+    expected = [found.T @ found, found.T @ (S[:, :1] * found)]
+    assert_same(backend, [rows.gram(None, xp=xp), rows.gram(own, xp=xp)], expected)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_some_features(backend, kind):
+    standard = Standard(*map(backend.asarray, SHARED))
+    columns = rows_of(backend, X, standard, kind).columns(backend.asarray([2, 0, 2]), xp=backend.xp)
+    assert_same(backend, [columns], [((X - SHARED[0]) * SHARED[1])[:, [2, 0, 2]]])
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_what_stands_in_rows_of_no_weight_does_not_matter(backend, kind):
     poisoned = np.where(S[:, :1] > 0, X, np.inf)
     shift, unit = np.ones(P), np.ones(P)
     for standard in (None, SHARED):
         there = None if standard is None else Standard(*map(backend.asarray, standard))
         found, expected = (
-            DenseRows(backend.asarray(a), there).moments(
+            rows_of(backend, a, there, kind).moments(
                 *map(backend.asarray, (S[:, :1], shift, unit)), xp=backend.xp
             )
             for a in (poisoned, X)

@@ -153,7 +153,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         for the six parameters below. ``auto`` goes to the optimum where a thousand passes
         take seconds ($n·p·k ≤ 2·10⁷$) and nothing asks for SGD (``early_stopping``, a number as
         ``learning_rate``); else it is ``sgd``.
-    batch_size : int, default 64
+    batch_size : int, optional
+        Rows of a step of ``sgd``: by default 64, or 1024 where X is sparse.
     learning_rate : "auto" or float, default "auto"
         "auto" measures the data and needs no tuning or scaling; a number is a plain step.
     momentum : float, default 0.9

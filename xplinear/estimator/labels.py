@@ -241,7 +241,7 @@ def weights_of(
     """
     weights, unit = None, 0.0
     if sample_weight is not None:
-        weights, unit = _of_largest_1(host_weights(sample_weight, len(codes)))
+        weights, unit = _of_largest_1(host_weights(sample_weight, codes.shape[0]))
     if class_weight is not None:
         factors, of_classes = _of_largest_1(factors_of(class_weight, codes, classes, weights))
         weights = factors[codes] if weights is None else weights * factors[codes]

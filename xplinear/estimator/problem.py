@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
 from xplinear.backends import Backend, backend_of, chosen_backend
+from xplinear.backends.sparse import is_sparse
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
@@ -314,7 +315,8 @@ def _sample(
     check_precision(settings.precision, dtype, backend)
     exact = declared(settings.solver_or_class, "exact") and not (partial or settings.stochastic)
     as_found = settings.dtype is None and settings.precision == "float32"
-    if as_found and exact and cheap_passes(rows.shape[0], rows.shape[1], k):
+    entries = rows.nnz if is_sparse(rows) else rows.shape[0] * rows.shape[1]
+    if as_found and exact and cheap_passes(entries, k):
         # On few rows float64 costs little, and the rounding of float32 as many iterations.
         dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
     none = slice(0, 0), targets.codes, None, None, 0.0
@@ -543,12 +545,6 @@ def prepare(
     if not isinstance(seed, int):
         seed = int(check_random_state(seed).randint(2**31 - 1))
     backend, dtype, targets = sample.backend, sample.dtype, sample.targets
-    if scored and targets.kind == "labels":
-        msg = (
-            f"y should be a 1d array of labels for {type(owner).__name__}; LinearClassifier takes "
-            f"many, y of shape {targets.codes.shape}"
-        )
-        raise ValueError(msg)
     visible = _counted_rows(targets.counted(), dtype, backend)
     one = targets.kind == "classes" and not scored
     counted = _counted_rows(sample.weights, dtype, backend) if one else visible

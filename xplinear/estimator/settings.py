@@ -95,7 +95,7 @@ class Settings:
     fit_intercept: bool = parameter(True, FLAG)
     standardize: bool = parameter(False, FLAG)
     solver: str | Solver = parameter("auto", one_of("auto") | named(SOLVERS, SOLVER))
-    batch_size: int = parameter(64, integer(1))
+    batch_size: int | None = parameter(None, integer(1) | NONE)
     learning_rate: Literal["auto"] | float = parameter("auto", one_of("auto") | number("(0, inf)"))
     momentum: float = parameter(0.9, number("[0, 1)"))
     max_iter: int | None = parameter(None, integer(1) | NONE)
@@ -168,7 +168,7 @@ class SharedParameters:
     fit_intercept: bool = Settings.fit_intercept
     standardize: bool = Settings.standardize
     solver: str | Solver = Settings.solver
-    batch_size: int = Settings.batch_size
+    batch_size: int | None = Settings.batch_size
     learning_rate: Literal["auto"] | float = Settings.learning_rate
     momentum: float = Settings.momentum
     max_iter: int | None = Settings.max_iter

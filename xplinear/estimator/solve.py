@@ -54,7 +54,7 @@ def solver_for(
     """Return the solver of a fit, or of a call of `partial_fit`, told what the settings say."""
     solver, data = settings.solver, objective.data
     if solver == "auto":
-        cheap = cheap_passes(data.n, data.p, objective.k)
+        cheap = cheap_passes(data.entries, objective.k)
         exact = (cheap or shared_passes(objective)) and not (partial or settings.stochastic)
         penalized = not settings.unpenalized
         auto = automatic_solver(objective, objective.m, penalized=penalized) if exact else "sgd"

@@ -8,13 +8,14 @@ import numpy as np
 
 from xplinear.arguments import integer
 from xplinear.data import ArrayData, Block
+from xplinear.data.protocol import compiled
 from xplinear.minimize import minimize
 from xplinear.model_selection.scoring import class_counts
 from xplinear.namespace import Array, HostArray, Namespace, device
 from xplinear.objective import OBJECTIVE, Objective, Params
 from xplinear.penalties import L1Penalty, NoPenalty
 from xplinear.solvers import GD
-from xplinear.solvers.metric import loss_curvature
+from xplinear.solvers.metric import loss_curvature, transposed_times
 
 __all__ = ["automatic_alphas"]
 
@@ -91,7 +92,7 @@ def _features(objective: Objective) -> tuple[HostArray, HostArray]:
     """
     data, fetch = objective.data, objective.data.backend.to_host
     block = data.sample(_SAMPLE_ROWS)
-    measure = data.backend.compile(_dispersion, objective.k, objective.xp)
+    measure = compiled(data, _dispersion, objective.k, objective.xp)
     moments, evenness = measure(block)
     size, variance, between = fetch(moments).astype(np.float64)
     rows = 1.0 / max(float(fetch(evenness)), 1.0 / block.rows.shape[0])
@@ -109,19 +110,21 @@ def _dispersion(k: int, xp: Namespace, block: Block) -> tuple[Array, Array]:
 
     Variances are of deviations over their size.
     """
-    X, y, s = block.rows.common(xp=xp), block.y, block.weights(xp=xp)
+    y, s = block.y, block.weights(xp=xp)
+    point, rows = block.rows.near(block.s, xp=xp)
     total = xp.sum(s)
     s = s / xp.where(total > 0, total, 1.0)
-    D = X - xp.sum(s * X, axis=0)
-    size = xp.max(xp.abs(D), axis=0)
-    varies = size > 16.0 * xp.finfo(X.dtype).eps * xp.max(xp.abs(X), axis=0)
-    D = xp.where(varies, D / xp.where(varies, size, 1.0), 0.0)  # squares stay in range
-    D = D - xp.sum(s * D, axis=0)
+    size = rows.reach(xp=xp)
+    varies = size > 16.0 * float(xp.finfo(s.dtype).eps) * (xp.abs(point) + size)
+    unit = xp.where(varies, 1.0 / xp.where(varies, size, 1.0), 0.0)  # squares stay in range
     classes = xp.arange(k, dtype=y.dtype, device=device(y))
-    weight = s * xp.astype(xp.reshape(y, (-1, 1)) == classes, X.dtype)  # (r, k)
-    mass, sums = xp.sum(weight, axis=0), weight.T @ D
-    between = xp.sum(sums * sums / xp.where(mass > 0, mass, 1.0)[:, None], axis=0)
-    return xp.stack([size, xp.sum(s * D * D, axis=0), between]), xp.sum(s * s)
+    weight = s * xp.astype(xp.reshape(y, (-1, 1)) == classes, s.dtype)  # (r, k)
+    mass, sums = xp.sum(weight, axis=0), transposed_times(rows, weight, xp=xp) * unit[:, None]
+    moments = rows.moments(s, xp.zeros_like(unit), unit, xp=xp)
+    mean, second = (xp.astype(a[:, 0], s.dtype) for a in moments)
+    sums = sums - mass * mean[:, None]
+    between = xp.sum(sums * sums / xp.where(mass > 0, mass, 1.0), axis=1)
+    return xp.stack([size, second - mean * mean, between]), xp.sum(s * s)
 
 
 def _best_intercept(objective: Objective) -> Array:

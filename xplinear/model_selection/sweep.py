@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from xplinear.arguments import warn
 from xplinear.backends import matmul_precision
+from xplinear.data import Data
 from xplinear.estimator.solve import at_the_floor
 from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
 from xplinear.model_selection.folds import Folds
@@ -29,6 +30,7 @@ __all__ = [
     "Stack",
     "SweepProgress",
     "held_out_decisions",
+    "scattered",
     "stack_width",
     "stacks",
     "stacks_beyond",
@@ -103,6 +105,7 @@ class Grid(NamedTuple):
     folds: Folds
     # Where these are given, ``alphas`` are 1 / (C Σs) of all rows, and each fold has its own.
     Cs: HostArray | None = None
+    own: HostArray | None = None  # of each fold, by which its strengths differ from ``alphas``
 
     def named(self, a: int) -> tuple[str, float]:
         """Return a strength, and the parameter that it is given by."""
@@ -112,15 +115,16 @@ class Grid(NamedTuple):
 
     def strengths(self, at: range, lanes: Sequence[tuple[int, int]]) -> HostArray:
         """Return α of each model of a stack ``(m,)``."""
-        shares = np.ones(len(lanes))
+        own = np.ones(1) if self.own is None else self.own
         if self.Cs is not None:
-            shares = self.folds.shares[[f for _, f in lanes]]
-        return np.ravel(self.alphas[at.start : at.stop, None] / shares)
+            own = own / self.folds.shares
+        own = np.broadcast_to(own, self.folds.shares.shape)[[f for _, f in lanes]]
+        return np.ravel(self.alphas[at.start : at.stop, None] * own)
 
     @property
     def lanes(self) -> list[tuple[int, int]]:
         """Rate and fold of every lane."""
-        return [(r, f) for r in range(len(self.rates)) for f in range(self.folds.train.shape[1])]
+        return [(r, f) for r in range(len(self.rates)) for f in range(len(self.folds.shares))]
 
 
 class Stack(NamedTuple):
@@ -160,9 +164,10 @@ def stacks(
     if planned is not None:
         solver = planned(_stacked(objective, grid, range(first, len(grid.alphas)), grid.lanes))
     follows = declared(solver, "follow") is not None
-    apart = grid.folds.standard is not None and declared(solver, "common_rows")
-    width, depth = stack_width(objective, 1 if apart else len(grid.lanes), follows=follows)
-    waiting = [(grid.lanes, first)]  # and the first of the strengths that are left to do
+    groups = _together(grid, solver)
+    width, depth = stack_width(objective, max(map(len, groups)), follows=follows)
+    # And the first of the strengths that are left to do.
+    waiting = [(group, first) for group in reversed(groups)]
     while waiting:
         lanes, start = waiting.pop()
         if len(lanes) > width:
@@ -203,6 +208,18 @@ def stacks(
             start = at.stop
 
 
+def _together(grid: Grid, solver: Solver) -> list[list[tuple[int, int]]]:
+    """Return the lanes that may be in one stack."""
+    standard = grid.folds.standard
+    if standard is None or not declared(solver, "common_rows"):
+        return [grid.lanes]
+    columns = grid.folds.columns(standard.centre, [f for _, f in grid.lanes])
+    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for lane, column in zip(grid.lanes, columns.tolist(), strict=True):
+        groups.setdefault((lane[0], column), []).append(lane)
+    return list(groups.values())
+
+
 def stacks_beyond(
     objective: Objective,
     solver: Solver,
@@ -234,13 +251,13 @@ def held_out_decisions(
     place: tuple[int, int],
     held_out: HeldOut,
     precision: str,
-) -> tuple[Array, HostArray]:
-    """Return class scores ``(r, k)`` by the models that did not see a row, and which rows."""
+) -> list[Array]:
+    """Return the class scores ``(r, k)`` of each fold, of the rows that it holds out."""
     (a, r), count = place, len(grid.folds.tests)
     one = grid._replace(
         alphas=grid.alphas[a : a + 1],
         rates=grid.rates[r : r + 1],
-        folds=grid.folds._replace(train=grid.folds.train[:, :count]),
+        folds=grid.folds._replace(shares=grid.folds.shares[:count]),
         Cs=None if grid.Cs is None else grid.Cs[a : a + 1],
     )
     found: dict[int, Array] = {}
@@ -248,8 +265,15 @@ def held_out_decisions(
         folds = [f for _, f in stack.lanes]
         params = _known(grid, stack.result.params, folds, objective)
         found |= zip(folds, held_out.decisions(stack.objective.data, params, folds), strict=True)
-    Z = objective.xp.concat([found[f] for f in range(count)], axis=0)
-    return Z, np.concatenate(grid.folds.tests)
+    return [found[f] for f in range(count)]
+
+
+def scattered(Z: Array, rows: HostArray, n: int, objective: Objective) -> Array:
+    """Return scores of some rows in the places of these among n; the others are NaN."""
+    xp, at = objective.xp, np.full(n, len(rows))
+    at[rows] = np.arange(len(rows))
+    Z = xp.concat([Z, xp.full_like(Z[:1, ...], float("nan"))], axis=0)
+    return xp.take(Z, objective.data.backend.asarray(at), axis=0)
 
 
 def _within_memory(
@@ -284,14 +308,20 @@ def _stacked(
     objective: Objective, grid: Grid, at: range, lanes: Sequence[tuple[int, int]]
 ) -> Objective:
     """Return the objective of a stack."""
-    data, folds = objective.data, [f for _, f in lanes] * len(at)
+    folds = [f for _, f in lanes] * len(at)
+    models = objective.data.backend.asarray(np.asarray(folds) % grid.folds.models)
+    data = objective.data.take(models)
     standard = grid.folds.standard_of(folds, backend=data.backend)
     data = data if standard is None else data.with_standard(standard)
     return replace(
         objective,
         alpha=data.backend.asarray(grid.strengths(at, lanes), data.dtype),
-        data=data.with_weights(grid.folds.train, data.backend.asarray(np.asarray(folds))),
+        data=_weighted(data, grid, grid.folds.train, folds),
     )
+
+
+def _weighted(data: Data, grid: Grid, weights: Array, folds: Sequence[int]) -> Data:
+    return data.with_weights(weights, data.backend.asarray(grid.folds.columns(weights, folds)))
 
 
 def _followed(
@@ -340,9 +370,9 @@ def _held_out_scores(
         folds = [stack.lanes[model % len(stack.lanes)][1] for model in some]
         part = stack.objective.take(backend.asarray(np.asarray(some)))
         params = _known(grid, stack.params(some), folds, part)
+        part = replace(part, data=_weighted(part.data, grid, grid.folds.held_out, folds))
         if isinstance(scoring, str):
-            own = part.data.with_weights(grid.folds.held_out, backend.asarray(np.asarray(folds)))
-            found.append(backend.to_host(sums_of(scoring)(replace(part, data=own), params)))
+            found.append(backend.to_host(sums_of(scoring)(part, params)))
         else:
             found.append(scoring.scores(part, params, folds))
     return np.concatenate(found)
@@ -364,10 +394,14 @@ class Run:
     """Scores and solutions as they come in."""
 
     def __init__(
-        self, grid: Grid, callbacks: Sequence[Callable[[SweepProgress], bool | None]]
+        self,
+        grid: Grid,
+        callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+        parts: tuple[int, ...] = (),
     ) -> None:
         self.grid, self.callbacks = grid, callbacks
-        self.scores = np.full((len(grid.alphas), len(grid.rates), len(grid.folds.tests)), np.nan)
+        shape = len(grid.alphas), len(grid.rates), len(grid.folds.tests), *parts
+        self.scores = np.full(shape, np.nan)  # each in parts, if so
         self.diverged = np.zeros(self.scores.shape[:2], dtype=bool)
         self.lanes_done = np.zeros(len(grid.alphas), dtype=int)
         self.refits: dict[tuple[int, int], Result] = {}
@@ -396,6 +430,15 @@ class Run:
             loss=float(progress.loss.mean()),
         )
         return sum(bool(callback(news)) for callback in self.callbacks) > 0
+
+    def tell(self, a: int, score: float) -> None:
+        """Print how far it is, and the mean score of a strength."""
+        (name, strength), done = self.grid.named(a), len(self.reasons)
+        left = time_left(self.seconds, done, self.models)
+        print(  # noqa: T201 - asked for
+            f"{name} {strength:.3g}  score {score:.4f}  {done}/{self.models} models"
+            f"  {self.seconds:.2f} s, time left {left}"
+        )
 
     def add(self, stack: Stack, scoring: str | OfRows) -> None:
         """Score what was solved, and keep the fits to all rows.

@@ -10,13 +10,13 @@ from xplinear.solvers.protocol import declared
 __all__ = ["automatic_solver", "cheap_passes", "shared_passes"]
 
 _PREFERRED = "newton", "lbfgs", "proximal_lbfgs", "interior_point", "smoothing"
-_CHEAP_PASS = 2e7  # n·p·k up to which a thousand passes take seconds
-_SHARED_PASS = 1e9  # n·p up to which some dozens do, for each of many models
+_CHEAP_PASS = 2e7  # products of numbers up to which a thousand passes take seconds
+_SHARED_PASS = 1e9  # numbers of X up to which some dozens do, for each of many models
 
 
-def cheap_passes(n: int, p: int, k: int) -> bool:
-    """Whether going to the optimum takes seconds."""
-    return n * p * k <= _CHEAP_PASS
+def cheap_passes(entries: int, k: int) -> bool:
+    """Whether going to the optimum takes seconds: of so many numbers of X, and k classes."""
+    return entries * k <= _CHEAP_PASS
 
 
 def shared_passes(objective: Objective) -> bool:
@@ -26,7 +26,7 @@ def shared_passes(objective: Objective) -> bool:
     """
     lbfgs, data = SOLVERS["lbfgs"](), objective.data
     smooth = declared(lbfgs, "refuses")(objective.loss, objective.penalty) is None
-    small = data.n * data.p <= _SHARED_PASS
+    small = data.entries <= _SHARED_PASS
     return objective.m > 1 and smooth and small and gram_pays(objective)
 
 

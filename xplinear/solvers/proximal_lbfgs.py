@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from xplinear.arguments import integer, number, settle
+from xplinear.data.protocol import row_width
 from xplinear.data.rows import centred_scores, spread
 from xplinear.losses import Loss
 from xplinear.losses.true_class import diagonal
@@ -260,7 +261,7 @@ def _few(
 
 def _affordable(objective: Objective, shape: tuple[int, ...]) -> int:
     """Return d up to which a Hessian d × d costs no more than some iterations without."""
-    n, weights = objective.data.held, shape[1] * shape[2]
+    n, weights = objective.data.held, shape[1] * (row_width(objective.data) + 1)
     room = math.isqrt(_ENTRIES // objective.m)
     return min(_MOST, room, math.isqrt(_WORTH * weights * (n + _INNER_ROWS) // n))
 

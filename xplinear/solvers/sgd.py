@@ -42,6 +42,7 @@ _OPERATIONS = 2e10  # some seconds
 _FEWEST_UPDATES = 200  # ... but so many in any case
 _SETTLING = 100  # updates per multiple
 _LEAST_EPOCHS = 10
+_BATCH, _SPARSE_BATCH = 64, 1024
 
 # Factor of the learning rate at update t of T.
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
@@ -155,7 +156,8 @@ class SGD:
         With a schedule that does not end at zero: stop a model when its objective has
         not improved by ``tol`` relative in ``patience`` epochs.
     patience : int, default 5
-    batch_size : int, default 64
+    batch_size : int, optional
+        By default 64; of sparse rows 1024: a step moves all weights, however few entries a row has.
     learning_rate : "auto", float or tuple of m floats, default "auto"
         ``"auto"`` measures feature j and moves it by $η / (var_j + α / c)$ in centred features,
         c the loss's curvature, η from the largest eigenvalue, the row norms, the batch size
@@ -195,7 +197,7 @@ class SGD:
     max_iter: int | None = None
     tol: float = 1e-4
     patience: int = 5
-    batch_size: int = 64
+    batch_size: int | None = None
     learning_rate: Literal["auto"] | float | tuple[float, ...] = "auto"
     schedule: Literal["quadratic", "linear", "cosine", "inverse_scaling", "constant"] = "quadratic"
     momentum: float = 0.9
@@ -214,7 +216,7 @@ class SGD:
             max_iter=integer(1) | NONE,
             tol=number("[0, inf)"),
             patience=integer(1),
-            batch_size=integer(1),
+            batch_size=integer(1) | NONE,
             learning_rate=one_of("auto") | rate | sequence(rate, "a tuple of them, one per model"),
             schedule=one_of(*SCHEDULES),
             momentum=number("[0, 1)"),
@@ -238,19 +240,24 @@ class SGD:
 
     def iterations(self, n: int) -> int:
         """Return the largest number of epochs: that where updates cost little."""
-        return self._epochs(n, _LEAST_UPDATES)
+        return self._epochs(math.ceil(n / (self.batch_size or _BATCH)), _LEAST_UPDATES)
 
-    def _epochs(self, n: int, updates: float) -> int:
-        per_epoch = math.ceil(n / self.batch_size)
+    def _batch(self, objective: Objective) -> int:
+        """Return how many rows a mini-batch has."""
+        return self.batch_size or (_SPARSE_BATCH if objective.data.sparse else _BATCH)
+
+    def _epochs(self, per_epoch: int, updates: float) -> int:
         return self.max_iter or max(_LEAST_EPOCHS, math.ceil(updates / per_epoch))
 
     def iterations_on(self, objective: Objective) -> int:
         """Return the number of epochs of these rows, the same for one model and in a stack."""
-        if not self.ends:
-            return self.iterations(objective.data.n)
-        n, weights = objective.data.n, objective.data.p * columns(objective.loss, objective.k)
-        affordable = _OPERATIONS / (4 * min(n, self.batch_size) * weights)
-        return self._epochs(n, min(_LEAST_UPDATES, max(_FEWEST_UPDATES, affordable)))
+        n, size = objective.data.n, self._batch(objective)
+        per_epoch, updates = math.ceil(n / size), _LEAST_UPDATES
+        if self.ends:
+            weights = objective.data.p * columns(objective.loss, objective.k)
+            affordable = _OPERATIONS / (4 * min(n, size) * weights)
+            updates = min(updates, max(_FEWEST_UPDATES, affordable))
+        return self._epochs(per_epoch, updates)
 
     def init(
         self,
@@ -309,12 +316,12 @@ class SGD:
         else:
             # Long steps stir up noise. It averages out where there are many rows per parameter,
             # and dies away where there are many updates.
-            updates = self.iterations_on(objective) * math.ceil(n / self.batch_size)
+            updates = self.iterations_on(objective) * math.ceil(n / self._batch(objective))
             most = min(most, max(0.1, updates / _SETTLING))
             least = min(_BOLD, most)
         rates = objective.data.backend.compile(_rates, objective.xp)
         row = metric.row if bounded else metric.worst_row
-        batch = min(self.batch_size, n)
+        batch = min(self._batch(objective), n)
         return metric, rates(
             *(row, moments.evenness, metric.eigenvalue, objective.alpha),
             *(n / k, least, most, curvature, batch, self.momentum),
@@ -323,7 +330,8 @@ class SGD:
     def step(self, objective: Objective, state: SGDState) -> SGDState:
         """Make one epoch of mini-batch updates."""
         xp, data, penalty = objective.xp, objective.data, objective.penalty
-        epochs, per_epoch = self.iterations_on(objective), math.ceil(data.n / self.batch_size)
+        size = self._batch(objective)
+        epochs, per_epoch = self.iterations_on(objective), math.ceil(data.n / size)
         factor = SCHEDULES[self.schedule]
         done, epoch = state.counts, (self.seed, state.counts.epochs)
         average = self.average and done.epochs >= (epochs // 2 if self.ends else 1)
@@ -335,7 +343,7 @@ class SGD:
             Rule(objective.loss, penalty, self.momentum, self.nesterov, average),
             carry,
             steps,
-            batch_size=self.batch_size,
+            batch_size=size,
             shuffle=Followed(*epoch) if done.epochs + 1 < epochs else epoch,
             schedule=[
                 factor(t, epochs * per_epoch) for t in range(done.updates, done.updates + per_epoch)

@@ -93,12 +93,14 @@ def _block(
     columns: Columns | None,
 ) -> tuple[Array]:
     """Return Σ_i M_i,lk x_il x_ikᵀ ``(m, c(q + 1), c(q + 1))``, each class with its columns."""
-    X, M = block.rows.dense(), row_curvature(loss, block, params, xp=xp)
+    M = row_curvature(loss, block, params, xp=xp)
     if columns is None:
-        return (rows_hessian(augmented_rows(X, centre, free, xp=xp), M, xp=xp),)
+        X = augmented_rows(block.rows.dense(), centre, free, xp=xp)
+        return (rows_hessian(X, M, xp=xp),)
     c, q = columns.index.shape
     index = xp.reshape(columns.index, (c * q,))
-    rows = xp.reshape(xp.take(X, index, axis=1) - xp.take(centre, index), (X.shape[0], c, q))
+    rows = block.rows.columns(index, xp=xp) - xp.take(centre, index)
+    rows = xp.reshape(rows, (M.shape[0], c, q))
     rows = xp.concat([rows, xp.full_like(rows[:, :, :1], free)], axis=2)
     rows = xp.permute_dims(rows, (1, 0, 2))
     weighted = xp.permute_dims(M, (1, 2, 3, 0))[:, :, :, :, None] * rows  # (m, c, c, r, q + 1)
