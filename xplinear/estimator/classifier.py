@@ -284,10 +284,13 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
 
         Parameters
         ----------
-        X : array or table of shape (n, p)
+        X : array, sparse matrix or table of shape (n, p)
             Truth values, integers, or floats of 16 to 64 bits (longer ones are rounded), of any
-            supported library and byte order, read-only or strided; not sparse.
-            Or a table of pandas, polars or pyarrow, whose columns are numbers or truth values.
+            supported library and byte order, read-only or strided.
+            Or a sparse matrix or array of SciPy, of any format: it is never made dense, and
+            another format than CSR, unsorted or repeated entries cost a copy.
+            Or a table of pandas, polars or pyarrow, whose columns are numbers or truth values;
+            sparse columns of pandas make a sparse matrix if all are, or where it is much smaller.
             float16 and bfloat16 (of torch, JAX, ml_dtypes) take half the memory of float32 and
             stay as they are: blocks of rows are converted on the way.
         y : array or column of shape (n,)

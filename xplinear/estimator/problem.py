@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
 from xplinear.backends import Backend, backend_of, chosen_backend
-from xplinear.backends.sparse import is_sparse
+from xplinear.backends.sparse import is_scipy
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
@@ -24,6 +24,7 @@ from xplinear.estimator.standardize import (
     nearby,
     restandardized,
     standard_of,
+    with_full_columns,
 )
 from xplinear.estimator.targets import Targets, check_targets, targets_of
 from xplinear.estimator.validation import (
@@ -295,10 +296,9 @@ def _sample(
     before: Fitted | None,
 ) -> Sample:
     backend = chosen_backend(settings.backend)
-    labels = check_targets(owner, y)
+    labels, own = check_targets(owner, y), backend_of(X)
     X, names = check_features(owner, X, reset=before is None)
     check_lengths(X, labels)
-    own = backend_of(X)
     backend = (backend or own).accelerating(settings.accelerate)
     targets = targets_of(
         labels,
@@ -315,10 +315,11 @@ def _sample(
     check_precision(settings.precision, dtype, backend)
     exact = declared(settings.solver_or_class, "exact") and not (partial or settings.stochastic)
     as_found = settings.dtype is None and settings.precision == "float32"
-    entries = rows.nnz if is_sparse(rows) else rows.shape[0] * rows.shape[1]
+    entries = rows.nnz if is_scipy(rows) else rows.shape[0] * rows.shape[1]
     if as_found and exact and cheap_passes(entries, k):
         # On few rows float64 costs little, and the rounding of float32 as many iterations.
         dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
+    rows = with_full_columns(rows, None, backend.xp.finfo(dtype).bits, backend=backend)
     none = slice(0, 0), targets.codes, None, None, 0.0
     sample = Sample(rows, names, own.name, backend, targets, dtype, held, *none)
     width = targets.models if partial else _models_at_once(settings, sample)
@@ -551,6 +552,9 @@ def prepare(
     scaled = visible if settings.standardize else counted
     if before is not None and before.near is not None:  # it goes on in the same coordinates
         standard = before.near.to(backend, before.backend).standard
+        bits = backend.xp.finfo(dtype).bits
+        rows = with_full_columns(sample.X, standard, bits, backend=backend)
+        sample = sample._replace(X=rows)
     else:
         centre = settings.fit_intercept and not partial
         standard = _reachable(settings, sample, scaled, centre=centre)
