@@ -32,7 +32,7 @@ from xplinear.backends.base import (
 )
 from xplinear.backends.csr import Library as Matrices
 from xplinear.backends.csr import Pattern, csr
-from xplinear.backends.epoch import Epoch, Shared, fold_in_python
+from xplinear.backends.epoch import Epoch, Shared, fold_in_python, labels_of
 from xplinear.backends.fusion import fused, opaque
 from xplinear.backends.precision import in_precision
 from xplinear.backends.programs import OPERATIONS, ROOM, THREADS
@@ -153,7 +153,8 @@ def _loss_launcher(
     """Return a function that launches the kernel ``loss``, for many calls with the same shapes.
 
     It takes n and the pointers of Z ``(n, m, c)``, y ``(n, labels)``, targets, s ``(n, weights)``,
-    models, rows, values ``(n, m)`` and G, which may be Z.
+    models, rows, values ``(n, m)`` and G, which may be Z. No ``labels`` are one column, of which
+    each model has its target as class 1.
     """
     k = max(c, 2)
     team = _team(k)
@@ -235,6 +236,8 @@ def _loss_and_grad(
     known = stored in _TYPES and kind[1] in ("float32", "float64")
     if not known or any(a.dtype != W.dtype for a in reals):
         return None
+    if shared.positives is not None:
+        y = labels_of(y, None, shared.positives, xp=xp)
     y, targets, models = (
         None if a is None else cupy.ascontiguousarray(a, np.int32)
         for a in (y, shared.targets, shared.models)
@@ -307,7 +310,8 @@ class _Rows(NamedTuple):
     y: cupy.ndarray
     s: cupy.ndarray | None
     models: cupy.ndarray | None
-    targets: cupy.ndarray | None
+    targets: cupy.ndarray | None  # or, where the labels have no columns, the class that is 1
+    columns: int  # of the labels
     order: cupy.ndarray
     schedule: HostArray
     size: int
@@ -337,7 +341,8 @@ class _Rows(NamedTuple):
 def _sgd(loss: Loss, epoch: Epoch) -> Any:
     """Fold SGD's update over the mini-batches of an epoch, as `fold_in_python` does."""
     rule: Any = epoch.update.rule
-    (X, y, s), (steps, models, targets, standard) = epoch.rows, epoch.shared
+    (X, y, s), (steps, models, targets, standard, positives) = epoch.rows, epoch.shared
+    targets = targets if positives is None else positives
     W = epoch.carry[0].W
     shares, real = _SHARES.get(type(rule.penalty)), W.dtype.type
     if shares is None or str(X.dtype) not in _TYPES or not _alike(standard):
@@ -350,6 +355,7 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
         s=None if s is None else cupy.ascontiguousarray(s),
         models=None if models is None else cupy.ascontiguousarray(models, np.int32),
         targets=None if targets is None else cupy.ascontiguousarray(targets, np.int32),
+        columns=0 if positives is not None else _columns(y),
         order=cupy.ascontiguousarray(epoch.order, np.int64),
         schedule=np.asarray(epoch.schedule, real),
         size=min(epoch.size, len(epoch.order)),
@@ -488,7 +494,7 @@ def _in_one_kernel(rows: _Rows, plan: _Plan, carry: Any, steps: Any, average: bo
         *(rows.X, *_strides(rows.X), *rows.labels(), rows.order, cupy.asarray(rows.schedule)),
         *(*rows.features(), *given, *after, *(total if average else [np.intp(0)] * 2), losses),
         *(_pointer(exchange), _pointer(arrivals), np.int64(len(rows.order))),
-        *_integers(rows.size, p, m, max(c, 2), c, _columns(rows.y), _columns(rows.s)),
+        *_integers(rows.size, p, m, max(c, 2), c, rows.columns, _columns(rows.s)),
         *_integers(rows.standards, rows.mean.shape[1], plan.members, plan.width, plan.tile),
         *(real(getattr(rows.loss, "margin", 0.0)), *rows.rule),
     )
@@ -530,7 +536,7 @@ def _by_products(rows: _Rows, carry: Any, steps: Any, average: bool) -> Any:
     gradient, losses = cupy.empty_like(W), cupy.zeros(m, np.float64)
     # All that does not change from step to step is made here: a step takes microseconds.
     gather, update = rows.kernel("gather"), rows.kernel("update")
-    loss = _loss_launcher(rows.loss, W.dtype, m, c, _columns(rows.y), _columns(rows.s))
+    loss = _loss_launcher(rows.loss, W.dtype, m, c, rows.columns, _columns(rows.s))
     weights, labels = (gradient, step, shrink, W, V, _pointer(sums)), rows.labels()
     multiply = cublas.sgemm if item == 4 else cublas.dgemm
     handle, blocks = cupy.cuda.device.get_cublas_handle(), (-(-W.size // _THREADS),)

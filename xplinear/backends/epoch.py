@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from xplinear.namespace import Array, Namespace
 
-__all__ = ["Epoch", "Shared", "Update", "fold_in_python", "fold_sparse"]
+__all__ = ["Epoch", "Shared", "Update", "fold_in_python", "fold_sparse", "labels_of"]
 
 
 class Update(NamedTuple):
@@ -30,6 +30,7 @@ class Shared(NamedTuple):
     models: Array | None = None  # which column of the weights is whose
     targets: Array | None = None  # and which of the labels
     standard: Any = None
+    positives: Array | None = None  # or the class that is 1 for each model, all others 0
 
 
 class Epoch(NamedTuple):
@@ -48,6 +49,13 @@ class Epoch(NamedTuple):
     def step(self) -> Callable[[Any, tuple[Array | None, ...], Any], Any]:
         """What gives the carry after one more batch: ``step(carry, rows, factor)``."""
         return partial(self.minibatch, self.update, self.shared)
+
+
+def labels_of(y: Array, targets: Array | None, positives: Array | None, *, xp: Namespace) -> Array:
+    """Return the labels of each model: its column of y, or whether they are its own class."""
+    if positives is not None:
+        return xp.astype(xp.reshape(y, (-1, 1)) == positives, xp.int8)
+    return y if targets is None else xp.take(y, targets, axis=1)
 
 
 def fold_in_python(epoch: Epoch) -> Any:

@@ -31,7 +31,7 @@ from xplinear.formats.model_file import ENDING
 from xplinear.formats.writing import written
 from xplinear.losses import LOSSES
 from xplinear.model_selection.cross_validation import LinearClassifierCV
-from xplinear.model_selection.scoring import SCORINGS
+from xplinear.model_selection.scoring import RANKINGS, SCORINGS
 from xplinear.namespace import name_of
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SOLVERS
@@ -40,13 +40,16 @@ __all__ = ["Given", "Report", "certificate_record", "fit", "fits", "numbers_of",
 
 _NO_LABEL = np.zeros(1, dtype=int)
 _DPI = 150
+_SCORINGS = (*SCORINGS, *RANKINGS, "top_5_accuracy")
 
 # In the order in which they are listed; None for those that are described where they are declared.
 _OPTIONS: dict[str, Any] = {
     **dict.fromkeys(("data", "format_")),
     "alphas": option(help="Strengths, 1e-5,1e-4,…; or how many, chosen for the data; 20."),
     "cv": option(min=2, help="Folds."),
-    "scoring": option(help=f"{', '.join(SCORINGS)}.", words=SCORINGS),
+    "scoring": option(
+        help=f"{', '.join(_SCORINGS)}, or other numbers than 5.", words=_SCORINGS
+    ),
     "one_se": option("--one-se", help="The strongest within one standard error."),
     "loss": option(help=f"{', '.join(LOSSES)}.", words=LOSSES),
     "penalty": option(help=f"{', '.join(PENALTIES)}.", words=PENALTIES),
@@ -62,6 +65,7 @@ _OPTIONS: dict[str, Any] = {
     "batch_size": option(help="Rows of a mini-batch: 64, or 1024 of a sparse X."),
     "learning_rate": option(help="auto, or a number."),
     "learning_rates": option(help="Of sgd, all in the same stack: 0.001,0.01,…"),
+    "Cs": option("--Cs", help="In place of --alphas: 0.01,0.1,…, or how many from 1e-4 to 1e4."),
     "max_iter": option(help="Iterations, epochs of sgd; the solver's own by default."),
     "tol": option(help="Tolerance of the stopping test."),
     "early_stopping": option("--early-stopping", help="Stop on a held-out tenth of the rows."),

@@ -83,7 +83,7 @@ class SparseData:
     X : SparseMatrix of shape (n, p)
         As `Backend.sparse` gives it, or `ScipyRows` on the host: their blocks go to the device in
         each pass. Any real dtype, converted to ``dtype`` once.
-    y, s, dtype, models, backend, targets, standard, classes, budget, orders
+    y, s, dtype, models, backend, targets, positives, standard, classes, budget, orders
         As in `ArrayData`. Where features are far from 0, those of which all values are stored are
         centred in a copy; the others cannot be so far that products would cancel.
     origin : SparseMatrix, optional
@@ -109,6 +109,7 @@ class SparseData:
     models: Array | None = None
     backend: Backend = field(kw_only=True)
     targets: Array | None = field(default=None, kw_only=True)
+    positives: Array | None = field(default=None, kw_only=True)
     standard: Standard | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)

@@ -39,7 +39,7 @@ class StreamedData:
     ----------
     X : ndarray of shape (n, p)
         Or a memory map; any numeric dtype and layout, read-only too.
-    y, s, dtype, models, backend, targets, standard, classes, budget, orders, padding
+    y, s, dtype, models, backend, targets, positives, standard, classes, budget, orders, padding
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
@@ -62,6 +62,7 @@ class StreamedData:
     models: Array | None = None
     backend: Backend = field(kw_only=True)
     targets: Array | None = field(default=None, kw_only=True)
+    positives: Array | None = field(default=None, kw_only=True)
     standard: Standard | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)

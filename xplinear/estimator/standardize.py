@@ -215,6 +215,7 @@ def standard_of(objective: Objective, moments: Moments | None = None) -> Standar
 
     A feature that is constant gets scale 0, and so weight 0. Without an intercept
     nothing is centred, as no intercept could make up for it; a constant feature is left as it is.
+    Both are ``(p,)``, or ``(p, m)`` where moments are those of m models.
 
     Examples
     --------
@@ -240,7 +241,8 @@ def _standard(
     fit_intercept: bool, dtype: Any, xp: Namespace, moments: Moments
 ) -> tuple[Array, Array, Array]:
     """Return centre and scale, and how far the features are from 0 at most, in scales."""
-    weight, mean, deviation = (a[..., 0] for a in moments[:3])
+    own = moments.mean.shape[1] > 1
+    weight, mean, deviation = (a if own else a[..., 0] for a in moments[:3])
     variance = deviation / weight
     varies = vary(mean, variance)
     scale = 1.0 / xp.sqrt(xp.where(varies, variance, 1.0))
@@ -252,21 +254,31 @@ def _standard(
     return mean, scale, xp.max(xp.abs(mean) * scale)
 
 
+def _columns(a: Array) -> Array:
+    """Return what each model has of the features ``(p, m)``, or all have ``(p, 1)``."""
+    return a[:, None] if a.ndim == 1 else a
+
+
 def moments_in(xp: Namespace, standard: Standard, moments: Moments) -> Moments:
     """Return the moments of standardized features."""
-    centre, scale = (xp.astype(a, moments.mean.dtype)[:, None] for a in standard)
+    centre, scale = (_columns(xp.astype(a, moments.mean.dtype)) for a in standard)
     mean, deviation = (moments.mean - centre) * scale, moments.deviation * scale * scale
     return moments._replace(mean=mean, deviation=deviation)
 
 
 def composed(first: Standard | None, second: Standard) -> Standard:
-    """Return the standard that does what one after the other does."""
+    """Return the standard that does what one after the other does.
+
+    The second may be ``(p, m)``, each model's own.
+    """
     if first is None:
         return second
-    centre, scale = first
+    of_models = len(second.centre.shape) > 1
+    centre, scale = (a[:, None] if of_models else a for a in first)
     xp = array_namespace(centre)
     wide = xp.result_type(centre, second.centre)
-    centre, scale, then, by = (xp.astype(a, wide, copy=False) for a in (*first, *second))
+    parts = centre, scale, *second
+    centre, scale, then, by = (xp.astype(a, wide, copy=False) for a in parts)
     return FarStandard(centre + then / scale, scale * by)
 
 
@@ -282,15 +294,15 @@ def restandardized(
         return params
     dtype, wide = params.W.dtype, accumulator(params.b, xp=xp)
     W, b = (xp.astype(a, wide) for a in params)
-    none = xp.zeros_like(W[:, 0, 0])
+    none = xp.zeros_like(W[:, :1, 0])
     (from_centre, from_scale), (to_centre, to_scale) = (
-        (none, none + 1.0) if standard is None else (xp.astype(a, wide) for a in standard)
+        (none, none + 1.0) if standard is None else (_columns(xp.astype(a, wide)) for a in standard)
         for standard in (old, new)
     )
-    shift = (to_centre - from_centre)[:, None]
-    moved = xp.where(shift[:, :, None] != 0.0, from_scale[:, None, None] * W, 0.0)
+    shift = to_centre - from_centre
+    moved = xp.where(shift[:, :, None] != 0.0, from_scale[:, :, None] * W, 0.0)
     b = b + centred_scores(shift, moved, xp=xp)
     ratio = xp.where(to_scale > 0, from_scale / xp.where(to_scale > 0, to_scale, 1.0), 0.0)
     most = float(xp.finfo(dtype).max)
-    W = xp.clip(ratio[:, None, None] * W, -most, most)
+    W = xp.clip(ratio[:, :, None] * W, -most, most)
     return Params(*(xp.astype(a, dtype) for a in (W, b)))
