@@ -46,7 +46,7 @@ def _check_values(name: str, x: Array) -> Backend:
 
 def on_host(name: str, values: Any) -> Any:
     """Return arrays of any library, also in a list, on the host; anything else as it is."""
-    if is_array(values):
+    if is_array(values) or backend_of(values).is_sparse(values):
         return _check_values(name, values).to_host(values)
     if isinstance(values, (list, tuple)) and values:
         first: Any = values[0]
@@ -77,7 +77,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         )
     if backend_of(X).is_sparse(X):
         with naming("X"):
-            X = _check_values("X", X).to_host(X)
+            X = on_host("X", X)
     if is_array(X) and (not isinstance(X, np.ndarray) or name_of(X.dtype) == "bfloat16"):
         return _check_device_array(estimator, X, reset=reset), None
     refuse_masked("X", X)
