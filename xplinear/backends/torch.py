@@ -410,7 +410,6 @@ def _on(device: torch.device) -> Backend:
         return _widened(torch.from_numpy(array).to(device))
 
     kind = device.type
-    sparse = {} if kind == "mps" else {"sparse": partial(_sparse, move)}  # it has no such products
     products = _products if kind == "cuda" else partial(_without_autocast, kind)
     plain = fold = in_precision(products, _fold_on_cpu if kind == "cpu" else fold_in_python)
     own: dict[str, Any] = {"block_bytes": 256 * 2**20, "free_columns": GPU_COLUMNS}
@@ -430,6 +429,8 @@ def _on(device: torch.device) -> Backend:
         }
     elif kind == "mps":
         own["synchronize"] = torch.mps.synchronize
+    if kind != "mps":  # which has no such products
+        own["sparse"] = partial(_sparse, move)
     return Backend(
         name="torch" if kind == "cpu" else f"torch:{device}",
         xp=xp,
@@ -446,7 +447,6 @@ def _on(device: torch.device) -> Backend:
         plain_fold=plain,
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
         **own,
-        **sparse,
     )
 
 
