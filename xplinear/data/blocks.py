@@ -555,8 +555,9 @@ def _results(
     args: tuple[Any, ...],
     scores: int,
     kernel: Kernel | None = None,
+    each: Sequence[Array] = (),
 ) -> Iterator[Any]:
-    """Yield ``function(*static, block, *args)`` of each block, by the kernel where it can.
+    """Yield ``function(*static, block, *each, *args)`` of each block, by the kernel where it can.
 
     Where a block does not fit in memory, the pass goes on from there with blocks half as large.
     """
@@ -566,7 +567,9 @@ def _results(
 
     def applied(stored: tuple[_Stored, slice]) -> Any:
         own = None if kernel is None else _by_kernel(source, kernel, args, stored)
-        return apply(_labelled(source, *stored), *args) if own is None else own
+        if own is not None:
+            return own
+        return apply(_labelled(source, *stored), *(a[stored[1], ...] for a in each), *args)
 
     while done < source.n:
         size = source.rows_per_block(scores)
@@ -624,9 +627,10 @@ def reduce(
     *args: Any,
     scores: int = 0,
     kernel: Kernel | None = None,
+    each: Sequence[Array] = (),
 ) -> tuple[Array, ...]:
-    """Return the sums over all blocks of ``function(*static, block, *args)``."""
-    parts: Any = _results(source, function, static, args, scores, kernel)
+    """Return the sums over all blocks of ``function(*static, block, *each, *args)``."""
+    parts: Any = _results(source, function, static, args, scores, kernel, each)
     with closing(parts):  # at once, though an error's traceback may hold them
         total, add = next(parts), operator.add
         for part in parts:

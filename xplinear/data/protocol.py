@@ -149,11 +149,13 @@ class Data(Protocol):
         *args: Any,
         scores: int = 0,
         kernel: Kernel | None = None,
+        each: Sequence[Array] = (),
     ) -> tuple[Array, ...]:
-        """Return the sums over all blocks of ``function(*static, block, *args)``.
+        """Return the sums over all blocks of ``function(*static, block, *each, *args)``.
 
         ``scores`` is the number of scores per row the function makes, to bound its memory;
-        ``kernel``, given only where there is one, may take the function's place.
+        ``kernel``, given only where there is one, may take the function's place. ``each`` has
+        arrays of all rows held: the function is given those of its block.
         """
         ...
 

@@ -176,10 +176,12 @@ class SparseData:
         *args: Any,
         scores: int = 0,
         kernel: Kernel | None = None,
+        each: Sequence[Array] = (),
     ) -> tuple[Array, ...]:
-        """Return the sums over all blocks of ``function(*static, block, *args)``."""
+        """Return the sums over all blocks of ``function(*static, block, *each, *args)``."""
         del kernel  # for dense rows
-        return blocks.reduce(self, function, static, *self._laid_out(args), scores=scores)
+        args = self._laid_out(args)
+        return blocks.reduce(self, function, static, *args, scores=scores, each=each)
 
     def _laid_out(self, args: Any) -> Any:
         """Return what there is of weights ``(p, m, c)`` as the products of all blocks read them."""
