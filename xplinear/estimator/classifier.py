@@ -312,9 +312,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         settings = given(Settings, self)
         problem = prepare(settings, X, y, sample_weight, owner=self)
         warm = settings.warm_start and hasattr(self, "params_")
-        start = problem.start_from(fitted_of(self)) if warm else None
+        before = fitted_of(self) if warm else None
         shown = [print] if settings.verbose else []
-        fitted, interrupt = solve(settings, problem, start, [*callbacks, *shown])
+        fitted, interrupt = solve(settings, problem, before, [*callbacks, *shown])
         keep(self, fitted)
         if interrupt is not None:
             raise interrupt

@@ -46,7 +46,7 @@ def _check_values(name: str, x: Array) -> Backend:
 
 def on_host(name: str, values: Any) -> Any:
     """Return arrays of any library, also in a list, on the host; anything else as it is."""
-    if is_array(values):
+    if is_array(values) or backend_of(values).is_sparse(values):
         return _check_values(name, values).to_host(values)
     if isinstance(values, (list, tuple)) and values:
         first: Any = values[0]
@@ -101,7 +101,7 @@ def _sparse_on_host(X: Any) -> Any:
     own = backend_of(X)
     if own.is_sparse(X):
         with naming("X"):
-            X = _check_values("X", X).to_host(X)
+            X = on_host("X", X)
     return canonical(X) if is_scipy(X) else X
 
 
