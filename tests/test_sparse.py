@@ -116,7 +116,8 @@ class TestForm:
         if dtype in ("int64", "uint64"):
             dense[:, 5] = 2**60 + np.arange(120)
         numpy = get_backend("numpy")
-        found = column_bounds(canonical(sparse.csr_array(dense)), rows, backend=numpy)
+        own = ScipyRows(canonical(sparse.csr_array(dense)))
+        found = column_bounds(own, rows, backend=numpy)
         np.testing.assert_array_equal(found, column_bounds(dense, rows, backend=numpy))
 
 
@@ -234,10 +235,10 @@ class TestBadInput:
     def test_backends_without_sparse_products(self, name):
         pytest.importorskip(name)
         rows = sparse.csr_array(X)
-        with pytest.raises(BackendError, match="X is sparse.*numpy"):
+        with pytest.raises(BackendError, match=r"X is sparse.*numpy"):
             xl.LinearClassifier(backend=name).fit(rows, Y)
         clf = xl.LinearClassifier(backend=name).fit(X, Y)
-        with pytest.raises(BackendError, match="X is sparse.*numpy"):
+        with pytest.raises(BackendError, match=r"X is sparse.*numpy"):
             clf.predict(rows)
 
 
@@ -282,6 +283,14 @@ def test_every_format_and_dtype(kind, dtype):
     np.testing.assert_allclose(clf.predict_proba(rows), same.predict_proba(dense), atol=1e-5)
 
 
+def test_rows_that_cannot_be_written_to():
+    rows = sparse.csr_array(X)
+    for a in (rows.data, rows.indices, rows.indptr):
+        a.flags.writeable = False
+    clf = xl.LinearClassifier(standardize=True).fit(rows, Y)
+    assert clf.score(rows, Y) == xl.LinearClassifier(standardize=True).fit(X, Y).score(X, Y)
+
+
 def told(call: Any) -> tuple[Any, list[str]]:
     """Return what a call gives, and its warnings."""
     with warnings.catch_warnings(record=True) as found:
@@ -322,7 +331,9 @@ def test_features_far_from_0(what, dtype, standardize):
 
 class TestInTurn:
     def test_partial_fit(self):
-        dense, clf = xl.LinearClassifier(alpha=1e-3), xl.LinearClassifier(alpha=1e-3)
+        dense, clf = (
+            xl.LinearClassifier(alpha=1e-3, batch_size=16, random_state=0) for _ in range(2)
+        )
         for part in np.array_split(np.arange(120), 3):
             dense.partial_fit(X[part], Y[part], classes=[0, 1, 2])
             clf.partial_fit(sparse.csr_array(X[part]), Y[part], classes=[0, 1, 2])
@@ -446,6 +457,16 @@ def test_a_model_of_sparse_rows_goes_out(standardize, tmp_path):
     clf.save(tmp_path / "m.safetensors")
     for other in (xl.load(tmp_path / "m.safetensors"), clf.to_sklearn()):
         np.testing.assert_array_equal(other.predict(sparse.csr_array(X)), clf.predict(X))
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    clf.to_onnx(tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    label, _ = session.run(None, {"X": X.astype(np.float32)})
+    np.testing.assert_array_equal(label, clf.predict(sparse.csr_array(X)))
+
+
+def test_a_model_comes_from_scikit_learn_and_takes_sparse_rows():
+    clf = xl.LinearClassifier().fit(sparse.csr_array(X), NAMES)
     back = xl.LinearClassifier.from_sklearn(clf.to_sklearn())
     np.testing.assert_allclose(
         back.decision_function(sparse.csr_array(X)), clf.decision_function(X), atol=1e-10

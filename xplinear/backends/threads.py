@@ -140,7 +140,7 @@ class Threads:
             if not at_once or self.number == 1:
                 for item in items:
                     yield function(item)
-                    if at_once or perf_counter() > end:
+                    if perf_counter() > end:
                         _keep_memory()
                         if self.number > 1:
                             break

@@ -20,11 +20,17 @@ from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
 from xplinear.estimator.labels import host_weights
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
-from xplinear.estimator.solve import certificate_of, solver_for
+from xplinear.estimator.solve import certificate_of, solve, solver_for
 from xplinear.formats.fitted import keep, linear_coefficients
-from xplinear.minimize import minimize, time_left
+from xplinear.minimize import minimize
 from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.folds import CV, Folds, folds_of, splits_of
+from xplinear.model_selection.labels import (
+    alphas_of_labels,
+    label_scoring_named,
+    sweep_labels,
+    with_alphas,
+)
 from xplinear.model_selection.scoring import (
     RANKINGS,
     HeldOut,
@@ -38,6 +44,7 @@ from xplinear.model_selection.sweep import (
     Run,
     SweepProgress,
     held_out_decisions,
+    scattered,
     stacks_beyond,
 )
 from xplinear.namespace import Array, HostArray
@@ -67,6 +74,7 @@ class _Search:
     learning_rates: Sequence[float] | None = parameter(None, _STRENGTHS | NONE)
     refit: bool = parameter(True, FLAG)
     held_out_scores: bool = parameter(False, FLAG)
+    alpha_per_label: bool = parameter(False, FLAG)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -86,12 +94,12 @@ class _Search:
                 )
                 raise ValueError(msg)
 
-    def check_folds(self, folds: Folds) -> None:
-        """Raise ValueError where folds do not give what is asked for."""
-        if self.one_standard_error and len(folds.tests) < 2:
+    def check_folds(self, tests: Sequence[HostArray]) -> None:
+        """Raise ValueError where folds do not give what is asked for; ``tests`` they hold out."""
+        if self.one_standard_error and len(tests) < 2:
             msg = "one_standard_error needs at least two folds"
             raise ValueError(msg)
-        rows, times = np.unique(np.concatenate(folds.tests), return_counts=True)
+        rows, times = np.unique(np.concatenate(tests), return_counts=True)
         if self.held_out_scores and times.max() > 1:
             msg = (
                 f"held_out_scores needs folds that hold out each row once at most, and row "
@@ -104,7 +112,9 @@ class _Search:
         """Return the strengths to try, strong to weak, and the C of each where Cs are given."""
         if self.Cs is not None:
             Cs = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, int) else np.unique(self.Cs)
-            return problem.alpha / Cs, Cs  # that of C = 1
+            return float(np.ravel(problem.alpha)[0]) / Cs, Cs  # problems are of C = 1
+        if problem.sample.targets.kind == "labels" and not isinstance(self.alphas, Sequence):
+            return alphas_of_labels(problem, self.alphas or 20), None
         if self.alphas is None or isinstance(self.alphas, int):
             return automatic_alphas(problem.objective, self.alphas or 20), None
         return np.unique(self.alphas)[::-1], None
@@ -238,6 +248,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     learning_rates: Sequence[float] | None = _Search.learning_rates
     refit: bool = _Search.refit
     held_out_scores: bool = _Search.held_out_scores
+    alpha_per_label: bool = _Search.alpha_per_label
 
     @undisturbed(place_of)
     def fit(
@@ -276,12 +287,17 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
+        if problem.sample.targets.kind == "labels":
+            return self._fit_labels(search, settings, problem, X, groups, callbacks)
+        if search.alpha_per_label:
+            msg = "alpha_per_label needs many labels, Y of 0 and 1 (n, L); y has one label per row"
+            raise ValueError(msg)
         scoring = self._scoring(objective)
         alphas, Cs = search.strengths(problem)
         splits = splits_of(search.cv, X, problem.sample.classes[problem.sample.codes], groups)
         how = {"standardize": settings.standardize, "refit": search.refit}
         folds = folds_of(problem, splits, settings.class_weight, **how)
-        search.check_folds(folds)
+        search.check_folds(folds.tests)
         held_out = _held_out(problem, folds, sample_weight)
         grid = Grid(alphas, search.learning_rates or [None], folds, Cs)
         if self.solver == "auto":  # what suits one model may be too much for many
@@ -312,6 +328,63 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         run.warn_of_an_end()
         return self
 
+    def _fit_labels(
+        self,
+        search: _Search,
+        settings: Settings,
+        problem: Problem,
+        X: Any,
+        groups: Any,
+        callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+    ) -> Self:
+        if search.learning_rates:
+            msg = "learning_rates are for one label per row; give learning_rate"
+            raise ValueError(msg)
+        scoring = label_scoring_named(self.scoring, per_label=search.alpha_per_label)
+        self._check_probabilities(scoring, problem.objective)
+        alphas, Cs = strengths = search.strengths(problem)
+        splits = splits_of(search.cv, X, problem.sample.targets.codes, groups)
+        search.check_folds([rows for _, rows in splits])
+        if self.solver == "auto":
+            lanes = problem.objective.m * len(splits)
+            name = automatic_solver(problem.objective, lanes, len(alphas))
+            settings = replace(settings, solver=name)
+        found = sweep_labels(
+            problem,
+            settings,
+            splits,
+            strengths,
+            scoring,
+            callbacks,
+            per_label=search.alpha_per_label,
+            one_standard_error=search.one_standard_error,
+            held_out_scores=search.held_out_scores,
+        )
+        alphas, Cs = alphas[found.done], Cs if Cs is None else Cs[found.done]
+        name, given = ("alpha", alphas) if Cs is None else ("C", Cs)
+        chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
+        best = LinearClassifier(
+            **chosen | {"solver": settings.solver, name: given[found.chosen].tolist()}
+        )
+        interrupt = None
+        if search.refit:
+            fitted, interrupt = solve(settings, with_alphas(problem, found.alpha), None, ())
+            keep(best, fitted)
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        self.alphas_, self.cv_scores_, self.alpha_ = alphas, found.scores, found.alpha
+        self.best_index_ = found.chosen if found.chosen.ndim else int(found.chosen)
+        if Cs is not None:
+            self.Cs_, self.C_ = Cs, Cs[found.chosen]
+        if found.held_out_scores is not None:
+            self.held_out_scores_ = found.held_out_scores
+        if search.refit:
+            self.best_estimator_ = best
+            vars(self).update({name: a for name, a in vars(best).items() if name.endswith("_")})
+        if interrupt is not None:
+            raise interrupt
+        return self
+
     def _solve(self, objective: Objective, solver: Solver, run: Run, scoring: str | OfRows) -> None:
         """Solve and score stack by stack."""
         extends = self.alphas is None and self.Cs is None
@@ -319,13 +392,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             run.add(stack, scoring)
             if self.verbose:
                 last = stack.at[-1]
-                name, strength = run.grid.named(last)
-                mean = run.scores[last].mean(axis=1).max()
-                left = time_left(run.seconds, len(run.reasons), run.models)
-                print(  # noqa: T201 - asked for
-                    f"{name} {strength:.3g}  score {mean:.4f}  {len(run.reasons)}/{run.models} "
-                    f"models  {run.seconds:.2f} s, time left {left}"
-                )
+                run.tell(last, run.scores[last].mean(axis=1).max())
             if stack.result.reason == "callback":
                 break
             del stack  # its state takes memory that the next one needs
@@ -348,13 +415,10 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         """Return the decision function of every row; models are fitted as `_refit` does it."""
         a, r = run.best(one_standard_error=self.one_standard_error)
         place = int(run.done[a]), r
-        Z, rows = held_out_decisions(objective, solver, run.grid, place, held_out, self.precision)
-        xp, asarray, n = objective.xp, objective.data.backend.asarray, len(held_out.codes)
+        parts = held_out_decisions(objective, solver, run.grid, place, held_out, self.precision)
+        Z = objective.xp.concat(parts, axis=0)
         Z = Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z
-        at = np.full(n, len(rows))  # what stands last, for rows that there are no scores of
-        at[rows] = np.arange(len(rows))
-        Z = xp.concat([Z, xp.full_like(Z[:1, ...], float("nan"))], axis=0)
-        return xp.take(Z, asarray(at), axis=0)
+        return scattered(Z, np.concatenate(held_out.tests), len(held_out.codes), objective)
 
     def predict(self, X: Any) -> Array:
         """Return the label ``(n,)`` of the largest score of each row."""
@@ -426,13 +490,16 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
                 raise TypeError(msg)
             return self.scoring
         scoring = scoring_named(self.scoring, objective.k)
+        self._check_probabilities(scoring, objective)
+        return scoring
+
+    def _check_probabilities(self, scoring: str, objective: Objective) -> None:
         if scoring == "log_loss" and not objective.loss.probabilistic:
             msg = (
                 f"scoring={self.scoring!r} needs probabilities; {self.loss!r} gives none: "
                 "use loss='softmax', or another scoring"
             )
             raise ValueError(msg)
-        return scoring
 
     def _choose(
         self,

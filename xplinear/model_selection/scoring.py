@@ -184,21 +184,25 @@ def sums_of(name: str) -> Callable[[Objective, Params], Array]:
     return SCORINGS[name] if top is None else partial(_top_accuracy, int(top[1]))
 
 
-def decisions(data: Data, params: Params, places: Sequence[HostArray]) -> list[Array]:
-    """Return class scores ``(r, k)`` of each model, of rows of its own."""
+def decisions(
+    data: Data, params: Params, places: Sequence[HostArray], models: Sequence[int]
+) -> list[Array]:
+    """Return class scores ``(r, g, k)`` of so many models in turn, of rows of their own."""
     backend, xp = data.backend, data.backend.xp
     wanted = [np.unique(index) for index in places]
-    held = len(places) * max(2, params.b.shape[1])
+    ends = np.cumsum(models).tolist()
+    held = ends[-1] * max(2, params.b.shape[1])
     parts: list[list[Array]] = [[] for _ in places]
     first = 0
     for Z in data.map(block_scores, (xp,), params, scores=held):
-        end = first + Z.shape[0]
-        for model, index in enumerate(wanted):
-            low, high = np.searchsorted(index, [first, end])
+        last = first + Z.shape[0]
+        for group, index in enumerate(wanted):
+            low, high = np.searchsorted(index, [first, last])
             if high > low:
                 here = backend.asarray(index[low:high] - first)
-                parts[model].append(xp.take(Z[:, model, :], here, axis=0))
-        first = end
+                own = Z[:, ends[group] - models[group] : ends[group], :]
+                parts[group].append(xp.take(own, here, axis=0))
+        first = last
     found = [xp.concat(part, axis=0) for part in parts]
     return [
         xp.take(Z, backend.asarray(np.searchsorted(own, index)), axis=0)
@@ -216,7 +220,8 @@ class HeldOut(NamedTuple):
 
     def decisions(self, data: Data, params: Params, folds: Sequence[int]) -> list[Array]:
         """Return class scores ``(r, k)`` of each model, of the rows that its fold holds out."""
-        return decisions(data, params, [self.places(self.tests[fold]) for fold in folds])
+        places = [self.places(self.tests[fold]) for fold in folds]
+        return [Z[:, 0, :] for Z in decisions(data, params, places, [1] * len(folds))]
 
 
 class OfRows(Protocol):

@@ -30,6 +30,7 @@ __all__ = [
     "Stack",
     "SweepProgress",
     "held_out_decisions",
+    "scattered",
     "stack_width",
     "stacks",
     "stacks_beyond",
@@ -250,8 +251,8 @@ def held_out_decisions(
     place: tuple[int, int],
     held_out: HeldOut,
     precision: str,
-) -> tuple[Array, HostArray]:
-    """Return class scores ``(r, k)`` by the models that did not see a row, and which rows."""
+) -> list[Array]:
+    """Return the class scores ``(r, k)`` of each fold, of the rows that it holds out."""
     (a, r), count = place, len(grid.folds.tests)
     one = grid._replace(
         alphas=grid.alphas[a : a + 1],
@@ -264,8 +265,15 @@ def held_out_decisions(
         folds = [f for _, f in stack.lanes]
         params = _known(grid, stack.result.params, folds, objective)
         found |= zip(folds, held_out.decisions(stack.objective.data, params, folds), strict=True)
-    Z = objective.xp.concat([found[f] for f in range(count)], axis=0)
-    return Z, np.concatenate(grid.folds.tests)
+    return [found[f] for f in range(count)]
+
+
+def scattered(Z: Array, rows: HostArray, n: int, objective: Objective) -> Array:
+    """Return scores of some rows in the places of these among n; the others are NaN."""
+    xp, at = objective.xp, np.full(n, len(rows))
+    at[rows] = np.arange(len(rows))
+    Z = xp.concat([Z, xp.full_like(Z[:1, ...], float("nan"))], axis=0)
+    return xp.take(Z, objective.data.backend.asarray(at), axis=0)
 
 
 def _within_memory(
@@ -362,9 +370,9 @@ def _held_out_scores(
         folds = [stack.lanes[model % len(stack.lanes)][1] for model in some]
         part = stack.objective.take(backend.asarray(np.asarray(some)))
         params = _known(grid, stack.params(some), folds, part)
+        part = replace(part, data=_weighted(part.data, grid, grid.folds.held_out, folds))
         if isinstance(scoring, str):
-            own = replace(part, data=_weighted(part.data, grid, grid.folds.held_out, folds))
-            found.append(backend.to_host(sums_of(scoring)(own, params)))
+            found.append(backend.to_host(sums_of(scoring)(part, params)))
         else:
             found.append(scoring.scores(part, params, folds))
     return np.concatenate(found)
@@ -386,10 +394,14 @@ class Run:
     """Scores and solutions as they come in."""
 
     def __init__(
-        self, grid: Grid, callbacks: Sequence[Callable[[SweepProgress], bool | None]]
+        self,
+        grid: Grid,
+        callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+        parts: tuple[int, ...] = (),
     ) -> None:
         self.grid, self.callbacks = grid, callbacks
-        self.scores = np.full((len(grid.alphas), len(grid.rates), len(grid.folds.tests)), np.nan)
+        shape = len(grid.alphas), len(grid.rates), len(grid.folds.tests), *parts
+        self.scores = np.full(shape, np.nan)  # each in parts, if so
         self.diverged = np.zeros(self.scores.shape[:2], dtype=bool)
         self.lanes_done = np.zeros(len(grid.alphas), dtype=int)
         self.refits: dict[tuple[int, int], Result] = {}
@@ -418,6 +430,15 @@ class Run:
             loss=float(progress.loss.mean()),
         )
         return sum(bool(callback(news)) for callback in self.callbacks) > 0
+
+    def tell(self, a: int, score: float) -> None:
+        """Print how far it is, and the mean score of a strength."""
+        (name, strength), done = self.grid.named(a), len(self.reasons)
+        left = time_left(self.seconds, done, self.models)
+        print(  # noqa: T201 - asked for
+            f"{name} {strength:.3g}  score {score:.4f}  {done}/{self.models} models"
+            f"  {self.seconds:.2f} s, time left {left}"
+        )
 
     def add(self, stack: Stack, scoring: str | OfRows) -> None:
         """Score what was solved, and keep the fits to all rows.
