@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import math
+import operator
 import sys
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -542,7 +542,8 @@ def _results(
         size = source.rows_per_block(scores)
         try:
             with closing(source.stored(done, size)) as blocks:
-                for result in backend.each(applied, blocks):
+                # Blocks of sparse rows are large, where there is more than one.
+                for result in backend.each(applied, blocks, at_once=source.sparse):
                     done = min(done + size, source.held)
                     if failed:
                         _warn(failed, size)
@@ -598,6 +599,8 @@ def reduce(
     """Return the sums over all blocks of ``function(*static, block, *each, *args)``."""
     parts: Any = _results(source, function, static, args, scores, kernel, each)
     with closing(parts):  # at once, though an error's traceback may hold them
-        return functools.reduce(
-            lambda total, part: tuple(a + b for a, b in zip(total, part, strict=True)), parts
-        )
+        total, add = next(parts), operator.add
+        for part in parts:
+            total = tuple(map(add, total, part))
+            add = operator.iadd  # into memory of its own
+        return total

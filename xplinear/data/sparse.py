@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +19,8 @@ __all__ = ["SparseData"]
 
 # Stored entries of a block per feature: what a block does of the size of the weights, its part of
 # the gradient above all, is then little beside its products.
-_PER_FEATURE = 4
+_PER_FEATURE = 5
+_FEW, _SUMS_BYTES = 2, 2**29  # blocks are few where their parts of the gradient are large
 _SCORES_BYTES = 64 * 2**20  # of a block, unless those of a device are larger
 
 
@@ -185,14 +185,11 @@ class SparseData:
         """
         number = self.backend.xp.finfo(self.dtype).bits // 8
         enough = max(_PER_FEATURE * self.p, self.block_bytes // (number + 4))
-        rows = min(self.n, math.ceil(enough / self.entries * self.n))
-        most = max(_SCORES_BYTES, self.block_bytes)
-        return max(
-            1,
-            min(
-                rows, most // (4 * number * scores + 1), self.budget.bytes // self.row_bytes(scores)
-            ),
-        )
+        sums = _SUMS_BYTES // (number * self.p * max(1, scores))
+        count = max(1, min(self.entries // enough, max(_FEW, sums)))
+        most = max(_SCORES_BYTES, self.block_bytes) // (4 * number * max(1, scores))
+        rows = min(-(-self.n // count), most, self.budget.bytes // self.row_bytes(scores))
+        return max(1, rows)
 
     def gathered(self, rows: slice | Array) -> SparseMatrix:
         """Return some rows of X in the dtype of the computation."""
