@@ -151,6 +151,9 @@ class Plain:
     def with_standard(self, standard):
         return replace(self, standard=standard)
 
+    def narrowed(self):
+        return self
+
     def take(self, models):
         s, standard, labels = self.s, self.standard, self.y
         labels = labels if labels.ndim == 1 else labels[:, models]

@@ -38,6 +38,7 @@ __all__ = [
     "Orders",
     "Source",
     "as_held",
+    "as_it_is",
     "check_classes",
     "copies",
     "epoch",
@@ -376,6 +377,11 @@ def with_labels(source: _AnySource, labels: Array, targets: Array | None = None)
 def with_standard(source: _AnySource, standard: Standard | None) -> _AnySource:
     """Return the same rows, standardized in this way instead of that they had."""
     return source if standard is source.standard else replace(source, standard=standard)
+
+
+def as_it_is(source: _AnySource) -> _AnySource:
+    """Return the rows themselves: copies of each block in another dtype would cost too much."""
+    return source
 
 
 def take(source: _AnySource, models: Array) -> _AnySource:

@@ -130,6 +130,13 @@ class Data(Protocol):
         """Return the same rows, standardized in this way instead of that they had."""
         ...
 
+    def narrowed(self) -> Data:
+        """Return the same rows in float32, for what need not be exact; or self, if that is no less.
+
+        Both are kept.
+        """
+        ...
+
     def take(self, models: Array) -> Data:
         """Return the same rows for a stack of these models only."""
         ...

@@ -13,7 +13,7 @@ from xplinear.data import blocks
 from xplinear.data.blocks import Budget, Orders
 from xplinear.data.protocol import Kernel
 from xplinear.data.rows import Standard
-from xplinear.namespace import Array, HostArray, device
+from xplinear.namespace import Array, HostArray, array_namespace, device
 
 __all__ = ["SparseData"]
 
@@ -21,20 +21,32 @@ __all__ = ["SparseData"]
 # the gradient above all, is then little beside its products.
 _PER_FEATURE = 5
 _FEW, _SUMS_BYTES = 2, 2**29  # blocks are few where their parts of the gradient are large
+_NARROW = 1e-15, 1e15  # sizes whose squares float32 holds
 _SCORES_BYTES = 64 * 2**20  # of a block, unless those of a device are larger
 
 
 class Cut:
     """The rows in blocks of one size: they are kept, with what a library makes of each."""
 
-    def __init__(self, X: SparseMatrix, dtype: Any) -> None:
-        self._stored, self._dtype, self._size = X, dtype, 0
+    def __init__(self, X: SparseMatrix, dtype: Any, over: Callable[[Array], bool]) -> None:
+        self._stored, self._dtype, self._size, self._over = X, dtype, 0, over
         self._blocks: list[SparseMatrix] = []
 
     @cached_property
     def X(self) -> SparseMatrix:  # noqa: N802 - as in the formula
         """The rows in the dtype of the computation."""
         return self._stored.astype(self._dtype)
+
+    @cached_property
+    def narrow(self) -> Cut | None:
+        """The rows in float32; None where they are, or that may not hold what they do."""
+        xp = array_namespace(self.X.values)
+        if self.X.dtype != xp.float64:
+            return None
+        size = xp.abs(self.X.values)
+        low, high = _NARROW
+        holds = (size == 0.0) | ((size >= low) & (size <= high))
+        return Cut(self.X, xp.float32, self._over) if self._over(holds) else None
 
     def blocks(self, size: int) -> list[SparseMatrix]:
         """Return them, ``size`` rows each, but for the last."""
@@ -96,7 +108,7 @@ class SparseData:
         like = self.backend.xp.zeros((1, 1), **self.backend.kind(self.X.dtype))
         blocks.settle(self, lambda: like, self.n)
         if cast("Cut | None", self.cut) is None:
-            object.__setattr__(self, "cut", Cut(self.X, self.dtype))
+            object.__setattr__(self, "cut", Cut(self.X, self.dtype, self.backend.over))
 
     @property
     def n(self) -> int:
@@ -172,6 +184,16 @@ class SparseData:
             return replace(self, X=X, standard=standard, origin=None, cut=cut)
         near, rest = _centred(X, standard, self.dtype, xp=self.backend.xp)
         return replace(self, X=near, standard=rest, origin=X, cut=None)
+
+    def narrowed(self) -> SparseData:
+        """Return the same rows in float32; or self, where these are no others."""
+        narrow, xp, standard = self.cut.narrow, self.backend.xp, self.standard
+        if narrow is None:
+            return self
+        if standard is not None:
+            standard = Standard(*(xp.astype(a, xp.float32) for a in standard))
+        s = None if self.s is None else xp.astype(self.s, xp.float32)
+        return replace(self, dtype=xp.float32, s=s, standard=standard, cut=narrow)
 
     def row_bytes(self, scores: int) -> int:
         """Return the bytes of a row, with about four arrays of so many scores."""
