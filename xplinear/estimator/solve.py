@@ -22,7 +22,7 @@ from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 from xplinear.penalties import has_strength
 from xplinear.solvers import SOLVERS, Solver
-from xplinear.solvers.automatic import automatic_solver, cheap_passes
+from xplinear.solvers.automatic import automatic_solver, cheap_optimum
 from xplinear.solvers.protocol import declared
 
 __all__ = [
@@ -52,10 +52,9 @@ def solver_for(
     settings: Settings, objective: Objective, seed: int, *, partial: bool = False
 ) -> Any:
     """Return the solver of a fit, or of a call of `partial_fit`, told what the settings say."""
-    solver, data = settings.solver, objective.data
+    solver = settings.solver
     if solver == "auto":
-        cheap = cheap_passes(data.entries, objective.k)
-        exact = cheap and not (partial or settings.stochastic)
+        exact = cheap_optimum(objective) and not (partial or settings.stochastic)
         penalized = not settings.unpenalized
         solver = automatic_solver(objective, penalized=penalized) if exact else "sgd"
     if isinstance(solver, str):

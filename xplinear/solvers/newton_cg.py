@@ -14,6 +14,7 @@ from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, class_scores, column_gradient, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.balance import Smooth, evened, smooth
+from xplinear.solvers.gram import LARGEST_GRAM
 from xplinear.solvers.hessian import curvatures, has_hessian, hessian_product
 from xplinear.solvers.metric import penalty_curvature, safe_divisor
 from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
@@ -125,6 +126,11 @@ class NewtonCG:
             "solver 'newton_cg' needs a smooth penalty and a loss with a Hessian, got "
             f"{loss!r} and {penalty!r}; use 'auto'"
         )
+
+    def pays(self, objective: Objective, models: int = 1) -> bool:
+        """Return whether rows are sparse, of too many features for the Gram matrix of L-BFGS."""
+        del models
+        return objective.data.sparse and objective.data.p > LARGEST_GRAM
 
     def init(self, objective: Objective, params: Params) -> NewtonCGState:
         """Evaluate the start and find the first direction."""
