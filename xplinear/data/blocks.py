@@ -584,10 +584,11 @@ def map_(
     static: Sequence[Hashable],
     *args: Any,
     scores: int,
+    each: Sequence[Array] = (),
 ) -> Iterator[Array]:
-    """Yield ``function(*static, block, *args)`` of each block, in order."""
+    """Yield ``function(*static, block, *each, *args)`` of each block, in order."""
     backend, left = source.backend, source.n
-    for part in _results(source, function, static, args, scores):
+    for part in _results(source, function, static, args, scores, each=each):
         # Without the rows that were added.
         yield part if part.shape[0] <= left else backend.asarray(backend.near(part)[:left, ...])
         left -= part.shape[0]

@@ -147,10 +147,16 @@ class SparseData:
     epoch = blocks.epoch
 
     def map(
-        self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
+        self,
+        function: Callable[..., Array],
+        static: Sequence[Hashable],
+        *args: Any,
+        scores: int,
+        each: Sequence[Array] = (),
     ) -> Iterator[Array]:
-        """Yield ``function(*static, block, *args)`` of each block, in order."""
-        return blocks.map_(self, function, static, *self._laid_out(args), scores=scores)
+        """Yield ``function(*static, block, *each, *args)`` of each block, in order."""
+        args = self._laid_out(args)
+        return blocks.map_(self, function, static, *args, scores=scores, each=each)
 
     def reduce(
         self,

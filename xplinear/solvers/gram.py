@@ -24,7 +24,15 @@ from xplinear.solvers.metric import (
 )
 from xplinear.solvers.protocol import take_models
 
-__all__ = ["LARGEST_GRAM", "Bounds", "Preconditioner", "bounds", "gram_pays", "preconditioner", "sampled_centre"]
+__all__ = [
+    "LARGEST_GRAM",
+    "Bounds",
+    "Preconditioner",
+    "bounds",
+    "gram_pays",
+    "preconditioner",
+    "sampled_centre",
+]
 
 _ROWS = 8192  # that a Gram matrix is made of, unless they hold more than so many numbers
 _ENTRIES = 2**26

@@ -140,8 +140,9 @@ class NewtonCG:
         Z, loss, grads = _evaluated(objective, params, rough=rough)
         start = compile_(_start, smooth(objective), xp)
         value, gradient, report = start(params, loss, grads, objective.alpha)
-        metric = _measured(objective, Z)
-        found = _direction(objective, Z, gradient, metric, ~report.converged, _PRODUCTS)
+        bent = _bent(objective, Z)
+        metric = _measured(objective, bent)
+        found = _direction(objective, bent, gradient, metric, ~report.converged, _PRODUCTS)
         residual = compile_(_residual, xp)(zero, value, found[1])
         report = report._replace(converged=residual <= _bar(self, rough), residual=residual)
         idle = xp.zeros_like(loss)
@@ -156,10 +157,11 @@ class NewtonCG:
         Z, loss, grads = _evaluated(objective, trial, rough=rough)
         judge = compile_(_judge, smooth(objective), xp)
         accept, value, gradient = judge(state, trial, loss, grads, alpha)
+        bent = _bent(objective, Z)
         if steps & (steps - 1) == 0:  # at first it changes most
-            metric = _measured(objective, Z)
+            metric = _measured(objective, bent)
         most = min(_PRODUCTS * (steps + 1), _MOST_PRODUCTS)
-        found = _direction(objective, Z, gradient, metric, accept, most)
+        found = _direction(objective, bent, gradient, metric, accept, most)
         bar = _bar(self, rough)
         state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
         return state._replace(metric=metric, steps=steps + 1, rough=rough)
@@ -203,16 +205,23 @@ def _of_scores(loss: Loss, xp: Namespace, block: Block, Z: Array) -> tuple[Array
     return xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)), *block.rows.gradient(G, xp=xp)
 
 
-def _curved(loss: Loss, xp: Namespace, block: Block, Z: Array, way: Params) -> tuple[Array, Array]:
-    """Return the product of the loss's Hessian at some scores with parameters."""
+def _curvatures(loss: Loss, xp: Namespace, block: Block, Z: Array) -> Array:
+    """Return the loss's curvature in each column of scores ``(r, m, c)``."""
+    return _weighted(curvatures(loss, Z, block.y, xp=xp), block.s)
+
+
+def _curved(loss: Loss, xp: Namespace, block: Block, A: Array, way: Params) -> tuple[Array, Array]:
+    """Return the product of the loss's Hessian with parameters; A is as in `_bent`."""
     V = block.rows.scores(*way, xp=xp)
-    G = hessian_product(loss, class_scores(Z, xp=xp), block.y, class_scores(V, xp=xp), xp=xp)
-    return block.rows.gradient(_weighted(column_gradient(G, V.shape[-1]), block.s), xp=xp)
+    if V.shape[-1] == 1:
+        return block.rows.gradient(A * V, xp=xp)
+    G = hessian_product(loss, A, block.y, V, xp=xp)
+    return block.rows.gradient(_weighted(G, block.s), xp=xp)
 
 
-def _diagonal(loss: Loss, xp: Namespace, block: Block, Z: Array) -> tuple[Array, Array, Array]:
+def _diagonal(loss: Loss, xp: Namespace, block: Block, A: Array) -> tuple[Array, Array, Array]:
     """Return Σ h, Σ h x and Σ h x² of the curvatures h of each column of scores."""
-    h = _weighted(curvatures(loss, Z, block.y, xp=xp), block.s)
+    h = A if A.shape[-1] == 1 else _curvatures(loss, xp, block, A)
     return xp.sum(h, axis=0), *block.rows.squares(h, xp=xp)
 
 
@@ -256,37 +265,42 @@ def _means(
     return total / weight, Params(dW / own, db / own if fit_intercept else xp.zeros_like(db))
 
 
-def _measured(objective: Objective, Z: Array) -> Metric:
-    """Return the metric at some scores."""
+def _bent(objective: Objective, Z: Array) -> Array:
+    """Return what the Hessian is made of: the scores; of a single column, its curvatures."""
     (data, _), xp = _rows_of(objective, rough=True), objective.xp
+    Z = xp.astype(Z, data.dtype, copy=False)
+    if Z.shape[-1] > 1:
+        return Z
     static = objective.loss, xp
-    sums = data.reduce(_diagonal, static, each=(_like(Z, data, xp=xp),), scores=_width(objective))
+    parts = list(data.map(_curvatures, static, each=(Z,), scores=_width(objective)))
+    return data.as_held(joined(parts, backend=data.backend))
+
+
+def _measured(objective: Objective, A: Array) -> Metric:
+    """Return the metric there."""
+    (data, _), xp = _rows_of(objective, rough=True), objective.xp
+    sums = data.reduce(_diagonal, (objective.loss, xp), each=(A,), scores=_width(objective))
     metric = data.backend.compile(_metric, objective.fit_intercept, xp)
-    ridge = penalty_curvature(objective)
-    return metric(*sums, objective.data.weight_sum, xp.astype(ridge, data.dtype, copy=False))
-
-
-def _like(a: Array, data: Data, *, xp: Namespace) -> Array:
-    return xp.astype(a, data.dtype, copy=False)
+    ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
+    return metric(*sums, objective.data.weight_sum, ridge)
 
 
 def _direction(
-    objective: Objective, Z: Array, gradient: Params, metric: Metric, free: Array, most: int
+    objective: Objective, A: Array, gradient: Params, metric: Metric, free: Array, most: int
 ) -> tuple[Params, Array]:
     """Return H⁻¹g and gᵀH⁻¹g of the models that are ``free``, by at most so many products.
 
     Where conjugate gradients end early they are too small, but still lead downhill.
     """
     (data, cast), xp, width = _rows_of(objective, rough=True), objective.xp, _width(objective)
-    compile_, weight = data.backend.compile, objective.data.weight_sum
-    Z, ridge = (_like(a, data, xp=xp) for a in (Z, penalty_curvature(objective)))
+    compile_, weight, static = data.backend.compile, objective.data.weight_sum, (objective.loss, xp)
+    ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
     search = compile_(_first, xp)(cast(gradient), metric, free)
     advance = compile_(_advanced, objective.fit_intercept, xp)
     for _ in range(most):
         if data.backend.over(search.solved):
             break
-        static = objective.loss, xp
-        product = data.reduce(_curved, static, search.way, each=(Z,), scores=width)
+        product = data.reduce(_curved, static, search.way, each=(A,), scores=width)
         search = advance(search, metric, product, weight, ridge)
     found = Params(*(xp.astype(a, objective.data.dtype, copy=False) for a in search.found))
     found = evened(objective, found)
