@@ -81,6 +81,7 @@ class BackendCase:
         stored: str | None = None,
         models: Any = None,
         targets: Any = None,
+        positives: Any = None,
         fit_intercept: bool = True,
     ) -> Objective:
         """Return an objective of host arrays; X is kept in ``stored`` if given, else in dtype."""
@@ -92,6 +93,7 @@ class BackendCase:
             None if models is None else self.asarray(models),
             backend=self.backend,
             targets=None if targets is None else self.asarray(targets),
+            positives=None if positives is None else self.asarray(positives),
         )
         return Objective(
             loss, penalty, self.asarray(alpha, dtype), data, k=k, fit_intercept=fit_intercept

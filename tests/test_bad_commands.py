@@ -41,6 +41,7 @@ BAD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "backends": ((*NO_NAMES, "numpy,matlab", "numpy;torch", "numpy:7"), ()),
     "batch_size": ((*NO_INTEGERS, "0", "-1"), ("--solver=sgd",)),
     "C": ((*NO_NUMBERS, "0", "-1", "nan"), ()),
+    "Cs": ((*NO_NUMBERS, "1;2", "-1,1", "0,1", "nan,1", "inf,1", "1,,2", "0", "-3"), ()),
     "cv": ((*NO_INTEGERS, "0", "1", "-5"), ()),
     "data": (NO_DATA, ()),
     "dtype": ((*NO_NAMES, "float16", "int64", "float"), ()),

@@ -90,12 +90,12 @@ WRONG_X: list[Any] = [
     *(np.where(X > 0, X, math.nan), np.where(X > 0, X, math.inf), np.where(X > 0, X, -math.inf)),
     *(X.astype("datetime64[s]"), X.astype("timedelta64[s]"), X.astype(bytes)),
     *(np.where(X > 0, X, NOTHING), np.where(X > 0, "a", X.astype(object)), [["a", "b"]] * N),
-    *(np.zeros(N, dtype=[("a", float), ("b", int)]), scipy.sparse.csr_array(X), {"a": [1, 2]}),
+    *(np.zeros(N, dtype=[("a", float), ("b", int)]), scipy.sparse.csr_array(X * 1j), {"a": [1, 2]}),
     *([[1.0, 2.0], [3.0]] * (N // 2), np.ma.masked_array(X, X > 0), [[None, 1.0]] * N),
     *([[10**400, 1]] * N, [[{}, []]] * N, X.astype(object) * 1j),
 ]
 WRONG_Y: list[Any] = [
-    *(None, 3, "x", [], {}, Nothing(), Nothing, function, np.stack([Y, Y], axis=1), X[:, 0]),
+    *(None, 3, "x", [], {}, Nothing(), Nothing, function, np.stack([Y, 2 * Y], axis=1), X[:, 0]),
     *(Y[:-1], np.append(Y, 1), Y + 0.5, np.where(Y > 0, 1.0, math.nan)),
     *(np.where(Y > 0, 1.0, math.inf), np.where(Y > 0, 1, NOTHING), np.where(Y > 0, "a", NOTHING)),
     *(Y * 1j, MASKED, [1, "a"] * (N // 2), [b"a", b"b"] * (N // 2), [[1], [2, 3]] * (N // 2)),
@@ -138,6 +138,7 @@ SHARED: dict[str, list[Any]] = {
     "verbose": ["x", "", b"", -1, 1.5, math.nan, [], {}, None, Nothing(), 1j, np.ones(2)],
 }
 CLASSIFIER = SHARED | {
+    "multi_class": [*NAME, *NONE, "ovr", "multinomial"],
     "alpha": AT_LEAST_0,
     "C": [value for value in MORE_THAN_0 if not (isinstance(value, float) and value == math.inf)],
     "early_stopping": [*FLAG, *NONE],
@@ -379,6 +380,7 @@ def optimization() -> Iterator[Call]:
         dtype=["float32", "x", 3, np.int32, bool],
         models=[],
         targets=[],
+        positives=[],
         backend=[*NAME, *NONE],
         standard=[],
         classes=COUNT,

@@ -366,10 +366,6 @@ class TestSvmlight:
     def test_rows_are_padded_at_prediction(self, svm):
         assert load(svm, n_features=5, index_base=1).X.shape == (4, 5)
 
-    def test_too_large(self, svm, monkeypatch):
-        monkeypatch.setattr(datasets.arrays, "DENSE_BYTES", 95)
-        rejected(svm, "too large to be made dense: 4 × 3 values")
-
     def test_target_does_not_apply(self, svm):
         rejected(svm, "target does not apply", target="y")
 

@@ -249,3 +249,40 @@ def test_streamed_labels_are_those_of_the_rows(backend):
             StreamedData(X, wrong, backend=backend.backend)
     with pytest.raises(ArgumentError, match="s must have the shape"):
         StreamedData(X, y, backend.asarray(np.ones((20, 1))), backend=backend.backend)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("loss", ["softmax", "squared_error"])
+def test_one_against_the_rest_is_made_of_classes(backend, loss, k):
+    """The labels of each model are never there together; a class may have no rows."""
+    case, classes, alpha = backend.with_blocks_of(1), CODES[3][:, 0], [0.1, 0.03, 0.1, 1.0]
+    positives = [2, 0, 2, 7]
+    y = (classes[:, None] == positives).astype(np.int32)
+    what, how = (LOSSES[loss](), PENALTIES["l2"](), X), {"alpha": alpha, "k": k}
+    expected = case.objective(*what, y, **how)
+    F = case.objective(*what, classes, positives=positives, **how)
+    params = case.params(F)
+    for function in (Objective.value, value_and_lower_bound, class_counts):
+        for a, b in zip(function(F, params), function(expected, params), strict=True):
+            np.testing.assert_allclose(case.to_numpy(a), case.to_numpy(b), rtol=1e-12)
+    assert F.take(case.asarray([3, 1])).data.positives.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("positives", "message"),
+    [
+        ([0, 1], r"for each of the 3 models, \(3,\), .* got \(2,\)"),
+        ([0, 1, -1], "positives must be class codes from 0 on; they begin at -1"),
+        ([0.0, 1.0, 2.0], "positives must be"),
+        ([[0, 1, 2]], "positives must be"),
+    ],
+)
+def test_classes_of_models_that_cannot_be(backend, positives, message):
+    what, y = (LOSSES["softmax"](), PENALTIES["l2"](), X), CODES[3][:, 0]
+    with pytest.raises(ArgumentError, match=message):
+        backend.objective(*what, y, alpha=[0.1] * 3, k=2, positives=positives)
+    for more in ({"y": CODES[3]}, {"y": CODES[3], "targets": [0, 1, 2]}):
+        with pytest.raises(ArgumentError, match=r"with y of shape \(n,\) and no targets"):
+            backend.objective(*what, **more, alpha=[0.1] * 3, k=2, positives=[0, 1, 2])
+    with pytest.raises(ArgumentError, match="y must hold class codes from 0 on"):
+        backend.objective(*what, y - 1, alpha=[0.1] * 3, k=2, positives=[0, 1, 2])

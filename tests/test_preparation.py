@@ -170,7 +170,7 @@ def test_impute_is_for_tables():
 
 
 def test_too_many_categories(tmp_path, monkeypatch):
-    monkeypatch.setattr("xplinear.datasets.preparation.DENSE_BYTES", 10_000)
+    monkeypatch.setattr("xplinear.datasets.preparation.DENSE_BYTES", 3_000)
     path = write(tmp_path / "a.csv", {"name": [f"n{i}" for i in range(N)], "y": BUYS})
     assert "column 'name' has 400 categories" in run("train", path, expect=2)
 

@@ -254,6 +254,13 @@ class Result:
     reasons: tuple[str, ...]
     loop: Loop
 
+    @property
+    def iterations_of_each(self) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """The iterations ``(m,)`` until each model met the solver's test for good, or all."""
+        met = np.stack([row.converged > 0 for row in self.loop.history])
+        last = np.where(met.all(axis=0), 0, len(met) - np.argmin(met[::-1], axis=0))
+        return np.minimum(last + 1, len(met))
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during `minimize`: who holds on to ``result`` keeps the best so far, and raises again.
@@ -541,8 +548,8 @@ def _renewed(loop: Loop, stack: Objective, solver: Solver) -> State:
     renewed = protocol.declared(solver, "renewed") if loop.iteration else None
     if renewed is None:
         return loop.state
-    residual = float(loop.last.residual[loop.running].max())
-    return renewed(stack, loop.state, loop.iteration, residual)
+    residuals = loop.last.residual[loop.running].tolist()
+    return renewed(stack, loop.state, loop.iteration, residuals)
 
 
 def _stopped(callbacks: Callbacks, loop: Loop, iterations: int, objective: Objective) -> bool:

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 import xplinear as xl
 from xplinear.backends import BackendError, get_backend
+from xplinear.backends.sparse import ScipyRows
 from xplinear.data import ArrayData, Block, SparseData, Standard, StreamedData
 from xplinear.data.blocks import joined, padded, shuffled
 from xplinear.data.protocol import Batch
@@ -145,7 +146,9 @@ class Plain:
     def with_weights(self, weights, models=None):
         return replace(self, s=weights if models is None else weights[:, models])
 
-    def with_labels(self, labels, targets=None):
+    def with_labels(self, labels, targets=None, positives=None):
+        if positives is not None:
+            return replace(self, y=(labels[:, None] == positives).astype(int))
         return replace(self, y=labels if targets is None else labels[:, targets])
 
     def with_standard(self, standard):
@@ -235,6 +238,13 @@ def full_sparse(backend, own):
     return sparse(backend, own, csr_array((X.ravel(), columns, starts), shape=X.shape))
 
 
+def sparse_stream(backend, own):
+    """As the last, but the blocks go to the device in each pass."""
+    there = full_sparse(backend, own)
+    host = ScipyRows(csr_array(backend.to_numpy(there.X.to_dense())))
+    return replace(there, X=host, cut=None)
+
+
 SOURCES = {
     "array": array,
     "float32": lambda backend, own: array(backend, own, "float32"),
@@ -250,6 +260,7 @@ SOURCES = {
     "some rows": some_rows,
     "sparse": sparse,
     "full sparse": full_sparse,
+    "sparse stream": sparse_stream,
     "sparse bytes": lambda backend, own: sparse(
         backend, own, X.astype(np.uint8), dtype=own.xp.float64
     ),
@@ -274,23 +285,27 @@ def source(request, backend, tmp_path):
 
 
 SHARED, EACH = OWN[:, :, 0], OWN
-LABELS, TARGETS = np.stack([Y, 2 - Y], axis=1), [1, 0, 1]
-# Weights, the column that serves each model, the standard, and whether labels are per model.
+LABELS, TARGETS, POSITIVES = np.stack([Y, 2 - Y], axis=1), [1, 0, 1], [2, 0, 1]
+# Weights, the column that serves each model, the standard, and whose labels models have.
 KINDS = [
-    (None, None, None, None, False),
-    (S[:, :1], None, Standard, SHARED, False),
-    (S, FOLDS, Standard, EACH, True),
-    (S, FOLDS, FarStandard, SHARED, False),
-    (None, None, FarStandard, EACH, True),
+    (None, None, None, None, "common"),
+    (S[:, :1], None, Standard, SHARED, "common"),
+    (S, FOLDS, Standard, EACH, "own"),
+    (S, FOLDS, FarStandard, SHARED, "one against the rest"),
+    (None, None, FarStandard, EACH, "own"),
+    (None, None, None, None, "one against the rest"),
 ]
 
 
 def kinds(backend, source):
     """Yield a source with weights and a standard, and the same in plain NumPy."""
     # Where each is compiled for seconds, the one that has everything must do.
-    for s, folds, kind, both, many in KINDS[2:3] if source.backend.compiles else KINDS:
+    for s, folds, kind, both, whose in KINDS[2:4] if source.backend.compiles else KINDS:
         data, plain = source, Plain(X, Y)
-        if many:
+        if whose == "one against the rest":
+            data = source.with_labels(source.y, positives=backend.asarray(POSITIVES))
+            plain = plain.with_labels(Y, positives=POSITIVES)
+        elif whose == "own":
             added = padded(LABELS, source.held - N, backend=source.backend)
             data = source.with_labels(added, backend.asarray(TARGETS))
             plain = plain.with_labels(LABELS, TARGETS)

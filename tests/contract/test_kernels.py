@@ -171,6 +171,7 @@ PRODUCTS = replace(SMALL, batch_size=150)
 weights = np.random.default_rng(2).uniform(0.5, 2.0, (37, 3)).round(1)
 labels = np.random.default_rng(3).integers(0, 3, (37, 3))
 centre, scale = np.random.default_rng(4).uniform(0.0, 2.0, (2, 5, 2)).round(1)
+one_against_the_rest = {"y": np.arange(37) % 5, "positives": [3, 0]}
 many_labels = {"y": np.tile(labels, (5, 1))[:170], "targets": [2, 0]}
 SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "plain": (SMALL, rows()),
@@ -189,6 +190,8 @@ SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "weights per fold": (SMALL, rows() | {"s": weights, "models": [2, 0]}),
     "labels per model": (SMALL, rows() | {"y": labels[:, :2]}),
     "labels per target": (SMALL, rows() | {"y": labels, "targets": [2, 0]}),
+    "one against the rest": (SMALL, rows() | one_against_the_rest),
+    "one of the rest, in one column": (SMALL, rows(k=2) | one_against_the_rest),
     "a column of labels": (SMALL, rows() | {"y": labels[:, :1]}),
     "strided": (SMALL, rows() | {"strided": True}),
     "columns first": (SMALL, rows() | {"X": np.asfortranarray(rows()["X"])}),
@@ -204,6 +207,10 @@ SGD_CASES: dict[str, tuple[SGD, dict[str, Any]]] = {
     "products, two classes": (PRODUCTS, rows(n=170, k=2)),
     "products, many classes": (PRODUCTS, rows(n=170, k=40)),
     "products, labels per target": (PRODUCTS, rows(n=170) | many_labels),
+    "products, one against the rest": (
+        PRODUCTS,
+        rows(n=170, k=2) | {"y": np.arange(170) % 5, "positives": [3, 0]},
+    ),
     "products, averaged": (replace(PRODUCTS, average=True), rows(n=170)),
 }
 
@@ -267,7 +274,7 @@ def test_sgd(case: Any, fold_by: Callable[[str], None], name: str, dtype: str) -
     [
         *("two classes", "many features", "more rows than a tile", "one row at a time", "strided"),
         *("more models than run at once", "nesterov, averaged", "weights per fold"),
-        *("labels per target", "bytes", "standardized per model"),
+        *("labels per target", "one against the rest", "bytes", "standardized per model"),
     ],
 )
 def test_sgd_by_blocks_that_share_a_model(
@@ -363,6 +370,7 @@ ONE_READ: dict[str, dict[str, Any]] = {
     "weights per fold": rows() | {"s": weights, "models": [2, 0]},
     "labels per model": rows() | {"y": labels[:, :2]},
     "labels per target": rows() | {"y": labels, "targets": [2, 0], "s": weights[:, :2]},
+    "one against the rest": rows() | one_against_the_rest,
     "standardized": rows() | {"standard": standard()},
     "standardized per model": rows() | {"standard": standard(m=2), "s": weights[:, :2]},
     "far from 0": rows() | {"standard": standard(kind=FarStandard)},
@@ -381,6 +389,8 @@ IN_PRODUCTS: dict[str, dict[str, Any]] = {
     "strided columns": rows() | {"strided": 3},
     "many classes": rows(n=150, k=40) | {"s": np.tile(weights, (5, 1))[:150, :1]},
     "two classes of many models": rows(k=2) | {"alpha": np.ones(17)},
+    "one against the rest": rows(k=2)
+    | {"alpha": np.ones(17), "y": np.arange(37) % 20, "positives": np.arange(17)},
     "standardized": rows(k=40) | {"standard": standard(m=2), "s": weights, "models": [2, 0]},
     "bytes": small(40, 20, 30, 200) | {"stored": "uint8"},
     "far more features": small(3, 3000, 3),

@@ -160,7 +160,8 @@ struct PerModel {
 #ifndef PASS  // what follows is not for `cupy_pass.cu`
 
 // Scores Z (n, m, c) to losses (n, m) and their gradient G (n, m, c), which may be Z.
-// y and s are those of the rows `rows`, or of the first n. Block (team, rows at a time).
+// y and s are those of the rows `rows`, or of the first n. Without columns y is of classes, and 1
+// where it is the model's target. Block (team, rows at a time).
 extern "C" __global__ void loss(const T* Z, const int* y, const int* targets, const T* s,
                                 const int* models, const long long* rows, T* values, T* G,
                                 long long n, int m, int k, int c, int y_columns, int s_columns,
@@ -169,7 +170,8 @@ extern "C" __global__ void loss(const T* Z, const int* y, const int* targets, co
   long long i = (long long)blockIdx.x * blockDim.y + threadIdx.y;
   bool active = i < n * m;
   long long row = !active ? 0 : rows ? rows[i / m] : i / m;
-  int label = active ? PerModel<int>{y, targets, y_columns}(row, i % m) : 0;
+  int label = !active ? 0 : y_columns ? PerModel<int>{y, targets, y_columns}(row, i % m)
+                                      : y[row] == targets[i % m];
   T weight = active ? PerModel<T>{s, models, s_columns}(row, i % m) : 0;
   T value = row_loss(Z + i * c, G + i * c, label, weight, k, c, margin, active, threadIdx.x,
                      blockDim.x, (T*)memory);
@@ -369,7 +371,7 @@ extern "C" __global__ void CLUSTER
   const int fours = (c + 3) / 4, columns = 4 * fours;  // of weights, the last ones perhaps 0
   const int ld = width | 4;  // an odd number of fours: those of eight rows fall on all memory banks
   const Update advance{momentum, l1, l2, nesterov};
-  const PerModel<int> label_of{y, targets, y_columns};
+  const PerModel<int> label_of{y, targets, max(y_columns, 1)};
   const PerModel<T> weight_of{s, models, s_columns};
 
 #if MEMBERS > 1
@@ -413,6 +415,7 @@ extern "C" __global__ void CLUSTER
     }
 
     const int y_column = y_columns ? label_of.column(model) : 0;
+    const int positive = y_columns ? -1 : targets[model];
     const int s_column = s_columns ? weight_of.column(model) : 0;
     S staged[8 * CHUNKS];  // of the next tile, with the label and the weight of this team's row
     int label = 0;
@@ -469,7 +472,7 @@ extern "C" __global__ void CLUSTER
       const bool last = begin + r == size;
       const long long next = start + r;
       const int then = min(tile, last ? (int)min((long long)batch, n - next) : size - begin - r);
-      const int now_label = label;
+      const int now_label = positive < 0 ? label : label == positive;
       const T now_importance = importance, factor = factors[t];
       fetch(next);
       const long long later = row_at(next + then + thread);

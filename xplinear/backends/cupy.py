@@ -19,6 +19,7 @@ import cupyx
 import numpy as np
 from cupy._core import _routines_linalg as linalg
 from cupy.cuda import cublas, driver
+from cupyx.scipy.sparse import csr_matrix
 
 from xplinear.backends.base import (
     GPU_COLUMNS,
@@ -29,10 +30,13 @@ from xplinear.backends.base import (
     native,
     write_in_place,
 )
-from xplinear.backends.epoch import Epoch, Shared, fold_in_python
+from xplinear.backends.csr import Library as Matrices
+from xplinear.backends.csr import Pattern, csr
+from xplinear.backends.epoch import Epoch, Shared, fold_in_python, labels_of
 from xplinear.backends.fusion import fused, opaque
 from xplinear.backends.precision import in_precision
 from xplinear.backends.programs import OPERATIONS, ROOM, THREADS
+from xplinear.backends.sparse import canonical
 from xplinear.backends.tracing import DTYPES, Library
 from xplinear.backends.transfer import upload_ahead
 from xplinear.losses import LOSSES, Loss, SoftmaxLoss
@@ -149,7 +153,8 @@ def _loss_launcher(
     """Return a function that launches the kernel ``loss``, for many calls with the same shapes.
 
     It takes n and the pointers of Z ``(n, m, c)``, y ``(n, labels)``, targets, s ``(n, weights)``,
-    models, rows, values ``(n, m)`` and G, which may be Z.
+    models, rows, values ``(n, m)`` and G, which may be Z. No ``labels`` are one column, of which
+    each model has its target as class 1.
     """
     k = max(c, 2)
     team = _team(k)
@@ -231,6 +236,8 @@ def _loss_and_grad(
     known = stored in _TYPES and kind[1] in ("float32", "float64")
     if not known or any(a.dtype != W.dtype for a in reals):
         return None
+    if shared.positives is not None:
+        y = labels_of(y, None, shared.positives, xp=xp)
     y, targets, models = (
         None if a is None else cupy.ascontiguousarray(a, np.int32)
         for a in (y, shared.targets, shared.models)
@@ -303,7 +310,8 @@ class _Rows(NamedTuple):
     y: cupy.ndarray
     s: cupy.ndarray | None
     models: cupy.ndarray | None
-    targets: cupy.ndarray | None
+    targets: cupy.ndarray | None  # or, where the labels have no columns, the class that is 1
+    columns: int  # of the labels
     order: cupy.ndarray
     schedule: HostArray
     size: int
@@ -333,7 +341,8 @@ class _Rows(NamedTuple):
 def _sgd(loss: Loss, epoch: Epoch) -> Any:
     """Fold SGD's update over the mini-batches of an epoch, as `fold_in_python` does."""
     rule: Any = epoch.update.rule
-    (X, y, s), (steps, models, targets, standard) = epoch.rows, epoch.shared
+    (X, y, s), (steps, models, targets, standard, positives) = epoch.rows, epoch.shared
+    targets = targets if positives is None else positives
     W = epoch.carry[0].W
     shares, real = _SHARES.get(type(rule.penalty)), W.dtype.type
     if shares is None or str(X.dtype) not in _TYPES or not _alike(standard):
@@ -346,6 +355,7 @@ def _sgd(loss: Loss, epoch: Epoch) -> Any:
         s=None if s is None else cupy.ascontiguousarray(s),
         models=None if models is None else cupy.ascontiguousarray(models, np.int32),
         targets=None if targets is None else cupy.ascontiguousarray(targets, np.int32),
+        columns=0 if positives is not None else _columns(y),
         order=cupy.ascontiguousarray(epoch.order, np.int64),
         schedule=np.asarray(epoch.schedule, real),
         size=min(epoch.size, len(epoch.order)),
@@ -484,7 +494,7 @@ def _in_one_kernel(rows: _Rows, plan: _Plan, carry: Any, steps: Any, average: bo
         *(rows.X, *_strides(rows.X), *rows.labels(), rows.order, cupy.asarray(rows.schedule)),
         *(*rows.features(), *given, *after, *(total if average else [np.intp(0)] * 2), losses),
         *(_pointer(exchange), _pointer(arrivals), np.int64(len(rows.order))),
-        *_integers(rows.size, p, m, max(c, 2), c, _columns(rows.y), _columns(rows.s)),
+        *_integers(rows.size, p, m, max(c, 2), c, rows.columns, _columns(rows.s)),
         *_integers(rows.standards, rows.mean.shape[1], plan.members, plan.width, plan.tile),
         *(real(getattr(rows.loss, "margin", 0.0)), *rows.rule),
     )
@@ -526,7 +536,7 @@ def _by_products(rows: _Rows, carry: Any, steps: Any, average: bool) -> Any:
     gradient, losses = cupy.empty_like(W), cupy.zeros(m, np.float64)
     # All that does not change from step to step is made here: a step takes microseconds.
     gather, update = rows.kernel("gather"), rows.kernel("update")
-    loss = _loss_launcher(rows.loss, W.dtype, m, c, _columns(rows.y), _columns(rows.s))
+    loss = _loss_launcher(rows.loss, W.dtype, m, c, rows.columns, _columns(rows.s))
     weights, labels = (gradient, step, shrink, W, V, _pointer(sums)), rows.labels()
     multiply = cublas.sgemm if item == 4 else cublas.dgemm
     handle, blocks = cupy.cuda.device.get_cublas_handle(), (-(-W.size // _THREADS),)
@@ -651,6 +661,22 @@ def _library(index: int) -> Library:
     )
 
 
+def _multiply(values: cupy.ndarray, pattern: Pattern) -> Callable[[cupy.ndarray], cupy.ndarray]:
+    matrix = csr_matrix((values, pattern.indices, pattern.starts), shape=pattern.shape)
+    matrix.has_canonical_format = True  # else CuPy looks, and the host waits
+    return lambda D: matrix @ D
+
+
+def _owners(starts: cupy.ndarray, total: int) -> cupy.ndarray:
+    values = cupy.arange(total, dtype=starts.dtype)
+    return xp.searchsorted(starts, values, side="right").astype(starts.dtype) - 1
+
+
+def _starts(owners: cupy.ndarray, rows: int) -> cupy.ndarray:
+    numbers = cupy.arange(rows + 1, dtype=owners.dtype)
+    return xp.searchsorted(owners, numbers).astype(owners.dtype)
+
+
 @contextmanager
 def _products(device: cupy.cuda.Device, tf32: bool) -> Generator[None]:
     """Multiply float32 matrices in TF32, or not, whatever ``CUPY_TF32`` says."""
@@ -713,6 +739,7 @@ def _on(index: int) -> Backend:
         with device:
             return device.mem_info[0] + cupy.get_default_memory_pool().free_bytes()
 
+    matrices = Matrices(xp, move, _fetch, _multiply, cupy.asfortranarray, _owners, _starts)
     kernels: dict[str, Callable[..., Any]] = {
         "value_and_grad": opaque(partial(_value_and_grad, device)),
         "loss_and_grad": in_precision(products, _loss_and_grad, device),
@@ -723,11 +750,13 @@ def _on(index: int) -> Backend:
         xp=xp,
         device=device,
         move=move,
-        fetch=cupy.asnumpy,
+        fetch=_fetch,
+        is_sparse=lambda x: not isinstance(x, cupy.ndarray),
         fold=in_precision(products, fold_in_python),
         compile=_compile(index, products),
         plain_compile=partial(in_precision, products),
         write=partial(_write, device),
+        sparse=lambda X: csr(canonical(X), matrices),
         warm=partial(_warm, index),
         tensor_cores=True,
         block_bytes=gpu_block_bytes(device.mem_info[1]),
@@ -739,6 +768,10 @@ def _on(index: int) -> Backend:
         synchronize=device.synchronize,
         kernels={(loss, name): kernel for loss in _LOSSES for name, kernel in kernels.items()},
     )
+
+
+def _fetch(x: Any) -> Any:
+    return cupy.asnumpy(x) if isinstance(x, cupy.ndarray) else x.get()
 
 
 class _Copies:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,10 +62,28 @@ class Certificate:
         return self.gap / np.maximum(np.abs(self.objective), np.finfo(np.float64).tiny)
 
     def __str__(self) -> str:
-        """Return a line per model: why it ended, and how far F is from its minimum, over F."""
-        return "\n".join(map(_describe, self.relative_gap, self.residual, self.reasons))
+        """Return why each model ended, and how far F is from its minimum, over F.
+
+        A line per model or, of many, one for all.
+        """
+        if len(self.reasons) <= _FEW:
+            return "\n".join(map(_describe, self.relative_gap, self.residual, self.reasons))
+        ends = Counter(_REASONS.get(reason, reason) for reason in self.reasons)
+        parts = [", ".join(f"{count} {why}" for why, count in ends.most_common())]
+        gap = self.relative_gap
+        known = np.isfinite(gap)
+        if known.any():
+            worst = int(np.argmax(np.where(known, gap, -np.inf)))
+            parts.append(
+                f"{int(known.sum())} within {gap[worst]:.1e} of the optimum, proven (model "
+                f"{worst} the farthest)"
+            )
+        if not known.all():
+            parts.append(f"no bound of the optimum is known of {int((~known).sum())}")
+        return f"{len(self.reasons)} models: " + "; ".join(parts)
 
 
+_FEW = 10  # models that have a line each
 _REASONS = {
     "rounding": "ended by rounding",
     "max_iter": "ended by max_iter",

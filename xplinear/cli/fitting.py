@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_
 
 import numpy as np
 
+from xplinear.backends.sparse import is_scipy
 from xplinear.checks.certificate import Certificate
 from xplinear.cli import options
 from xplinear.cli.options import Context, option
@@ -30,7 +31,7 @@ from xplinear.formats.model_file import ENDING
 from xplinear.formats.writing import written
 from xplinear.losses import LOSSES
 from xplinear.model_selection.cross_validation import LinearClassifierCV
-from xplinear.model_selection.scoring import SCORINGS
+from xplinear.model_selection.scoring import RANKINGS, SCORINGS
 from xplinear.namespace import name_of
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SOLVERS
@@ -39,13 +40,14 @@ __all__ = ["Given", "Report", "certificate_record", "fit", "fits", "numbers_of",
 
 _NO_LABEL = np.zeros(1, dtype=int)
 _DPI = 150
+_SCORINGS = (*SCORINGS, *RANKINGS, "top_5_accuracy")
 
 # In the order in which they are listed; None for those that are described where they are declared.
 _OPTIONS: dict[str, Any] = {
     **dict.fromkeys(("data", "format_")),
     "alphas": option(help="Strengths, 1e-5,1e-4,…; or how many, chosen for the data; 20."),
     "cv": option(min=2, help="Folds."),
-    "scoring": option(help=f"{', '.join(SCORINGS)}.", words=SCORINGS),
+    "scoring": option(help=f"{', '.join(_SCORINGS)}, or other numbers than 5.", words=_SCORINGS),
     "one_se": option("--one-se", help="The strongest within one standard error."),
     "loss": option(help=f"{', '.join(LOSSES)}.", words=LOSSES),
     "penalty": option(help=f"{', '.join(PENALTIES)}.", words=PENALTIES),
@@ -61,6 +63,7 @@ _OPTIONS: dict[str, Any] = {
     "batch_size": option(help="Rows of a mini-batch: 64, or 1024 of a sparse X."),
     "learning_rate": option(help="auto, or a number."),
     "learning_rates": option(help="Of sgd, all in the same stack: 0.001,0.01,…"),
+    "Cs": option("--Cs", help="In place of --alphas: 0.01,0.1,…, or how many from 1e-4 to 1e4."),
     "max_iter": option(help="Iterations, epochs of sgd; the solver's own by default."),
     "tol": option(help="Tolerance of the stopping test."),
     "early_stopping": option("--early-stopping", help="Stop on a held-out tenth of the rows."),
@@ -242,6 +245,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
         "n": n,
         "p": p,
         "k": len(clf.classes_),
+        "density": dataset.X.nnz / (n * p) if is_scipy(dataset.X) else None,
         "dtype": dataset.X.dtype,
         "computed_in": name_of(clf.coef_.dtype),
         "backend": clf.backend_.name,
@@ -282,6 +286,8 @@ def _described(record: Mapping[str, Any]) -> dict[str, str]:
     """Return the rows that say what was computed, and where."""
     n, p, k = (record[name] for name in "npk")
     rows = {"data": f"{record['data']}: {n:,} rows, {p:,} features, {k:,} classes"}
+    if record["density"] is not None:
+        rows["sparse"] = f"{100 * record['density']:.2g} % of the values are not 0"
     if record["target"] is not None:
         rows["labels"] = f"column {record['target']}"
     if record["standardize"]:

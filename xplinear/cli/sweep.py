@@ -24,20 +24,26 @@ def sweep(
     cv: int = 5,
     one_se: bool = False,
     learning_rates: str | None = None,
+    Cs: str | None = None,
     plot: Annotated[Path | None, option(help="Draw the scores: FILE.png.")] = None,
     **settings: Any,
 ) -> None:
     """Choose the strength of the penalty by cross-validation."""
-    count = int(alphas) if alphas is not None and alphas.isdigit() else None
     estimator = partial(
         LinearClassifierCV,
-        numbers_of("--alphas", alphas) if count is None else count,
+        _strengths("--alphas", alphas),
+        Cs=_strengths("--Cs", Cs),
         cv=cv,
         one_standard_error=one_se,
         learning_rates=numbers_of("--learning-rates", learning_rates),
         **settings,
     )
     fit(ctx, given, plot, estimator, _report)
+
+
+def _strengths(option: str, text: str | None) -> list[float] | int | None:
+    """Return strengths, or how many."""
+    return int(text) if text is not None and text.isdigit() else numbers_of(option, text)
 
 
 def _report(clf: LinearClassifierCV, record: dict[str, Any]) -> Report:
@@ -47,21 +53,24 @@ def _report(clf: LinearClassifierCV, record: dict[str, Any]) -> Report:
     scoring = "neg_log_loss" if clf.scoring == "log_loss" else clf.scoring
     rates = clf.learning_rates or ()
     title = ["learning rate"] if rates else []
-    table = Table("alpha", *title, f"mean {scoring}", "standard error", "")
+    name, strengths = ("alpha", clf.alphas_) if clf.Cs is None else ("C", clf.Cs_)
+    table = Table(name, *title, f"mean {scoring}", "standard error", "")
     for index in np.ndindex(*grid):
         scores = clf.cv_scores_[index]
         chosen = clf.best_index_ == (index if rates else index[0])
         table.add_row(
-            f"{clf.alphas_[index[0]]:.3e}",
+            f"{strengths[index[0]]:.3e}",
             *(f"{rates[r]:g}" for r in index[1:]),
             f"{scores.mean():.4f}",
             f"{scores.std(ddof=1) / len(scores) ** 0.5:.4f}",
             "chosen" if chosen else "",
             style="bold" if chosen else None,
         )
+    given = "" if clf.Cs is None else f"C = {clf.C_:.4g}, "
     return Report(
         {
             "alphas": clf.alphas_,
+            "Cs": None if clf.Cs is None else clf.Cs_,
             "learning_rates": clf.learning_rates,
             "scoring": scoring,
             "scores": clf.cv_scores_,
@@ -71,6 +80,6 @@ def _report(clf: LinearClassifierCV, record: dict[str, Any]) -> Report:
             "objective": f"{record['objective']:.6g}",
             "training": f"{models:,} models, {record['seconds']:.2f} s",
         },
-        {"chosen": f"alpha = {clf.alpha_:.4g}  ({clf.loss} + alpha · {clf.penalty})"},
+        {"chosen": f"{given}alpha = {clf.alpha_:.4g}  ({clf.loss} + alpha · {clf.penalty})"},
         [table],
     )

@@ -38,6 +38,9 @@ class ArrayData:
     targets : Array of shape (m,), optional
         The column of ``y`` that serves each model, as ``models`` says it of ``s``: ``y`` is then
         ``(n, L)``, one column per label, however many models share it.
+    positives : Array of shape (m,), optional
+        The class that is 1 for each model, all others 0: one against the rest, made of
+        ``y (n,)`` block by block.
     standard : Standard, optional
         Of the features of blocks and mini-batches; X stays as it is.
     classes : int, optional
@@ -65,6 +68,7 @@ class ArrayData:
     models: Array | None = None
     backend: Backend = field(kw_only=True)
     targets: Array | None = field(default=None, kw_only=True)
+    positives: Array | None = field(default=None, kw_only=True)
     standard: Standard | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)

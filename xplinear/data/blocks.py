@@ -27,7 +27,7 @@ from xplinear.arguments import (
 )
 from xplinear.arguments import settle as check_fields
 from xplinear.backends.base import Backend
-from xplinear.backends.epoch import Epoch, Shared, Update, fold_in_python
+from xplinear.backends.epoch import Epoch, Shared, Update, fold_sparse, labels_of
 from xplinear.backends.sparse import SparseMatrix, is_sparse
 from xplinear.data.protocol import Batch, Block, Data, Followed, Kernel, compiled
 from xplinear.data.rows import DenseRows, FarStandard, Rows, SparseRows, Standard
@@ -107,6 +107,8 @@ class Source(Data, Protocol):
     def models(self) -> Array | None: ...
     @property
     def targets(self) -> Array | None: ...
+    @property
+    def positives(self) -> Array | None: ...
     @property
     def standard(self) -> Standard | None: ...
     @property
@@ -219,9 +221,9 @@ def epoch(
     fold: Callable[[Epoch], Any] | None = None,
 ) -> Any:
     """Fold an update over shuffled mini-batches, one part of the rows after another."""
-    fold, done = fold_in_python if source.sparse else fold or source.backend.fold, 0
+    fold, done = fold_sparse if source.sparse else fold or source.backend.fold, 0
     changes = Update(update, rule, source.backend.xp, source.dtype)
-    shared = Shared(constants, source.models, source.targets, source.standard)
+    shared = Shared(constants, source.models, source.targets, source.standard, source.positives)
     with (
         source.orders.order(source.n, shuffle) as drawn,
         closing(source.drawn(drawn, batch_size)) as parts,
@@ -242,7 +244,8 @@ def _minibatch(
     """
     X, y, s, *count = rows
     function, rule, xp, dtype = update
-    y, s, n = _of_models(y, shared.targets, xp=xp), _of_models(s, shared.models, xp=xp), X.shape[0]
+    y = labels_of(y, shared.targets, shared.positives, xp=xp)
+    s, n = _weights_of(s, shared.models, xp=xp), X.shape[0]
     if count:
         there = xp.arange(n, dtype=xp.int32, device=device(X))[:, None] < count[0]
         there, n = xp.astype(there, dtype), xp.astype(count[0], dtype)
@@ -271,9 +274,9 @@ def _rows_of(X: _Stored, dtype: Any, standard: Standard | None, *, xp: Namespace
     return DenseRows(xp.astype(X - near[:, 0], dtype, copy=False), Standard(*own))
 
 
-def _of_models(a: Array | None, columns: Array | None, *, xp: Namespace) -> Array | None:
-    """Return the weights or labels of each model, given its column."""
-    return a if a is None or columns is None else xp.take(a, columns, axis=1)
+def _weights_of(s: Array | None, models: Array | None, *, xp: Namespace) -> Array | None:
+    """Return the weights of each model, given its column."""
+    return s if s is None or models is None else xp.take(s, models, axis=1)
 
 
 def shares(source: Source) -> tuple[Array, Array]:
@@ -326,7 +329,8 @@ def _as_stored(source: Source, X: Array, rows: slice) -> Block:
 
 def _block(source: Source, X: _Stored, y: Array | None, s: Array | None) -> Block:
     xp = source.backend.xp
-    y, s = _of_models(y, source.targets, xp=xp), _of_models(s, source.models, xp=xp)
+    y = None if y is None else labels_of(y, source.targets, source.positives, xp=xp)
+    s = _weights_of(s, source.models, xp=xp)
     return Block(_rows_of(X, source.dtype, source.standard, xp=xp), y, s)
 
 
@@ -369,9 +373,17 @@ def with_weights(
     return replace(source, s=weights, models=models)
 
 
-def with_labels(source: _AnySource, labels: Array, targets: Array | None = None) -> _AnySource:
-    """Return the same rows with other labels; ``targets``: the column that serves each model."""
-    return replace(source, y=labels, targets=targets, classes=None)
+def with_labels(
+    source: _AnySource,
+    labels: Array,
+    targets: Array | None = None,
+    positives: Array | None = None,
+) -> _AnySource:
+    """Return the same rows with other labels.
+
+    ``targets``: the column that serves each model; ``positives``: the class that is 1 for each.
+    """
+    return replace(source, y=labels, targets=targets, positives=positives, classes=None)
 
 
 def with_standard(source: _AnySource, standard: Standard | None) -> _AnySource:
@@ -397,9 +409,10 @@ def take(source: _AnySource, models: Array) -> _AnySource:
         return None if a is None or math.prod(a.shape[1:]) == 1 else models
 
     weights, labels = kept(source.s, source.models), kept(source.y, source.targets)
-    if weights is None and labels is None:
+    own = kept(None, source.positives)
+    if weights is None and labels is None and own is None:
         return source
-    return replace(source, models=weights, targets=labels)
+    return replace(source, models=weights, targets=labels, positives=own)
 
 
 def check_classes(source: Source, k: int, m: int) -> None:
@@ -407,8 +420,11 @@ def check_classes(source: Source, k: int, m: int) -> None:
 
     The labels are read once.
     """
-    y, s = source.y, source.s
-    _check_columns("y", y, "targets", source.targets, m)
+    y, s, positives = source.y, source.s, source.positives
+    if positives is None:
+        _check_columns("y", y, "targets", source.targets, m)
+    else:
+        _check_positives(source, positives, m)
     if source.classes is None:
         try:
             low, high = _range(y, source.backend)
@@ -421,8 +437,12 @@ def check_classes(source: Source, k: int, m: int) -> None:
         if s is not None:
             check_weights(s)
         _check_chosen(source, "targets", y, source.targets)
+        if positives is not None and (least := _range(positives, source.backend).min()) < 0:
+            msg = f"positives must be class codes from 0 on; they begin at {least}"
+            raise ArgumentError(msg)
         _check_chosen(source, "models", s, source.models)
-        object.__setattr__(source, "classes", int(high.max()) + 1)
+        classes = int(high.max()) + 1 if positives is None else 2
+        object.__setattr__(source, "classes", classes)
     if s is not None:
         _check_columns("s", s, "models", source.models, m)
     if source.classes is not None and source.classes > k:
@@ -446,6 +466,18 @@ def _check_columns(name: str, a: Array, chosen: str, columns: Array | None, m: i
         given = columns.shape[0]
     if given != m and (given != 1 or columns is not None):
         msg = f"{name} must have one column for all models, or one for each of the {m}, got {given}"
+        raise ArgumentError(msg)
+
+
+def _check_positives(source: Source, positives: Array, m: int) -> None:
+    """Raise ArgumentError unless a class is given for each of m models, and a column of labels."""
+    check_array("positives", positives, ndim=1, kind="integral")
+    if positives.shape[0] != m or math.prod(source.y.shape[1:]) != 1 or source.targets is not None:
+        msg = (
+            f"positives must be the class that is 1 for each of the {m} models, ({m},), with y of "
+            f"shape (n,) and no targets, got {tuple(positives.shape)} for y of shape "
+            f"{tuple(source.y.shape)}"
+        )
         raise ArgumentError(msg)
 
 
@@ -517,7 +549,7 @@ def rows_per_block(source: Source, scores: int) -> int:
 def _by_kernel(
     source: Source, kernel: Kernel, args: tuple[Any, ...], stored: tuple[Array, slice]
 ) -> tuple[Array, ...] | None:
-    shared = Shared(None, source.models, source.targets)
+    shared = Shared(None, source.models, source.targets, positives=source.positives)
     return kernel(_as_stored(source, *stored), shared, *args)
 
 

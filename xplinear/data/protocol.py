@@ -119,10 +119,13 @@ class Data(Protocol):
         """
         ...
 
-    def with_labels(self, labels: Array, targets: Array | None = None) -> Data:
+    def with_labels(
+        self, labels: Array, targets: Array | None = None, positives: Array | None = None
+    ) -> Data:
         """Return the same rows with other labels ``(held,)`` or ``(held, m)``.
 
-        Or ``(held, L)``, and ``targets (m,)`` the column that serves each model.
+        Or ``(held, L)``, and ``targets (m,)`` the column that serves each model. With
+        ``positives (m,)`` labels ``(held,)`` are 1 for a model where they are that class, else 0.
         """
         ...
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from xplinear.arguments import instance
 from xplinear.backends.base import Backend
-from xplinear.backends.sparse import is_scipy, is_sparse
+from xplinear.backends.sparse import ScipyRows, SparseMatrix, canonical, is_scipy, is_sparse
 from xplinear.backends.transfer import RowIndices
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
@@ -39,7 +39,7 @@ class StreamedData:
     ----------
     X : ndarray of shape (n, p)
         Or a memory map; any numeric dtype and layout, read-only too.
-    y, s, dtype, models, backend, targets, standard, classes, budget, orders, padding
+    y, s, dtype, models, backend, targets, positives, standard, classes, budget, orders, padding
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
@@ -62,6 +62,7 @@ class StreamedData:
     models: Array | None = None
     backend: Backend = field(kw_only=True)
     targets: Array | None = field(default=None, kw_only=True)
+    positives: Array | None = field(default=None, kw_only=True)
     standard: Standard | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True, repr=False)
     budget: Budget = field(default_factory=Budget, kw_only=True, repr=False)
@@ -176,6 +177,16 @@ class StreamedData:
                 yield (X, y, s), asarray(np.arange(count, dtype=order.dtype))
 
 
+def _held(X: Any, backend: Backend) -> SparseMatrix:
+    """Return a matrix of SciPy on the backend; on the host if it would take half of the memory.
+
+    A device holds Xᵀ too, and the order of its values.
+    """
+    rows = canonical(X)
+    large = rows.nnz * (2 * rows.dtype.itemsize + 12) > backend.free_memory() // 2
+    return ScipyRows(rows) if large else backend.sparse(rows)
+
+
 def data_of(
     X: Array,
     y: Array,
@@ -205,8 +216,8 @@ def data_of(
     'ArrayData'
     """
     if is_sparse(X) or is_scipy(X):
-        X = X if is_sparse(X) else backend.sparse(X)
-        X = X if rows is None else X.rows(backend.asarray(rows))
+        X = X if is_sparse(X) else _held(X, backend)
+        X = X if rows is None else X.rows(rows)
         y = None if y is None else backend.asarray(y)
         s = None if s is None else backend.asarray(s, dtype)
         return SparseData(X, y, s, dtype, backend=backend, classes=classes)

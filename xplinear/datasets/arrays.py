@@ -1,4 +1,4 @@
-"""Matrices without names: NumPy's, MNIST's, and sparse rows of SVMlight and LIBSVM, made dense."""
+"""Matrices without names: NumPy's, MNIST's, SciPy's sparse ones, rows of SVMlight and LIBSVM."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from scipy import sparse
 from sklearn.datasets import load_svmlight_file
 
+from xplinear.backends.sparse import HostRows, canonical, sparse_pays
 from xplinear.datasets.dataset import Dataset
-from xplinear.datasets.reader import DAMAGED, DENSE_BYTES, File, Request, no_target
+from xplinear.datasets.reader import DAMAGED, File, Request, no_target
 from xplinear.datasets.tables import EXACT
 from xplinear.namespace import HostArray
 
@@ -19,7 +21,7 @@ __all__ = ["read_idx_directory", "read_npy", "read_npz", "read_svmlight"]
 
 
 def read_npz(file: File, request: Request) -> Dataset:
-    """Read arrays X and y, and a test part if there is one."""
+    """Read arrays X and y, and a test part if there is one; or a sparse X of `save_npz`."""
     target, n_features = request[:2]
     label = target or "y"
     names = ("X", label, "X_test", f"{label}_test")
@@ -30,6 +32,9 @@ def read_npz(file: File, request: Request) -> Dataset:
     except (*DAMAGED, TypeError, AttributeError) as error:
         # A file that is no archive gives an array, which is no context manager.
         file.refuse(f" cannot be read as .npz: {_reason(error)}")
+    if "X" not in there and {"format", "shape", "data"} <= set(there):
+        y = arrays.get(label)
+        return Dataset(_load_sparse(file), _labels_beside(file, request) if y is None else y)
     needed = {"X"}
     if n_features is None:
         needed |= {label} | ({f"{label}_test"} if "X_test" in arrays else set())
@@ -44,14 +49,32 @@ def read_npz(file: File, request: Request) -> Dataset:
     return Dataset(*found)
 
 
+def _load_sparse(file: File) -> HostRows:
+    """Read one matrix, whose archive may hold other arrays too."""
+    try:
+        return _as_pays(canonical(cast(Any, sparse.load_npz)(file.path), "it"))
+    except (*DAMAGED, AttributeError, IndexError, KeyError, NotImplementedError) as error:
+        file.refuse(f" cannot be read as a sparse .npz: {_reason(error)}")
+
+
+def _as_pays(X: Any) -> HostRows:
+    """Return a sparse matrix as it is, or dense where that does not pay."""
+    return X if sparse_pays(X.nnz, X.shape, X.dtype) else X.toarray()
+
+
 def read_npy(file: File, request: Request) -> Dataset:
     """Read X, and the labels from the file beside it."""
+    return Dataset(_load_npy(file), _labels_beside(file, request))
+
+
+def _labels_beside(file: File, request: Request) -> HostArray | None:
+    """Return the labels from the file beside, or None where they may be missing."""
     target, n_features = request[:2]
     labels = file.path.with_name("y.npy") if target is None else Path(target)
     if labels.is_file():
-        return Dataset(_load_npy(file), _load_npy(File(labels, str(labels), ".npy")))
+        return _load_npy(File(labels, str(labels), ".npy"))
     if n_features is not None and target is None:
-        return Dataset(_load_npy(file), None)
+        return None
     name = Path(file.name)  # the path is another where it was piped
     there = str(name.with_name("y.npy") if target is None else target)
     msg = f"no file {there!r} with the labels of {name.name}; target can name another"
@@ -114,19 +137,14 @@ def read_svmlight(file: File, request: Request) -> Dataset:
             f" cannot be read as svmlight, whose lines are a label and index:value pairs: {error}"
         )
     X, index_base = _counted(file, X, request)
-    n, p = X.shape
-    if X.dtype.itemsize * n * p > DENSE_BYTES:
-        file.refuse(
-            f" is sparse and too large to be made dense: {n} × {p} values take "
-            f"{X.dtype.itemsize * n * p / 2**30:.1f} GiB, {X.nnz} are not zero; select features"
-        )
     if np.abs(y).max(initial=0.0) >= EXACT:
         file.refuse(
             f" has labels of 2**53 or more, which this format rounds, such as "
             f"{y[np.abs(y).argmax()]:.0f}; use .csv or .parquet"
         )
     whole = y.size and (y == np.floor(y)).all()
-    return Dataset(X.toarray(), y.astype(np.int64) if whole else y, index_base=index_base)
+    rows = _as_pays(canonical(X, "it"))
+    return Dataset(rows, y.astype(np.int64) if whole else y, index_base=index_base)
 
 
 def _counted(file: File, X: Any, request: Request) -> tuple[Any, int]:

@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from xplinear.backends.sparse import HostRows
 from xplinear.namespace import HostArray
 
 __all__ = ["Columns", "Dataset", "holdout"]
@@ -19,11 +20,11 @@ class Dataset(NamedTuple):
 
     Parameters
     ----------
-    X : ndarray of shape (n, p)
+    X : ndarray, or csr_array of SciPy, of shape (n, p)
         Features, in the dtype they are stored in.
     y : ndarray of shape (n,) or None
         Labels; None only where `load` was told the number of features.
-    X_test, y_test : ndarray or None
+    X_test, y_test : as X and y, or None
         The data set's own test part.
     name : str
     image_shape : tuple of int or None
@@ -38,9 +39,9 @@ class Dataset(NamedTuple):
         Number of the first feature, 0 or 1, of an ``.svm``.
     """
 
-    X: HostArray
+    X: HostRows
     y: HostArray | None
-    X_test: HostArray | None = None
+    X_test: HostRows | None = None
     y_test: HostArray | None = None
     name: str = ""
     image_shape: tuple[int, ...] | None = None

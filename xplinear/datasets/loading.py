@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
+from xplinear.backends.sparse import HostRows, is_scipy
 from xplinear.datasets.arrays import read_idx_directory, read_npy, read_npz, read_svmlight
 from xplinear.datasets.dataset import Columns, Dataset
 from xplinear.datasets.parquet import read_parquet
@@ -91,10 +92,13 @@ def load(
 
         - a directory with the four IDX files of MNIST's format, gzipped or not;
         - ``.npz`` with arrays X and y, optionally X_test and y_test; images are flattened;
+        - ``.npz`` of `scipy.sparse.save_npz`, with the labels in an array y in it, or in ``y.npy``
+          beside it;
         - ``.npy``: X, with the labels in ``y.npy`` beside it;
         - ``.csv`` with numeric features, with or without a header; ``.tsv`` has tabs;
         - ``.parquet`` with numeric features (needs pyarrow);
-        - ``.svm``, ``.libsvm``, ``.svmlight``: made dense;
+        - ``.svm``, ``.libsvm``, ``.svmlight``; these and sparse matrices stay sparse where
+          that takes a quarter of the memory, and become dense otherwise;
         - of the last, ``.csv`` and ``.tsv`` packed by gzip: ``.csv.gz``;
         - ``"-"``: standard input.
     ending : str, optional
@@ -196,19 +200,19 @@ def _found(source: str | os.PathLike[str], ending: str | None) -> Generator[File
 
 
 def _checked(
-    X: HostArray, y: HostArray | None, name: str, classes: HostArray | None, target: str | None
-) -> tuple[HostArray, HostArray | None]:
+    X: HostRows, y: HostArray | None, name: str, classes: HostArray | None, target: str | None
+) -> tuple[HostRows, HostArray | None]:
     """Return X as a numeric matrix and y as labels, or say what is wrong with them."""
     if X.ndim < 2:
         msg = f"{name}: X must be a matrix, one row per sample; its shape is {X.shape}"
         raise ValueError(msg)
-    if X.size == 0:
+    if 0 in X.shape:
         msg = f"{name} is empty: X has shape {X.shape}"
         raise ValueError(msg)
     if X.dtype.kind not in "biuf":
         msg = f"{name}: X must be numeric, its dtype is {X.dtype}"
         raise ValueError(msg)
-    X = X.reshape(X.shape[0], -1)
+    X = X if is_scipy(X) else X.reshape(X.shape[0], -1)
     if y is None:
         return X, None
     if y.shape != X.shape[:1]:
@@ -233,14 +237,20 @@ def _checked(
     return X, y
 
 
-def _check_finite(X: HostArray, names: Sequence[str] | None, name: str) -> None:
+def _check_finite(X: HostRows, names: Sequence[str] | None, name: str) -> None:
     """Raise if there is infinity, or NaN in what is no table, whose reader has looked for it."""
-    if X.dtype.kind != "f" or np.isfinite(X).all():
+    if X.dtype.kind != "f" or np.isfinite(X.data if is_scipy(X) else X).all():
         return
     for what, test in (("infinity", np.isinf), ("missing values (NaN)", np.isnan)):
-        named = zip(names or map(str, range(X.shape[1])), columns_with(test, X), strict=True)
-        columns = [column for column, found in named if found]
+        columns = [str(j) if names is None else names[int(j)] for j in _columns_with(test, X)]
         if columns and (names is None or test is np.isinf):
             plural, listed = "s" * (len(columns) > 1), ", ".join(columns[:20])
             msg = f"{name}: {what} in column{plural} {listed}; drop those rows or columns"
             raise ValueError(msg)
+
+
+def _columns_with(test: Callable[[HostArray], HostArray], X: HostRows) -> HostArray:
+    """Return the columns where a value passes the test."""
+    if is_scipy(X):
+        return np.unique(X.indices[test(X.data)])
+    return np.flatnonzero(list(columns_with(test, X)))

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
+from xplinear.backends.sparse import HostRows, canonical, sparse_pays
 from xplinear.datasets.dataset import Columns, Dataset
 from xplinear.datasets.reader import DENSE_BYTES
 from xplinear.datasets.tables import is_number
@@ -54,14 +56,15 @@ class Column:
             return [self.name]
         return [f"{self.name}={category}" for category in self.categories]
 
-    def matrix(self, values: HostArray, dataset: Dataset) -> HostArray:
-        """Return numbers as they are, or a column of zeros and ones for each category.
+    def entries(self, values: HostArray, dataset: Dataset) -> tuple[HostArray, HostArray]:
+        """Return the one value of each row that need not be 0, and which feature's it is.
 
-        Of a text, ``values`` index its texts in the data set; what is missing is NaN.
+        Those are numbers as they are, or a 1 in the feature of the row's category. Of a text,
+        ``values`` index its texts in the data set; what is missing is NaN.
         """
-        missing = np.isnan(values)
+        missing, first = np.isnan(values), np.zeros(len(values), dtype=np.int64)
         if self.categories is None:
-            return (values if self.fill is None else np.where(missing, self.fill, values))[:, None]
+            return values if self.fill is None else np.where(missing, self.fill, values), first
         texts = dataset.texts.get(self.name, ())
         index = {category: code for code, category in enumerate(self.categories)}
         unseen = [text for text in texts if text not in index]
@@ -71,10 +74,10 @@ class Column:
                 f"trained on; it knows {', '.join(self.categories[:20])}"
             )
             raise ValueError(msg)
-        known = np.asarray([index[text] for text in texts] or [0])
+        known = np.asarray([index[text] for text in texts] or [0], dtype=np.int64)
         codes = known[np.where(missing, 0, values).astype(np.intp)]
         codes = codes if self.fill is None else np.where(missing, index[str(self.fill)], codes)
-        return (codes[:, None] == np.arange(len(self.categories))).astype(np.float64)
+        return np.ones(len(codes)), codes
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Preparation:
                 columns.append(Column(name, tuple(sorted(texts)), most))
         prepared = cls(tuple(columns), dataset.target, dataset.index_base)
         size = 8 * len(prepared.feature_names) * dataset.X.shape[0]
-        if size > DENSE_BYTES:
+        if min(size, 12 * dataset.X.size) > DENSE_BYTES:  # one entry of 12 bytes for each cell
             worst = max(columns, key=lambda column: len(column.categories or ()))
             msg = (
                 f"{dataset.name}: column {worst.name!r} has {len(worst.categories or ()):,} "
@@ -176,11 +179,19 @@ class Preparation:
         X = self._matrix(dataset.X, dataset)
         return dataset._replace(X=X, X_test=X_test, names=None, texts={})
 
-    def _matrix(self, X: HostArray, dataset: Dataset) -> HostArray:
+    def _matrix(self, X: HostArray, dataset: Dataset) -> HostRows:
+        """Return the features; of many categories as a sparse matrix."""
         if not (self.has_text or self.imputes):
             return X
         both = zip(self.columns, X.T, strict=True)
-        return np.concatenate([column.matrix(values, dataset) for column, values in both], axis=1)
+        found = [column.entries(values, dataset) for column, values in both]
+        values, features = (np.stack(part, axis=1) for part in zip(*found, strict=True))
+        *starts, p = np.cumsum([0, *(len(column.feature_names) for column in self.columns)])
+        ends = np.arange(0, values.size + 1, len(self.columns))
+        parts = values.reshape(-1), (features + starts).reshape(-1), ends
+        rows = sparse.csr_array(parts, shape=(len(X), p))
+        few = sparse_pays(values.size, (len(X), int(p)), values.dtype)
+        return canonical(rows) if few else rows.toarray()
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Preparation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -27,6 +27,7 @@ from xplinear.estimator.labels import (
     check_classes,
     check_labels,
     encode_labels,
+    host_weights,
     in_dtype,
     weights_of,
 )
@@ -35,8 +36,16 @@ from xplinear.estimator.problem import place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, checked, given
 from xplinear.estimator.solve import solve, solve_in_turn, warn_of_no_optimum
 from xplinear.estimator.standardize import restandardized
+from xplinear.estimator.targets import check_targets, has_columns, whole_indicator
 from xplinear.estimator.validation import check_lengths, computation_dtype
-from xplinear.formats.fitted import Fitted, FittedAttributes, fitted_of, keep, linear_coefficients
+from xplinear.formats.fitted import (
+    Fitted,
+    FittedAttributes,
+    Kind,
+    fitted_of,
+    keep,
+    linear_coefficients,
+)
 from xplinear.formats.model_file import read, write
 from xplinear.losses import Loss
 from xplinear.minimize import Progress
@@ -61,18 +70,18 @@ def problem_of(clf: Any, alpha: str) -> str:
     return f"{loss}, no penalty" if penalty == "none" else f"{loss} + {alpha} · {penalty}"
 
 
-def _checked_params(params: Params, k: int, loss: Loss) -> Params:
-    """Return parameters, integers as floats, that are those of one model of k classes."""
+def _checked_params(params: Params, m: int, k: int, loss: Loss) -> Params:
+    """Return parameters, integers as floats, that are those of m models of k classes."""
     instance(Params, "Params(W, b)")("params", params)
     for name, a in params._asdict().items():
         check_array(f"params: {name}", a, kind=("integral", "real floating"))
         check_finite(f"params: {name}", a)
     check_same_library("params: b", params.b, "W", params.W)
     c, shapes = columns(loss, k), (tuple(params.W.shape), tuple(params.b.shape))
-    if shapes != ((*shapes[0][:1], 1, c), (1, c)):
+    if shapes != ((*shapes[0][:1], m, c), (m, c)):
         msg = (
-            f"params must have W of shape (p, 1, {c}) and b of shape (1, {c}) for {k} classes "
-            f"under {loss!r}, got {shapes[0]} and {shapes[1]}"
+            f"params must have W of shape (p, {m}, {c}) and b of shape ({m}, {c}) for "
+            f"{k} classes under {loss!r}, got {shapes[0]} and {shapes[1]}"
         )
         raise ArgumentError(msg)
     backend = backend_of(params.W)
@@ -254,8 +263,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
     """
 
     loss: str | Loss = field(default=Settings.loss, kw_only=False)
-    alpha: float | None = Settings.alpha
-    C: float | None = Settings.C
+    alpha: float | Sequence[float] | None = Settings.alpha
+    C: float | Sequence[float] | None = Settings.C
+    multi_class: Literal["joint", "one_vs_rest"] = Settings.multi_class
     early_stopping: bool = Settings.early_stopping
     validation_fraction: float = Settings.validation_fraction
     n_iter_no_change: int = Settings.n_iter_no_change
@@ -274,10 +284,13 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
 
         Parameters
         ----------
-        X : array or table of shape (n, p)
+        X : array, sparse matrix or table of shape (n, p)
             Truth values, integers, or floats of 16 to 64 bits (longer ones are rounded), of any
-            supported library and byte order, read-only or strided; not sparse.
-            Or a table of pandas, polars or pyarrow, whose columns are numbers or truth values.
+            supported library and byte order, read-only or strided.
+            Or a sparse matrix or array of SciPy, of any format: it is never made dense, and
+            another format than CSR, unsorted or repeated entries cost a copy.
+            Or a table of pandas, polars or pyarrow, whose columns are numbers or truth values;
+            sparse columns of pandas make a sparse matrix if all are, or where it is much smaller.
             float16 and bfloat16 (of torch, JAX, ml_dtypes) take half the memory of float32 and
             stay as they are: blocks of rows are converted on the way.
         y : array or column of shape (n,)
@@ -299,13 +312,13 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         settings = given(Settings, self)
         problem = prepare(settings, X, y, sample_weight, owner=self)
         warm = settings.warm_start and hasattr(self, "params_")
-        start = problem.start_from(fitted_of(self)) if warm else None
+        before = fitted_of(self) if warm else None
         shown = [print] if settings.verbose else []
-        fitted, interrupt = solve(settings, problem, start, [*callbacks, *shown])
+        fitted, interrupt = solve(settings, problem, before, [*callbacks, *shown])
         keep(self, fitted)
         if interrupt is not None:
             raise interrupt
-        warn_of_no_optimum(problem.objective, self.objective_)
+        warn_of_no_optimum(problem.objective, fitted)
         return self
 
     @available_if(_takes_rows_in_turn)
@@ -321,13 +334,15 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             All labels there will ever be; needed in the first call.
         """
         before = fitted_of(self) if hasattr(self, "params_") else None
-        if before is None and classes is None:
+        labels = has_columns(y) if before is None else before.kind == "labels"
+        if before is None and classes is None and not labels:
             msg = "classes must be passed on the first call to partial_fit."
             raise ValueError(msg)
         known = None if before is None else before.classes
         if classes is not None:
-            named, _ = encode_labels(check_labels(self, classes, name="classes"), name="classes")
-            if known is not None and named.tolist() != sorted(known.tolist()):
+            named = check_labels(self, classes, name="classes")
+            named = named if labels else encode_labels(named, name="classes")[0]
+            if known is not None and sorted(named.tolist()) != sorted(known.tolist()):
                 msg = (
                     f"classes={named.tolist()} differ from those of the first call, "
                     f"{known.tolist()}"
@@ -338,7 +353,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         if settings.class_weight == "balanced":
             msg = "class_weight='balanced' needs all rows at once; give partial_fit a dict"
             raise ValueError(msg)
-        problem = prepare(settings, X, y, sample_weight, owner=self, classes=known, before=before)
+        problem = prepare(
+            settings, X, y, sample_weight, owner=self, partial=True, classes=known, before=before
+        )
         own = problem.objective.data.backend.name
         if before is not None and own != before.backend.name:
             msg = (
@@ -358,7 +375,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
 
     def predict(self, X: Any) -> Array:
         """Return the label ``(n,)`` of the largest score of each row."""
-        return labels_of(predicted(self, X, "predict"), self.classes_)
+        codes = predicted(self, X, "predict")
+        return codes if self._kind == "labels" else labels_of(codes, self.classes_)
 
     @available_if(is_probabilistic)
     def predict_proba(self, X: Any) -> Array:
@@ -373,6 +391,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given."""
         check_is_fitted(self)
+        if self._kind == "labels":
+            return self._share_all_right(X, y, sample_weight)
         labels = check_labels(self, y)
         if len({array.dtype.kind in "biuf" for array in (labels, self.classes_)}) == 2:
             msg = (
@@ -390,6 +410,15 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         weights, _ = weights_of(sample_weight, None, np.zeros(len(labels)), labels)
         near, same = in_dtype(labels, predicted.dtype)
         return float(np.average((predicted == near) & same, weights=weights))
+
+    def _share_all_right(self, X: Any, y: Any, sample_weight: Any) -> float:
+        """Return the share of the rows all of whose labels are predicted right."""
+        Y = whole_indicator(check_targets(self, y), self.classes_)
+        codes = self.predict(X)
+        check_lengths(codes, Y)
+        right = (backend_of(codes).to_host(codes) == Y).all(axis=1)
+        weights = None if sample_weight is None else host_weights(sample_weight, len(Y))
+        return float(np.average(right, weights=weights))
 
     def to(self, backend: str | Backend) -> Self:
         """Return a fitted copy on another backend: train on a GPU, serve on a CPU.
@@ -415,8 +444,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         ----------
         params : Params
             ``W (p, 1, c)`` and ``b (1, c)``; c is 1 for two classes under a loss of score
-            differences, else the number of classes.
-        classes : array of shape (k,)
+            differences, else the number of classes. Or ``W (p, L, c)`` and ``b (L, c)`` of L
+            two-class models: of labels or, with ``multi_class="one_vs_rest"``, of classes.
+        classes : array of shape (k,) or (L,)
         **settings
             Parameters of the classifier.
 
@@ -430,9 +460,18 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         array(['no', 'yes'], dtype='<U3')
         """
         clf, classes = cls(**settings), check_classes(classes)
-        params = _checked_params(params, len(classes), checked(clf, "loss"))
+        kind: Kind = "classes"
+        if (
+            isinstance(params, Params)
+            and getattr(params.W, "ndim", 0) == 3
+            and params.W.shape[1] > 1
+        ):
+            joint = checked(clf, "multi_class") == "joint"
+            kind = "labels" if joint else "one_vs_rest"
+        models, k = (1, len(classes)) if kind == "classes" else (len(classes), 2)
+        params = _checked_params(params, models, k, checked(clf, "loss"))
         backend = backend_of(params.W).accelerating(clf.accelerate)
-        keep(clf, Fitted(params, classes, backend))
+        keep(clf, Fitted(params, classes, backend, kind=kind))
         return clf
 
     @classmethod
@@ -549,9 +588,11 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         save(self, path)
 
     def __sklearn_tags__(self) -> Any:
-        """Declare array API support."""
+        """Declare what is taken: arrays of every library, sparse matrices, many labels."""
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
+        tags.input_tags.sparse = True
+        tags.classifier_tags.multi_label = True
         return tags
 
 
@@ -628,6 +669,8 @@ def _classifier(
         if expected is not None and not expected.by_place:
             names = np.asarray(preparation.feature_names, dtype=object)
             fitted = fitted._replace(feature_names=names)
-    clf = LinearClassifier.from_params(fitted.params, fitted.classes, **settings)
-    keep(clf, fitted._replace(backend=clf.backend_))
+    clf = LinearClassifier(**settings)
+    models, k = (1, len(fitted.classes)) if fitted.kind == "classes" else (len(fitted.classes), 2)
+    _checked_params(fitted.params, models, k, checked(clf, "loss"))
+    keep(clf, fitted._replace(backend=fitted.backend.accelerating(clf.accelerate)))
     return clf

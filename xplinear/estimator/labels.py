@@ -21,8 +21,10 @@ __all__ = [
     "check_labels",
     "check_two_classes",
     "encode_labels",
+    "factors_of",
     "host_weights",
     "in_dtype",
+    "is_missing",
     "labels_on",
     "weights_of",
 ]
@@ -78,8 +80,8 @@ def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
     return labels
 
 
-def _is_missing(label: Any) -> bool:
-    """Whether it is None, NaN, or pandas's NA, which cannot even be compared."""
+def is_missing(label: Any) -> bool:
+    """Return whether it is None, NaN, or pandas's NA, which cannot even be compared."""
     return label is None or type(label).__name__ == "NAType" or bool(label != label)  # noqa: PLR0124 - only NaN differs from itself
 
 
@@ -88,7 +90,7 @@ def _plain_labels(labels: HostArray, name: str) -> HostArray:
     labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
     kind = labels.dtype.kind
     missing = kind in "fmM" and not np.isfinite(labels).all()  # which NaT is not
-    if missing or (kind == "O" and any(map(_is_missing, labels))):
+    if missing or (kind == "O" and any(map(is_missing, labels))):
         raise ValueError(_MISSING_LABELS.format(name))
     if kind == "c" or (kind == "V" and labels.dtype.names is None):
         msg = f"{name} has dtype {labels.dtype} (Complex data not supported); use numbers or texts"
@@ -239,9 +241,9 @@ def weights_of(
     """
     weights, unit = None, 0.0
     if sample_weight is not None:
-        weights, unit = _of_largest_1(host_weights(sample_weight, len(codes)))
+        weights, unit = _of_largest_1(host_weights(sample_weight, codes.shape[0]))
     if class_weight is not None:
-        factors, of_classes = _of_largest_1(_class_factors(class_weight, codes, classes, weights))
+        factors, of_classes = _of_largest_1(factors_of(class_weight, codes, classes, weights))
         weights = factors[codes] if weights is None else weights * factors[codes]
         weights, of_both = _of_largest_1(weights)
         unit += of_classes + of_both
@@ -268,8 +270,8 @@ def _of_largest_1(weights: HostArray) -> tuple[HostArray, float]:
     return (weights / largest, float(np.log2(largest))) if largest > 0.0 else (weights, 0.0)
 
 
-def host_weights(sample_weight: Any, n: int) -> HostArray:
-    """Return the weights ``(n,)`` as they are given, in float64."""
+def host_weights(sample_weight: Any, n: int, models: int = 1) -> HostArray:
+    """Return the weights as they are given, ``(n,)`` or for many models ``(n, m)``, in float64."""
     refuse_masked("sample_weight", sample_weight)
     with naming("sample_weight"):
         weights = np.asarray(on_host("sample_weight", sample_weight))
@@ -281,9 +283,13 @@ def host_weights(sample_weight: Any, n: int) -> HostArray:
         weights = weights.astype(np.float64)
     weights = np.full(n, weights) if weights.ndim == 0 else weights
     problem = None
-    if weights.ndim != 1:
+    own = weights.ndim == 2 and models > 1
+    if own and weights.shape != (n, models):
+        each = f"{(n, models)}: one weight per row and label, or per row, {(n,)}"
+        problem = f"sample_weight.shape == {weights.shape}, expected {each}"
+    elif weights.ndim != 1 and not own:
         problem = f"sample_weight must be 1d, one weight per row, got shape {weights.shape}"
-    elif weights.shape != (n,):
+    elif not own and weights.shape != (n,):
         problem = f"sample_weight.shape == {weights.shape}, expected {(n,)}: one weight per row"
     elif not np.isfinite(weights).all():
         problem = "Input sample_weight contains NaN or infinity; give finite weights"
@@ -294,12 +300,13 @@ def host_weights(sample_weight: Any, n: int) -> HostArray:
     return weights
 
 
-def _class_factors(
+def factors_of(
     class_weight: Mapping[Any, float] | str,
     codes: HostArray,
     classes: HostArray,
     weights: HostArray | None,
 ) -> HostArray:
+    """Return what each class's rows weigh more, ``(k,)``."""
     if isinstance(class_weight, str):
         counts = np.bincount(codes, weights=weights, minlength=len(classes))
         return counts.sum() / (len(classes) * np.where(counts > 0, counts, 1.0))

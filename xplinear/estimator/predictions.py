@@ -8,11 +8,13 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, backend_of
+from xplinear.backends.sparse import is_scipy
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
 from xplinear.estimator.labels import labels_on
-from xplinear.estimator.standardize import column_bounds
+from xplinear.estimator.standardize import column_bounds, with_full_columns
 from xplinear.estimator.validation import check_features
+from xplinear.formats.fitted import Kind
 from xplinear.losses.softmax import softmax
 from xplinear.namespace import Array, HostArray, Namespace, name_of
 from xplinear.objective import Objective, Params, class_scores
@@ -25,17 +27,38 @@ def block_scores(xp: Namespace, block: Block, params: Params) -> Array:
     return class_scores(block.rows.scores(*params, xp=xp), xp=xp)
 
 
-def _block_predicted(method: str, xp: Namespace, block: Block, params: Params) -> Array:
+def _block_predicted(method: str, kind: Kind, xp: Namespace, block: Block, params: Params) -> Array:
     """Return what a method of a classifier gives for a block: of labels the codes."""
-    Z = block_scores(xp, block, params)[:, 0, :]
+    Z = block_scores(xp, block, params)
+    if kind != "classes":
+        return _of_stack(method, kind, xp, Z)
+    Z = Z[:, 0, :]
     if method == "predict":
         return xp.argmax(Z, axis=1)
     if method == "predict_proba":
         return softmax(Z, xp=xp)
     if method == "predict_log_proba":
-        Z = Z - xp.max(Z, axis=1, keepdims=True)
-        return Z - xp.log(xp.sum(xp.exp(Z), axis=1, keepdims=True))
+        return _log_softmax(xp, Z)
     return Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z
+
+
+def _of_stack(method: str, kind: Kind, xp: Namespace, Z: Array) -> Array:
+    """Return it by the scores ``(r, m, 2)`` of two-class models, one for each label or class."""
+    if method == "predict" and kind == "labels":
+        return xp.argmax(Z, axis=2)
+    if method in ("predict", "decision_function"):
+        own = Z[:, :, 1] - Z[:, :, 0]
+        return own if method == "decision_function" else xp.argmax(own, axis=1)
+    if kind == "labels":
+        return (softmax(Z, xp=xp) if method == "predict_proba" else _log_softmax(xp, Z))[:, :, 1]
+    # Each class against the rest, then normalized; in logarithms, as all may be 0.
+    log = _log_softmax(xp, _log_softmax(xp, Z)[:, :, 1])
+    return xp.exp(log) if method == "predict_proba" else log
+
+
+def _log_softmax(xp: Namespace, Z: Array) -> Array:
+    Z = Z - xp.max(Z, axis=-1, keepdims=True)
+    return Z - xp.log(xp.sum(xp.exp(Z), axis=-1, keepdims=True))
 
 
 def _block_correct(xp: Namespace, block: Block, params: Params) -> tuple[Array]:
@@ -54,7 +77,9 @@ def accuracy(objective: Objective, params: Params) -> Array:
 
 
 def rows_on(backend: Backend, X: Array, own: Backend) -> Array:
-    """Return X on the backend, or on the host where it comes from another library."""
+    """Return X on the backend, or on the host where it comes from another library or is sparse."""
+    if is_scipy(X):
+        return X
     return backend.asarray(X) if own.xp is backend.xp and own.name != "numpy" else own.fetch(X)
 
 
@@ -98,9 +123,16 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
         rows = rows_on(backend, X, own)
         wide = (params.b if standard is None else standard.centre).dtype
         _check_conversion(rows, wide, backend)
+        if standard is not None:
+            bits = backend.xp.finfo(params.W.dtype).bits
+            rows = with_full_columns(rows, standard, bits, backend=backend)
         data = data_of(rows, None, None, params.W.dtype, backend=backend)
+        kind = kept.get("_kind", "classes")
         parts = data.with_standard(standard).map(
-            _block_predicted, (method, backend.xp), params, scores=len(clf.classes_)
+            _block_predicted,
+            (method, kind, backend.xp),
+            params,
+            scores=len(clf.classes_) * (1 if kind == "classes" else 2),
         )
         if moved:
             return own.asarray(np.concatenate([backend.to_host(part) for part in parts]))

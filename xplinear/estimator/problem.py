@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
 from xplinear.backends import Backend, backend_of, chosen_backend
-from xplinear.backends.sparse import is_sparse
+from xplinear.backends.sparse import is_scipy
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
-from xplinear.estimator.labels import check_labels, check_two_classes, encode_labels, weights_of
+from xplinear.data.blocks import padded
 from xplinear.estimator.predictions import rows_on
 from xplinear.estimator.settings import Settings
 from xplinear.estimator.standardize import (
@@ -24,7 +24,9 @@ from xplinear.estimator.standardize import (
     nearby,
     restandardized,
     standard_of,
+    with_full_columns,
 )
+from xplinear.estimator.targets import Targets, check_targets, targets_of
 from xplinear.estimator.validation import (
     check_features,
     check_lengths,
@@ -34,7 +36,7 @@ from xplinear.estimator.validation import (
 from xplinear.formats.fitted import Fitted, Near
 from xplinear.minimize import Result
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, name_of
-from xplinear.objective import Objective, Params
+from xplinear.objective import Objective, Params, columns
 from xplinear.solvers import SOLVERS, Solver
 from xplinear.solvers.automatic import cheap_passes
 from xplinear.solvers.metric import feature_moments
@@ -44,6 +46,8 @@ __all__ = ["Problem", "Sample", "history_of_one", "place_of", "prepare"]
 
 
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
+_STATE_VECTORS = 32  # arrays of the size of the weights that a solver holds
+_WIDE = 640  # columns from which a product of matrices on a CPU no longer gains by more
 
 
 def place_of(estimator: Any, X: Any = None, *_: Any, **__: Any) -> Backend:
@@ -63,33 +67,62 @@ class Sample(NamedTuple):
     names: HostArray | None  # of the features
     source: str  # the backend of X as given
     backend: Backend
-    classes: HostArray
+    targets: Targets
+    dtype: Any
+    result_dtype: Any
+    # Of the ``models`` at hand: codes ``(n,)``, of labels ``(n, m)``, and likewise weights.
+    models: slice
     codes: HostArray
     weights: HostArray | None
     # Class weights are about the loss: neither a score nor a scaler before the classifier sees
     # them.
     unclassed: HostArray | None
-    weight_unit: float
-    dtype: Any
-    result_dtype: Any
+    weight_unit: float | HostArray
+
+    @property
+    def classes(self) -> HostArray:
+        """The classes, or the names of the labels."""
+        return self.targets.classes
+
+    def of(self, models: slice) -> Sample:
+        """Return the same rows for other models."""
+        targets = self.targets
+        weights, unit = targets.weights_of(models)
+        bare = targets.weights_of(models, classed=False)[0] if targets.class_weight else weights
+        codes = targets.codes if targets.kind == "one_vs_rest" else targets.codes_of(models)
+        return self._replace(
+            models=models, codes=codes, weights=weights, unclassed=bare, weight_unit=unit
+        )
 
     def ratios(self, index: HostArray | None, weights: HostArray | None) -> HostArray | None:
         """Return the weights of some rows, of which only the ratios count; equal ones need none."""
         own = None if weights is None else weights if index is None else weights[index]
-        return None if own is None or own.min() == own.max() else own / own.max()
+        return None if own is None or own.min() == own.max() else own / own.max(axis=0)
 
-    def part(self, index: HostArray | None, weights: HostArray | None) -> Data:
-        """Return some rows."""
+    def weighed(self, index: HostArray | None, weights: HostArray | None) -> HostArray | None:
+        """Return the weights ``(n, 1 or m)`` of some rows."""
         own = self.ratios(index, weights)
-        return data_of(
-            self.X,
-            self.codes if index is None else self.codes[index],
-            None if own is None else own[:, None],
-            self.dtype,
-            index,
-            backend=self.backend,
-            classes=len(self.classes),
-        )
+        return None if own is None else own.reshape(len(own), -1)
+
+    def part(
+        self, index: HostArray | None, weights: HostArray | None, like: Data | None = None
+    ) -> Data:
+        """Return some rows; X is that of data ``like`` them, if there are such."""
+        codes = self.codes if index is None else self.codes[index]
+        s, backend, against = self.weighed(index, weights), self.backend, self.targets.positives
+        if like is None:
+            k = self.targets.k if against is None else len(self.classes)
+            data = data_of(self.X, codes, s, self.dtype, index, backend=backend, classes=k)
+        else:
+            y = (
+                like.y
+                if against is not None
+                else padded(codes, like.held - like.n, backend=backend)
+            )
+            data = like.with_labels(y).with_weights(None if s is None else like.as_held(s))
+        if against is None:
+            return data
+        return data.with_labels(data.y, positives=backend.asarray(against[self.models]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +130,8 @@ class Problem:
     """A fit made ready: everything checked, nothing of the estimator changed yet.
 
     The objective has only the ``rows`` of the sample that count, all if None. ``shifted`` says that
-    scores must be computed in the standard's features.
+    scores must be computed in the standard's features; ``reach`` is what they were before they were
+    standardized, where that was asked for.
     """
 
     objective: Objective
@@ -107,29 +141,43 @@ class Problem:
     standard: Standard | None
     shifted: bool
     seed: int
-    alpha: float
+    alpha: float | HostArray
+    reach: Standard | None = None
+    others: Callable[[slice], Problem] | None = None
+
+    def of(self, models: slice) -> Problem:
+        """Return the problem of other models of the same fit."""
+        return cast(Any, self.others)(models)
 
     def fitted(
         self,
         solver: Solver,
         result: Result,
         certificate: Certificate | None = None,
-        before: Mapping[str, HostArray] | None = None,
+        before: Fitted | None = None,
         sgd_state: Any = None,
+        n_iter: HostArray | None = None,
     ) -> Fitted:
-        """Return the model of a result; ``before`` is the history of what it went on from."""
+        """Return the model of a result; ``before`` is what it went on from.
+
+        ``n_iter`` tells the iterations of each model, where there are many.
+        """
         value = certificate and certificate.objective
         if value is None:
             value = self.sample.backend.to_host(self.objective.value(result.params))
-        history = history_of_one(result.history)
-        if before is not None:
-            history["seconds"] = history["seconds"] + before["seconds"][-1]
-            history = {key: np.concatenate([before[key], history[key]]) for key in history}
+        one = self.sample.targets.kind == "classes"
+        history = history_of_one(result.history) if one else result.history
+        past = before and before.history
+        if past:
+            history = history | {"seconds": history["seconds"] + past["seconds"][-1]}
+            history = {key: np.concatenate([past[key], history[key]]) for key in history}
+        made = len(history["seconds"]) if one or n_iter is None else n_iter
         kind = type(solver)
         return self.model(result.params)._replace(
             alpha=self.alpha,
             solver=next((name for name in SOLVERS if SOLVERS[name] is kind), kind.__name__),
-            objective=float(value[0]),
+            n_iter=made,
+            objective=float(value[0]) if one else value.astype(np.float64),
             history=history,
             certificate=certificate,
             source=self.sample.source,
@@ -141,7 +189,8 @@ class Problem:
         """Return the model of what the solver found, without more that is known of it."""
         near = Near(self.held(params), self.standard) if self.shifted and self.standard else None
         own, sample = self.unstandardized(params), self.sample
-        return Fitted(own, sample.classes, sample.backend, near, sample.names)
+        kind = sample.targets.kind
+        return Fitted(own, sample.classes, sample.backend, near, kind, sample.names)
 
     def start_from(self, model: Fitted) -> Params:
         """Return the parameters of a model as the solver sees them.
@@ -152,8 +201,10 @@ class Problem:
             If it has other features or classes.
         """
         start = self.objective.zeros()
-        shape = tuple(model.params.W.shape)
-        if shape != tuple(start.W.shape) or list(model.classes) != list(self.sample.classes):
+        shape, targets = tuple(model.params.W.shape), self.sample.targets
+        own = model.kind, list(model.classes)
+        models = *tuple(start.W.shape)[:1], targets.models, *tuple(start.W.shape)[2:]
+        if shape != models or own != (targets.kind, list(targets.classes)):
             msg = (
                 f"warm_start needs the features and classes of the last fit: {shape[0]} "
                 f"features, classes {model.classes[:10].tolist()}; set warm_start=False"
@@ -163,6 +214,10 @@ class Problem:
         model = model.to(data.backend)
         params, standard = model.near or (model.params, None)
         start = Params(*(data.backend.asarray(a, data.dtype) for a in params))
+        at = self.sample.models
+        start = Params(start.W[:, at, :], start.b[at, :])
+        if standard is not None and standard.centre.ndim > 1:
+            standard = standard._make(a[:, at] for a in standard)
         start = restandardized(start, standard, self.standard, xp=xp)
         return start if self.objective.fit_intercept else Params(start.W, xp.zeros_like(start.b))
 
@@ -237,29 +292,55 @@ def _sample(
     owner: Any,
     classes: HostArray | None,
     *,
-    reset: bool,
+    partial: bool,
+    before: Fitted | None,
 ) -> Sample:
-    partial, backend = classes is not None, chosen_backend(settings.backend)
-    labels = check_labels(owner, y)
-    X, names = check_features(owner, X, reset=reset)
+    backend = chosen_backend(settings.backend)
+    labels, own = check_targets(owner, y), backend_of(X)
+    X, names = check_features(owner, X, reset=before is None)
     check_lengths(X, labels)
-    own = backend_of(X)
     backend = (backend or own).accelerating(settings.accelerate)
-    classes, codes = encode_labels(labels, classes)
-    weights, unit = weights_of(sample_weight, settings.class_weight, codes, classes)
-    if weights is not None and not partial:
-        check_two_classes(weights, codes, classes)
-    rows, k = rows_on(backend, X, own), len(classes)
+    targets = targets_of(
+        labels,
+        sample_weight,
+        settings.class_weight,
+        one_vs_rest=settings.multi_class == "one_vs_rest",
+        classes=classes,
+        kind=before and before.kind,
+    )
+    if not partial:
+        targets.check_counts()
+    rows, k = rows_on(backend, X, own), targets.k
     dtype = held = computation_dtype(rows, settings.dtype, backend)
     check_precision(settings.precision, dtype, backend)
     exact = declared(settings.solver_or_class, "exact") and not (partial or settings.stochastic)
     as_found = settings.dtype is None and settings.precision == "float32"
-    entries = rows.nnz if is_sparse(rows) else rows.shape[0] * rows.shape[1]
+    entries = rows.nnz if is_scipy(rows) else rows.shape[0] * rows.shape[1]
     if as_found and exact and cheap_passes(entries, k):
         # On few rows float64 costs little, and the rounding of float32 as many iterations.
         dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
-    bare, _ = weights_of(sample_weight, None, codes, classes)
-    return Sample(rows, names, own.name, backend, classes, codes, weights, bare, unit, dtype, held)
+    rows = with_full_columns(rows, None, backend.xp.finfo(dtype).bits, backend=backend)
+    none = slice(0, 0), targets.codes, None, None, 0.0
+    sample = Sample(rows, names, own.name, backend, targets, dtype, held, *none)
+    width = targets.models if partial else _models_at_once(settings, sample)
+    return sample.of(slice(0, width))
+
+
+def _models_at_once(settings: Settings, sample: Sample) -> int:
+    """Return how many models a stack is made of, where there are many: what memory holds.
+
+    And no more than a product of matrices gains by, so that those that are done leave early; one,
+    where each has features standardized for itself that a solver wants in common.
+    """
+    targets, backend, (n, p) = sample.targets, sample.backend, sample.X.shape
+    apart = settings.standardize and targets.own_rows
+    if apart and (settings.solver == "auto" or declared(settings.solver_or_class, "common_rows")):
+        return 1
+    c, size = columns(settings.loss, targets.k), backend.xp.finfo(sample.dtype).bits // 8
+    model = _STATE_VECTORS * c * p * size + n * (1 + size * targets.own_weights)
+    room = backend.free_memory() // 2 // model
+    most = max(_WIDE, backend.free_columns) // c
+    return max(1, min(targets.models, room, most))
 
 
 def _reachable(
@@ -290,15 +371,14 @@ def _reachable(
 
 def _held_out(
     settings: Settings, sample: Sample, counted: HostArray | None, seed: int
-) -> tuple[Data, HostArray]:
-    """Return rows to hold out, of every class its share, and the weights to train with.
-
-    Those are 0 where a row is held out, instead of a copy of all the others.
-    """
-    rows = np.arange(len(sample.codes)) if counted is None else counted
-    size, state, codes = settings.validation_fraction, seed % 2**32, sample.codes[rows]
+) -> HostArray:
+    """Return rows to hold out: of every class its share, where each row is of one."""
+    codes = sample.targets.codes
+    rows = np.arange(codes.shape[0]) if counted is None else counted
+    size, state = settings.validation_fraction, seed % 2**32
+    classes = None if sample.targets.kind == "labels" else codes[rows]
     try:
-        parts = train_test_split(rows, test_size=size, stratify=codes, random_state=state)
+        parts = train_test_split(rows, test_size=size, stratify=classes, random_state=state)
     except ValueError as error:
         msg = (
             f"early_stopping cannot hold out validation_fraction={size} of {len(rows)} rows "
@@ -306,31 +386,128 @@ def _held_out(
             "or early_stopping=False"
         )
         raise ValueError(msg) from error
-    index = np.asarray(parts[1])
-    weights = np.ones(len(sample.codes)) if sample.weights is None else sample.weights.copy()
-    weights[index] = 0.0
-    return sample.part(index, sample.weights), weights
+    return np.asarray(parts[1])
 
 
-def _strength(settings: Settings, total: float, before: Fitted | None, *, partial: bool) -> float:
-    """Return α, given or from C and the sum of the weights."""
-    if settings.alpha is not None:
-        return settings.alpha
-    if not partial:
-        with np.errstate(all="ignore"):  # C = inf
-            C = 1.0 if settings.C is None else settings.C
-            return float(1.0 / (C * np.float64(total)))
-    if settings.C is not None:
+def _train_and_held_out(sample: Sample, out: HostArray) -> tuple[HostArray, HostArray | None]:
+    """Return the weights to train with and those of the rows held out.
+
+    The former are 0 where a row is held out, instead of a copy of all the others.
+    """
+    held = sample.weights
+    train = np.ones(len(sample.codes)) if held is None else held.copy()
+    train[out, ...] = 0.0
+    for weights in (train, None if held is None else held[out, ...]):
+        if weights is None or weights.any(axis=0).all():
+            continue
+        first = sample.models.start + int(np.flatnonzero(~np.atleast_1d(weights.any(axis=0)))[0])
         msg = (
-            f"partial_fit cannot use C={settings.C!r}: alpha = 1 / (C n) needs the number of all "
-            "rows to come; give alpha instead (after fit, set_params(C=None) goes on at alpha_)"
+            f"early_stopping cannot hold out rows: label {sample.classes[first]} is known in too "
+            "few of them, and both parts need one that counts; set early_stopping=False"
         )
         raise ValueError(msg)
-    return _FIRST_ALPHA if before is None or before.alpha is None else before.alpha
+    return train, held
+
+
+def _strength(
+    settings: Settings, sample: Sample, total: Any, before: Fitted | None, *, partial: bool
+) -> float | HostArray:
+    """Return α of each model, given or from C and the sum of its weights."""
+    targets = sample.targets
+
+    def own(name: str, value: Any) -> Any:
+        if not np.ndim(value):
+            return value
+        if targets.kind == "classes" or len(value) != targets.models:
+            what = "for one model" if targets.kind == "classes" else f"for {targets.models} labels"
+            msg = f"{name} has {len(value)} numbers {what}; give one, or one for each label"
+            raise ValueError(msg)
+        return np.asarray(value)[sample.models]
+
+    alpha: Any = own("alpha", settings.alpha)
+    if alpha is None and not partial:
+        with np.errstate(all="ignore"):  # C = inf
+            C = 1.0 if settings.C is None else own("C", settings.C)
+            alpha = 1.0 / (C * np.float64(total))
+    elif alpha is None:
+        if settings.C is not None:
+            msg = (
+                f"partial_fit cannot use C={settings.C!r}: alpha = 1 / (C n) needs the number of "
+                "all rows to come; give alpha instead (after fit, set_params(C=None) goes on at "
+                "alpha_)"
+            )
+            raise ValueError(msg)
+        alpha = _FIRST_ALPHA if before is None or before.alpha is None else before.alpha
+    if targets.kind == "classes":
+        return float(alpha)
+    return np.broadcast_to(alpha, (len(range(*sample.models.indices(targets.models))),))
 
 
 def _unstandardized(xp: Namespace, params: Params, standard: Standard) -> Params:
     return restandardized(params, standard, None, xp=xp)
+
+
+class _Shared(NamedTuple):
+    """What all models of a fit have in common, however many are posed at a time."""
+
+    counted: HostArray | None  # rows
+    scaled: HostArray | None  # rows whose features are measured
+    standard: Standard | None  # what brings the features within reach
+    out: HostArray | None  # rows held out
+    seed: int
+
+
+def _posed(
+    settings: Settings,
+    shared: _Shared,
+    sample: Sample,
+    before: Fitted | None,
+    *,
+    partial: bool,
+    like: Problem | None = None,
+) -> Problem:
+    """Return the problem of the models of a sample; rows are those of one ``like`` it, if any."""
+    counted, scaled, standard, out, seed = shared
+    backend, dtype = sample.backend, sample.dtype
+    train, held_out = sample.weights, None
+    if out is not None:
+        train, held = _train_and_held_out(sample, out)
+        held_out = sample.part(out, held, like and like.held_out)
+    with np.errstate(over="ignore"):
+        unit = np.exp2(sample.weight_unit)
+        total = len(sample.codes) if train is None else train.sum(axis=0) * unit
+    alpha = _strength(settings, sample, total, before, partial=partial)
+    _check_alpha(float(np.max(alpha)), backend.xp.finfo(dtype))
+    data = sample.part(counted, train, like and like.objective.data)
+    objective = Objective(
+        backend.accelerated(settings.loss),
+        settings.penalty,
+        backend.asarray(np.atleast_1d(np.asarray(alpha, dtype=np.float64)), dtype),
+        data.with_standard(standard),
+        sample.targets.k,
+        settings.fit_intercept,
+    )
+    shifted = standard is not None
+    if settings.standardize and like is not None and not sample.targets.own_rows:
+        standard, measured = like.standard, like.objective.measured
+        data = data.with_standard(standard)
+        measured = measured and (data, measured[1])
+        objective = replace(objective, data=data, measured=measured)
+    elif settings.standardize:
+        weighed = sample.ratios(scaled, sample.unclassed), sample.ratios(counted, train)
+        same = _same(scaled, counted) and _same(*weighed)
+        seen = data if same else sample.part(scaled, sample.unclassed)
+        seen = replace(objective, data=seen.with_standard(standard))
+        moments = feature_moments(seen)
+        own = standard_of(seen, moments)
+        standard = composed(standard, own)
+        data = data.with_standard(standard)
+        within = data.backend.compile(moments_in, data.backend.xp)
+        measured = (data, within(own, moments)) if same else None
+        objective = replace(objective, data=data, measured=measured)
+    held_out = held_out and held_out.with_standard(standard)
+    reach = shared.standard
+    return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha, reach)
 
 
 def prepare(
@@ -340,6 +517,7 @@ def prepare(
     sample_weight: Any = None,
     *,
     owner: Any,
+    partial: bool = False,
     classes: HostArray | None = None,
     before: Fitted | None = None,
     scored: bool = False,
@@ -353,55 +531,40 @@ def prepare(
         As `LinearClassifier.fit` takes them.
     owner : estimator
         Whose name errors give; it is not changed.
+    partial : bool, default False
+        For `partial_fit`, whose rows are a part of all.
     classes : ndarray, optional
-        Given by `partial_fit`, whose rows are a part of all.
+        Those there will ever be, given by `partial_fit`.
     before : Fitted, optional
         What `partial_fit` goes on from.
     scored : bool, default False
         Whether rows are scored too: then those of class weight 0 are not left out, as those of
         weight 0 are.
     """
-    partial, seed = classes is not None, settings.random_state
-    sample = _sample(settings, X, y, sample_weight, owner, classes, reset=before is None)
+    seed = settings.random_state
+    sample = _sample(settings, X, y, sample_weight, owner, classes, partial=partial, before=before)
     if not isinstance(seed, int):
         seed = int(check_random_state(seed).randint(2**31 - 1))
-    backend, dtype = sample.backend, sample.dtype
-    visible = _counted_rows(sample.unclassed, dtype, backend)
-    counted = visible if scored else _counted_rows(sample.weights, dtype, backend)
+    backend, dtype, targets = sample.backend, sample.dtype, sample.targets
+    visible = _counted_rows(targets.counted(), dtype, backend)
+    one = targets.kind == "classes" and not scored
+    counted = _counted_rows(sample.weights, dtype, backend) if one else visible
     scaled = visible if settings.standardize else counted
     if before is not None and before.near is not None:  # it goes on in the same coordinates
         standard = before.near.to(backend, before.backend).standard
+        bits = backend.xp.finfo(dtype).bits
+        rows = with_full_columns(sample.X, standard, bits, backend=backend)
+        sample = sample._replace(X=rows)
     else:
         centre = settings.fit_intercept and not partial
         standard = _reachable(settings, sample, scaled, centre=centre)
-    shifted, held_out, train = standard is not None, None, sample.weights
+    out = None
     if settings.early_stopping and not partial:
-        held_out, train = _held_out(settings, sample, counted, seed)
-    with np.errstate(over="ignore"):
-        unit = np.exp2(sample.weight_unit)
-        total = len(sample.codes) if train is None else float(train.sum() * unit)
-    alpha = _strength(settings, total, before, partial=partial)
-    _check_alpha(alpha, backend.xp.finfo(dtype))
-    data = sample.part(counted, train)
-    objective = Objective(
-        backend.accelerated(settings.loss),
-        settings.penalty,
-        backend.asarray(np.asarray([alpha], dtype=np.float64), dtype),
-        data.with_standard(standard),
-        len(sample.classes),
-        settings.fit_intercept,
-    )
-    if settings.standardize:
-        weighed = sample.ratios(scaled, sample.unclassed), sample.ratios(counted, train)
-        same = _same(scaled, counted) and _same(*weighed)
-        seen = data if same else sample.part(scaled, sample.unclassed)
-        seen = replace(objective, data=seen.with_standard(standard))
-        moments = feature_moments(seen)
-        own = standard_of(seen, moments)
-        standard = composed(standard, own)
-        data = data.with_standard(standard)
-        within = data.backend.compile(moments_in, data.backend.xp)
-        measured = (data, within(own, moments)) if same else None
-        objective = replace(objective, data=data, measured=measured)
-    held_out = held_out and held_out.with_standard(standard)
-    return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha)
+        out = _held_out(settings, sample, counted, seed)
+    shared = _Shared(counted, scaled, standard, out, seed)
+    first = _posed(settings, shared, sample, before, partial=partial)
+
+    def others(models: slice) -> Problem:
+        return _posed(settings, shared, sample.of(models), before, partial=partial, like=first)
+
+    return replace(first, others=others)

@@ -1,8 +1,7 @@
 """Every parameter of the classifiers once: its name, its default, and what it may be."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +19,7 @@ from xplinear.arguments import (
     named,
     number,
     one_of,
+    sequence,
     settle,
 )
 from xplinear.backends import PRECISIONS, Backend
@@ -39,6 +39,12 @@ _S = TypeVar("_S")
 def parameter(default: Any, check: Check) -> Any:
     """Return a field of a dataclass whose value `check_fields` checks."""
     return field(default=default, metadata={"check": check})
+
+
+def _for_each(interval: str) -> Check:
+    """Return the check for a number in an interval, or of many labels one for each."""
+    one = number(interval)
+    return replace(one | sequence(one, "one for each label"), wants=one.wants)
 
 
 @cache
@@ -80,8 +86,11 @@ class Settings:
 
     loss: Loss = parameter("softmax", named(LOSSES, LOSS))
     penalty: Penalty = parameter("l2", named(PENALTIES, PENALTY) | NONE)
-    alpha: float | None = parameter(None, number("[0, inf)") | NONE)
-    C: float | None = parameter(None, number("(0, inf]") | NONE)
+    alpha: float | Sequence[float] | None = parameter(None, _for_each("[0, inf)") | NONE)
+    C: float | Sequence[float] | None = parameter(None, _for_each("(0, inf]") | NONE)
+    multi_class: Literal["joint", "one_vs_rest"] = parameter(
+        "joint", one_of("joint", "one_vs_rest")
+    )
     l1_ratio: float = parameter(0.15, number("[0, 1]"))
     fit_intercept: bool = parameter(True, FLAG)
     standardize: bool = parameter(False, FLAG)
@@ -138,8 +147,10 @@ class Settings:
 
     @property
     def unpenalized(self) -> bool:
-        """Whether α is 0, whatever the data."""
-        return self.alpha == 0.0 or math.isinf(self.C or 1.0)
+        """Whether α is 0, of any model, whatever the data."""
+        if self.alpha is not None:
+            return 0.0 in np.atleast_1d(self.alpha)
+        return self.C is not None and bool(np.isinf(self.C).any())
 
     @property
     def stochastic(self) -> bool:

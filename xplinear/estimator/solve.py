@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -14,16 +15,15 @@ from xplinear.arguments import configured, warn
 from xplinear.backends import matmul_precision
 from xplinear.checks.certificate import Certificate, certify
 from xplinear.estimator.predictions import accuracy
-from xplinear.estimator.problem import Problem, history_of_one
+from xplinear.estimator.problem import Problem
 from xplinear.estimator.settings import Settings
-from xplinear.formats.fitted import Fitted
+from xplinear.formats.fitted import Fitted, joined
 from xplinear.minimize import Interrupted, Progress, Result, minimize
-from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params
 from xplinear.penalties import has_strength
 from xplinear.solvers import SOLVERS, Solver
-from xplinear.solvers.automatic import automatic_solver, cheap_optimum
-from xplinear.solvers.protocol import declared
+from xplinear.solvers.automatic import automatic_solver, cheap_optimum, shared_passes
+from xplinear.solvers.protocol import declared, take_models
 
 __all__ = [
     "at_the_floor",
@@ -54,9 +54,11 @@ def solver_for(
     """Return the solver of a fit, or of a call of `partial_fit`, told what the settings say."""
     solver = settings.solver
     if solver == "auto":
-        exact = cheap_optimum(objective) and not (partial or settings.stochastic)
+        cheap = cheap_optimum(objective)
+        exact = (cheap or shared_passes(objective)) and not (partial or settings.stochastic)
         penalized = not settings.unpenalized
-        solver = automatic_solver(objective, penalized=penalized) if exact else "sgd"
+        auto = automatic_solver(objective, objective.m, penalized=penalized) if exact else "sgd"
+        solver = auto
     if isinstance(solver, str):
         rate = None if settings.learning_rate == "auto" else settings.learning_rate
         named = "max_iter", "tol", "batch_size", "momentum"
@@ -83,23 +85,80 @@ def _minimized(
             return interrupt.result, interrupt
 
 
+class _Outcome(NamedTuple):
+    """What became of some models: the iterations of all, and of each, and where it ended."""
+
+    fitted: Fitted
+    result: Result
+    tol: float
+
+
 def solve(
     settings: Settings,
     problem: Problem,
-    start: Params | None,
+    warm: Fitted | None,
     callbacks: Sequence[Callable[[Progress], bool | None]],
 ) -> Solution:
-    """Solve a problem, and say so where rounding or ``max_iter`` ended that.
+    """Solve a problem, from a ``warm`` start if there is one, and say what ended it early.
 
-    Returned are the model, and the Ctrl-C to raise again once it is kept.
+    Many models are solved as many at a time as memory holds; a stack that it does not is halved.
+    Returned is the model, and the Ctrl-C to raise again once it is kept.
     """
+    outcomes: list[_Outcome] = []
+    models, width, done, part = problem.sample.targets.models, problem.objective.m, 0, problem
+    while True:
+        outcome, interrupt = _within_memory(settings, part, warm, callbacks)
+        if outcome is None:
+            width //= 2
+        else:
+            outcomes.append(outcome)
+            done += part.objective.m
+        if done == models:
+            break
+        if interrupt is not None:
+            msg = "interrupted before every label had its turn; nothing new is kept"
+            raise KeyboardInterrupt(msg) from interrupt
+        part = problem.of(slice(done, min(done + width, models)))
+    _warn_of_early_ends(settings, problem.objective, outcomes)
+    return joined([one.fitted for one in outcomes]), interrupt
+
+
+def _within_memory(
+    settings: Settings, problem: Problem, *start: Any
+) -> tuple[_Outcome | None, KeyboardInterrupt | None]:
+    """Return the solution, None where memory does not hold so many models, and a Ctrl-C."""
+    backend, m = problem.objective.data.backend, problem.objective.m
+    try:
+        return _solved(settings, problem, *start)
+    except Exception as error:
+        if m == 1 or not backend.out_of_memory(error):
+            raise
+    # Not in `except`: until its end, the traceback holds the arrays of the run that failed.
+    gc.collect()
+    backend.release_memory()
+    warn(
+        f"out of memory with a stack of {m} models; going on with half as many at a time: "
+        "results are the same within tol, it takes more passes",
+        RuntimeWarning,
+    )
+    return None, None
+
+
+def _solved(
+    settings: Settings,
+    problem: Problem,
+    warm: Fitted | None,
+    callbacks: Sequence[Callable[[Progress], bool | None]],
+) -> tuple[_Outcome, KeyboardInterrupt | None]:
+    start = problem.start_from(warm) if warm else None
     objective = problem.objective
-    minimized = partial(_minimized, settings.precision, objective)
+    minimized = partial(_minimized, settings.precision)
     solver = solver_for(settings, objective, problem.seed)
     relay = declared(solver, "relay") if settings.solver == "auto" else None
     solver, successor = (relay and relay(objective)) or (solver, None)
     held_out = problem.held_out
     result, interrupt = minimized(
+        objective,
         solver,
         start,
         validation_score=partial(accuracy, replace(objective, data=held_out)) if held_out else None,
@@ -107,29 +166,88 @@ def solve(
         min_improvement=settings.tol,
         callbacks=callbacks,
     )
-    before = None
-    if successor and interrupt is None and result.reasons[0] in ("max_iter", "rounding"):
-        before, solver = history_of_one(result.history), successor
-        result, interrupt = minimized(successor, result.params, callbacks=callbacks)
-    tol = getattr(solver, "tol", settings.tol)
-    if result.reason == "max_iter" and not result.converged.all():
-        made = result.n_iter + (0 if before is None else len(before["seconds"]))
-        warn(
-            f"stopped after max_iter={made} iterations before tol={tol} was reached: more "
-            "would improve the weights; raise max_iter, or tol if they are good enough",
-            ConvergenceWarning,
-        )
-    if result.reasons[0] == "rounding":
-        measure = "gap" if np.isfinite(result.lower_bound[0]) else "residual"
-        measured = f"{measure} {result.residual[0]:.0e}"
-        warn(at_the_floor(objective, settings.precision, measured, tol), ConvergenceWarning)
+    n_iter = result.iterations_of_each
+    behind = [j for j, why in enumerate(result.reasons) if why in ("max_iter", "rounding")]
+    if successor and behind and interrupt is None:
+        solver, at = successor, np.asarray(behind)
+        index = objective.data.backend.asarray(at)
+        some = objective.take(index) if len(at) < objective.m else objective
+        begin = take_models(result.params, index, xp=objective.xp)
+        more, interrupt = minimized(some, solver, begin, callbacks=callbacks)
+        n_iter[at] += more.iterations_of_each
+        result = _gone_on(objective, result, more, at)
     result = problem.rounded(result)
     certificate = None
     try:
         certificate = certificate_of(objective, solver, result)
     except KeyboardInterrupt as error:
         interrupt = interrupt or error
-    return problem.fitted(solver, result, certificate, before), interrupt
+    fitted = problem.fitted(solver, result, certificate, n_iter=n_iter)
+    return _Outcome(fitted, result, getattr(solver, "tol", settings.tol)), interrupt
+
+
+def _gone_on(
+    objective: Objective, before: Result, after: Result, models: np.ndarray[Any, Any]
+) -> Result:
+    """Return the result of a stack some of whose models went on after the others."""
+    rest = np.setdiff1d(np.arange(objective.m), models)
+    asarray, xp = objective.data.backend.asarray, objective.xp
+    params = after.params
+    if rest.size:
+        kept = take_models(before.params, asarray(rest), xp=xp)
+        order = asarray(np.argsort(np.concatenate([rest, models])))
+        both = xp.concat([kept.W, params.W], axis=1), xp.concat([kept.b, params.b], axis=0)
+        params = take_models(Params(*both), order, xp=xp)
+
+    def scattered(old: Any, new: Any) -> Any:
+        whole = np.repeat(old, len(new), axis=0) if new.ndim == 2 else old.copy()
+        whole[..., models] = new
+        return whole
+
+    history = dict(before.history)
+    for name, a in after.history.items():
+        own = a + history[name][-1] if name == "seconds" else scattered(history[name][-1:], a)
+        history[name] = np.concatenate([history[name], own])
+    names = "converged", "residual", "lower_bound"
+    reasons = scattered(np.asarray(before.reasons, object), np.asarray(after.reasons, object))
+    return replace(
+        after,
+        params=params,
+        n_iter=before.n_iter + after.n_iter,
+        history=history,
+        reasons=tuple(reasons),
+        **{name: scattered(getattr(before, name), getattr(after, name)) for name in names},
+    )
+
+
+def _warn_of_early_ends(
+    settings: Settings, objective: Objective, outcomes: Sequence[_Outcome]
+) -> None:
+    """Say how many models ended before ``tol``, by ``max_iter`` or by rounding."""
+    results, tol = [one.result for one in outcomes], outcomes[-1].tol
+    reasons = [reason for one in results for reason in one.reasons]
+    many = len(reasons) > 1
+    early = sum(int((~one.converged).sum()) for one in results if one.reason == "max_iter")
+    if early:
+        made = max(one.n_iter for one in results)
+        which = f"{early} of {len(reasons)} models " if many else ""
+        warn(
+            f"{which}stopped after max_iter={made} iterations before tol={tol} was reached: more "
+            "would improve the weights; raise max_iter, or tol if they are good enough",
+            ConvergenceWarning,
+        )
+    floor = [j for j, reason in enumerate(reasons) if reason == "rounding"]
+    if floor:
+        residual, bound = (
+            np.concatenate([getattr(one, name) for one in results])[floor]
+            for name in ("residual", "lower_bound")
+        )
+        worst = int(np.nanargmax(residual)) if np.isfinite(residual).any() else 0
+        measure = "gap" if np.isfinite(bound[worst]) else "residual"
+        measured = f"{measure} {'up to ' * many}{residual[worst]:.0e}"
+        which = f"{len(floor)} of {len(reasons)} models " if many else ""
+        message = at_the_floor(objective, settings.precision, measured, tol)
+        warn(which + message, ConvergenceWarning)
 
 
 def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) -> Solution:
@@ -140,34 +258,41 @@ def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) ->
     previous = None if model is None else model.sgd_state
     # Each call's weights are told in a unit of its own.
     shift = 0.0 if model is None else model.weight_unit - problem.sample.weight_unit
-    unit = 2.0 ** float(np.clip(shift, -60.0, 60.0))
+    unit: Any = np.exp2(np.clip(shift, -60.0, 60.0))
+    unit = objective.data.backend.asarray(unit, objective.data.dtype) if unit.ndim else float(unit)
     with matmul_precision(settings.precision):
         state = solver.init(objective, start, previous, unit)
     result, interrupt = _minimized(settings.precision, objective, solver, state=state)
-    before = model.history if model is not None and previous is not None else None
-    return problem.fitted(solver, result, before=before, sgd_state=result.state), interrupt
+    before = model if model is not None and previous is not None else None
+    n_iter = result.iterations_of_each
+    if before is not None and before.n_iter is not None:
+        n_iter = n_iter + before.n_iter
+    fitted = problem.fitted(solver, result, None, before, sgd_state=result.state, n_iter=n_iter)
+    return fitted, interrupt
 
 
-def _loss_and_strength(xp: Namespace, zero: Array, alpha: Array) -> Array:
-    return xp.stack([zero[0], xp.max(alpha)])
-
-
-def warn_of_no_optimum(objective: Objective, value: float) -> None:
+def warn_of_no_optimum(objective: Objective, fitted: Fitted) -> None:
     """Say so when there is no optimum, or the start was better than what was found."""
-    backend = objective.data.backend
-    ends = backend.compile(_loss_and_strength, objective.xp)
-    zero, alpha = backend.to_host(ends(objective.loss_at_zero(), objective.alpha)).tolist()
-    free = alpha == 0.0 or not has_strength(objective.penalty)
-    if free and objective.loss.probabilistic and value < _SEPARATED * zero:
+    zero = float(objective.data.backend.to_host(objective.loss_at_zero())[0])
+    known: Any = fitted.alpha, np.atleast_1d(cast(Any, fitted.objective))
+    alpha, value = np.broadcast_arrays(*known)
+    free = (alpha == 0.0) | (not has_strength(objective.penalty))
+    parted = free & objective.loss.probabilistic & (value < _SEPARATED * zero)
+    worse = ~(value <= _WORSE * zero)
+    of = f" of {len(value)} models" if len(value) > 1 else ""
+    if parted.any():
+        what = f"the rows of {int(parted.sum())}{of}" if of else "the classes"
         warn(
-            "a linear function separates the classes, and nothing holds the weights: they grow as "
+            f"a linear function separates {what}, and nothing holds the weights: they grow as "
             "long as the fit goes on; set a penalty",
             ConvergenceWarning,
         )
-    if not value <= _WORSE * zero:
+    if worse.any():
+        which = f" of {int(worse.sum())}{of}" if of else ""
         warn(
-            f"the objective is {value:.4g}, above the {zero:.4g} of zero weights: nothing was "
-            "learnt; set learning_rate='auto', standardize=True or another solver",
+            f"the objective{which} is {value[worse].max():.4g}, above the {zero:.4g} of zero "
+            "weights: nothing was learnt; set learning_rate='auto', standardize=True or another "
+            "solver",
             ConvergenceWarning,
         )
 

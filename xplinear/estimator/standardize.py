@@ -18,6 +18,7 @@ import numpy as np
 
 from xplinear.arguments import warn
 from xplinear.backends import Backend
+from xplinear.backends.sparse import HostRows, HostSparse, filled, is_scipy
 from xplinear.data import Standard
 from xplinear.data.rows import FarStandard, centred_scores
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace
@@ -32,6 +33,7 @@ __all__ = [
     "nearby",
     "restandardized",
     "standard_of",
+    "with_full_columns",
 ]
 
 
@@ -54,7 +56,7 @@ def column_bounds(
 
     Parameters
     ----------
-    X : ndarray or Array of shape (n, p)
+    X : ndarray, Array or canonical sparse matrix of shape (n, p)
         On the host, or on the backend; finite.
     rows : ndarray of int, optional
         The rows that count; None is all.
@@ -67,6 +69,8 @@ def column_bounds(
     >>> column_bounds(np.asarray([[1, 5], [3, -5]]), backend=get_backend("numpy"))
     (array([ 1., -5.]), array([3., 5.]))
     """
+    if is_scipy(X):
+        return _apart(*_sparse_bounds(X if rows is None else X[rows]))
     X = backend.near(X)
     host = isinstance(X, np.ndarray)
     xp = np if host else backend.xp
@@ -94,7 +98,43 @@ def column_bounds(
     blocks = iter(range(0, n, size))
     both = xp.stack(list(backend.each(lambda i: bounds(block(i)), blocks)))
     both = both if host else backend.to_host(both)
-    low, high = both[:, 0].min(axis=0), both[:, 1].max(axis=0)
+    return _apart(both[:, 0].min(axis=0), both[:, 1].max(axis=0))
+
+
+def with_full_columns(
+    X: HostRows, standard: Standard | None, bits: int, *, backend: Backend
+) -> HostRows:
+    """Return rows, if sparse with an entry in all of the columns that are to be centred in a copy.
+
+    Without a standard those are the columns that may turn out to be: of the others the products
+    are exact enough, as zeros that are not stored bring their mean near 0.
+    """
+    if not is_scipy(X):
+        return X
+    if standard is None:
+        share = 1.0 - 1.0 / _CANCELS[bits] ** 2  # of mean 1, with which they are so far from 0
+        there = np.bincount(X.indices, minlength=X.shape[1])
+        columns = (there >= share * X.shape[0]) & (there < X.shape[0])
+    else:
+        centre, scale = (backend.to_host(a) for a in standard)
+        columns = np.abs(centre * scale) > _CANCELS[bits]
+    return filled(X, np.flatnonzero(columns)) if columns.any() else X
+
+
+def _sparse_bounds(X: HostSparse) -> tuple[HostArray, HostArray]:
+    """Return the least and the largest value of each column; where none is stored it is 0."""
+    n, p = X.shape
+    values = X.data.view(np.int8) if X.dtype.kind == "b" else X.data
+    info = (np.iinfo if values.dtype.kind in "iu" else np.finfo)(values.dtype)
+    full = np.bincount(X.indices, minlength=p) == n
+    low, high = (np.where(full, end, 0).astype(values.dtype) for end in (info.max, info.min))
+    np.minimum.at(low, X.indices, values)
+    np.maximum.at(high, X.indices, values)
+    return low, high
+
+
+def _apart(low: HostArray, high: HostArray) -> tuple[HostArray, HostArray]:
+    """Return bounds in float64, still apart where they are."""
     rounded, above = low.astype(np.float64), high.astype(np.float64)
     # Integers may be one in float64; what varies must be seen to.
     merged = (high > low) & (above == rounded)
@@ -175,6 +215,7 @@ def standard_of(objective: Objective, moments: Moments | None = None) -> Standar
 
     A feature that is constant gets scale 0, and so weight 0. Without an intercept
     nothing is centred, as no intercept could make up for it; a constant feature is left as it is.
+    Both are ``(p,)``, or ``(p, m)`` where moments are those of m models.
 
     Examples
     --------
@@ -200,7 +241,8 @@ def _standard(
     fit_intercept: bool, dtype: Any, xp: Namespace, moments: Moments
 ) -> tuple[Array, Array, Array]:
     """Return centre and scale, and how far the features are from 0 at most, in scales."""
-    weight, mean, deviation = (a[..., 0] for a in moments[:3])
+    own = moments.mean.shape[1] > 1
+    weight, mean, deviation = (a if own else a[..., 0] for a in moments[:3])
     variance = deviation / weight
     varies = vary(mean, variance)
     scale = 1.0 / xp.sqrt(xp.where(varies, variance, 1.0))
@@ -212,21 +254,31 @@ def _standard(
     return mean, scale, xp.max(xp.abs(mean) * scale)
 
 
+def _columns(a: Array) -> Array:
+    """Return what each model has of the features ``(p, m)``, or all have ``(p, 1)``."""
+    return a[:, None] if a.ndim == 1 else a
+
+
 def moments_in(xp: Namespace, standard: Standard, moments: Moments) -> Moments:
     """Return the moments of standardized features."""
-    centre, scale = (xp.astype(a, moments.mean.dtype)[:, None] for a in standard)
+    centre, scale = (_columns(xp.astype(a, moments.mean.dtype)) for a in standard)
     mean, deviation = (moments.mean - centre) * scale, moments.deviation * scale * scale
     return moments._replace(mean=mean, deviation=deviation)
 
 
 def composed(first: Standard | None, second: Standard) -> Standard:
-    """Return the standard that does what one after the other does."""
+    """Return the standard that does what one after the other does.
+
+    The second may be ``(p, m)``, each model's own.
+    """
     if first is None:
         return second
-    centre, scale = first
+    of_models = len(second.centre.shape) > 1
+    centre, scale = (a[:, None] if of_models else a for a in first)
     xp = array_namespace(centre)
     wide = xp.result_type(centre, second.centre)
-    centre, scale, then, by = (xp.astype(a, wide, copy=False) for a in (*first, *second))
+    parts = centre, scale, *second
+    centre, scale, then, by = (xp.astype(a, wide, copy=False) for a in parts)
     return FarStandard(centre + then / scale, scale * by)
 
 
@@ -242,15 +294,15 @@ def restandardized(
         return params
     dtype, wide = params.W.dtype, accumulator(params.b, xp=xp)
     W, b = (xp.astype(a, wide) for a in params)
-    none = xp.zeros_like(W[:, 0, 0])
+    none = xp.zeros_like(W[:, :1, 0])
     (from_centre, from_scale), (to_centre, to_scale) = (
-        (none, none + 1.0) if standard is None else (xp.astype(a, wide) for a in standard)
+        (none, none + 1.0) if standard is None else (_columns(xp.astype(a, wide)) for a in standard)
         for standard in (old, new)
     )
-    shift = (to_centre - from_centre)[:, None]
-    moved = xp.where(shift[:, :, None] != 0.0, from_scale[:, None, None] * W, 0.0)
+    shift = to_centre - from_centre
+    moved = xp.where(shift[:, :, None] != 0.0, from_scale[:, :, None] * W, 0.0)
     b = b + centred_scores(shift, moved, xp=xp)
     ratio = xp.where(to_scale > 0, from_scale / xp.where(to_scale > 0, to_scale, 1.0), 0.0)
     most = float(xp.finfo(dtype).max)
-    W = xp.clip(ratio[:, None, None] * W, -most, most)
+    W = xp.clip(ratio[:, :, None] * W, -most, most)
     return Params(*(xp.astype(a, dtype) for a in (W, b)))

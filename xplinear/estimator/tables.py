@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
+from xplinear.backends.sparse import HostRows, HostSparse, canonical, sparse_pays
 from xplinear.namespace import HostArray, is_array
 
 if TYPE_CHECKING:
@@ -43,10 +46,11 @@ def series_of(y: Any) -> Series[Any] | None:
     return series if isinstance(series, nw.Series) else None
 
 
-def matrix_of(table: DataFrame[Any]) -> HostArray:
+def matrix_of(table: DataFrame[Any]) -> HostRows:
     """Return a table of numbers and truth values as a matrix, in the dtype that holds them all.
 
-    Columns of Python objects that are numbers, and sparse ones of pandas, count as such.
+    Columns of Python objects that are numbers count as such. The matrix is sparse, and canonical,
+    if all columns are sparse ones of pandas, or if some are and it then is much smaller.
 
     Raises
     ------
@@ -73,6 +77,10 @@ def matrix_of(table: DataFrame[Any]) -> HostArray:
             raise _no_numbers(column)
     missing = [column.name for column, count in zip(columns, nulls, strict=True) if count > 0]
     if not missing:
+        stored = [_stored(column) for column in columns]
+        found = _sparse(columns, stored, len(table)) if any(stored) else None
+        if found is not None:
+            return found
         values = [_numbers(column) for column in columns]
         missing = [
             column.name
@@ -85,6 +93,33 @@ def matrix_of(table: DataFrame[Any]) -> HostArray:
     names = ", ".join(map(str, missing[:20])) + ", …" * (len(missing) > 20)
     msg = f"Input X contains NaN: {plural} missing values: {names}; impute or drop them"
     raise ValueError(msg)
+
+
+def _stored(column: Any) -> tuple[HostArray, HostArray] | None:
+    """Return rows and values of the entries of a sparse column of pandas; None of another one."""
+    array: Any = getattr(column.to_native(), "array", None)
+    index = getattr(array, "sp_index", None)
+    if index is None or array.fill_value != 0:
+        return None
+    if array.sp_values.dtype.kind not in "biuf":
+        raise _no_numbers(column)
+    return index.to_int_index().indices, array.sp_values
+
+
+def _sparse(
+    columns: Sequence[Any], stored: Sequence[tuple[HostArray, HostArray] | None], n: int
+) -> HostSparse | None:
+    """Return columns as a sparse matrix; None where others beside them make it large."""
+    sizes = [n if own is None else len(own[0]) for own in stored]
+    if not all(stored) and not sparse_pays(sum(sizes), (n, len(columns)), np.float64):
+        return None
+    parts = [
+        (np.arange(n), _numbers(column)) if own is None else own
+        for column, own in zip(columns, stored, strict=True)
+    ]
+    rows, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+    starts = np.cumsum([0, *sizes])
+    return canonical(sparse.csc_array((values, rows, starts), shape=(n, len(columns))))
 
 
 def _numbers(column: Any) -> HostArray:

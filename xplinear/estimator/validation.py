@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_array, validate_data
 
 from xplinear.arguments import naming
 from xplinear.backends import Backend, backend_of
+from xplinear.backends.sparse import canonical, is_scipy
 from xplinear.estimator.tables import matrix_of, table_of
 from xplinear.namespace import Array, HostArray, accumulator, is_array, name_of
 
@@ -57,11 +58,13 @@ def on_host(name: str, values: Any) -> Any:
 def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostArray | None]:
     """Return X as a finite numeric array ``(n, p)`` where it lives, and its columns' names, if any.
 
+    A sparse matrix of any library comes to the host, as `canonical` makes it.
+
     Raises
     ------
     ValueError, TypeError
-        If X is not two-dimensional, sparse, empty, not numeric, not finite, or, unless
-        ``reset``, has other columns than the estimator was fitted with.
+        If X is not two-dimensional, empty, not numeric, not finite, or, unless ``reset``, has
+        other columns than the estimator was fitted with.
     """
     unnamed = reset or not hasattr(estimator, "feature_names_in_")
     if unnamed and _is_plain(X) and (reset or X.shape[1] == estimator.n_features_in_):
@@ -72,27 +75,37 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         vars(probe).update(
             {key: value for key, value in vars(estimator).items() if key.endswith("_in_")}
         )
+    if backend_of(X).is_sparse(X):
+        with naming("X"):
+            X = _check_values("X", X).to_host(X)
     if is_array(X) and (not isinstance(X, np.ndarray) or name_of(X.dtype) == "bfloat16"):
         return _check_device_array(estimator, X, reset=reset), None
     refuse_masked("X", X)
+    if isinstance(X, (list, tuple)) and any(map(is_scipy, cast(list[Any], X))):
+        msg = "X is a list of sparse matrices; make one of them: scipy.sparse.vstack(X)"
+        raise TypeError(msg)
     if isinstance(X, np.ndarray) and X.dtype.kind == "V":
         msg = f"X has dtype {X.dtype}; convert it to one of {', '.join(_NARROW + _WIDE)}"
         raise TypeError(msg)
     with naming("X"):
-        X = X if is_array(X) else on_host("X", X)
-        table = table_of(X)
+        X = canonical(X) if is_scipy(X) else X if is_array(X) else on_host("X", X)
+        table = None if is_scipy(X) else table_of(X)
         if table is None:
-            checked: Any = validate_data(probe, cast(Any, X), reset=reset, dtype="numeric")
+            checked: Any = validate_data(
+                probe, cast(Any, X), reset=reset, dtype="numeric", accept_sparse="csr"
+            )
         else:
             # Names first: a wrong column is a better answer than what is wrong inside of it.
             validate_data(probe, cast(Any, X), reset=reset, skip_check_array=True)
-            checked = check_array(matrix_of(table), estimator=estimator, input_name="X")
+            checked = cast(Any, check_array)(
+                matrix_of(table), estimator=estimator, input_name="X", accept_sparse="csr"
+            )
     if checked.dtype.kind not in "biuf":
         msg = (
             f"X is of dtype {checked.dtype}, but features must be numbers: X.astype(float) converts"
         )
         raise ValueError(msg)
-    X = _doubles(checked) if checked.dtype.kind == "f" and checked.itemsize > 8 else checked
+    X = _doubles(checked) if checked.dtype.kind == "f" and checked.dtype.itemsize > 8 else checked
     return X, getattr(probe, "feature_names_in_", None)
 
 

@@ -56,6 +56,8 @@ def _describe(name: str, value: Any) -> Any:
         return {"type": "dict", "items": [[plain(k), plain(v)] for k, v in value.items()]}
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
+    if name in ("alpha", "C"):  # one for each label
+        return [float(plain(one)) for one in value]
     msg = (
         f"{name}={value!r} is not one of xplinear's own objects, and a file that runs no code "
         "cannot hold it; use pickle, or set the parameter by name"
@@ -98,9 +100,11 @@ def write(
         "params": {key: _describe(key, a) for key, a in settings.items()},
         "classes": None if numeric else classes.tolist(),
         "object_labels": classes.dtype.kind == "O",
-        "alpha": fitted.alpha,
+        "kind": fitted.kind,
+        "alpha": _listed(fitted.alpha),
         "solver": fitted.solver,
-        "objective": fitted.objective,
+        "n_iter": _listed(fitted.n_iter),
+        "objective": _listed(fitted.objective),
         "reasons": None if certificate is None else certificate.reasons,
         "feature_names": None if fitted.feature_names is None else fitted.feature_names.tolist(),
         "preparation": preparation,
@@ -119,6 +123,17 @@ def write(
     # safetensors would give a file that it writes itself a mode of its own.
     with written(path) as (file,):
         file.write_bytes(serialized(tensors, metadata))
+
+
+def _listed(numbers: Any) -> Any:
+    return numbers.tolist() if isinstance(numbers, np.ndarray) else numbers
+
+
+def _number(listed: Any, kind: type[Any]) -> Any:
+    """Return a number of one model as Python has it, those of many as an array."""
+    if listed is None:
+        return None
+    return np.asarray(listed, kind) if isinstance(listed, list) else kind(listed)
 
 
 def read(
@@ -157,16 +172,20 @@ def _fitted(content: Mapping[str, Any], tensors: Mapping[str, Any]) -> Fitted:
         near = Near(Params(far["W"], far["b"]), FarStandard(far["centre"], far["scale"]))
     if reasons is not None:
         certificate = Certificate(**parts["certificate"], reasons=tuple(reasons))
+    history = None if content["objective"] is None else parts["history"]
+    made = None if history is None else len(history["seconds"])
     return Fitted(
         params=Params(own["W"], own["b"]),
         classes=own["classes"] if labels is None else np.asarray(labels, dtype=kind),
         backend=get_backend("numpy"),
         near=near,
         feature_names=None if names is None else np.asarray(names, dtype=object),
-        alpha=None if alpha is None else float(alpha),
+        kind=content.get("kind", "classes"),
+        alpha=_number(alpha, float),
         solver=content.get("solver"),  # early files do not say
-        objective=content["objective"],
-        history=None if content["objective"] is None else parts["history"],
+        n_iter=_number(content.get("n_iter", made), int),
+        objective=_number(content["objective"], float),
+        history=history,
         certificate=certificate,
     )
 

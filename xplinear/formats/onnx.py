@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from xplinear.arguments import warn
 from xplinear.data import Standard
-from xplinear.formats.fitted import Fitted
+from xplinear.formats.fitted import Fitted, Kind
 from xplinear.formats.writing import check_writable, written
 from xplinear.namespace import HostArray
 from xplinear.version import VERSION
@@ -31,13 +32,22 @@ _LARGEST = float(np.finfo(np.float32).max)
 def to_onnx(fitted: Fitted, path: str | os.PathLike[str], *, probabilistic: bool) -> None:
     """Write a fitted classifier, on the host, to an ONNX file; see `LinearClassifier.to_onnx`.
 
-    The graph is Gemm → ArgMax → Gather for the labels, and Softmax for the probabilities. Before
-    it come Sub and Mul where features must be brought near first, as in the classifier itself.
+    The graph is Gemm → ArgMax → Gather for the labels, and Softmax for the probabilities; of many
+    labels Greater and Sigmoid. Before it come Sub and Mul where features must be brought near
+    first, as in the classifier itself.
     """
     check_writable(path, [".onnx"], bare=True)
-    classes = _labels(fitted.classes)
+    kind = fitted.kind
+    classes = None if kind == "labels" else _labels(fitted.classes)
     params, standard = fitted.near or (fitted.params, None)
-    W, b = params.W[:, 0, :].astype(np.float64), params.b[0].astype(np.float64)
+    W, b = (a.astype(np.float64) for a in params)
+    if standard is not None and standard.centre.ndim > 1:  # each model's own
+        W = standard.scale[:, :, None] * W
+        b, standard = b - np.sum(standard.centre[:, :, None] * W, axis=0), None
+    if kind == "classes":
+        W, b = W[:, 0, :], b[0]
+    else:  # scores of each label or class against the rest
+        W, b = (a[..., 1] - a[..., 0] if a.shape[-1] == 2 else a[..., 0] for a in (W, b))
     first: list[NodeProto] = []
     tensors: dict[str, HostArray] = {}
     if standard is not None:
@@ -50,9 +60,9 @@ def to_onnx(fitted: Fitted, path: str | os.PathLike[str], *, probabilistic: bool
             "ONNX files take X in float32, which some features or their weights are beyond: scale X"
         )
         raise ValueError(msg)
-    if b.shape[0] == 1:  # two classes: scores (−z/2, z/2)
+    if kind == "classes" and b.shape[0] == 1:  # two classes: scores (−z/2, z/2)
         W, b = np.concatenate([-0.5 * W, 0.5 * W], axis=1), np.concatenate([-0.5 * b, 0.5 * b])
-    graph = _graph({**tensors, "W": W, "b": b}, classes, first, probabilistic=probabilistic)
+    graph = _graph({**tensors, "W": W, "b": b}, classes, first, _values_of(kind, probabilistic))
     model = helper.make_model(
         graph,
         producer_name="xplinear",
@@ -78,33 +88,59 @@ def _labels(classes: HostArray) -> HostArray:
     return classes.astype(object)
 
 
+def _values_of(kind: Kind, probabilistic: bool) -> list[NodeProto]:
+    """Return the nodes that make probabilities of scores, if a model has such."""
+    if not probabilistic:
+        return []
+    if kind == "labels":
+        return [helper.make_node("Sigmoid", ["scores"], ["probabilities"])]
+    if kind == "classes":
+        return [helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1)]
+    # Each class against the rest, then normalized; in logarithms, as all may be 0.
+    return [
+        helper.make_node("Neg", ["scores"], ["against"]),
+        helper.make_node("Softplus", ["against"], ["surprise"]),
+        helper.make_node("Neg", ["surprise"], ["log"]),
+        helper.make_node("Softmax", ["log"], ["probabilities"], axis=1),
+    ]
+
+
 def _graph(
     tensors: dict[str, HostArray],
-    classes: HostArray,
+    classes: HostArray | None,
     first: Sequence[NodeProto],
-    *,
-    probabilistic: bool,
+    last: Sequence[NodeProto],
 ) -> GraphProto:
-    """Return what is computed of X: ``first`` the features, if they are not X, then the rest."""
-    values = "probabilities" if probabilistic else "scores"
-    last = [helper.make_node("Softmax", ["scores"], [values], axis=1)] * probabilistic
-    labels = numpy_helper.from_array(np.ascontiguousarray(classes), "classes")
-    nodes = [
-        *first,
-        helper.make_node("Gemm", ["features" if first else "X", "W", "b"], ["scores"]),
-        helper.make_node("ArgMax", ["scores"], ["code"], axis=1, keepdims=0),
-        helper.make_node("Gather", ["classes", "code"], ["label"]),
-        *last,
-    ]
+    """Return what is computed of X: ``first`` the features, if they are not X, then the rest.
+
+    Without ``classes`` there are many labels.
+    """
+    values, columns = "probabilities" if last else "scores", tensors["b"].shape[0]
+    nodes = [*first, helper.make_node("Gemm", ["features" if first else "X", "W", "b"], ["scores"])]
+    constants = dict(tensors)
+    if classes is None:
+        constants["zero"] = np.zeros(1, np.float32)
+        nodes += [
+            helper.make_node("Greater", ["scores", "zero"], ["positive"]),
+            helper.make_node("Cast", ["positive"], ["label"], to=TensorProto.INT64),
+        ]
+        label: Any = TensorProto.INT64, ["n", columns]
+    else:
+        constants["classes"] = classes
+        nodes += [
+            helper.make_node("ArgMax", ["scores"], ["code"], axis=1, keepdims=0),
+            helper.make_node("Gather", ["classes", "code"], ["label"]),
+        ]
+        label = helper.np_dtype_to_tensor_dtype(classes.dtype), ["n"]
     inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", tensors["W"].shape[0]])]
     outputs = [
-        helper.make_tensor_value_info("label", labels.data_type, ["n"]),
-        helper.make_tensor_value_info(values, TensorProto.FLOAT, ["n", len(classes)]),
+        helper.make_tensor_value_info("label", *label),
+        helper.make_tensor_value_info(values, TensorProto.FLOAT, ["n", columns]),
     ]
-    constants = [
-        numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in tensors.items()
+    arrays = [
+        numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in constants.items()
     ]
-    return helper.make_graph(nodes, "LinearClassifier", inputs, outputs, [*constants, labels])
+    return helper.make_graph([*nodes, *last], "LinearClassifier", inputs, outputs, arrays)
 
 
 def _warn_of_coarse_features(standard: Standard, W: HostArray) -> None:

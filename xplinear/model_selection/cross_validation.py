@@ -20,14 +20,33 @@ from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
 from xplinear.estimator.labels import host_weights
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
-from xplinear.estimator.solve import certificate_of, solver_for
+from xplinear.estimator.solve import certificate_of, solve, solver_for
 from xplinear.formats.fitted import keep, linear_coefficients
-from xplinear.losses import Loss
-from xplinear.minimize import minimize, time_left
+from xplinear.minimize import minimize
 from xplinear.model_selection.alphas import automatic_alphas
-from xplinear.model_selection.folds import CV, folds_of, splits_of
-from xplinear.model_selection.scoring import OTHER_NAMES, SCORINGS, HostScoring
-from xplinear.model_selection.sweep import Grid, Run, SweepProgress, stacks_beyond
+from xplinear.model_selection.folds import CV, Folds, folds_of, splits_of
+from xplinear.model_selection.labels import (
+    alphas_of_labels,
+    label_scoring_named,
+    sweep_labels,
+    with_alphas,
+)
+from xplinear.model_selection.scoring import (
+    RANKINGS,
+    HeldOut,
+    HostScoring,
+    OfRows,
+    RankScoring,
+    scoring_named,
+)
+from xplinear.model_selection.sweep import (
+    Grid,
+    Run,
+    SweepProgress,
+    held_out_decisions,
+    scattered,
+    stacks_beyond,
+)
 from xplinear.namespace import Array, HostArray
 from xplinear.objective import Objective, Params
 from xplinear.penalties import has_strength
@@ -49,26 +68,56 @@ class _Search:
     """What is searched, and how, checked: what `LinearClassifierCV` is told beside `Settings`."""
 
     alphas: Sequence[float] | int | None = parameter(None, _STRENGTHS | integer(2) | NONE)
+    Cs: Sequence[float] | int | None = parameter(None, _STRENGTHS | integer(2) | NONE)
     cv: Any = parameter(None, CV)
     one_standard_error: bool = parameter(False, FLAG)
     learning_rates: Sequence[float] | None = parameter(None, _STRENGTHS | NONE)
     refit: bool = parameter(True, FLAG)
+    held_out_scores: bool = parameter(False, FLAG)
+    alpha_per_label: bool = parameter(False, FLAG)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if isinstance(self.alphas, int) and self.alphas > _MOST:
+        if self.alphas is not None and self.Cs is not None:
             msg = (
-                f"alphas={self.alphas} is how many strengths to fit in every fold, and more than "
-                f"{_MOST} lie too close together to choose among; give fewer, or a list: "
-                f"[{self.alphas}] is one strength"
+                "alphas and Cs are two ways to say which strengths of the penalty to try, "
+                "alpha = 1 / (C n): give only one of them"
+            )
+            raise ValueError(msg)
+        for name in ("alphas", "Cs"):
+            count = getattr(self, name)
+            if isinstance(count, int) and count > _MOST:
+                msg = (
+                    f"{name}={count} is how many strengths to fit in every fold, and more than "
+                    f"{_MOST} lie too close together to choose among; give fewer, or a list: "
+                    f"[{count}] is one strength"
+                )
+                raise ValueError(msg)
+
+    def check_folds(self, tests: Sequence[HostArray]) -> None:
+        """Raise ValueError where folds do not give what is asked for; ``tests`` they hold out."""
+        if self.one_standard_error and len(tests) < 2:
+            msg = "one_standard_error needs at least two folds"
+            raise ValueError(msg)
+        rows, times = np.unique(np.concatenate(tests), return_counts=True)
+        if self.held_out_scores and times.max() > 1:
+            msg = (
+                f"held_out_scores needs folds that hold out each row once at most, and row "
+                f"{rows[times.argmax()]} is held out {times.max()} times; use folds that do not "
+                "repeat, or held_out_scores=False"
             )
             raise ValueError(msg)
 
-    def strengths(self, objective: Objective) -> HostArray:
-        """Return the strengths to try, strong to weak."""
+    def strengths(self, problem: Problem) -> tuple[HostArray, HostArray | None]:
+        """Return the strengths to try, strong to weak, and the C of each where Cs are given."""
+        if self.Cs is not None:
+            Cs = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, int) else np.unique(self.Cs)
+            return float(np.ravel(problem.alpha)[0]) / Cs, Cs  # problems are of C = 1
+        if problem.sample.targets.kind == "labels" and not isinstance(self.alphas, Sequence):
+            return alphas_of_labels(problem, self.alphas or 20), None
         if self.alphas is None or isinstance(self.alphas, int):
-            return automatic_alphas(objective, self.alphas or 20)
-        return np.unique(self.alphas)[::-1]
+            return automatic_alphas(problem.objective, self.alphas or 20), None
+        return np.unique(self.alphas)[::-1], None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -76,23 +125,35 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     """Linear classifier whose strength of the penalty is chosen by cross-validation.
 
     All strengths and folds share one X: a fold is a column of 0/1 weights, a stack of models one
-    matrix product. Where folds have nᶠ rows, the strength α is 1 / (C nᶠ) for scikit-learn's C.
+    matrix product.
 
     Parameters
     ----------
     alphas : sequence of float, int or None
         Strengths to try, more than 0; or how many, chosen by `automatic_alphas`; None is 20, and
-        up to 8 weaker ones while the weakest has the best score.
+        up to 8 weaker ones while the weakest has the best score. A strength is the same α in
+        every fold and in the fit to all rows.
+    Cs : sequence of float or int, optional
+        In place of ``alphas``, scikit-learn's C: it is C that is the same in every fold and in the
+        fit to all rows, and α is 1 / (C Σs) of the weights s that each is trained with, as in
+        ``LinearClassifier(C=...)``. An integer is how many, from 1e-4 to 1e4, as
+        `sklearn.linear_model.LogisticRegressionCV` has it.
     cv : int, splitter, iterable or None
         Folds: a number of stratified ones, None for 5, any splitter of scikit-learn (given X as
-        it is passed, and the labels), or pairs of training and test rows. A row counts as often
-        as it is named. A fold whose training rows are all of one class is refused. A class that
-        they lack, of several, has the lowest score and probability 0 in that fold, whatever
-        ``scoring``: what a model makes of a class it has not seen depends on ``tol``.
+        it is passed, and the labels), or pairs of training and test rows: one pair is one
+        validation split. A row counts as often as it is named. A fold whose training rows are all
+        of one class is refused. A class that they lack, of several, has the lowest score and
+        probability 0 in that fold, whatever ``scoring``: what a model makes of a class it has not
+        seen depends on ``tol``. The other classes' probabilities sum to 1, and the log loss of a
+        row of that class is that of eps, about 36 in float64 and 16 in float32.
     scoring : str, callable or None, default "accuracy"
         ``accuracy``, ``log_loss`` (negated, of probabilities of at least the dtype's eps, as
-        scikit-learn's; also ``neg_log_loss``), ``balanced_accuracy``, ``macro_f1`` (also
-        ``f1_macro``), computed on the device with the sample weights; None is ``accuracy``. Or
+        scikit-learn's; also ``neg_log_loss``), ``balanced_accuracy``, ``macro_f1`` and
+        ``weighted_f1`` (also ``f1_macro``, ``f1_weighted``), ``top_5_accuracy`` (or any number),
+        ``roc_auc`` and ``average_precision`` (of two classes that of the second; of more the mean
+        over each against the others, by their probabilities and scores, without those that no row
+        held out is of), ``roc_auc_ovr_weighted`` (the mean by the classes' rows), computed on the
+        device with the sample weights; None is ``accuracy``. Or
         ``scoring(y, Z) -> float``, larger is better, of the labels and the decision function
         ``(n, k)``, ``(n,)`` when binary, of a fold's held-out rows, on the host; or a scorer
         ``scoring(estimator, X, y) -> float``, as `sklearn.metrics.make_scorer` makes it. Both are
@@ -106,11 +167,14 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         strength, and its ``cv_scores_`` there are NaN.
     refit : bool, default True
         Also fit to all rows, at every strength, as one more fold of the stacks.
+    held_out_scores : bool, default False
+        Keep the decision function of every row by the model of the strength chosen that did not
+        see it: one more fit of every fold, from zero. No row may be held out twice.
     loss, penalty, l1_ratio, fit_intercept, batch_size, learning_rate, momentum, max_iter, tol
         As in `LinearClassifier`.
     standardize : bool, default False
-        As in `LinearClassifier`. Mean and variance are those of all rows: folds share them, as
-        they share X, and an α means the same in each.
+        As in `LinearClassifier`, with mean and variance of each fold's own training rows: what a
+        pipeline of a scaler and the classifier does.
     solver : str or Solver, default "auto"
         "auto" is a solver that goes to the optimum where there is one, else ``sgd``.
     class_weight, random_state, backend, dtype, precision, accelerate
@@ -122,11 +186,15 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     Attributes
     ----------
     alphas_ : ndarray of shape (a,)
-        From strong to weak.
+        From strong to weak; where ``Cs`` are given, those of all rows.
+    Cs_ : ndarray of shape (a,)
+        From strong to weak, if given.
     cv_scores_ : ndarray of shape (a, f)
         Score of each strength and fold; ``(a, r, f)`` with ``learning_rates``.
     alpha_ : float
-        The strength chosen; of equally good ones the strongest.
+        The strength chosen, that of all rows; of equally good ones the strongest.
+    C_ : float
+        Likewise, where ``Cs`` are given.
     best_index_ : int or tuple
         Its place in ``cv_scores_``, without the axis of the folds.
     learning_rate_ : float
@@ -134,6 +202,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     coefs_paths_ : Array of shape (a, k, p), or (a, 1, p) when binary
         ``coef_`` at each strength (and the learning rate chosen), fitted to all rows.
     intercepts_paths_ : Array of shape (a, k), or (a, 1)
+    held_out_scores_ : Array of shape (n, k), or (n,) when binary
+        With ``held_out_scores``; NaN in rows that no fold holds out, and in those of weight 0.
     best_estimator_ : LinearClassifier
         The classifier at ``alpha_``; its fitted attributes (``coef_``, ``classes_``, ...) are
         attributes here too.
@@ -171,11 +241,14 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     """
 
     alphas: Sequence[float] | int | None = field(default=_Search.alphas, kw_only=False)
+    Cs: Sequence[float] | int | None = _Search.Cs
     cv: Any = _Search.cv
     scoring: str | Callable[..., float] | None = "accuracy"
     one_standard_error: bool = _Search.one_standard_error
     learning_rates: Sequence[float] | None = _Search.learning_rates
     refit: bool = _Search.refit
+    held_out_scores: bool = _Search.held_out_scores
+    alpha_per_label: bool = _Search.alpha_per_label
 
     @undisturbed(place_of)
     def fit(
@@ -214,14 +287,19 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
-        scoring = self._scoring(objective.loss)
-        alphas = search.strengths(objective)
-        splits = splits_of(search.cv, X, problem.sample.classes[problem.sample.codes], groups)
-        if search.one_standard_error and len(splits) < 2:
-            msg = "one_standard_error needs at least two folds"
+        if problem.sample.targets.kind == "labels":
+            return self._fit_labels(search, settings, problem, X, groups, callbacks)
+        if search.alpha_per_label:
+            msg = "alpha_per_label needs many labels, Y of 0 and 1 (n, L); y has one label per row"
             raise ValueError(msg)
-        folds = folds_of(problem, splits, settings.class_weight, refit=search.refit)
-        grid = Grid(alphas, search.learning_rates or [None], folds)
+        scoring = self._scoring(objective)
+        alphas, Cs = search.strengths(problem)
+        splits = splits_of(search.cv, X, problem.sample.classes[problem.sample.codes], groups)
+        how = {"standardize": settings.standardize, "refit": search.refit}
+        folds = folds_of(problem, splits, settings.class_weight, **how)
+        search.check_folds(folds.tests)
+        held_out = _held_out(problem, folds, sample_weight)
+        grid = Grid(alphas, search.learning_rates or [None], folds, Cs)
         if self.solver == "auto":  # what suits one model may be too much for many
             name = automatic_solver(objective, len(grid.lanes), len(alphas))
             settings = replace(settings, solver=name)
@@ -231,13 +309,14 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
         chosen["solver"] = settings.solver
-        if not isinstance(scoring, str):
-            scoring = _host_scoring(scoring, chosen, problem, X, sample_weight)
-        run = Run(grid, callbacks)
+        scored = _scoring_of_rows(scoring, chosen, problem, X, folds, held_out)
+        run, own = Run(grid, callbacks), None
         try:
-            self._solve(objective, solver, run, scoring)
+            self._solve(objective, solver, run, scored)
             if search.refit and declared(solver, "follow") is not None:
                 self._refit(objective, solver, run)
+            if search.held_out_scores:
+                own = self._held_out_scores(objective, solver, run, held_out)
         except KeyboardInterrupt as interrupt:
             with suppress(Exception):  # nothing to choose from, say: it is Ctrl-C that counts
                 self._choose(chosen, problem, solver, run)
@@ -245,25 +324,75 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = "interrupted before a strength was done in all folds; nothing new is kept"
             raise KeyboardInterrupt(msg) from interrupt
         run.warn(objective, settings.precision, getattr(solver, "tol", settings.tol))
-        self._choose(chosen, problem, solver, run)
+        self._choose(chosen, problem, solver, run, own)
         run.warn_of_an_end()
         return self
 
-    def _solve(
-        self, objective: Objective, solver: Solver, run: Run, scoring: str | HostScoring
-    ) -> None:
+    def _fit_labels(
+        self,
+        search: _Search,
+        settings: Settings,
+        problem: Problem,
+        X: Any,
+        groups: Any,
+        callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+    ) -> Self:
+        if search.learning_rates:
+            msg = "learning_rates are for one label per row; give learning_rate"
+            raise ValueError(msg)
+        scoring = label_scoring_named(self.scoring, per_label=search.alpha_per_label)
+        self._check_probabilities(scoring, problem.objective)
+        alphas, Cs = strengths = search.strengths(problem)
+        splits = splits_of(search.cv, X, problem.sample.targets.codes, groups)
+        search.check_folds([rows for _, rows in splits])
+        if self.solver == "auto":
+            lanes = problem.objective.m * len(splits)
+            name = automatic_solver(problem.objective, lanes, len(alphas))
+            settings = replace(settings, solver=name)
+        found = sweep_labels(
+            problem,
+            settings,
+            splits,
+            strengths,
+            scoring,
+            callbacks,
+            per_label=search.alpha_per_label,
+            one_standard_error=search.one_standard_error,
+            held_out_scores=search.held_out_scores,
+        )
+        alphas, Cs = alphas[found.done], Cs if Cs is None else Cs[found.done]
+        name, given = ("alpha", alphas) if Cs is None else ("C", Cs)
+        chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
+        best = LinearClassifier(
+            **chosen | {"solver": settings.solver, name: given[found.chosen].tolist()}
+        )
+        interrupt = None
+        if search.refit:
+            fitted, interrupt = solve(settings, with_alphas(problem, found.alpha), None, ())
+            keep(best, fitted)
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        self.alphas_, self.cv_scores_, self.alpha_ = alphas, found.scores, found.alpha
+        self.best_index_ = found.chosen if found.chosen.ndim else int(found.chosen)
+        if Cs is not None:
+            self.Cs_, self.C_ = Cs, Cs[found.chosen]
+        if found.held_out_scores is not None:
+            self.held_out_scores_ = found.held_out_scores
+        if search.refit:
+            self.best_estimator_ = best
+            vars(self).update({name: a for name, a in vars(best).items() if name.endswith("_")})
+        if interrupt is not None:
+            raise interrupt
+        return self
+
+    def _solve(self, objective: Objective, solver: Solver, run: Run, scoring: str | OfRows) -> None:
         """Solve and score stack by stack."""
-        extends = self.alphas is None
+        extends = self.alphas is None and self.Cs is None
         for stack in stacks_beyond(objective, solver, run, self.precision, extends=extends):
             run.add(stack, scoring)
             if self.verbose:
                 last = stack.at[-1]
-                alpha, mean = run.grid.alphas[last], run.scores[last].mean(axis=1).max()
-                left = time_left(run.seconds, len(run.reasons), run.models)
-                print(  # noqa: T201 - asked for
-                    f"alpha {alpha:.3g}  score {mean:.4f}  {len(run.reasons)}/{run.models} models"
-                    f"  {run.seconds:.2f} s, time left {left}"
-                )
+                run.tell(last, run.scores[last].mean(axis=1).max())
             if stack.result.reason == "callback":
                 break
             del stack  # its state takes memory that the next one needs
@@ -279,6 +408,17 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         own = _of_strength(objective, float(run.grid.alphas[place[0]]))
         with matmul_precision(self.precision):
             run.refit(place, minimize(own, solver))
+
+    def _held_out_scores(
+        self, objective: Objective, solver: Solver, run: Run, held_out: HeldOut
+    ) -> Array:
+        """Return the decision function of every row; models are fitted as `_refit` does it."""
+        a, r = run.best(one_standard_error=self.one_standard_error)
+        place = int(run.done[a]), r
+        parts = held_out_decisions(objective, solver, run.grid, place, held_out, self.precision)
+        Z = objective.xp.concat(parts, axis=0)
+        Z = Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z
+        return scattered(Z, np.concatenate(held_out.tests), len(held_out.codes), objective)
 
     def predict(self, X: Any) -> Array:
         """Return the label ``(n,)`` of the largest score of each row."""
@@ -327,6 +467,12 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         """Write the chosen classifier to a safetensors file; `xplinear.load` gives it back."""
         self._best().save(path)
 
+    def __sklearn_tags__(self) -> Any:
+        """Declare that sparse matrices are taken."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def _best(self) -> LinearClassifier:
         check_is_fitted(self)
         if not self.refit:
@@ -334,8 +480,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             raise AttributeError(msg)
         return self.best_estimator_
 
-    def _scoring(self, loss: Loss) -> str | Callable[..., float]:
-        """Return the name of a scoring of `SCORINGS`, or the callable."""
+    def _scoring(self, objective: Objective) -> str | Callable[..., float]:
+        """Return the one name of a scoring, or the callable."""
         if self.scoring is None:
             return "accuracy"
         if not isinstance(self.scoring, str):
@@ -343,27 +489,31 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
                 msg = f"scoring must be a name, a callable or None, got {shown(self.scoring)}"
                 raise TypeError(msg)
             return self.scoring
-        scoring = OTHER_NAMES.get(self.scoring, self.scoring)
-        if scoring not in SCORINGS:
-            names = ", ".join([*SCORINGS, *OTHER_NAMES])
-            msg = f"unknown scoring {self.scoring!r}; choose from {names}, or pass a callable"
-            raise ValueError(msg)
-        if scoring == "log_loss" and not loss.probabilistic:
+        scoring = scoring_named(self.scoring, objective.k)
+        self._check_probabilities(scoring, objective)
+        return scoring
+
+    def _check_probabilities(self, scoring: str, objective: Objective) -> None:
+        if scoring == "log_loss" and not objective.loss.probabilistic:
             msg = (
                 f"scoring={self.scoring!r} needs probabilities; {self.loss!r} gives none: "
                 "use loss='softmax', or another scoring"
             )
             raise ValueError(msg)
-        return scoring
 
     def _choose(
-        self, parameters: Mapping[str, Any], problem: Problem, solver: Solver, run: Run
+        self,
+        parameters: Mapping[str, Any],
+        problem: Problem,
+        solver: Solver,
+        run: Run,
+        held_out_scores: Array | None = None,
     ) -> None:
         """Take over the results."""
         a, r = run.best(one_standard_error=self.one_standard_error)
         done, objective, rate = run.done, problem.objective, run.grid.rates[r]
-        alpha = float(run.grid.alphas[done[a]])
-        best = LinearClassifier(**parameters).set_params(alpha=alpha)
+        alpha, (name, strength) = float(run.grid.alphas[done[a]]), run.grid.named(done[a])
+        best = LinearClassifier(**parameters).set_params(**{name: strength})
         if rate is not None:
             best.learning_rate = rate
         paths = None
@@ -380,6 +530,10 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         self.alphas_, self.alpha_ = run.grid.alphas[done], alpha
+        if run.grid.Cs is not None:
+            self.Cs_, self.C_ = run.grid.Cs[done], strength
+        if held_out_scores is not None:
+            self.held_out_scores_ = held_out_scores
         self.cv_scores_, self.best_index_ = run.scores[done][:, 0], a
         if rate is not None:
             self.cv_scores_, self.best_index_ = run.scores[done], (a, r)
@@ -396,18 +550,29 @@ def _of_strength(objective: Objective, alpha: float) -> Objective:
     return replace(objective, alpha=data.backend.asarray(np.asarray([alpha]), data.dtype))
 
 
-def _host_scoring(
-    function: Callable[..., float],
+def _scoring_of_rows(
+    scoring: str | Callable[..., float],
     parameters: Mapping[str, Any],
     problem: Problem,
     X: Any,
-    sample_weight: Any,
-) -> HostScoring:
-    def classifier(params: Params, alpha: float) -> LinearClassifier:
+    folds: Folds,
+    held_out: HeldOut,
+) -> str | OfRows:
+    """Return what scores rows; the name of what needs sums over them only."""
+    if isinstance(scoring, str):
+        return RankScoring(scoring, held_out) if scoring in RANKINGS else scoring
+
+    def classifier(params: Params, alpha: float, fold: int) -> LinearClassifier:
         clf = LinearClassifier(**parameters).set_params(alpha=alpha, backend=None)
-        keep(clf, problem.model(params).to("numpy"))
+        standard = folds.standard_of([fold], backend=problem.sample.backend) or problem.standard
+        keep(clf, replace(problem, standard=standard).model(params).to("numpy"))
         return clf
 
-    labels, n = problem.sample.classes[problem.sample.codes], len(problem.sample.codes)
-    weights = None if sample_weight is None else host_weights(sample_weight, n)
-    return HostScoring(function, X, labels, weights, problem.places, classifier)
+    labels = problem.sample.classes[problem.sample.codes]
+    return HostScoring(scoring, X, labels, held_out, classifier)
+
+
+def _held_out(problem: Problem, folds: Folds, sample_weight: Any) -> HeldOut:
+    codes = problem.sample.codes
+    weights = None if sample_weight is None else host_weights(sample_weight, len(codes))
+    return HeldOut(folds.tests, problem.places, codes, weights)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from sklearn.model_selection import check_cv
+from sklearn.model_selection import KFold, check_cv
 
 from xplinear.arguments import NONE, integer, naming, satisfying
-from xplinear.backends import backend_of
+from xplinear.backends import Backend, backend_of
+from xplinear.data import Standard
+from xplinear.data.rows import FarStandard
 from xplinear.estimator.labels import weights_of
 from xplinear.estimator.problem import Problem
+from xplinear.estimator.standardize import composed, standard_of
 from xplinear.estimator.validation import on_host, refuse_masked
 from xplinear.namespace import Array, HostArray, is_array
 
-__all__ = ["CV", "Folds", "folds_of", "splits_of"]
+__all__ = ["CV", "Folds", "Split", "columns_of", "folds_of", "splits_of", "standards_of"]
 
 Split = tuple[HostArray, HostArray]  # the training and the test rows of a fold
 
@@ -31,17 +35,41 @@ CV = integer(2) | _SPLITTER | _PAIRS | NONE
 
 
 class Folds(NamedTuple):
-    """Folds as weights of rows."""
+    """Folds as weights of rows.
+
+    Of L two-class models, each in every fold, f counts both: model j of fold i is i L + j.
+    """
 
     train: Array  # weights (n, f), or one column more for the refit on all rows
-    held_out: Array  # (n, f)
+    held_out: Array  # (n, f); of L models both may have a column for each fold alone
     tests: Sequence[HostArray]  # the rows held out
     known: HostArray  # (f, k): whether a fold's training rows have the class
+    shares: HostArray  # Σ s of the training rows over that of all rows, (f,) or (f + 1,)
+    standard: Standard | None  # likewise, each fold's own, where it was asked for
+    models: int = 1  # L
+
+    def columns(self, of: Array, folds: Sequence[int]) -> HostArray:
+        """Return which columns serve these folds."""
+        index = np.asarray(folds)
+        return index if of.shape[-1] > len(self.tests) // self.models else index // self.models
+
+    def standard_of(self, folds: Sequence[int], *, backend: Backend) -> Standard | None:
+        """Return the standard of models of these folds: ``(p,)`` where they have one."""
+        if self.standard is None:
+            return None
+        columns = self.columns(self.standard.centre, folds)
+        if len(set(columns.tolist())) == 1:
+            return self.standard._make(a[:, int(columns[0])] for a in self.standard)
+        xp, index = backend.xp, backend.asarray(columns)
+        return self.standard._make(xp.take(a, index, axis=1) for a in self.standard)
 
 
-def splits_of(cv: Any, X: Any, labels: HostArray, groups: Any) -> list[Split]:
-    """Return the training and test rows of each fold; ``cv`` has been checked."""
-    n = len(labels)
+def splits_of(cv: Any, X: Any, labels: Any, groups: Any) -> list[Split]:
+    """Return the training and test rows of each fold; ``cv`` has been checked.
+
+    ``labels`` are ``(n,)``, or ``(n, L)`` of 0 and 1, dense or sparse.
+    """
+    n = labels.shape[0]
     if groups is not None:
         refuse_masked("groups", groups)
         with naming("groups"):
@@ -49,6 +77,10 @@ def splits_of(cv: Any, X: Any, labels: HostArray, groups: Any) -> list[Split]:
         if groups.shape != (n,):
             msg = f"groups must have one entry per row of X, shape ({n},), got {groups.shape}"
             raise ValueError(msg)
+    if labels.ndim > 1 and (cv is None or isinstance(cv, int)):
+        cv = KFold(5 if cv is None else cv)  # as scikit-learn has it: no strata
+    if hasattr(cv, "split") and not isinstance(labels, np.ndarray):
+        labels = labels.toarray()
     splitter = cast(Any, check_cv(cv, labels, classifier=True))
     try:
         splits: list[Any] = list(splitter.split(X, labels, groups))
@@ -67,7 +99,9 @@ def splits_of(cv: Any, X: Any, labels: HostArray, groups: Any) -> list[Split]:
     ]
 
 
-def folds_of(problem: Problem, splits: Sequence[Split], class_weight: Any, *, refit: bool) -> Folds:
+def folds_of(
+    problem: Problem, splits: Sequence[Split], class_weight: Any, *, standardize: bool, refit: bool
+) -> Folds:
     """Return splits as weights, with those of all rows last if these are fitted too."""
     sample, codes, classes = problem.sample, problem.sample.codes, problem.sample.classes
     n, k = len(codes), len(classes)
@@ -87,18 +121,51 @@ def folds_of(problem: Problem, splits: Sequence[Split], class_weight: Any, *, re
                 "needs two; use fewer folds, or stratified ones: cv=2"
             )
             raise ValueError(msg)
-    if refit:
-        train.append(weights)
-    train = [weights_of(one, class_weight, codes, classes)[0] for one in train]
-    # Of mean 1 in each fold: what all folds share, such as a metric, then weighs them alike.
-    columns = [np.stack(cast(Any, part), axis=1)[counted] for part in (train, held_out)]
-    trained, scored = (column / column.mean(axis=0) for column in columns)
-    data = problem.objective.data
+    data, own = problem.objective.data, len(train)
+    standard = None
+    if standardize:
+        standard = standards_of(problem, columns_of(np.stack(train, axis=1), counted), refit=refit)
+    weighed = [weights_of(one, class_weight, codes, classes) for one in [*train, weights]]
+    sums = np.asarray([one.sum() * 2.0**unit for one, unit in cast(Any, weighed)])
+    train = [one for one, _ in cast(Any, weighed)][: own + refit]
     return Folds(
-        data.as_held(trained),
-        data.as_held(scored),
+        data.as_held(columns_of(np.stack(cast(Any, train), axis=1), counted)),
+        data.as_held(columns_of(np.stack(held_out, axis=1), counted)),
         [rows[weights[rows] > 0] for _, rows in splits],
-        np.stack([np.bincount(codes, one, minlength=k) > 0 for one in train[: len(splits)]]),
+        np.stack([np.bincount(codes, one, minlength=k) > 0 for one in train[:own]]),
+        sums[: own + refit] / sums[-1],
+        standard,
+    )
+
+
+def columns_of(weights: HostArray, counted: Any) -> HostArray:
+    """Return columns of mean 1: what all share, such as a metric, weighs them alike."""
+    columns = weights[counted]
+    return columns / columns.mean(axis=0)
+
+
+def standards_of(problem: Problem, weights: HostArray, *, refit: bool) -> Standard:
+    """Return what standardizes the features for each fold, and last for the fit to all rows.
+
+    As for that fit, class weights do not enter.
+    """
+    objective, xp = problem.objective, problem.objective.xp
+    m = weights.shape[1]
+    any_labels = objective.data.backend.asarray(np.zeros(m, dtype=int))
+    data = objective.data.take(any_labels).with_standard(problem.reach)
+    data = data.with_weights(data.as_held(weights))
+    alpha = xp.zeros((m,), **data.backend.kind(data.dtype))
+    own = composed(
+        problem.reach, standard_of(replace(objective, alpha=alpha, data=data, measured=None))
+    )
+    parts = [own, cast(Standard, problem.standard)][: 1 + refit]
+    kind = FarStandard if any(isinstance(part, FarStandard) for part in parts) else Standard
+    p = data.p
+    return kind(
+        *(
+            xp.concat([xp.reshape(a, (p, -1)) for a in pair], axis=1)
+            for pair in zip(*parts, strict=True)
+        )
     )
 
 

@@ -1,17 +1,20 @@
 """Scores of predictions, larger is better: of m models in one pass on the device, or by a callable.
 
 `sweep` scores the held-out rows of folds with them. A class that the training rows of a fold lack
-has the lowest score there is, whatever the model: what softmax makes of it depends on ``tol``.
+has the lowest score there is, whatever the model: what softmax makes of it depends on ``tol``. Its
+probability is 0, which a log loss takes for the dtype's eps; all rows rank alike for it.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from sklearn.utils import _safe_indexing  # pyright: ignore[reportPrivateUsage] - no other takes rows of any table
@@ -21,12 +24,29 @@ from xplinear.data import Block, Data
 from xplinear.estimator.classifier import LinearClassifier
 from xplinear.estimator.predictions import accuracy, block_scores
 from xplinear.losses import Loss, SoftmaxLoss
+from xplinear.losses.softmax import softmax
 from xplinear.losses.true_class import true_class
+from xplinear.model_selection.ranking import average_precision, by_columns, roc_auc
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, device, is_array
 from xplinear.objective import Objective, Params
 from xplinear.solvers.protocol import take_models
 
-__all__ = ["OTHER_NAMES", "SCORINGS", "HostScoring", "class_counts", "without_classes"]
+__all__ = [
+    "OTHER_NAMES",
+    "RANKINGS",
+    "SCORINGS",
+    "HeldOut",
+    "HostScoring",
+    "OfRows",
+    "RankScoring",
+    "class_counts",
+    "decisions",
+    "scoring_named",
+    "sums_of",
+    "without_classes",
+]
+
+_TOP = re.compile(r"top_([1-9]\d*)_accuracy")
 
 
 def without_classes(params: Params, known: Array, *, xp: Namespace) -> Params:
@@ -90,13 +110,175 @@ def _macro_f1(objective: Objective, params: Params) -> Array:
     return _mean_share(2.0 * both, true + predicted, xp=objective.xp)
 
 
+def _weighted_f1(objective: Objective, params: Params) -> Array:
+    true, predicted, both = class_counts(objective, params)
+    xp, whole = objective.xp, true + predicted
+    own = 2.0 * both / xp.where(whole > 0, whole, 1.0)
+    return xp.sum(true * own, axis=1) / xp.sum(true, axis=1)
+
+
+def _block_top(top: int, xp: Namespace, block: Block, params: Params) -> tuple[Array]:
+    Z = block_scores(xp, block, params)
+    true = true_class(Z, block.y, xp=xp)
+    own = xp.sum(xp.where(true, Z, 0.0), axis=-1, keepdims=True)
+    classes = xp.arange(Z.shape[-1], dtype=xp.int32, device=device(Z))
+    code = xp.sum(xp.where(true, classes, 0), axis=-1, keepdims=True)
+    # Of equal scores the last class comes first, as in scikit-learn.
+    before = (own < Z) | ((own == Z) & (classes > code))
+    hit = xp.astype(xp.sum(xp.astype(before, xp.int32), axis=-1) < top, Z.dtype)
+    hit = hit if block.s is None else hit * block.s
+    return (xp.sum(hit, axis=0, dtype=accumulator(Z, xp=xp)),)
+
+
+def _top_accuracy(top: int, objective: Objective, params: Params) -> Array:
+    """Return the weighted share ``(m,)`` of the rows whose class is among the ``top`` largest."""
+    data = objective.data
+    held = objective.m * objective.k
+    (hits,) = data.reduce(_block_top, (top, objective.xp), params, scores=held)
+    return hits / data.weight_sum
+
+
+# Of sums over rows, and of rows that are sorted; and top_5_accuracy, with any number.
 SCORINGS: dict[str, Callable[[Objective, Params], Array]] = {
     "accuracy": accuracy,
     "log_loss": _log_loss,
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
+    "weighted_f1": _weighted_f1,
 }
-OTHER_NAMES = {"neg_log_loss": "log_loss", "f1_macro": "macro_f1"}  # scikit-learn's
+RANKINGS: dict[str, Callable[..., Array]] = {
+    "roc_auc": roc_auc,
+    "roc_auc_ovr_weighted": roc_auc,
+    "average_precision": average_precision,
+}
+OTHER_NAMES = {  # scikit-learn's
+    "neg_log_loss": "log_loss",
+    "f1_macro": "macro_f1",
+    "f1_micro": "accuracy",  # which it is, where a row has one label
+    "f1_weighted": "weighted_f1",
+    "roc_auc_ovr": "roc_auc",
+    "top_k_accuracy": "top_2_accuracy",
+}
+
+
+def scoring_named(scoring: str, k: int) -> str:
+    """Return the one name of a scoring; raise ValueError where it is none for k classes."""
+    name = OTHER_NAMES.get(scoring, scoring)
+    top = _TOP.fullmatch(name)
+    if top is None and name not in (*SCORINGS, *RANKINGS):
+        names = ", ".join([*SCORINGS, *RANKINGS, "top_5_accuracy", *OTHER_NAMES])
+        msg = f"unknown scoring {scoring!r}; choose from {names}, or pass a callable"
+        raise ValueError(msg)
+    if top is not None and int(top[1]) >= k:
+        msg = (
+            f"scoring={scoring!r} is 1 for every model of {k} classes, and chooses none; name "
+            "fewer, such as top_1_accuracy"
+        )
+        raise ValueError(msg)
+    return name
+
+
+def sums_of(name: str) -> Callable[[Objective, Params], Array]:
+    """Return what computes a scoring of sums over rows."""
+    top = _TOP.fullmatch(name)
+    return SCORINGS[name] if top is None else partial(_top_accuracy, int(top[1]))
+
+
+def decisions(
+    data: Data, params: Params, places: Sequence[HostArray], models: Sequence[int]
+) -> list[Array]:
+    """Return class scores ``(r, g, k)`` of so many models in turn, of rows of their own."""
+    backend, xp = data.backend, data.backend.xp
+    wanted = [np.unique(index) for index in places]
+    ends = np.cumsum(models).tolist()
+    held = ends[-1] * max(2, params.b.shape[1])
+    parts: list[list[Array]] = [[] for _ in places]
+    first = 0
+    for Z in data.map(block_scores, (xp,), params, scores=held):
+        last = first + Z.shape[0]
+        for group, index in enumerate(wanted):
+            low, high = np.searchsorted(index, [first, last])
+            if high > low:
+                here = backend.asarray(index[low:high] - first)
+                own = Z[:, ends[group] - models[group] : ends[group], :]
+                parts[group].append(xp.take(own, here, axis=0))
+        first = last
+    found = [xp.concat(part, axis=0) for part in parts]
+    return [
+        xp.take(Z, backend.asarray(np.searchsorted(own, index)), axis=0)
+        for Z, own, index in zip(found, wanted, places, strict=True)
+    ]
+
+
+class HeldOut(NamedTuple):
+    """The rows that each fold holds out, and what is known of them on the host."""
+
+    tests: Sequence[HostArray]
+    places: Callable[[HostArray], HostArray]  # of rows of X among those that there are scores of
+    codes: HostArray  # (n,), of all rows of X
+    weights: HostArray | None
+
+    def decisions(self, data: Data, params: Params, folds: Sequence[int]) -> list[Array]:
+        """Return class scores ``(r, k)`` of each model, of the rows that its fold holds out."""
+        places = [self.places(self.tests[fold]) for fold in folds]
+        return [Z[:, 0, :] for Z in decisions(data, params, places, [1] * len(folds))]
+
+
+class OfRows(Protocol):
+    """A scoring that must see the rows that each model's fold holds out."""
+
+    def scores(self, part: Objective, params: Params, folds: Sequence[int]) -> HostArray:
+        """Return the score ``(m,)`` of each model."""
+        ...
+
+
+@dataclass(frozen=True)
+class RankScoring:
+    """A scoring of `RANKINGS`: rows are sorted on the device.
+
+    Of two classes it is that of the second; of more, the mean over the classes that rows held out
+    are of, each against the others: equally, or by their rows.
+    """
+
+    name: str
+    held_out: HeldOut
+
+    def __post_init__(self) -> None:
+        for fold, rows in enumerate(self.held_out.tests):
+            if len(set(self.held_out.codes[rows].tolist())) < 2:
+                msg = (
+                    f"cv: fold {fold} holds out rows of one class only, which "
+                    f"scoring={self.name!r} cannot rank against others; use stratified folds, or "
+                    "another scoring"
+                )
+                raise ValueError(msg)
+
+    def scores(self, part: Objective, params: Params, folds: Sequence[int]) -> HostArray:
+        """Return the score ``(m,)`` of each model on the rows that its fold holds out."""
+        backend, xp = part.data.backend, part.xp
+        tests, codes, weights, found = self.held_out.tests, self.held_out.codes, None, []
+        all_Z = self.held_out.decisions(part.data, params, folds)
+        for Z, fold in zip(all_Z, folds, strict=True):
+            y = backend.asarray(codes[tests[fold]])[:, None]
+            if self.held_out.weights is not None:
+                own = self.held_out.weights[tests[fold]][:, None]
+                weights = backend.asarray(own / own.max(), accumulator(Z, xp=xp))
+            found.append(self._score(part.loss, Z, y, weights, xp=xp))
+        return backend.to_host(xp.stack(found))
+
+    def _score(self, loss: Loss, Z: Array, y: Array, s: Array | None, *, xp: Namespace) -> Array:
+        k = Z.shape[1]
+        hits = y == xp.arange(k, dtype=y.dtype, device=device(y))
+        if k == 2:
+            Z, hits = Z[:, 1:] - Z[:, :1], hits[:, 1:]
+        elif loss.probabilistic and RANKINGS[self.name] is roc_auc:
+            Z = softmax(Z, xp=xp)
+        values = by_columns(RANKINGS[self.name], Z, hits, s, xp=xp)
+        share = xp.astype(xp.isfinite(values), values.dtype)
+        if self.name.endswith("weighted"):
+            weight = xp.astype(hits, values.dtype)
+            share = share * xp.sum(weight if s is None else weight * s, axis=0)
+        return xp.sum(xp.where(share > 0, values * share, 0.0)) / xp.sum(share)
 
 
 def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -119,20 +301,17 @@ class HostScoring:
         As the user passed it.
     y : ndarray of shape (n,)
         The labels.
-    weights : ndarray of shape (n,), optional
-        Given as ``sample_weight`` to a function that takes it.
-    places : callable
-        Gives where rows of X are among those that count, of which there are scores.
+    held_out : HeldOut
+        Its weights are given as ``sample_weight`` to a function that takes it.
     classifier : callable
-        Makes a `LinearClassifier` on NumPy of the parameters of one model and its α.
+        Makes a `LinearClassifier` on NumPy of the parameters of one model, its α and its fold.
     """
 
     function: Callable[..., Any]
     X: Any
     y: HostArray
-    weights: HostArray | None
-    places: Callable[[HostArray], HostArray]
-    classifier: Callable[[Params, float], LinearClassifier]
+    held_out: HeldOut
+    classifier: Callable[[Params, float, int], LinearClassifier]
 
     def __post_init__(self) -> None:
         module: str = getattr(self.function, "__module__", None) or ""
@@ -168,42 +347,40 @@ class HostScoring:
     @property
     def _weighs(self) -> bool:
         metric = getattr(self.function, "_score_func", None)  # of make_scorer, which takes all
-        return self.weights is not None and any(
+        return self.held_out.weights is not None and any(
             name == "sample_weight" or one.kind is one.VAR_KEYWORD
             for name, one in _arguments(metric or self.function).items()
         )
 
-    def scores(
-        self, data: Data, params: Params, rows: Sequence[HostArray], alphas: Sequence[float]
-    ) -> HostArray:
-        """Return the score ``(m,)`` of each model on rows of its own."""
+    def scores(self, part: Objective, params: Params, folds: Sequence[int]) -> HostArray:
+        """Return the score ``(m,)`` of each model on the rows that its fold holds out."""
+        alphas: list[float] = part.data.backend.to_host(part.alpha).tolist()
         if self._positional == 3:
-            given = self._estimators(data, params, rows, alphas)
+            given = self._estimators(part, params, folds, alphas)
         else:
-            given = self._decisions(data, params, rows)
+            given = self._decisions(part.data, params, folds)
         found: list[float] = []
-        for arguments, index, alpha in zip(given, rows, alphas, strict=True):
-            weights = {"sample_weight": self.weights[index]} if self._weighs else {}  # type: ignore[index]
-            found.append(_number(self.function(*arguments, **weights), alpha))
+        for arguments, fold, alpha in zip(given, folds, alphas, strict=True):
+            index, weights = self.held_out.tests[fold], self.held_out.weights
+            own = {} if weights is None or not self._weighs else {"sample_weight": weights[index]}
+            found.append(_number(self.function(*arguments, **own), alpha))
         return np.asarray(found)
 
     def _decisions(
-        self, data: Data, params: Params, rows: Sequence[HostArray]
+        self, data: Data, params: Params, folds: Sequence[int]
     ) -> Iterator[tuple[Any, ...]]:
-        xp, held = data.backend.xp, len(rows) * max(2, params.b.shape[1])
-        parts = data.map(block_scores, (xp,), params, scores=held)
-        Z = np.concatenate([data.backend.to_host(part) for part in parts])
-        for model, index in enumerate(rows):
-            z = Z[self.places(index), model, :]
-            yield self.y[index], z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
+        for fold, Z in zip(folds, self.held_out.decisions(data, params, folds), strict=True):
+            z = data.backend.to_host(Z)
+            yield self.y[self.held_out.tests[fold]], z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
 
     def _estimators(
-        self, data: Data, params: Params, rows: Sequence[HostArray], alphas: Sequence[float]
+        self, part: Objective, params: Params, folds: Sequence[int], alphas: Sequence[float]
     ) -> Iterator[tuple[Any, ...]]:
-        xp, asarray = data.backend.xp, data.backend.asarray
-        for model, (index, alpha) in enumerate(zip(rows, alphas, strict=True)):
-            one = take_models(params, asarray(np.asarray([model])), xp=xp)
-            yield self.classifier(one, alpha), _rows_of(self.X, index), self.y[index]
+        for model, (fold, alpha) in enumerate(zip(folds, alphas, strict=True)):
+            index = self.held_out.tests[fold]
+            here = part.data.backend.asarray(np.asarray([model]))
+            one = take_models(params, here, xp=part.xp)
+            yield self.classifier(one, alpha, fold), _rows_of(self.X, index), self.y[index]
 
 
 def _rows_of(X: Any, index: HostArray) -> Any:

@@ -14,11 +14,12 @@ from sklearn.exceptions import ConvergenceWarning
 
 from xplinear.arguments import warn
 from xplinear.backends import matmul_precision
+from xplinear.data import Data
 from xplinear.estimator.solve import at_the_floor
 from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
 from xplinear.model_selection.folds import Folds
-from xplinear.model_selection.scoring import SCORINGS, HostScoring, without_classes
-from xplinear.namespace import HostArray
+from xplinear.model_selection.scoring import HeldOut, OfRows, sums_of, without_classes
+from xplinear.namespace import Array, HostArray
 from xplinear.objective import Objective, Params, columns
 from xplinear.solvers import Solver
 from xplinear.solvers.protocol import declared, take_models
@@ -28,6 +29,8 @@ __all__ = [
     "Run",
     "Stack",
     "SweepProgress",
+    "held_out_decisions",
+    "scattered",
     "stack_width",
     "stacks",
     "stacks_beyond",
@@ -100,11 +103,28 @@ class Grid(NamedTuple):
     alphas: HostArray  # strong to weak
     rates: Sequence[float | None]
     folds: Folds
+    # Where these are given, ``alphas`` are 1 / (C Σs) of all rows, and each fold has its own.
+    Cs: HostArray | None = None
+    own: HostArray | None = None  # of each fold, by which its strengths differ from ``alphas``
+
+    def named(self, a: int) -> tuple[str, float]:
+        """Return a strength, and the parameter that it is given by."""
+        if self.Cs is None:
+            return "alpha", float(self.alphas[a])
+        return "C", float(self.Cs[a])
+
+    def strengths(self, at: range, lanes: Sequence[tuple[int, int]]) -> HostArray:
+        """Return α of each model of a stack ``(m,)``."""
+        own = np.ones(1) if self.own is None else self.own
+        if self.Cs is not None:
+            own = own / self.folds.shares
+        own = np.broadcast_to(own, self.folds.shares.shape)[[f for _, f in lanes]]
+        return np.ravel(self.alphas[at.start : at.stop, None] * own)
 
     @property
     def lanes(self) -> list[tuple[int, int]]:
         """Rate and fold of every lane."""
-        return [(r, f) for r in range(len(self.rates)) for f in range(self.folds.train.shape[1])]
+        return [(r, f) for r in range(len(self.rates)) for f in range(len(self.folds.shares))]
 
 
 class Stack(NamedTuple):
@@ -144,8 +164,10 @@ def stacks(
     if planned is not None:
         solver = planned(_stacked(objective, grid, range(first, len(grid.alphas)), grid.lanes))
     follows = declared(solver, "follow") is not None
-    width, depth = stack_width(objective, len(grid.lanes), follows=follows)
-    waiting = [(grid.lanes, first)]  # and the first of the strengths that are left to do
+    groups = _together(grid, solver)
+    width, depth = stack_width(objective, max(map(len, groups)), follows=follows)
+    # And the first of the strengths that are left to do.
+    waiting = [(group, first) for group in reversed(groups)]
     while waiting:
         lanes, start = waiting.pop()
         if len(lanes) > width:
@@ -160,7 +182,8 @@ def stacks(
             if grid.rates[0] is not None:
                 rates = tuple(grid.rates[r] for r, _ in lanes)
                 own = declared(solver, "with_rates")(rates * len(at))
-            follow = partial(_followed, stack, own, last, solved) if follows and last else None
+            new = grid.alphas[at.start : at.stop]
+            follow = partial(_followed, stack, own, last, solved, new) if follows and last else None
             result, interrupt = _within_memory(
                 stack,
                 own,
@@ -185,6 +208,18 @@ def stacks(
             start = at.stop
 
 
+def _together(grid: Grid, solver: Solver) -> list[list[tuple[int, int]]]:
+    """Return the lanes that may be in one stack."""
+    standard = grid.folds.standard
+    if standard is None or not declared(solver, "common_rows"):
+        return [grid.lanes]
+    columns = grid.folds.columns(standard.centre, [f for _, f in grid.lanes])
+    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for lane, column in zip(grid.lanes, columns.tolist(), strict=True):
+        groups.setdefault((lane[0], column), []).append(lane)
+    return list(groups.values())
+
+
 def stacks_beyond(
     objective: Objective,
     solver: Solver,
@@ -207,6 +242,38 @@ def stacks_beyond(
         first = len(run.grid.alphas)
         run.extend(run.grid.alphas[-1] * step ** np.arange(1, more + 1))
         yield from stacks(objective, solver, run.grid, callback, precision, first)
+
+
+def held_out_decisions(
+    objective: Objective,
+    solver: Solver,
+    grid: Grid,
+    place: tuple[int, int],
+    held_out: HeldOut,
+    precision: str,
+) -> list[Array]:
+    """Return the class scores ``(r, k)`` of each fold, of the rows that it holds out."""
+    (a, r), count = place, len(grid.folds.tests)
+    one = grid._replace(
+        alphas=grid.alphas[a : a + 1],
+        rates=grid.rates[r : r + 1],
+        folds=grid.folds._replace(shares=grid.folds.shares[:count]),
+        Cs=None if grid.Cs is None else grid.Cs[a : a + 1],
+    )
+    found: dict[int, Array] = {}
+    for stack in stacks(objective, solver, one, None, precision):
+        folds = [f for _, f in stack.lanes]
+        params = _known(grid, stack.result.params, folds, objective)
+        found |= zip(folds, held_out.decisions(stack.objective.data, params, folds), strict=True)
+    return [found[f] for f in range(count)]
+
+
+def scattered(Z: Array, rows: HostArray, n: int, objective: Objective) -> Array:
+    """Return scores of some rows in the places of these among n; the others are NaN."""
+    xp, at = objective.xp, np.full(n, len(rows))
+    at[rows] = np.arange(len(rows))
+    Z = xp.concat([Z, xp.full_like(Z[:1, ...], float("nan"))], axis=0)
+    return xp.take(Z, objective.data.backend.asarray(at), axis=0)
 
 
 def _within_memory(
@@ -241,18 +308,28 @@ def _stacked(
     objective: Objective, grid: Grid, at: range, lanes: Sequence[tuple[int, int]]
 ) -> Objective:
     """Return the objective of a stack."""
-    data = objective.data
-    alpha = np.repeat(grid.alphas[at.start : at.stop], len(lanes))
-    folds = data.backend.asarray(np.asarray([f for _, f in lanes] * len(at)))
+    folds = [f for _, f in lanes] * len(at)
+    models = objective.data.backend.asarray(np.asarray(folds) % grid.folds.models)
+    data = objective.data.take(models)
+    standard = grid.folds.standard_of(folds, backend=data.backend)
+    data = data if standard is None else data.with_standard(standard)
     return replace(
         objective,
-        alpha=data.backend.asarray(alpha, data.dtype),
-        data=data.with_weights(grid.folds.train, folds),
+        alpha=data.backend.asarray(grid.strengths(at, lanes), data.dtype),
+        data=_weighted(data, grid, grid.folds.train, folds),
     )
 
 
+def _weighted(data: Data, grid: Grid, weights: Array, folds: Sequence[int]) -> Data:
+    return data.with_weights(weights, data.backend.asarray(grid.folds.columns(weights, folds)))
+
+
 def _followed(
-    objective: Objective, solver: Any, last: Stack, solved: Sequence[tuple[float, Params]]
+    objective: Objective,
+    solver: Any,
+    last: Stack,
+    solved: Sequence[tuple[float, Params]],
+    alphas: HostArray,
 ) -> Any:
     """Return the solver's first state at new strengths, from that of the last stack.
 
@@ -265,9 +342,8 @@ def _followed(
     start = take_models(last.result.params, index, xp=xp)
     if len(solved) == 2:
         (early, old), (late, _) = solved
-        new = backend.to_host(objective.alpha).astype(np.float64)
-        ahead = np.minimum(np.log(late / new) / np.log(early / late), 1.0)[:, None]
-        ahead = backend.asarray(ahead, objective.data.dtype)
+        ahead = np.minimum(np.log(late / alphas) / np.log(early / late), 1.0)
+        ahead = backend.asarray(np.repeat(ahead, lanes)[:, None], objective.data.dtype)
         old = take_models(old, backend.asarray(nearest % lanes), xp=xp)
         start = Params(*(a + ahead * (a - b) for a, b in zip(start, old, strict=True)))
     state = solver.take(last.result.state, index, xp=xp)
@@ -276,29 +352,30 @@ def _followed(
     return curved(objective, state, last.result.n_iter) if curved else state
 
 
+def _known(grid: Grid, params: Params, folds: list[int], objective: Objective) -> Params:
+    known = objective.data.backend.asarray(grid.folds.known[folds])
+    return without_classes(params, known, xp=objective.xp)
+
+
 def _held_out_scores(
-    stack: Stack, grid: Grid, models: list[int], scoring: str | HostScoring
+    stack: Stack, grid: Grid, models: list[int], scoring: str | OfRows
 ) -> HostArray:
     """Return the scores of some models on the rows of their folds."""
-    data, xp = stack.objective.data, stack.objective.xp
-    asarray, to_host = data.backend.asarray, data.backend.to_host
-    folds = [stack.lanes[model % len(stack.lanes)][1] for model in models]
-    alpha = xp.take(stack.objective.alpha, asarray(np.asarray(models)))
-
-    def known(some: slice) -> Params:
-        params, classes = stack.params(models[some]), asarray(grid.folds.known[folds[some]])
-        return without_classes(params, classes, xp=xp)
-
-    if isinstance(scoring, str):
-        own = data.with_weights(grid.folds.held_out, asarray(np.asarray(folds)))
-        part = replace(stack.objective, alpha=alpha, data=own)
-        return to_host(SCORINGS[scoring](part, known(slice(None))))
-    rows, strengths = [grid.folds.tests[fold] for fold in folds], to_host(alpha).tolist()
-    few = max(1, len(models) // len(stack.at))  # one strength at a time, to bound the memory
-    parts = [slice(start, start + few) for start in range(0, len(models), few)]
-    return np.concatenate(
-        [scoring.scores(data, known(some), rows[some], strengths[some]) for some in parts]
-    )
+    backend = stack.objective.data.backend
+    # Of sums all at once, else one strength at a time, to bound the memory.
+    few = len(models) if isinstance(scoring, str) else max(1, len(models) // len(stack.at))
+    found: list[HostArray] = []
+    for start in range(0, len(models), few):
+        some = models[start : start + few]
+        folds = [stack.lanes[model % len(stack.lanes)][1] for model in some]
+        part = stack.objective.take(backend.asarray(np.asarray(some)))
+        params = _known(grid, stack.params(some), folds, part)
+        part = replace(part, data=_weighted(part.data, grid, grid.folds.held_out, folds))
+        if isinstance(scoring, str):
+            found.append(backend.to_host(sums_of(scoring)(part, params)))
+        else:
+            found.append(scoring.scores(part, params, folds))
+    return np.concatenate(found)
 
 
 def _one(result: Result, model: int, params: Params) -> Result:
@@ -317,10 +394,14 @@ class Run:
     """Scores and solutions as they come in."""
 
     def __init__(
-        self, grid: Grid, callbacks: Sequence[Callable[[SweepProgress], bool | None]]
+        self,
+        grid: Grid,
+        callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+        parts: tuple[int, ...] = (),
     ) -> None:
         self.grid, self.callbacks = grid, callbacks
-        self.scores = np.full((len(grid.alphas), len(grid.rates), len(grid.folds.tests)), np.nan)
+        shape = len(grid.alphas), len(grid.rates), len(grid.folds.tests), *parts
+        self.scores = np.full(shape, np.nan)  # each in parts, if so
         self.diverged = np.zeros(self.scores.shape[:2], dtype=bool)
         self.lanes_done = np.zeros(len(grid.alphas), dtype=int)
         self.refits: dict[tuple[int, int], Result] = {}
@@ -350,7 +431,16 @@ class Run:
         )
         return sum(bool(callback(news)) for callback in self.callbacks) > 0
 
-    def add(self, stack: Stack, scoring: str | HostScoring) -> None:
+    def tell(self, a: int, score: float) -> None:
+        """Print how far it is, and the mean score of a strength."""
+        (name, strength), done = self.grid.named(a), len(self.reasons)
+        left = time_left(self.seconds, done, self.models)
+        print(  # noqa: T201 - asked for
+            f"{name} {strength:.3g}  score {score:.4f}  {done}/{self.models} models"
+            f"  {self.seconds:.2f} s, time left {left}"
+        )
+
+    def add(self, stack: Stack, scoring: str | OfRows) -> None:
         """Score what was solved, and keep the fits to all rows.
 
         A strength is done when all its models are: those that Ctrl-C cut short are not.
@@ -415,10 +505,12 @@ class Run:
         """Say so where better strengths may lie beyond the grid."""
         end = self.rises_to
         if end is not None:
-            alpha = self.grid.alphas[0 if end == "strongest" else -1]
+            name, value = self.grid.named(0 if end == "strongest" else -1)
+            if name == "C":
+                end = "smallest" if end == "strongest" else "largest"
             warn(
-                f"the best mean score is that of the {end} alpha, {alpha:.3g}: better ones may lie "
-                f"beyond the grid; give {end.replace('est', 'er')} alphas too"
+                f"the best mean score is that of the {end} {name}, {value:.3g}: better ones may "
+                f"lie beyond the grid; give {end.replace('est', 'er')} {name}s too"
             )
 
     def best(self, *, one_standard_error: bool) -> tuple[int, int]:

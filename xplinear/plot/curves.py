@@ -85,9 +85,14 @@ class LossCurveDisplay:
         ValueError
             If the history has no iterations.
         """
-        loss = np.asarray(self.history["loss"])
-        penalty = np.asarray(self.history.get("penalty", 0.0))
-        score = np.asarray(self.history.get("validation_score", ()))
+        loss, penalty, score = (
+            np.asarray(self.history.get(name, default))
+            for name, default in (("loss", ()), ("penalty", 0.0), ("validation_score", ()))
+        )
+        if loss.ndim > 1:  # of many labels the means
+            loss, penalty, score = (
+                a.mean(axis=1) if a.ndim > 1 else a for a in (loss, penalty, score)
+            )
         if not loss.size:
             msg = "history has no iterations to draw"
             raise ValueError(msg)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import backend_of
@@ -107,7 +108,8 @@ def check_names(name: str, names: Sequence[str], count: int, what: str) -> None:
 def title_of(clf: LinearClassifier | LinearClassifierCV, data: str) -> str:
     """Return what was minimized, on what and how, as a title."""
     one = isinstance(clf, LinearClassifier) and hasattr(clf, "alpha_")  # not a path of many
-    problem = problem_of(clf, f"{clf.alpha_:.3g}" if one else "α")
+    alphas = np.unique(clf.alpha_) if one else []
+    problem = problem_of(clf, f"{alphas[0]:.3g}" if len(alphas) == 1 else "α")
     # Weights that were given have no solver, and early files do not say.
     solver = getattr(clf, "solver_", "")
     return f"{data}{': ' * bool(data)}{problem}{', ' * bool(solver)}{solver}"

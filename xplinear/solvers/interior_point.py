@@ -97,6 +97,7 @@ class InteriorPoint:
     tol: float = 1e-4
 
     state_type = InteriorPointState
+    common_rows = True
     iterations = max_iter_iterations
     needs_alpha = True
 

@@ -87,6 +87,7 @@ class Newton:
     tol: float = 1e-4
 
     state_type = NewtonState
+    common_rows = True
     iterations = max_iter_iterations
 
     def __post_init__(self) -> None:

@@ -152,6 +152,7 @@ class ProximalLBFGS:
     memory: int = 10
 
     state_type = ProximalLBFGSState
+    common_rows = True
     iterations = max_iter_iterations
 
     def __post_init__(self) -> None:

@@ -1,0 +1,352 @@
+"""Sweeps of many labels: a two-class model for each, in every fold and at every strength.
+
+Model j of fold i is fold i L + j of a `Grid`, with the weights of fold i and the labels of column
+j. Scores are of each label; those of all labels are made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import groupby
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from xplinear.arguments import naming
+from xplinear.estimator.problem import Problem
+from xplinear.estimator.settings import Settings
+from xplinear.estimator.solve import solver_for
+from xplinear.model_selection.alphas import automatic_alphas
+from xplinear.model_selection.folds import Folds, Split, columns_of, standards_of
+from xplinear.model_selection.ranking import by_columns
+from xplinear.model_selection.scoring import (
+    OTHER_NAMES,
+    RANKINGS,
+    SCORINGS,
+    HeldOut,
+    class_counts,
+    decisions,
+)
+from xplinear.model_selection.sweep import (
+    Grid,
+    Run,
+    SweepProgress,
+    held_out_decisions,
+    scattered,
+    stacks_beyond,
+)
+from xplinear.namespace import Array, HostArray, accumulator
+from xplinear.objective import Objective, Params
+from xplinear.solvers import Solver
+
+__all__ = [
+    "LabelSweep",
+    "alphas_of_labels",
+    "label_scoring_named",
+    "sweep_labels",
+    "with_alphas",
+]
+
+_F1 = "macro_f1", "micro_f1", "weighted_f1"
+_NAMES = ("accuracy", "log_loss", "balanced_accuracy", *_F1, "roc_auc", "average_precision")
+_FEW = 8  # labels that tell which strengths are worth a trial
+
+
+def label_scoring_named(scoring: Any, *, per_label: bool) -> str:
+    """Return the one name of a scoring of labels; raise ValueError where it is none."""
+    scoring = "accuracy" if scoring is None else scoring
+    name = "micro_f1" if scoring == "f1_micro" else OTHER_NAMES.get(scoring, scoring)
+    if not isinstance(name, str) or name not in _NAMES:
+        msg = f"scoring of many labels must be one of {', '.join(_NAMES)}, got {scoring!r}"
+        raise ValueError(msg)
+    if per_label and name == "micro_f1":
+        msg = f"scoring={scoring!r} is of all labels together; with alpha_per_label use macro_f1"
+        raise ValueError(msg)
+    return name
+
+
+def alphas_of_labels(problem: Problem, count: int) -> HostArray:
+    """Return strengths from strong to weak, as `automatic_alphas`: from what a few labels need."""
+    objective = problem.objective
+    some = np.unique(np.linspace(0, objective.m - 1, _FEW).astype(int))
+    asarray = objective.data.backend.asarray
+    found = [automatic_alphas(objective.take(asarray(label[None])), 2) for label in some]
+    return np.geomspace(np.max(found), np.min(found), count)
+
+
+def with_alphas(problem: Problem, alphas: HostArray) -> Problem:
+    """Return the problem of every label, with strengths of their own ``(L,)``."""
+    own, data, other = alphas[problem.sample.models], problem.objective.data, problem.other
+    objective = replace(problem.objective, alpha=data.backend.asarray(own, data.dtype))
+
+    def others(models: slice) -> Problem:
+        return with_alphas(cast(Any, other)(models), alphas)
+
+    return replace(problem, objective=objective, alpha=own, other=others)
+
+
+@dataclass(frozen=True)
+class _LabelScoring:
+    """A scoring of each label: in parts ``(m, q)``, of which a score of all labels can be made."""
+
+    name: str
+    held_out: HeldOut
+    models: int
+    there: HostArray  # whether anything is known of a label in the rows held out
+
+    @property
+    def parts(self) -> int:
+        return 3 if self.name in _F1 else 1
+
+    def scores(self, part: Objective, params: Params, folds: Sequence[int]) -> HostArray:
+        """Return the parts ``(m, q)`` of the score of each model."""
+        to_host, nothing = part.data.backend.to_host, np.nan
+        if self.name in _F1:
+            true, predicted, both = (a[:, 1] for a in class_counts(part, params))
+            found, nothing = to_host(part.xp.stack([2.0 * both, true, predicted], axis=1)), 0.0
+        elif self.name in SCORINGS:
+            found = to_host(SCORINGS[self.name](part, params))[:, None]
+        else:
+            found = self._rankings(part, params, folds)[:, None]
+        return np.where(self.there[folds, None], found, nothing)
+
+    def _rankings(self, part: Objective, params: Params, folds: Sequence[int]) -> HostArray:
+        backend, xp = part.data.backend, part.xp
+        tests, codes, weights = self.held_out.tests, self.held_out.codes, self.held_out.weights
+        groups = [list(group) for _, group in groupby(folds, lambda fold: fold // self.models)]
+        places = [self.held_out.places(tests[group[0]]) for group in groups]
+        all_Z = decisions(part.data, params, places, [len(group) for group in groups])
+        found: list[Array] = []
+        for Z, group in zip(all_Z, groups, strict=True):
+            rows, labels, s = tests[group[0]], np.asarray(group) % self.models, None
+            if weights is not None:
+                own = weights[rows][:, labels] if weights.ndim > 1 else weights[rows][:, None]
+                s = backend.asarray(own, accumulator(Z, xp=xp))
+            hits = backend.asarray(codes[rows][:, labels]) == 1
+            own = Z[:, :, 1] - Z[:, :, 0]
+            found.append(by_columns(RANKINGS[self.name], own, hits, s, xp=xp))
+        return backend.to_host(xp.concat(found, axis=0))
+
+    def each(self, parts: HostArray) -> HostArray:
+        """Return the scores of each label ``(a, f, L)`` of their parts ``(a, f, L, q)``."""
+        if self.name not in _F1:
+            return parts[..., 0]
+        return _f1(*np.moveaxis(parts, -1, 0))
+
+    def together(self, parts: HostArray) -> HostArray:
+        """Return the scores of all labels ``(a, f)``."""
+        each = self.each(parts)
+        if self.name == "micro_f1":
+            return _f1(*np.moveaxis(parts.sum(axis=2), -1, 0))
+        if self.name == "weighted_f1":
+            true = parts[..., 1]
+            return (true * each).sum(axis=2) / true.sum(axis=2)
+        return _mean(each, 2)
+
+
+def _f1(both: HostArray, true: HostArray, predicted: HostArray) -> HostArray:
+    whole = true + predicted
+    return both / np.where(whole > 0, whole, 1.0)
+
+
+def _mean(scores: HostArray, axis: int) -> HostArray:
+    """Return the mean of what is there; NaN where nothing is."""
+    there = ~np.isnan(scores)
+    total, count = np.where(there, scores, 0.0).sum(axis=axis), there.sum(axis=axis)
+    return np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
+
+
+def _folds(
+    problem: Problem, splits: Sequence[Split], total: float, *, standardize: bool
+) -> tuple[Folds, HostArray, HostArray | None]:
+    """Return the folds of the labels at hand, which of them there are rows of, and weights.
+
+    ``total`` is what shares are of; weights are those of rows in scores.
+    """
+    sample, w = problem.sample, problem.objective.m
+    targets, n = sample.targets, sample.codes.shape[0]
+    counted = np.arange(n) if problem.rows is None else problem.rows
+    bare, unit = targets.weights_of(sample.models, classed=False)
+    bare = None if bare is None else bare * np.exp2(unit)
+    visible = np.isin(np.arange(n), counted)
+    train: list[HostArray] = []
+    seen: list[HostArray] = []
+    scored: list[HostArray] = []
+    sums: list[HostArray] = []
+    for fold, split in enumerate(splits):
+        learnt, held_out = (np.bincount(rows, minlength=n) * visible for rows in split)
+        if not held_out.any():
+            msg = f"cv: fold {fold} has no rows of positive weight to score"
+            raise ValueError(msg)
+        given = targets.sample_weight
+        given = learnt if given is None else (given.T * learnt).T
+        with naming(f"cv: fold {fold}"):
+            own: Any = targets._replace(sample_weight=given).weights_of(sample.models)
+        train.append(own[0])
+        sums.append(np.broadcast_to(own[0].sum(axis=0) * np.exp2(own[1]), (w,)))
+        for times, into in ((learnt, seen), (held_out, scored)):
+            into.append(times.astype(float) if bare is None else (bare.T * times).T)
+    known = np.stack([np.broadcast_to(weights.any(axis=0), (w,)) for weights in scored])
+    data = problem.objective.data
+    standard = None
+    if standardize:
+        standard = standards_of(problem, columns_of(_beside(seen), counted), refit=False)
+    given = targets.sample_weight
+    held = _beside(scored)[counted] / (1.0 if given is None else given.max())  # alike in all parts
+    tests = [rows[visible[rows]] for _, rows in splits]
+    folds = Folds(
+        data.as_held(columns_of(_beside(train), counted)),
+        data.as_held(np.where(held.any(axis=0), held, 1.0)),
+        [rows for rows in tests for _ in range(w)],
+        np.ones((len(splits) * w, 2), dtype=bool),
+        np.concatenate(sums) / total,
+        standard,
+        w,
+    )
+    return folds, known.ravel(), bare
+
+
+def _beside(weights: Sequence[HostArray]) -> HostArray:
+    return np.concatenate([one.reshape(len(one), -1) for one in weights], axis=1)
+
+
+class LabelSweep(NamedTuple):
+    """What the sweep of all labels found, of the strengths that are ``done``."""
+
+    done: HostArray
+    scores: HostArray  # (a, f), or (a, f, L)
+    chosen: HostArray  # place among those done, of all labels () or of each (L,)
+    alpha: HostArray  # of each label (L,)
+    held_out_scores: Array | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The labels that are solved together, their folds, and what came of them."""
+
+    problem: Problem
+    solver: Solver
+    run: Run
+    scoring: _LabelScoring
+
+    @property
+    def scores(self) -> HostArray:
+        """The parts of all scores ``(a, f, w, q)``."""
+        scores, w = self.run.scores[:, 0], self.scoring.models
+        return scores.reshape(len(scores), -1, w, scores.shape[-1])
+
+    def solve(self, precision: str, *, verbose: bool) -> bool:
+        """Solve and score stack by stack; return whether a callback ended it."""
+        run = self.run
+        stacks = stacks_beyond(self.problem.objective, self.solver, run, precision, extends=False)
+        for stack in stacks:
+            run.add(stack, self.scoring)
+            if verbose:
+                last = stack.at[-1]
+                run.tell(last, float(_mean(self.scoring.together(self.scores[last, None])[0], 0)))
+            if stack.result.reason == "callback":
+                return True
+            del stack
+        return False
+
+    def decisions(self, chosen: HostArray, precision: str) -> Array:
+        """Return decision functions ``(r, w)`` at the strength chosen for each label."""
+        grid, w = self.run.grid, self.scoring.models
+        own = np.tile(grid.alphas[chosen], len(grid.folds.tests) // w)
+        Cs = None if grid.Cs is None else np.ones(1)
+        one = grid._replace(alphas=np.ones(1), Cs=Cs, own=own)
+        objective, held_out = self.problem.objective, self.scoring.held_out
+        Z = held_out_decisions(objective, self.solver, one, (0, 0), held_out, precision)
+        xp = objective.xp
+        folds = [
+            xp.stack([z[:, 1] - z[:, 0] for z in Z[first : first + w]], axis=1)
+            for first in range(0, len(Z), w)
+        ]
+        return xp.concat(folds, axis=0)
+
+
+def sweep_labels(
+    problem: Problem,
+    settings: Settings,
+    splits: Sequence[Split],
+    strengths: tuple[HostArray, HostArray | None],
+    scoring: str,
+    callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+    *,
+    per_label: bool,
+    one_standard_error: bool,
+    held_out_scores: bool,
+) -> LabelSweep:
+    """Solve every label in every fold at every strength, score, and choose.
+
+    ``strengths`` are α of the first label, and C where that is given.
+    """
+    (alphas, Cs), parts = strengths, list[_Part]()
+    total = 1.0 / float(np.ravel(problem.alpha)[0])  # α is that of C = 1
+    for one in problem.parts():
+        folds, there, weights = _folds(one, splits, total, standardize=settings.standardize)
+        held_out = HeldOut(folds.tests, one.places, one.sample.codes, weights)
+        scorer = _LabelScoring(scoring, held_out, folds.models, there)
+        run = Run(Grid(alphas, [None], folds, Cs), callbacks, (scorer.parts,))
+        parts.append(_Part(one, solver_for(settings, one.objective, one.seed), run, scorer))
+        if parts[-1].solve(settings.precision, verbose=bool(settings.verbose)):
+            break
+    widths = [part.scoring.models for part in parts]
+    done = reduce(np.intersect1d, [part.run.done for part in parts])
+    if not done.size or sum(widths) < problem.sample.targets.models:
+        msg = "stopped before any strength was done for all labels: there is nothing to choose"
+        raise ValueError(msg)
+    _warn(parts, settings)
+    found = np.concatenate([part.scores for part in parts], axis=2)[done]
+    scores = scorer.together(found)
+    if not np.isfinite(scores).all():
+        fold = np.argwhere(~np.isfinite(scores))[0][1]
+        msg = (
+            f"cv: fold {fold} holds out no label's rows of both kinds, which scoring={scoring!r} "
+            "needs; use other folds, or another scoring"
+        )
+        raise ValueError(msg)
+    at = _choice(scores, one_standard_error=one_standard_error)
+    if per_label:
+        scores = scorer.each(found)
+        at = _choice(scores, one_standard_error=one_standard_error, instead=at)
+    chosen = done[np.broadcast_to(at, (sum(widths),))]
+    alpha = alphas[chosen]
+    if Cs is not None:
+        alpha = alpha * total * np.concatenate([np.ravel(part.problem.alpha) for part in parts])
+    out = None
+    if held_out_scores:
+        own = np.split(chosen, np.cumsum(widths)[:-1])
+        columns = [
+            part.decisions(a, settings.precision) for part, a in zip(parts, own, strict=True)
+        ]
+        Z = problem.objective.xp.concat(columns, axis=1)
+        rows = np.concatenate(held_out.tests[:: widths[-1]])
+        out = scattered(Z, rows, len(held_out.codes), problem.objective)
+    return LabelSweep(done, scores, at, alpha, out)
+
+
+def _choice(scores: HostArray, *, one_standard_error: bool, instead: Any = 0) -> HostArray:
+    """Return the place of the best mean of ``(a, f, …)``, or of the strongest as good as it."""
+    mean = _mean(scores, 1)
+    known = ~np.isnan(mean).all(axis=0)
+    mean = np.where(np.isnan(mean), -np.inf, mean)
+    best = mean.argmax(axis=0)
+    if one_standard_error:
+        own = np.take_along_axis(scores, best[None, None], axis=0)[0]
+        count = (~np.isnan(own)).sum(axis=0)
+        square = _mean((own - _mean(own, 0)) ** 2, 0)
+        error = np.where(count > 1, np.sqrt(square / np.where(count > 1, count - 1, 1)), 0.0)
+        best = (mean >= mean.max(axis=0) - error).argmax(axis=0)
+    return np.where(known, best, instead)
+
+
+def _warn(parts: Sequence[_Part], settings: Settings) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        first.run.reasons += part.run.reasons
+        first.run.stalled += part.run.stalled
+    tol = getattr(first.solver, "tol", settings.tol)
+    first.run.warn(first.problem.objective, settings.precision, tol)
