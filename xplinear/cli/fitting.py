@@ -47,9 +47,7 @@ _OPTIONS: dict[str, Any] = {
     **dict.fromkeys(("data", "format_")),
     "alphas": option(help="Strengths, 1e-5,1e-4,…; or how many, chosen for the data; 20."),
     "cv": option(min=2, help="Folds."),
-    "scoring": option(
-        help=f"{', '.join(_SCORINGS)}, or other numbers than 5.", words=_SCORINGS
-    ),
+    "scoring": option(help=f"{', '.join(_SCORINGS)}, or other numbers than 5.", words=_SCORINGS),
     "one_se": option("--one-se", help="The strongest within one standard error."),
     "loss": option(help=f"{', '.join(LOSSES)}.", words=LOSSES),
     "penalty": option(help=f"{', '.join(PENALTIES)}.", words=PENALTIES),
@@ -277,6 +275,12 @@ def certificate_record(clf: LinearClassifier) -> dict[str, Any] | None:
     certificate: Certificate | None = getattr(clf, "certificate_", None)
     if certificate is None:
         return None
+    if certificate.reasons[1:]:  # of many labels
+        return {
+            "objective": certificate.objective.tolist(),
+            "lower_bound": certificate.lower_bound.tolist(),
+            "reason": list(certificate.reasons),
+        }
     return {
         "objective": float(certificate.objective[0]),
         "lower_bound": float(certificate.lower_bound[0]),
