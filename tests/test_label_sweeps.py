@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 
@@ -55,7 +56,7 @@ def test_as_grid_search_of_one_vs_rest(scoring, cv):
     folds = clf.cv_scores_.shape[1]
     expected = [search.cv_results_[f"split{f}_test_score"] for f in range(folds)]
     np.testing.assert_allclose(clf.cv_scores_, np.transpose(expected), atol=1e-9)
-    assert clf.C_ == search.best_params_["estimator__C"]
+    assert search.best_params_["estimator__C"] == clf.C_
     np.testing.assert_allclose(clf.predict_proba(X), search.predict_proba(X), atol=1e-6)
     np.testing.assert_array_equal(clf.predict(X), search.predict(X))
 
@@ -233,5 +234,95 @@ def test_bad_labels():
         xl.LinearClassifierCV(alpha_per_label=True).fit(X, Y[:, 0])
     lone = Y.astype(float)
     lone[40:, 3] = np.nan
-    with pytest.raises(ValueError, match="cv: fold 0: label 3: .* is zero everywhere"):
+    with pytest.raises(ValueError, match=r"cv: fold 0: label 3: .* is zero everywhere"):
         xl.LinearClassifierCV(cv=FOLDS).fit(X, lone)
+
+
+class TestOneVsRest:
+    """Classes, each against the rest: scored by the classes that they give."""
+
+    labels = np.asarray(["cat", "dog", "frog", "gnu"])[
+        np.argmax((X - X.mean(0)) @ rng.standard_normal((P, 4)) + rng.gumbel(size=(N, 4)), axis=1)
+    ]
+
+    @pytest.mark.parametrize(
+        "scoring",
+        [
+            "accuracy",
+            "neg_log_loss",
+            "top_k_accuracy",
+            "f1_macro",
+            "roc_auc_ovr",
+            "average_precision",
+        ],
+    )
+    def test_as_grid_search_of_scikit_learn(self, scoring):
+        single = OneVsRestClassifier(LogisticRegression(tol=1e-11, max_iter=10_000))
+        search = GridSearchCV(single, {"estimator__C": CS}, cv=3, scoring=scoring)
+        search.fit(X, self.labels)
+        clf = xl.LinearClassifierCV(
+            Cs=CS, cv=3, scoring=scoring, multi_class="one_vs_rest", held_out_scores=True, **EXACT
+        ).fit(X, self.labels)
+        expected = [search.cv_results_[f"split{f}_test_score"] for f in range(3)]
+        np.testing.assert_allclose(clf.cv_scores_, np.transpose(expected), atol=1e-7)
+        assert search.best_params_["estimator__C"] == clf.C_
+        np.testing.assert_allclose(clf.predict_proba(X), search.predict_proba(X), atol=1e-6)
+        same = cross_val_predict(
+            search.best_estimator_, X, self.labels, cv=3, method="decision_function"
+        )
+        np.testing.assert_allclose(clf.held_out_scores_, same, atol=1e-5)
+
+    @pytest.mark.parametrize("loss", ["softmax", "squared_error"])
+    def test_the_stack_is_the_single_fits(self, loss):
+        """With weights of rows and classes, standardized in each fold."""
+        settings = {"class_weight": "balanced", "standardize": True, "loss": loss, **EXACT}
+        settings |= {"multi_class": "one_vs_rest"}
+        folds = [(np.arange(60), np.arange(60, N)), *FOLDS]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            clf = xl.LinearClassifierCV(Cs=[0.1, 1.0], cv=folds, scoring="roc_auc", **settings)
+            clf.fit(X, self.labels, WEIGHTS)
+            for a, C in enumerate([0.1, 1.0]):
+                single = xl.LinearClassifier(C=C, **settings)
+                for f, (train, test) in enumerate(folds):
+                    single.fit(X[train], self.labels[train], WEIGHTS[train])
+                    probable = hasattr(single, "predict_proba")
+                    Z = (single.predict_proba if probable else single.decision_function)(X[test])
+                    hits = self.labels[test][:, None] == single.classes_
+                    expected = roc_auc_score(hits, Z, sample_weight=WEIGHTS[test])
+                    assert clf.cv_scores_[a, f] == pytest.approx(expected, abs=1e-9)
+
+    def test_a_class_that_training_lacks_is_never_predicted(self, library):
+        test = np.arange(0, N, 2)
+        train = np.setdiff1d(np.arange(N), test)[: N // 2]
+        labels = np.where(np.arange(N) % 20 == 0, "zebra", self.labels)
+        found = []
+        for tol in (1e-3, 1e-8):
+            settings = {"multi_class": "one_vs_rest", "scoring": "log_loss", "tol": tol}
+            clf = xl.LinearClassifierCV(
+                [0.1], cv=[(train, test)], refit=False, solver="lbfgs", max_iter=3000, **settings
+            )
+            found.append(clf.fit(library.asarray(X), labels).cv_scores_[0, 0])
+        single = xl.LinearClassifier(alpha=0.1, multi_class="one_vs_rest", **EXACT)
+        P_ = np.c_[single.fit(X[train], labels[train]).predict_proba(X[test]), np.zeros(len(test))]
+        assert found[1] == pytest.approx(-log_loss(labels[test], P_), abs=1e-5)
+        assert found[0] == pytest.approx(found[1], abs=1e-2)
+
+    def test_a_strength_for_each_class(self):
+        settings = {"Cs": CS, "cv": FOLDS, "alpha_per_label": True, "scoring": "roc_auc", **EXACT}
+        clf = xl.LinearClassifierCV(multi_class="one_vs_rest", **settings).fit(X, self.labels)
+        indicator = (self.labels[:, None] == clf.classes_).astype(int)
+        same = xl.LinearClassifierCV(**settings).fit(X, indicator)
+        np.testing.assert_allclose(clf.cv_scores_, same.cv_scores_, atol=1e-9)
+        np.testing.assert_array_equal(clf.C_, same.C_)
+        np.testing.assert_allclose(clf.coef_, same.coef_, atol=1e-7)
+
+    def test_whole_folds_are_solved_together(self, numpy_backend):
+        settings = {"Cs": CS, "cv": FOLDS, "multi_class": "one_vs_rest", **EXACT}
+        whole = xl.LinearClassifierCV(**settings).fit(X, self.labels)
+        little = replace(numpy_backend.backend, free_memory=lambda: 2 * 32 * 8 * P * 7)
+        parts = xl.LinearClassifierCV(**settings, backend=little).fit(X, self.labels)
+        np.testing.assert_array_equal(parts.cv_scores_, whole.cv_scores_)
+        joint = xl.LinearClassifierCV(**settings).fit(X, self.labels == "cat")
+        assert joint.best_estimator_.multi_class == "one_vs_rest"
+        assert joint.coef_.shape == (1, P)

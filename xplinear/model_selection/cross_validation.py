@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -113,7 +113,7 @@ class _Search:
         if self.Cs is not None:
             Cs = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, int) else np.unique(self.Cs)
             return float(np.ravel(problem.alpha)[0]) / Cs, Cs  # problems are of C = 1
-        if problem.sample.targets.kind == "labels" and not isinstance(self.alphas, Sequence):
+        if problem.sample.targets.kind != "classes" and not isinstance(self.alphas, Sequence):
             return alphas_of_labels(problem, self.alphas or 20), None
         if self.alphas is None or isinstance(self.alphas, int):
             return automatic_alphas(problem.objective, self.alphas or 20), None
@@ -249,6 +249,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     refit: bool = _Search.refit
     held_out_scores: bool = _Search.held_out_scores
     alpha_per_label: bool = _Search.alpha_per_label
+    multi_class: Literal["joint", "one_vs_rest"] = Settings.multi_class
 
     @undisturbed(place_of)
     def fit(
@@ -287,10 +288,13 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
-        if problem.sample.targets.kind == "labels":
-            return self._fit_labels(search, settings, problem, X, groups, callbacks)
+        if problem.sample.targets.kind != "classes":
+            return self._fit_many(search, settings, problem, X, groups, callbacks)
         if search.alpha_per_label:
-            msg = "alpha_per_label needs many labels, Y of 0 and 1 (n, L); y has one label per row"
+            msg = (
+                "alpha_per_label needs many labels, Y of 0 and 1 (n, L), or more than two classes "
+                "and multi_class='one_vs_rest'; y has one label per row"
+            )
             raise ValueError(msg)
         scoring = self._scoring(objective)
         alphas, Cs = search.strengths(problem)
@@ -308,7 +312,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
             raise ValueError(msg)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
-        chosen["solver"] = settings.solver
+        chosen |= {"multi_class": self.multi_class, "solver": settings.solver}
         scored = _scoring_of_rows(scoring, chosen, problem, X, folds, held_out)
         run, own = Run(grid, callbacks), None
         try:
@@ -328,7 +332,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         run.warn_of_an_end()
         return self
 
-    def _fit_labels(
+    def _fit_many(
         self,
         search: _Search,
         settings: Settings,
@@ -338,12 +342,17 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         callbacks: Sequence[Callable[[SweepProgress], bool | None]],
     ) -> Self:
         if search.learning_rates:
-            msg = "learning_rates are for one label per row; give learning_rate"
+            msg = "learning_rates are for one model of all classes; give learning_rate"
             raise ValueError(msg)
-        scoring = label_scoring_named(self.scoring, per_label=search.alpha_per_label)
+        targets, per_label = problem.sample.targets, search.alpha_per_label
+        if targets.kind == "labels" or per_label:
+            scoring = label_scoring_named(self.scoring, per_label=per_label)
+        else:
+            scoring = scoring_named(self.scoring or "accuracy", targets.models)
         self._check_probabilities(scoring, problem.objective)
         alphas, Cs = strengths = search.strengths(problem)
-        splits = splits_of(search.cv, X, problem.sample.targets.codes, groups)
+        labels = targets.codes if targets.kind == "labels" else targets.classes[targets.codes]
+        splits = splits_of(search.cv, X, labels, groups)
         search.check_folds([rows for _, rows in splits])
         if self.solver == "auto":
             lanes = problem.objective.m * len(splits)
@@ -356,16 +365,15 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             strengths,
             scoring,
             callbacks,
-            per_label=search.alpha_per_label,
+            per_label=per_label,
             one_standard_error=search.one_standard_error,
             held_out_scores=search.held_out_scores,
         )
         alphas, Cs = alphas[found.done], Cs if Cs is None else Cs[found.done]
         name, given = ("alpha", alphas) if Cs is None else ("C", Cs)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
-        best = LinearClassifier(
-            **chosen | {"solver": settings.solver, name: given[found.chosen].tolist()}
-        )
+        chosen |= {"multi_class": self.multi_class, "solver": settings.solver}
+        best = LinearClassifier(**chosen).set_params(**{name: given[found.chosen].tolist()})
         interrupt = None
         if search.refit:
             fitted, interrupt = solve(settings, with_alphas(problem, found.alpha), None, ())
