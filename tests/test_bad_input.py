@@ -90,7 +90,7 @@ WRONG_X: list[Any] = [
     *(np.where(X > 0, X, math.nan), np.where(X > 0, X, math.inf), np.where(X > 0, X, -math.inf)),
     *(X.astype("datetime64[s]"), X.astype("timedelta64[s]"), X.astype(bytes)),
     *(np.where(X > 0, X, NOTHING), np.where(X > 0, "a", X.astype(object)), [["a", "b"]] * N),
-    *(np.zeros(N, dtype=[("a", float), ("b", int)]), scipy.sparse.csr_array(X), {"a": [1, 2]}),
+    *(np.zeros(N, dtype=[("a", float), ("b", int)]), scipy.sparse.csr_array(X * 1j), {"a": [1, 2]}),
     *([[1.0, 2.0], [3.0]] * (N // 2), np.ma.masked_array(X, X > 0), [[None, 1.0]] * N),
     *([[10**400, 1]] * N, [[{}, []]] * N, X.astype(object) * 1j),
 ]

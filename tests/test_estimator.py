@@ -8,7 +8,6 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-import scipy.sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -458,11 +457,6 @@ def test_bad_data_is_named_and_nothing_is_lost(case):
         clf.fit(rows, labels, weights)
     np.testing.assert_array_equal(clf.predict_proba(X), before)
     assert clf.n_features_in_ == 5
-
-
-def test_sparse_x_is_refused_with_advice():
-    with pytest.raises(TypeError, match=r"(?i)sparse.*toarray"):
-        xl.LinearClassifier().fit(scipy.sparse.csr_array(X), Y)
 
 
 @pytest.mark.parametrize(

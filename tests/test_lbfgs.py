@@ -166,8 +166,8 @@ def test_the_hessian_is_measured_where_that_pays(numpy_backend: Any) -> None:
         )
         solver = LBFGS(tol=tol, gram=False)
         state = solver.init(objective, objective.zeros())
-        after = solver.renewed(objective, state, iteration, residual)
-        assert after is state or solver.renewed(objective, after, 20, residual) is after
+        after = solver.renewed(objective, state, iteration, [residual])
+        assert after is state or solver.renewed(objective, after, 20, [residual]) is after
         return after is not state
 
     assert measured(20_000, 100, 10, 10, 1e-2, 1e-8)

@@ -35,7 +35,10 @@ both = pytest.mark.parametrize("clf", BOTH, ids=lambda clf: type(clf).__name__)
 stochastic = xl.LinearClassifier("multiclass_hinge", solver="sgd", max_iter=100)
 
 # Mini-batches of repeated rows are not mini-batches of weighted rows.
-DIFFERS = {"check_sample_weight_equivalence_on_dense_data": "mini-batches differ"}
+DIFFERS = {
+    f"check_sample_weight_equivalence_on_{kind}_data": "mini-batches differ"
+    for kind in ("dense", "sparse")
+}
 
 
 @parametrize_with_checks(
@@ -212,7 +215,7 @@ def test_tags_and_pictures(clf):
     assert tags.estimator_type == "classifier"
     assert tags.target_tags.required
     assert tags.classifier_tags.multi_class
-    assert not tags.input_tags.sparse
+    assert tags.input_tags.sparse
     assert not tags.input_tags.allow_nan
     # The scores of the CV are on the host, and scikit-learn's check wants all on the device.
     assert tags.array_api_support == isinstance(clf, xl.LinearClassifier)

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 import xplinear as xl
 from xplinear import cli, datasets
-from xplinear.backends import get_backend
-from xplinear.data.canonical import canonical
+from xplinear.backends import BackendError, get_backend
+from xplinear.backends.sparse import ScipyRows, canonical
 from xplinear.estimator.standardize import column_bounds
 from xplinear.estimator.tables import matrix_of, table_of
 
@@ -73,10 +73,9 @@ class TestForm:
         rng = np.random.default_rng(seed)
         dense = np.round(np.where(rng.random((n, p)) < 0.5, 5.0 * rng.random((n, p)), 0.0))
         given_ = (sparse.csr_matrix if matrix else sparse.csr_array)(dense.astype(dtype))
-        rows = canonical("X", given_.asformat(kind))
+        rows = canonical(given_.asformat(kind))
         np.testing.assert_array_equal(rows.toarray(), dense.astype(dtype))
         assert rows.has_canonical_format
-        assert rows.nnz == np.count_nonzero(dense.astype(dtype))
         assert (rows.indices.dtype, rows.indptr.dtype) == (np.int32, np.int32)
 
     def test_duplicates_zeros_and_order_are_mended_in_a_copy(self):
@@ -84,7 +83,7 @@ class TestForm:
         parts = [a.copy() for a in (given_.data, given_.indices, given_.indptr)]
         for a in (given_.data, given_.indices, given_.indptr):
             a.flags.writeable = False
-        rows = canonical("X", given_)
+        rows = canonical(given_)
         np.testing.assert_allclose(rows.toarray(), X, rtol=0, atol=1e-15)
         assert rows.has_canonical_format
         for before, after in zip(parts, (given_.data, given_.indices, given_.indptr), strict=True):
@@ -92,21 +91,21 @@ class TestForm:
 
     def test_canonical_rows_are_shared(self):
         given_ = sparse.csr_array(X)
-        assert np.shares_memory(canonical("X", given_).data, given_.data)
+        assert np.shares_memory(canonical(given_).data, given_.data)
 
     @pytest.mark.parametrize("dtype", ["float16", ">f8", ">f4", ">i2"])
     def test_values_that_scipy_cannot_compute_with(self, dtype):
         values = sparse.csr_array(X).data.astype(dtype)
-        rows = canonical("X", csr(data=values))
+        rows = canonical(csr(data=values))
         assert rows.dtype.isnative
-        np.testing.assert_array_equal(rows.data, values[values != 0].astype(rows.dtype))
+        np.testing.assert_array_equal(rows.data, values.astype(rows.dtype))
 
     def test_long_indices_become_short(self):
         own = sparse.csr_array(X)
         long = csr(indices=own.indices.astype(np.int64), indptr=own.indptr.astype(np.int64))
-        assert canonical("X", long).indices.dtype == np.int32
+        assert canonical(long).indices.dtype == np.int32
         wide = sparse.csr_array(([1.0], [2**33], [0, 1]), shape=(1, 2**33 + 1))
-        assert canonical("X", wide).indices.tolist() == [2**33]
+        assert canonical(wide).indices.tolist() == [2**33]
 
     @pytest.mark.parametrize("dtype", [*DTYPES[:-1], "uint64"])
     @pytest.mark.parametrize("rows", [None, np.asarray([1, 4, 7])])
@@ -117,7 +116,7 @@ class TestForm:
         if dtype in ("int64", "uint64"):
             dense[:, 5] = 2**60 + np.arange(120)
         numpy = get_backend("numpy")
-        found = column_bounds(canonical("X", sparse.csr_array(dense)), rows, backend=numpy)
+        found = column_bounds(canonical(sparse.csr_array(dense)), rows, backend=numpy)
         np.testing.assert_array_equal(found, column_bounds(dense, rows, backend=numpy))
 
 
@@ -227,18 +226,18 @@ class TestBadInput:
     def test_values_beyond_a_model_in_float32(self):
         clf = xl.LinearClassifier().fit(sparse.csr_array(X.astype(np.float32)), Y)
         with pytest.raises(
-            ValueError, match=r"float32 cannot hold.*column 2 goes from -?0 to 1e\+60"
+            ValueError, match=r"float32 cannot hold.*column 0 goes from 0 to 1e\+60"
         ):
-            clf.predict(sparse.csr_array(np.eye(3, 12) * 1e60)[2:])
+            clf.predict(sparse.csr_array(np.eye(3, 12) * 1e60))
 
     @pytest.mark.parametrize("name", ["jax", "array_api_strict"])
     def test_backends_without_sparse_products(self, name):
         pytest.importorskip(name)
         rows = sparse.csr_array(X)
-        with pytest.raises(ValueError, match=rf"X is sparse.*{name}.*numpy"):
+        with pytest.raises(BackendError, match=r"X is sparse.*numpy"):
             xl.LinearClassifier(backend=name).fit(rows, Y)
         clf = xl.LinearClassifier(backend=name).fit(X, Y)
-        with pytest.raises(ValueError, match=rf"X is sparse.*{name}.*numpy"):
+        with pytest.raises(BackendError, match=r"X is sparse.*numpy"):
             clf.predict(rows)
 
 
@@ -283,6 +282,14 @@ def test_every_format_and_dtype(kind, dtype):
     np.testing.assert_allclose(clf.predict_proba(rows), same.predict_proba(dense), atol=1e-5)
 
 
+def test_rows_that_cannot_be_written_to():
+    rows = sparse.csr_array(X)
+    for a in (rows.data, rows.indices, rows.indptr):
+        a.flags.writeable = False
+    clf = xl.LinearClassifier(standardize=True).fit(rows, Y)
+    assert clf.score(rows, Y) == xl.LinearClassifier(standardize=True).fit(X, Y).score(X, Y)
+
+
 def told(call: Any) -> tuple[Any, list[str]]:
     """Return what a call gives, and its warnings."""
     with warnings.catch_warnings(record=True) as found:
@@ -323,7 +330,9 @@ def test_features_far_from_0(what, dtype, standardize):
 
 class TestInTurn:
     def test_partial_fit(self):
-        dense, clf = xl.LinearClassifier(alpha=1e-3), xl.LinearClassifier(alpha=1e-3)
+        dense, clf = (
+            xl.LinearClassifier(alpha=1e-3, batch_size=16, random_state=0) for _ in range(2)
+        )
         for part in np.array_split(np.arange(120), 3):
             dense.partial_fit(X[part], Y[part], classes=[0, 1, 2])
             clf.partial_fit(sparse.csr_array(X[part]), Y[part], classes=[0, 1, 2])
@@ -447,6 +456,16 @@ def test_a_model_of_sparse_rows_goes_out(standardize, tmp_path):
     clf.save(tmp_path / "m.safetensors")
     for other in (xl.load(tmp_path / "m.safetensors"), clf.to_sklearn()):
         np.testing.assert_array_equal(other.predict(sparse.csr_array(X)), clf.predict(X))
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    clf.to_onnx(tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    label, _ = session.run(None, {"X": X.astype(np.float32)})
+    np.testing.assert_array_equal(label, clf.predict(sparse.csr_array(X)))
+
+
+def test_a_model_comes_from_scikit_learn_and_takes_sparse_rows():
+    clf = xl.LinearClassifier().fit(sparse.csr_array(X), NAMES)
     back = xl.LinearClassifier.from_sklearn(clf.to_sklearn())
     np.testing.assert_allclose(
         back.decision_function(sparse.csr_array(X)), clf.decision_function(X), atol=1e-10
@@ -545,3 +564,13 @@ class TestFiles:
         clf = xl.LinearClassifier(standardize=True, random_state=0).fit(dense, NAMES)
         assert record["objective"] == pytest.approx(clf.objective_)
         assert run("predict", model, path)["labels"] == clf.predict(dense).tolist()
+
+
+def test_checks_see_what_is_wrong_of_sparse_rows_alone(monkeypatch):
+    right = ScipyRows.transposed_times
+    monkeypatch.setattr(ScipyRows, "transposed_times", lambda X, G: (1.0 + 1e-3) * right(X, G))
+    (comparison,) = xl.parity.compare(["numpy"], ["float64"], ["softmax"], ["l2"])
+    assert not comparison.passed
+    result = CliRunner().invoke(cli.app, ["check-gradient", "--backends=numpy", "--json"])
+    assert result.exit_code == 1
+    assert not any(one["passed"] for one in json.loads(result.stdout))

@@ -548,8 +548,8 @@ def _renewed(loop: Loop, stack: Objective, solver: Solver) -> State:
     renewed = protocol.declared(solver, "renewed") if loop.iteration else None
     if renewed is None:
         return loop.state
-    residual = float(loop.last.residual[loop.running].max())
-    return renewed(stack, loop.state, loop.iteration, residual)
+    residuals = loop.last.residual[loop.running].tolist()
+    return renewed(stack, loop.state, loop.iteration, residuals)
 
 
 def _stopped(callbacks: Callbacks, loop: Loop, iterations: int, objective: Objective) -> bool:

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 import xplinear as xl
 from xplinear.backends import BackendError, get_backend
+from xplinear.backends.sparse import ScipyRows
 from xplinear.data import ArrayData, Block, SparseData, Standard, StreamedData
 from xplinear.data.blocks import padded, shuffled
 from xplinear.data.protocol import Batch
@@ -230,6 +231,13 @@ def full_sparse(backend, own):
     return sparse(backend, own, csr_array((X.ravel(), columns, starts), shape=X.shape))
 
 
+def sparse_stream(backend, own):
+    """As the last, but the blocks go to the device in each pass."""
+    there = full_sparse(backend, own)
+    host = ScipyRows(csr_array(backend.to_numpy(there.X.to_dense())))
+    return replace(there, X=host, cut=None)
+
+
 SOURCES = {
     "array": array,
     "float32": lambda backend, own: array(backend, own, "float32"),
@@ -245,6 +253,7 @@ SOURCES = {
     "some rows": some_rows,
     "sparse": sparse,
     "full sparse": full_sparse,
+    "sparse stream": sparse_stream,
     "sparse bytes": lambda backend, own: sparse(
         backend, own, X.astype(np.uint8), dtype=own.xp.float64
     ),

@@ -25,6 +25,7 @@ import array_api_compat
 import array_api_compat.numpy
 import numpy as np
 import pytest
+import scipy.sparse
 
 FOLDER = Path(tempfile.gettempdir()) / f"xplinear-cuda-on-cpu-{getpass.getuser()}"
 EMULATION = Path(__file__).with_name("emulation.cpp")
@@ -294,6 +295,60 @@ def _gemm(dtype: str) -> Any:
     return gemm
 
 
+class _Sparse:
+    """A matrix of `cupyx.scipy.sparse`: on the device, and never seen by SciPy or NumPy."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, parts: tuple[Any, ...], shape: tuple[int, int]) -> None:
+        assert all(type(a) is ndarray for part in parts for a in _each(part)), "arrays of the host"
+        assert parts[0].dtype.char in "?fd", "CuPy has no such matrices"
+        self.parts, self.shape, self.device = parts, shape, Device()
+        self.dtype, self.has_canonical_format = parts[0].dtype, False
+
+    def get(self) -> Any:
+        """Return the matrix on the host."""
+        own = getattr(scipy.sparse, type(self).__name__)
+        return own(tuple(map(_plain, self.parts)), shape=self.shape, copy=True)
+
+    def _refuse(self, *args: object) -> Any:
+        msg = "implicit conversion of a sparse matrix to the host"
+        raise TypeError(msg)
+
+    __array__ = __len__ = __iter__ = _refuse
+
+
+def _each(part: Any) -> tuple[Any, ...]:
+    return part if isinstance(part, tuple) else (part,)
+
+
+class csr_matrix(_Sparse):  # noqa: N801 - the name CuPy gives it
+    """Compressed rows; indices of 64 bits are cut, as CuPy 13 does."""
+
+    __module__ = "cupyx.scipy.sparse"
+
+    def __init__(self, parts: tuple[Any, ...], shape: tuple[int, int]) -> None:
+        super().__init__((parts[0], *(a.astype(np.int32, copy=False) for a in parts[1:])), shape)
+
+    def __matmul__(self, D: Any) -> ndarray:
+        assert self.has_canonical_format, "the host read a value"
+        assert type(D) is ndarray, "an array of the host"
+        counts.add()
+        return np.asfortranarray(self.get() @ _plain(D)).view(ndarray)
+
+
+class csc_matrix(_Sparse):  # noqa: N801 - the name CuPy gives it
+    """Compressed columns."""
+
+    __module__ = "cupyx.scipy.sparse"
+
+
+class coo_matrix(_Sparse):  # noqa: N801 - the name CuPy gives it
+    """Values and their places."""
+
+    __module__ = "cupyx.scipy.sparse"
+
+
 def _module(name: str, **content: Any) -> ModuleType:
     module = ModuleType(name)
     vars(module).update(content)
@@ -348,6 +403,8 @@ def installed() -> Iterator[None]:
         array=lambda x, order: np.array(x, order=order).view(ndarray),
         asarray=_device,
         asnumpy=np.array,
+        arange=lambda n, dtype: np.arange(n, dtype=dtype).view(ndarray),
+        asfortranarray=lambda x: np.asfortranarray(x).view(ndarray),
         ascontiguousarray=lambda x, dtype=None: np.ascontiguousarray(x, dtype).view(ndarray),
         empty=lambda shape, dtype: np.full(shape, 77, dtype).view(ndarray),
         empty_like=lambda x: np.full(x.shape, 77, x.dtype).view(ndarray),
@@ -355,6 +412,9 @@ def installed() -> Iterator[None]:
         zeros_like=np.zeros_like,
         get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0),
     )
+    matrices = (csr_matrix, csc_matrix, coo_matrix)
+    sparse = _module("cupyx.scipy.sparse", **{kind.__name__: kind for kind in matrices})
+    cupyx = _module("cupyx", scipy=_module("cupyx.scipy", sparse=sparse))
     modules = {
         "cupy": cupy,
         "cupy._core": _module("cupy._core", _routines_linalg=linalg),
@@ -362,7 +422,9 @@ def installed() -> Iterator[None]:
         "cupy.cuda": cuda,
         "cupy.cuda.driver": driver,
         "cupy.cuda.cublas": cublas,
-        "cupyx": _module("cupyx"),
+        "cupyx": cupyx,
+        "cupyx.scipy": cupyx.scipy,
+        "cupyx.scipy.sparse": cupyx.scipy.sparse,
         "array_api_compat.cupy": array_api_compat.numpy,
     }
     with pytest.MonkeyPatch.context() as patch:

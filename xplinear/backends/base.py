@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 
-from xplinear.arguments import TEXT, instance, shown
+from xplinear.arguments import TEXT, instance
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.sparse import SparseMatrix
 from xplinear.backends.transfer import RowIndices, read_ahead
@@ -121,10 +121,10 @@ def write_in_place(ring: Array, slot: Array, rows: Array) -> Array:
     return ring
 
 
-def _no_sparse(X: Any) -> SparseMatrix:
+def _no_sparse(_: Any) -> SparseMatrix:
     msg = (
-        f"X is sparse, {shown(X)}: this backend has no products of sparse matrices; use "
-        "backend='numpy', or X.toarray() where that is small"
+        "X is sparse, and this backend has no products of sparse matrices; use backend='numpy', "
+        "'torch' or 'cupy', or X.toarray() where that is small"
     )
     raise BackendError(msg)
 
@@ -136,7 +136,7 @@ class _Entry(NamedTuple):
 
 BACKENDS: dict[str, _Entry] = {
     "numpy": _Entry(("numpy",), "pip install numpy"),
-    "cupy": _Entry(("cupy",), "pip install 'xplinear[cuda13]' (or [cuda12])"),
+    "cupy": _Entry(("cupy", "cupyx"), "pip install 'xplinear[cuda13]' (or [cuda12])"),
     "torch": _Entry(("torch",), "pip install 'xplinear[torch]'"),
     "jax": _Entry(("jax", "jaxlib"), "pip install 'xplinear[jax]'"),
     "array_api_strict": _Entry(("array_api_strict",), "pip install array-api-strict"),
@@ -180,7 +180,9 @@ class Backend:
         ``move(x) -> Array``: brings an array of any library, or anything NumPy can read,
         to the device; no copy where none is needed.
     fetch : callable
-        ``fetch(x) -> numpy.ndarray``.
+        ``fetch(x) -> numpy.ndarray``; of a sparse matrix, one of SciPy.
+    is_sparse : callable
+        Whether something of this library is a sparse matrix.
     refuses : callable
         What is wrong with an array of this library whose values cannot be had, and what to do;
         None where they can.
@@ -247,7 +249,7 @@ class Backend:
         ``loss_and_grad`` with a block as it is stored, what its models share, and parameters:
         it returns summed losses and gradients, or None.
     sparse : callable
-        ``sparse(X)`` gives the compressed rows of a sparse matrix of SciPy or of this library.
+        ``sparse(X)`` gives the compressed rows of a sparse matrix of SciPy on the device.
     accelerates : bool
         Whether it is not the `reference` of another.
 
@@ -264,6 +266,7 @@ class Backend:
     move: Callable[[Any], Array]
     fetch: Callable[[Array], HostArray]
     fold: Callable[[Epoch], Any] = fold_in_python
+    is_sparse: Callable[[Any], bool] = lambda x: False
     refuses: Callable[[Array], str | None] = lambda x: None
     traced: Callable[[Array], bool] = lambda x: False
     settings: Callable[[bool], AbstractContextManager[Any]] = nullcontext
@@ -375,6 +378,7 @@ class Backend:
         return self.reference() if off else self
 
 
+_MATRICES = "cupyx.scipy.sparse", "jax.experimental.sparse"  # that are no arrays
 _BACKEND = TEXT | instance(Backend, "a Backend")
 
 
@@ -436,7 +440,7 @@ def backend_of(x: Any) -> Backend:
     >>> backend_of([[1.0, 2.0]]).name
     'numpy'
     """
-    if is_array(x):
+    if is_array(x) or type(x).__module__.startswith(_MATRICES):
         roots = {kind.__module__.partition(".")[0] for kind in type(x).__mro__}
         for name, entry in BACKENDS.items():
             if not roots.isdisjoint(entry.roots):

@@ -19,6 +19,7 @@ import cupyx
 import numpy as np
 from cupy._core import _routines_linalg as linalg
 from cupy.cuda import cublas, driver
+from cupyx.scipy.sparse import csr_matrix
 
 from xplinear.backends.base import (
     GPU_COLUMNS,
@@ -29,10 +30,13 @@ from xplinear.backends.base import (
     native,
     write_in_place,
 )
+from xplinear.backends.csr import Library as Matrices
+from xplinear.backends.csr import Pattern, csr
 from xplinear.backends.epoch import Epoch, Shared, fold_in_python, labels_of
 from xplinear.backends.fusion import fused, opaque
 from xplinear.backends.precision import in_precision
 from xplinear.backends.programs import OPERATIONS, ROOM, THREADS
+from xplinear.backends.sparse import canonical
 from xplinear.backends.tracing import DTYPES, Library
 from xplinear.backends.transfer import upload_ahead
 from xplinear.losses import LOSSES, Loss, SoftmaxLoss
@@ -657,6 +661,22 @@ def _library(index: int) -> Library:
     )
 
 
+def _multiply(values: cupy.ndarray, pattern: Pattern) -> Callable[[cupy.ndarray], cupy.ndarray]:
+    matrix = csr_matrix((values, pattern.indices, pattern.starts), shape=pattern.shape)
+    matrix.has_canonical_format = True  # else CuPy looks, and the host waits
+    return lambda D: matrix @ D
+
+
+def _owners(starts: cupy.ndarray, total: int) -> cupy.ndarray:
+    values = cupy.arange(total, dtype=starts.dtype)
+    return xp.searchsorted(starts, values, side="right").astype(starts.dtype) - 1
+
+
+def _starts(owners: cupy.ndarray, rows: int) -> cupy.ndarray:
+    numbers = cupy.arange(rows + 1, dtype=owners.dtype)
+    return xp.searchsorted(owners, numbers).astype(owners.dtype)
+
+
 @contextmanager
 def _products(device: cupy.cuda.Device, tf32: bool) -> Generator[None]:
     """Multiply float32 matrices in TF32, or not, whatever ``CUPY_TF32`` says."""
@@ -719,6 +739,7 @@ def _on(index: int) -> Backend:
         with device:
             return device.mem_info[0] + cupy.get_default_memory_pool().free_bytes()
 
+    matrices = Matrices(xp, move, _fetch, _multiply, cupy.asfortranarray, _owners, _starts)
     kernels: dict[str, Callable[..., Any]] = {
         "value_and_grad": opaque(partial(_value_and_grad, device)),
         "loss_and_grad": in_precision(products, _loss_and_grad, device),
@@ -729,11 +750,13 @@ def _on(index: int) -> Backend:
         xp=xp,
         device=device,
         move=move,
-        fetch=cupy.asnumpy,
+        fetch=_fetch,
+        is_sparse=lambda x: not isinstance(x, cupy.ndarray),
         fold=in_precision(products, fold_in_python),
         compile=_compile(index, products),
         plain_compile=partial(in_precision, products),
         write=partial(_write, device),
+        sparse=lambda X: csr(canonical(X), matrices),
         warm=partial(_warm, index),
         tensor_cores=True,
         block_bytes=gpu_block_bytes(device.mem_info[1]),
@@ -745,6 +768,10 @@ def _on(index: int) -> Backend:
         synchronize=device.synchronize,
         kernels={(loss, name): kernel for loss in _LOSSES for name, kernel in kernels.items()},
     )
+
+
+def _fetch(x: Any) -> Any:
+    return cupy.asnumpy(x) if isinstance(x, cupy.ndarray) else x.get()
 
 
 class _Copies:

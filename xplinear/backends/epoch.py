@@ -6,10 +6,9 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from xplinear.backends.sparse import SparseMatrix, is_sparse
 from xplinear.namespace import Array, Namespace
 
-__all__ = ["Epoch", "Shared", "Update", "fold_in_python", "labels_of"]
+__all__ = ["Epoch", "Shared", "Update", "fold_in_python", "fold_sparse", "labels_of"]
 
 
 class Update(NamedTuple):
@@ -61,14 +60,21 @@ def labels_of(y: Array, targets: Array | None, positives: Array | None, *, xp: N
 
 def fold_in_python(epoch: Epoch) -> Any:
     """Return the carry after all batches, one after the other."""
-    xp, step = epoch.update.xp, epoch.step
+    take, step = epoch.update.xp.take, epoch.step
     carry, n = epoch.carry, epoch.order.shape[0]
     for start, factor in zip(range(0, n, epoch.size), epoch.schedule, strict=True):
         index = epoch.order[start : min(start + epoch.size, n)]
-        rows = tuple(None if a is None else _taken(a, index, xp=xp) for a in epoch.rows)
+        rows = tuple(None if a is None else take(a, index, axis=0) for a in epoch.rows)
         carry = step(carry, rows, factor)
     return carry
 
 
-def _taken(a: Array | SparseMatrix, index: Array, *, xp: Namespace) -> Array | SparseMatrix:
-    return a.rows(index) if is_sparse(a) else xp.take(a, index, axis=0)
+def fold_sparse(epoch: Epoch) -> Any:
+    """Return the carry after all batches, of sparse rows in the order of the epoch already."""
+    X, *others = epoch.rows
+    carry, step, n = epoch.carry, epoch.step, X.shape[0]
+    for start, factor in zip(range(0, n, epoch.size), epoch.schedule, strict=True):
+        batch = slice(start, min(start + epoch.size, n))
+        rows = X.rows(batch), *(None if a is None else a[batch, ...] for a in others)
+        carry = step(carry, rows, factor)
+    return carry

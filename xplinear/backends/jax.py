@@ -176,7 +176,16 @@ def _narrowed(x: HostArray) -> HostArray:
     return x if fits else x.astype(np.float32)
 
 
-def _refuses(x: jax.Array) -> str | None:
+def _is_sparse(x: Any) -> bool:
+    return type(x).__module__.startswith("jax.experimental.sparse")  # not to import it
+
+
+def _refuses(x: Any) -> str | None:
+    if _is_sparse(x):
+        return (
+            f"is a sparse matrix of JAX, {type(x).__name__}, whose products are not as exact as "
+            "dense ones; give one of SciPy, with backend='numpy', or a small one as todense()"
+        )
     if _traced(x):
         return "is traced by jax.jit, grad or vmap: it has no values; fit outside of them"
     return "was deleted, or donated to a function; keep a copy" if x.is_deleted() else None
@@ -267,6 +276,7 @@ def _on(device: Any) -> Backend:
         device=device,
         move=move,
         fetch=np.asarray,
+        is_sparse=_is_sparse,
         refuses=_refuses,
         traced=_traced,
         settings=_settings,
@@ -299,9 +309,9 @@ def select(device: str) -> Backend:
         raise BackendError(msg) from error
 
 
-def follow(x: jax.Array) -> Backend:
+def follow(x: Any) -> Backend:
     """Return the backend on the device of ``x``, on the first of several."""
-    if _traced(x) or x.is_deleted():
+    if _is_sparse(x) or _traced(x) or x.is_deleted():
         return select("")
     return _on(min(x.devices(), key=lambda device: device.id))
 

@@ -1,22 +1,38 @@
 """Sparse matrices as products with dense ones: compressed rows of SciPy, or of another library.
 
-The only file that imports ``scipy.sparse``.
+What comes of SciPy is brought to one form, and checked before any loop in C reads it.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
+from scipy import sparse
 
 from xplinear.namespace import Array, HostArray, name_of
 
-__all__ = ["ScipyRows", "SparseMatrix", "canonical", "is_scipy", "is_sparse"]
+__all__ = [
+    "HostRows",
+    "HostSparse",
+    "ScipyRows",
+    "SparseMatrix",
+    "canonical",
+    "filled",
+    "is_scipy",
+    "is_sparse",
+    "sparse_pays",
+]
 
-_Scipy: TypeAlias = Any  # csr_array: SciPy has no types
+# SciPy's types say less than its documentation.
+HostSparse: TypeAlias = Any  # a `scipy.sparse.csr_array`
+HostRows: TypeAlias = Any  # one, or an array of NumPy
+
+_LAST_SHORT = np.iinfo(np.int32).max
+_LARGE = 2**30  # bytes
+_HALVES = "float16", "bfloat16"  # SciPy multiplies neither
 
 
 class SparseMatrix(Protocol):
@@ -88,38 +104,163 @@ def is_scipy(X: Any) -> bool:
 
     Examples
     --------
-    >>> is_scipy(np.eye(3))
-    False
+    >>> is_scipy(sparse.eye_array(2)), is_scipy(np.eye(2))
+    (True, False)
     """
-    # Who has one has imported SciPy's.
-    sparse = sys.modules.get("scipy.sparse")
-    return sparse is not None and sparse.issparse(X)
+    return bool(sparse.issparse(X))
 
 
-def canonical(X: Any) -> _Scipy:
-    """Return SciPy's sparse matrix as compressed rows: sorted, without duplicates, X unchanged.
+def sparse_pays(entries: int, shape: tuple[int, int], dtype: Any) -> bool:
+    """Return whether a matrix of so many entries should be sparse: what nobody said otherwise of.
 
-    Indices are int32 where they fit; values of half precision become float32, those longer than
-    float64 float64: SciPy has no products of these.
+    Products are faster from about a quarter of the memory on; a large one stays sparse earlier.
+
+    Examples
+    --------
+    >>> sparse_pays(100, (100, 20), np.float64), sparse_pays(400, (100, 20), np.float64)
+    (True, False)
     """
-    from scipy.sparse import csr_array
+    (n, p), size = shape, np.dtype(dtype).itemsize
+    dense, rows = n * p * size, entries * (size + 4) + 4 * n
+    return rows < (0.25 * dense if dense < _LARGE else dense)
 
-    rows = csr_array(X)  # shares memory with what is one already
+
+def canonical(X: Any, name: str = "X") -> HostSparse:
+    """Return a sparse matrix of SciPy as CSR: rows sorted, each entry once.
+
+    Indices are of 32 bits where these suffice, values in the byte order of this machine, those of
+    16 bits in float32 and longer ones than 64 bits in float64. Arrays that are so already are
+    shared; X itself is never changed.
+
+    Parameters
+    ----------
+    X : sparse matrix or array
+        Of two axes, in any of SciPy's formats.
+    name : str
+        Of the argument, for messages.
+
+    Raises
+    ------
+    ValueError
+        If X has other than two axes or no real numbers, or its parts do not belong together.
+
+    Examples
+    --------
+    >>> rows = sparse.csr_array(([2.0, 1.0, 3.0, 0.0], [1, 0, 1, 0], [0, 3, 4]), shape=(2, 2))
+    >>> rows = canonical(rows)
+    >>> rows.data, rows.indices, rows.indptr
+    (array([1., 5., 0.]), array([0, 1, 0], dtype=int32), array([0, 2, 3], dtype=int32))
+    """
+    if X.ndim != 2:
+        msg = (
+            f"{name} must have two axes, samples and features; it has shape {X.shape}"
+            + f": one sample is {name}.reshape(1, -1)" * (X.ndim == 1)
+        )
+        raise ValueError(msg)
+    _check_numbers(name, X.dtype)
+    kind = type(X).__name__
+    try:
+        rows = _as_csr(X)
+    except (AttributeError, IndexError, OverflowError, TypeError, ValueError) as error:
+        msg = (
+            f"{name} is a {kind} whose parts do not belong together: {error}; make it anew: "
+            f"scipy.sparse.coo_array((values, (rows, columns)), shape)"
+        )
+        raise ValueError(msg) from error
     if not rows.has_canonical_format:
         rows = rows.copy()
         rows.sum_duplicates()
-    values = rows.data.astype(_computable(rows.data.dtype), copy=False)
-    small = max(*rows.shape, rows.nnz) < 2**31
-    index = np.int32 if small else np.int64
-    parts = (a.astype(index, copy=False) for a in (rows.indices, rows.indptr))
-    return csr_array((values, *parts), shape=rows.shape)
+    if max(*rows.shape, rows.nnz) <= _LAST_SHORT:
+        rows.indices, rows.indptr = (
+            a.astype(np.int32, copy=False) for a in (rows.indices, rows.indptr)
+        )
+    if rows.data.itemsize > 8:
+        rows.data = _doubles(name, rows)
+    return rows
 
 
-def _computable(dtype: Any) -> Any:
-    native = dtype.newbyteorder("=")
-    return {"float16": np.dtype(np.float32), "longdouble": np.dtype(np.float64)}.get(
-        "longdouble" if native == np.longdouble else name_of(native), native
-    )
+def filled(X: HostSparse, columns: HostArray) -> HostSparse:
+    """Return a canonical matrix with an entry in every row of these columns: 0 where it has none.
+
+    Examples
+    --------
+    >>> filled(canonical(sparse.eye_array(2)), np.asarray([1])).data
+    array([1., 0., 1.])
+    """
+    n, p = X.shape
+    place = np.full(p, -1)
+    place[columns] = np.arange(len(columns))
+    row = np.repeat(np.arange(n, dtype=X.indices.dtype), np.diff(X.indptr))
+    at = place[X.indices]
+    there = np.zeros((n, len(columns)), dtype=bool)
+    there[row[at >= 0], at[at >= 0]] = True
+    more, missing = np.nonzero(~there)
+    if not more.size:
+        return X
+    values = np.concatenate([X.data, np.zeros(len(more), X.dtype)])
+    places = np.concatenate([row, more]), np.concatenate([X.indices, columns[missing]])
+    return canonical(sparse.coo_array((values, places), shape=X.shape))
+
+
+def _check_numbers(name: str, dtype: Any) -> None:
+    if dtype.kind in "biuf" or name_of(dtype) in _HALVES:
+        return
+    msg = f"{name} is of dtype {dtype}, but features must be numbers: {name}.astype(float) converts"
+    if dtype.kind == "c":
+        msg = f"Complex data not supported: {name} is complex; pass its real part, {name}.real"
+    raise ValueError(msg)
+
+
+def _as_csr(X: Any) -> HostSparse:
+    """Return a matrix as a new CSR array that shares its arrays where it can; each is checked."""
+    if X.format in ("csr", "csc", "bsr"):
+        _check_integers(indices=X.indices, indptr=X.indptr)
+        parts = _plain(X.data), X.indices, X.indptr
+        own = getattr(sparse, f"{X.format}_array")(parts, shape=X.shape)
+        own.check_format(full_check=True)
+    elif X.format == "coo":
+        row, col = X.coords
+        _check_integers(row=row, col=col)
+        own = sparse.coo_array((_plain(X.data), (row, col)), shape=X.shape)
+    elif X.format == "dia":
+        _check_integers(offsets=X.offsets)
+        own = sparse.dia_array((_plain(X.data), X.offsets), shape=X.shape)
+    else:
+        if X.format == "lil" and list(map(len, X.rows)) != list(map(len, X.data)):
+            msg = "a row has more columns than values, or fewer"
+            raise ValueError(msg)
+        own = X
+    rows = sparse.csr_array(own.tocsr())
+    rows.data = _plain(rows.data)
+    rows.check_format(full_check=True)
+    return rows
+
+
+def _check_integers(**indices: Any) -> None:
+    for name, a in indices.items():
+        if a.dtype.kind not in "iu":
+            msg = f"{name} holds {a.dtype} instead of integers"
+            raise ValueError(msg)
+
+
+def _plain(values: HostArray) -> HostArray:
+    """Return values in a dtype that SciPy computes with, which holds them exactly."""
+    values = np.asarray(values)
+    dtype = np.float32 if name_of(values.dtype) in _HALVES else values.dtype.newbyteorder("=")
+    return values.astype(dtype, copy=False)
+
+
+def _doubles(name: str, rows: HostSparse) -> HostArray:
+    with np.errstate(over="ignore"):
+        rounded = rows.data.astype(np.float64)
+    beyond = np.flatnonzero(np.isinf(rounded) & np.isfinite(rows.data))
+    if beyond.size:
+        msg = (
+            f"{name} holds values that float64 cannot hold, such as {rows.data[beyond[0]]!s} in "
+            f"column {rows.indices[beyond[0]]}; scale it"
+        )
+        raise ValueError(msg)
+    return rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +275,7 @@ class ScipyRows:
     [[6.0], [7.0]]
     """
 
-    matrix: _Scipy
+    matrix: HostSparse
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -166,7 +307,7 @@ class ScipyRows:
         return np.repeat(np.arange(self.shape[0], dtype=np.int32), np.diff(self.starts))
 
     @cached_property
-    def _transposed(self) -> _Scipy:
+    def _transposed(self) -> HostSparse:
         return self.matrix.T  # the same arrays, as compressed columns
 
     def times(self, D: HostArray) -> HostArray:

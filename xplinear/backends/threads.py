@@ -47,11 +47,17 @@ def _blas() -> list[Setting]:
 
 
 @cache
+def _keep_memory() -> None:
+    """Let glibc keep the memory of finished blocks, which would cost a page fault per 4 KiB anew.
+
+    How much it keeps, it learns from the largest array that was freed.
+    """
+    np.empty(2**25 - 2**16, dtype=np.uint8)
+
+
+@cache
 def _helpers(number: int) -> ThreadPoolExecutor:
     """Return threads that are kept, as the BLAS keeps its own."""
-    # Let glibc keep the memory of finished blocks, which would cost a page fault per 4 KiB anew.
-    # How much it keeps, it learns from the largest array that was freed.
-    np.empty(2**25 - 2**16, dtype=np.uint8)
     return ThreadPoolExecutor(number, "xplinear")
 
 
@@ -131,8 +137,10 @@ class Threads:
             end = perf_counter() + _ALONE
             for item in items:
                 yield function(item)
-                if perf_counter() > end and self.number > 1:
-                    break
+                if perf_counter() > end:
+                    _keep_memory()
+                    if self.number > 1:
+                        break
             else:
                 return
             ahead = self.number + _AHEAD

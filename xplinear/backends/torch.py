@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import threading
+import warnings
 from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
@@ -15,6 +16,7 @@ from weakref import ref
 import array_api_compat.torch as xp
 import numpy as np
 import torch
+from scipy.sparse import coo_array, csc_array, csr_array
 
 from xplinear.backends.base import (
     GPU_COLUMNS,
@@ -25,8 +27,10 @@ from xplinear.backends.base import (
     native,
     write_in_place,
 )
+from xplinear.backends.csr import CSR, Library, Pattern, csr
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.precision import in_precision
+from xplinear.backends.sparse import canonical
 from xplinear.backends.threads import Setting, Threads, renewed_in_children
 from xplinear.backends.transfer import upload_ahead
 from xplinear.losses import LOSSES, Loss
@@ -40,6 +44,7 @@ _MOST_KEPT = 4  # epochs: one fit has one, or one for each size of its stack
 _OUT_OF_MEMORY = "DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
 # Dtypes that torch stores, and hardly computes with.
 _WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+_SPARSE = torch.sparse_csr, torch.sparse_csc, torch.sparse_coo
 _one_capture = Lock()  # at a time in a process, CUDA demands
 
 _Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -346,6 +351,45 @@ def _products(tf32: bool) -> Generator[None]:
         setattr(matmul, name, before)
 
 
+def _sparse_csr(
+    values: torch.Tensor, indices: torch.Tensor, starts: torch.Tensor, shape: tuple[int, int]
+) -> torch.Tensor:
+    invariants = {"check_invariants": False}  # they are checked where they come in
+    return torch.sparse_csr_tensor(starts, indices, values, size=shape, **invariants)
+
+
+@cache
+def _hushed() -> None:
+    """Let torch say now, and once, what it says of sparse tensors: it is for us, not for users."""
+    none = torch.zeros(1, dtype=torch.int32)
+    with warnings.catch_warnings(action="ignore"):
+        _sparse_csr(none, none, torch.arange(2, dtype=torch.int32), (1, 1))
+
+
+def _multiply(values: torch.Tensor, pattern: Pattern) -> Callable[[torch.Tensor], torch.Tensor]:
+    return partial(
+        torch.matmul, _sparse_csr(values, pattern.indices, pattern.starts, pattern.shape)
+    )
+
+
+def _owners(starts: torch.Tensor, total: int) -> torch.Tensor:
+    rows = torch.arange(len(starts) - 1, dtype=starts.dtype, device=starts.device)
+    # Without its size the host would have to wait for it.
+    return torch.repeat_interleave(rows, starts[1:] - starts[:-1], output_size=total)
+
+
+def _starts(owners: torch.Tensor, rows: int) -> torch.Tensor:
+    counts = torch.zeros(rows + 1, dtype=owners.dtype, device=owners.device)
+    counts.index_add_(0, owners + 1, torch.ones_like(owners))
+    return torch.cumsum(counts, 0, dtype=counts.dtype)
+
+
+def _sparse(move: Callable[[Any], torch.Tensor], X: Any) -> CSR:
+    _hushed()
+    together = torch.Tensor.contiguous
+    return csr(canonical(X), Library(xp, move, _fetch, _multiply, together, _owners, _starts))
+
+
 def _kernels(sgd: Callable[..., Any]) -> dict[tuple[type, str], Callable[..., Any]]:
     return {(loss, "sgd"): sgd for loss in LOSSES.values()}
 
@@ -364,6 +408,7 @@ def _on(device: torch.device) -> Backend:
         return _widened(torch.from_numpy(array).to(device))
 
     kind = device.type
+    sparse = {} if kind == "mps" else {"sparse": partial(_sparse, move)}  # it has no such products
     products = _products if kind == "cuda" else partial(_without_autocast, kind)
     plain = fold = in_precision(products, _fold_on_cpu if kind == "cpu" else fold_in_python)
     own: dict[str, Any] = {"block_bytes": 256 * 2**20, "free_columns": GPU_COLUMNS}
@@ -389,6 +434,7 @@ def _on(device: torch.device) -> Backend:
         device=device,
         move=move,
         fetch=_fetch,
+        is_sparse=_is_sparse,
         refuses=_refuses,
         traced=_traced,
         settings=partial(_settings, kind),
@@ -398,6 +444,7 @@ def _on(device: torch.device) -> Backend:
         plain_fold=plain,
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
         **own,
+        **sparse,
     )
 
 
@@ -449,9 +496,27 @@ def _release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _fetch(x: torch.Tensor) -> HostArray:
+def _is_sparse(x: torch.Tensor) -> bool:
+    return x.layout != torch.strided
+
+
+def _fetch(x: torch.Tensor) -> Any:
+    if _is_sparse(x):
+        return _matrix_on_host(x.detach())
     x = x.detach().cpu().resolve_conj().resolve_neg()
     return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bfloat16
+
+
+def _matrix_on_host(x: torch.Tensor) -> Any:
+    """Return a sparse tensor as a matrix of SciPy, of the same layout."""
+    if x.layout == torch.sparse_coo:
+        x = x.coalesce()
+        places = tuple(map(_fetch, x.indices()))
+        return coo_array((_fetch(x.values()), places), shape=tuple(x.shape))
+    rows = x.layout == torch.sparse_csr
+    parts = (x.col_indices(), x.crow_indices()) if rows else (x.row_indices(), x.ccol_indices())
+    kind = csr_array if rows else csc_array
+    return kind((_fetch(x.values()), *map(_fetch, parts)), shape=tuple(x.shape))
 
 
 def _widened(x: torch.Tensor) -> torch.Tensor:
@@ -467,8 +532,11 @@ def _refuses(x: torch.Tensor) -> str | None:
         return "is traced by torch.func: it has no values; fit outside"
     if x.is_nested:
         return "is a nested tensor; give one with a row per sample: torch.nested.to_padded_tensor"
-    if x.layout != torch.strided:
-        return "is a sparse tensor; make it dense: to_dense()"
+    if _is_sparse(x) and (x.layout not in _SPARSE or x.ndim != 2 or x.dense_dim()):
+        return (
+            f"is a sparse tensor of layout {x.layout} and shape {tuple(x.shape)}; give one of two "
+            "axes: x.to_dense().to_sparse_csr(), say"
+        )
     if x.is_quantized:
         return "is quantized; give its values: dequantize()"
     if x.device.type == "meta":

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from xplinear.arguments import NONE, TEXT, instance, one_of, sequence
-from xplinear.backends import Backend, available_backends, get_backend
-from xplinear.data import ArrayData
+from xplinear.backends import Backend, BackendError, available_backends, get_backend
+from xplinear.data import ArrayData, Data, SparseData
 from xplinear.losses import LOSSES
 from xplinear.minimize import minimize
 from xplinear.namespace import HostArray
@@ -19,7 +20,14 @@ from xplinear.objective import Objective, Params
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SGD
 
-__all__ = ["TOLERANCES", "WEIGHT_TOLERANCES", "Comparison", "compare", "random_objective"]
+__all__ = [
+    "TOLERANCES",
+    "WEIGHT_TOLERANCES",
+    "Comparison",
+    "compare",
+    "random_objective",
+    "takes_sparse_rows",
+]
 
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5}
 WEIGHT_TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
@@ -70,7 +78,8 @@ def compare(
     -------
     list of Comparison
         For each combination the relative differences of the objective, of its gradient, and
-        of the weights after 100 SGD steps on identical batches.
+        of the weights after 100 SGD steps on identical batches. Objective and gradient are also
+        those of sparse rows, where the backend takes them; NumPy's are of the same rows, dense.
 
     Examples
     --------
@@ -89,10 +98,12 @@ def compare(
     rows: list[Comparison] = []
     for loss in losses or LOSSES:
         for penalty in penalties or PENALTIES:
-            reference = _measure(get_backend("numpy").reference(), "float64", loss, penalty)
+            numpy = get_backend("numpy").reference()
+            reference = _measure(numpy, "float64", loss, penalty, sparse=False)
             for backend in map(get_backend, backends):
                 for dtype in dtypes:
-                    measured = _measure(backend, dtype, loss, penalty)
+                    sparse = takes_sparse_rows(backend)
+                    measured = _measure(backend, dtype, loss, penalty, sparse=sparse)
                     errors = (_difference(a, b) for a, b in zip(measured, reference, strict=True))
                     rows.append(Comparison(backend.name, dtype, loss, penalty, *errors))
     return rows
@@ -108,12 +119,14 @@ def random_objective(
     alphas: Sequence[float] = (1e-3, 1e-1),
     labels: int = 1,
     seed: int = 7,
+    density: float = 1.0,
+    sparse: bool = False,
 ) -> tuple[Objective, Params]:
     """Return the objective of a few models, and a point, that backends are compared on.
 
     The models share their labels, or with as many ``labels`` as models each has its own.
     The shape is that of rows, features and classes, of which there must be at least as many
-    features.
+    features. A ``density`` below 1 makes others than so many values 0; these rows may be sparse.
     """
     (n, p, k), m = shape, len(alphas)
     random = np.random.Generator(np.random.PCG64(seed))
@@ -125,25 +138,53 @@ def random_objective(
     W = random.standard_normal((p, m, k)).astype(np.float32)
     b = random.standard_normal((m, k)).astype(np.float32)
     alpha = np.asarray(alphas, dtype=np.float32)
-    X, s, W, b, alpha = (backend.asarray(a, dtype) for a in (X, s, W, b, alpha))
-    data = ArrayData(X, backend.asarray(y), s, backend=backend)
+    X = np.where(random.random(X.shape) < density, X, np.float32(0.0))
+    s, W, b, alpha = (backend.asarray(a, dtype) for a in (s, W, b, alpha))
+    if sparse:
+        rows = backend.sparse(csr_array(X))
+        data: Data = SparseData(rows, backend.asarray(y), s, dtype, backend=backend)
+    else:
+        rows = backend.asarray(X, dtype)
+        data = ArrayData(rows, backend.asarray(y), s, backend=backend)
     accelerated = backend.accelerated(LOSSES[loss]())
     return Objective(accelerated, PENALTIES[penalty](), alpha, data, k), Params(W, b)
 
 
-def _measure(backend: Backend, dtype: str, loss: str, penalty: str) -> tuple[list[HostArray], ...]:
-    """Return two objectives, their gradients, and the weights after 100 SGD steps of the first."""
+def takes_sparse_rows(backend: Backend) -> bool:
+    """Return whether a backend has products of sparse matrices.
+
+    Examples
+    --------
+    >>> takes_sparse_rows(get_backend("numpy"))
+    True
+    """
+    try:
+        backend.sparse(csr_array((1, 1), dtype=np.float32))
+    except BackendError:
+        return False
+    return True
+
+
+def _measure(
+    backend: Backend, dtype: str, loss: str, penalty: str, *, sparse: bool
+) -> tuple[list[HostArray], ...]:
+    """Return three objectives, their gradients, and the weights after 100 SGD steps of the first.
+
+    The rows of the third hold many zeros.
+    """
     with backend.double_precision() if dtype == "float64" else nullcontext():
         what = backend, getattr(backend.xp, dtype), loss, penalty
         objective, params = random_objective(*what)
         own, _ = random_objective(*what, labels=2)
-        values, grads = zip(*(F.value_and_grad(params) for F in (objective, own)), strict=True)
+        thin, _ = random_objective(*what, density=0.3, sparse=sparse)
+        all_ = (F.value_and_grad(params) for F in (objective, own, thin))
+        values, grads = zip(*all_, strict=True)
         smooth = objective.loss.smooth
         start, solver = (objective.zeros(), _SGD) if smooth else (params, _KINKED_SGD)
         trained = minimize(objective, solver, start).params
         return tuple(
             [backend.to_host(a).astype(np.float64) for a in arrays]
-            for arrays in (values, [*grads[0], *grads[1]], trained)
+            for arrays in (values, [a for grad in grads for a in grad], trained)
         )
 
 

@@ -18,11 +18,11 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_
 
 import numpy as np
 
+from xplinear.backends.sparse import is_scipy
 from xplinear.checks.certificate import Certificate
 from xplinear.cli import options
 from xplinear.cli.options import Context, option
 from xplinear.cli.terminal import Table, progress_bar, show
-from xplinear.data.canonical import is_sparse
 from xplinear.datasets import Dataset, holdout, load
 from xplinear.datasets.preparation import Preparation
 from xplinear.estimator.classifier import LinearClassifier, save
@@ -247,7 +247,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
         "n": n,
         "p": p,
         "k": len(clf.classes_),
-        "density": dataset.X.nnz / (n * p) if is_sparse(dataset.X) else None,
+        "density": dataset.X.nnz / (n * p) if is_scipy(dataset.X) else None,
         "dtype": dataset.X.dtype,
         "computed_in": name_of(clf.coef_.dtype),
         "backend": clf.backend_.name,

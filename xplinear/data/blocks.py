@@ -27,7 +27,7 @@ from xplinear.arguments import (
 )
 from xplinear.arguments import settle as check_fields
 from xplinear.backends.base import Backend
-from xplinear.backends.epoch import Epoch, Shared, Update, fold_in_python, labels_of
+from xplinear.backends.epoch import Epoch, Shared, Update, fold_sparse, labels_of
 from xplinear.backends.sparse import SparseMatrix, is_sparse
 from xplinear.data.protocol import Batch, Block, Data, Followed, Kernel, compiled
 from xplinear.data.rows import DenseRows, FarStandard, Rows, SparseRows, Standard
@@ -220,7 +220,7 @@ def epoch(
     fold: Callable[[Epoch], Any] | None = None,
 ) -> Any:
     """Fold an update over shuffled mini-batches, one part of the rows after another."""
-    fold, done = fold_in_python if source.sparse else fold or source.backend.fold, 0
+    fold, done = fold_sparse if source.sparse else fold or source.backend.fold, 0
     changes = Update(update, rule, source.backend.xp, source.dtype)
     shared = Shared(constants, source.models, source.targets, source.standard, source.positives)
     with (

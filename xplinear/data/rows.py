@@ -372,7 +372,9 @@ class SparseRows(NamedTuple):
         X, ones = self.X, self.ones(xp=xp)
         weight = xp.mean(ones if s is None else s, axis=1)
         values = X.values if s is None else _of_counted(X, weight, xp=xp)
-        first = X.rows(_counted(weight, xp=xp)).to_dense()[0, :]
+        # A product finds the row without asking a device where that is.
+        at = xp.arange(self.shape[0], device=device(weight)) == _counted(weight, xp=xp)
+        first = X.with_values(values).transposed_times(xp.astype(at, X.dtype)[:, None])[:, 0]
         first = xp.where(_full(X, weight[:, None], xp=xp)[:, 0], first, 0.0)
         left = X.with_values(values - xp.take(first, X.indices))
         shift = first + left.transposed_times(_shares(weight, xp=xp)[:, None])[:, 0]

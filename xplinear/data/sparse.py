@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
+
 from xplinear.backends.base import Backend
-from xplinear.backends.sparse import SparseMatrix
+from xplinear.backends.sparse import ScipyRows, SparseMatrix
 from xplinear.data import blocks
 from xplinear.data.blocks import Budget, Orders
 from xplinear.data.protocol import Kernel
 from xplinear.data.rows import Standard
-from xplinear.namespace import Array, HostArray, device
+from xplinear.namespace import Array, HostArray, array_namespace, device, name_of
 
 __all__ = ["SparseData"]
 
@@ -25,25 +27,49 @@ _SCORES_BYTES = 64 * 2**20  # of a block, unless those of a device are larger
 
 
 class Cut:
-    """The rows in blocks of one size: they are kept, with what a library makes of each."""
+    """The rows in blocks of one size: they are kept, with what a library makes of each.
 
-    def __init__(self, X: SparseMatrix, dtype: Any) -> None:
-        self._stored, self._dtype, self._size = X, dtype, 0
+    Rows on the host go to the device when they are asked for, and are not kept.
+    """
+
+    def __init__(self, X: SparseMatrix, dtype: Any, backend: Backend) -> None:
+        self._stored, self._dtype, self._backend, self._size = X, dtype, backend, 0
         self._blocks: list[SparseMatrix] = []
 
     @cached_property
-    def X(self) -> SparseMatrix:  # noqa: N802 - as in the formula
-        """The rows in the dtype of the computation."""
-        return self._stored.astype(self._dtype)
+    def _rows(self) -> SparseMatrix:
+        """The rows in the dtype of the computation, where they are."""
+        host = isinstance(self._stored, ScipyRows)
+        return self._stored.astype(name_of(self._dtype) if host else self._dtype)
 
-    def blocks(self, size: int) -> list[SparseMatrix]:
-        """Return them, ``size`` rows each, but for the last."""
+    @cached_property
+    def moves(self) -> bool:
+        """Whether the rows are on the host, and the backend is not."""
+        return isinstance(self._stored, ScipyRows) and self._backend.name != "numpy"
+
+    def rows(self, index: slice | Array) -> SparseMatrix:
+        """Return some rows."""
+        if not self.moves:
+            return self._rows.rows(index)
+        at = index if isinstance(index, (slice, np.ndarray)) else self._backend.to_host(index)
+        return self._backend.sparse(cast("ScipyRows", self._rows.rows(at)).matrix)
+
+    @cached_property
+    def none(self) -> SparseMatrix:
+        """No rows."""
+        return self.rows(slice(0))
+
+    def blocks(self, start: int, size: int) -> Iterator[tuple[SparseMatrix, slice]]:
+        """Yield blocks of ``size`` rows from ``start`` on, and which rows they are."""
+        n = self._rows.shape[0]
+        parts = [slice(i, min(i + size, n)) for i in range(start, n, size)]
+        if self.moves or start % size:  # a pass that ran out of memory goes on
+            return ((self.rows(part), part) for part in parts)
         if size != self._size:
             self._blocks = []  # the memory of these first
-            n = self.X.shape[0]
-            parts = (slice(i, min(i + size, n)) for i in range(0, n, size))
-            self._size, self._blocks = size, [self.X.rows(part) for part in parts]
-        return self._blocks
+            every = (slice(i, min(i + size, n)) for i in range(0, n, size))
+            self._size, self._blocks = size, [self.rows(part) for part in every]
+        return zip(self._blocks[start // size :], parts, strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +81,8 @@ class SparseData:
     Parameters
     ----------
     X : SparseMatrix of shape (n, p)
-        As `Backend.sparse` gives it; any real dtype, converted to ``dtype`` once.
+        As `Backend.sparse` gives it, or `ScipyRows` on the host: their blocks go to the device in
+        each pass. Any real dtype, converted to ``dtype`` once.
     y, s, dtype, models, backend, targets, positives, standard, classes, budget, orders
         As in `ArrayData`. Where features are far from 0, those of which all values are stored are
         centred in a copy; the others cannot be so far that products would cancel.
@@ -94,10 +121,11 @@ class SparseData:
     sparse = True
 
     def __post_init__(self) -> None:
-        like = self.backend.xp.zeros((1, 1), **self.backend.kind(self.X.dtype))
+        stored = getattr(self.backend.xp, name_of(self.X.dtype))
+        like = self.backend.xp.zeros((1, 1), **self.backend.kind(stored))
         blocks.settle(self, lambda: like, self.n)
         if cast("Cut | None", self.cut) is None:
-            object.__setattr__(self, "cut", Cut(self.X, self.dtype))
+            object.__setattr__(self, "cut", Cut(self.X, self.dtype, self.backend))
 
     @property
     def n(self) -> int:
@@ -159,7 +187,7 @@ class SparseData:
             parts = [self._laid_out(a) for a in cast("tuple[Any, ...]", args)]
             return tuple(parts) if type(args) is tuple else type(args)(*parts)
         shape = getattr(args, "shape", ())
-        return self.X.laid_out(args) if len(shape) == 3 and shape[0] == self.p else args
+        return self.cut.none.laid_out(args) if len(shape) == 3 and shape[0] == self.p else args
 
     def with_standard(self, standard: Standard | None) -> SparseData:
         """Return the same rows, standardized in this way instead of that they had."""
@@ -169,7 +197,12 @@ class SparseData:
         if standard is None or not blocks.copies(standard, self.dtype):
             cut = self.cut if self.origin is None else None
             return replace(self, X=X, standard=standard, origin=None, cut=cut)
-        near, rest = _centred(X, standard, self.dtype, xp=self.backend.xp)
+        xp, dtype, own = self.backend.xp, self.dtype, standard
+        if self.cut.moves:  # where the rows are
+            own = Standard(*map(self.backend.to_host, standard))
+            xp, dtype = array_namespace(X.values), np.dtype(name_of(dtype))
+        near, rest = _centred(X, own, dtype, xp=xp)
+        rest = Standard(*map(self.backend.asarray, rest))
         return replace(self, X=near, standard=rest, origin=X, cut=None)
 
     def row_bytes(self, scores: int) -> int:
@@ -195,25 +228,26 @@ class SparseData:
 
     def gathered(self, rows: slice | Array) -> SparseMatrix:
         """Return some rows of X in the dtype of the computation."""
-        return self.cut.X.rows(rows)
+        return self.cut.rows(rows)
 
     def stored(self, start: int, size: int) -> Generator[tuple[SparseMatrix, slice]]:
         """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are."""
-        if start % size:  # a pass that ran out of memory goes on
-            for first in range(start, self.n, size):
-                rows = slice(first, min(first + size, self.n))
-                yield self.cut.X.rows(rows), rows
-            return
-        kept = self.cut.blocks(size)
-        for i in range(start // size, len(kept)):
-            yield kept[i], slice(i * size, min((i + 1) * size, self.n))
+        yield from self.cut.blocks(start, size)
 
     def drawn(
         self, order: HostArray, batch_size: int
-    ) -> Generator[tuple[tuple[SparseMatrix, Array, Array | None], Array]]:
-        """Yield X, y and s themselves and the order: all batches are made of one part."""
-        del batch_size
-        yield (self.cut.X, self.y, self.s), self.backend.asarray(order)
+    ) -> Generator[tuple[tuple[SparseMatrix, Array, Array | None], HostArray]]:
+        """Yield parts of X, y and s in the given order: whole batches but the last.
+
+        Many batches are gathered at once: nothing waits for a device to find the rows of each.
+        """
+        xp, asarray = self.backend.xp, self.backend.asarray
+        size = batch_size * max(1, self.rows_per_block(0) // batch_size)
+        for start in range(0, self.n, size):
+            part = order[start : start + size]
+            at = asarray(part)
+            y, s = (None if a is None else xp.take(a, at, axis=0) for a in (self.y, self.s))
+            yield (self.cut.rows(part), y, s), part
 
 
 def _centred(

@@ -12,7 +12,7 @@ import numpy as np
 
 from xplinear.arguments import instance
 from xplinear.backends.base import Backend
-from xplinear.backends.sparse import is_scipy, is_sparse
+from xplinear.backends.sparse import ScipyRows, SparseMatrix, canonical, is_scipy, is_sparse
 from xplinear.backends.transfer import RowIndices
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
@@ -176,6 +176,16 @@ class StreamedData:
                 yield (X, y, s), asarray(np.arange(count, dtype=order.dtype))
 
 
+def _held(X: Any, backend: Backend) -> SparseMatrix:
+    """Return a matrix of SciPy on the backend; on the host if it would take half of the memory.
+
+    A device holds Xᵀ too, and the order of its values.
+    """
+    rows = canonical(X)
+    large = rows.nnz * (2 * rows.dtype.itemsize + 12) > backend.free_memory() // 2
+    return ScipyRows(rows) if large else backend.sparse(rows)
+
+
 def data_of(
     X: Array,
     y: Array,
@@ -205,8 +215,8 @@ def data_of(
     'ArrayData'
     """
     if is_sparse(X) or is_scipy(X):
-        X = X if is_sparse(X) else backend.sparse(X)
-        X = X if rows is None else X.rows(backend.asarray(rows))
+        X = X if is_sparse(X) else _held(X, backend)
+        X = X if rows is None else X.rows(rows)
         y = None if y is None else backend.asarray(y)
         s = None if s is None else backend.asarray(s, dtype)
         return SparseData(X, y, s, dtype, backend=backend, classes=classes)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.datasets import load_svmlight_file
 
-from xplinear.data.canonical import HostRows, canonical, sparse_pays
+from xplinear.backends.sparse import HostRows, canonical, sparse_pays
 from xplinear.datasets.dataset import Dataset
 from xplinear.datasets.reader import DAMAGED, File, Request, no_target
 from xplinear.datasets.tables import EXACT
@@ -52,7 +52,7 @@ def read_npz(file: File, request: Request) -> Dataset:
 def _load_sparse(file: File) -> HostRows:
     """Read one matrix, whose archive may hold other arrays too."""
     try:
-        return _as_pays(canonical("it", cast(Any, sparse.load_npz)(file.path)))
+        return _as_pays(canonical(cast(Any, sparse.load_npz)(file.path), "it"))
     except (*DAMAGED, AttributeError, IndexError, KeyError, NotImplementedError) as error:
         file.refuse(f" cannot be read as a sparse .npz: {_reason(error)}")
 
@@ -143,7 +143,7 @@ def read_svmlight(file: File, request: Request) -> Dataset:
             f"{y[np.abs(y).argmax()]:.0f}; use .csv or .parquet"
         )
     whole = y.size and (y == np.floor(y)).all()
-    rows = _as_pays(canonical("it", X))
+    rows = _as_pays(canonical(X, "it"))
     return Dataset(rows, y.astype(np.int64) if whole else y, index_base=index_base)
 
 

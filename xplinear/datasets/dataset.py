@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from xplinear.data.canonical import HostRows
+from xplinear.backends.sparse import HostRows
 from xplinear.namespace import HostArray
 
 __all__ = ["Columns", "Dataset", "holdout"]

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
-from xplinear.data.canonical import HostRows, is_sparse
+from xplinear.backends.sparse import HostRows, is_scipy
 from xplinear.datasets.arrays import read_idx_directory, read_npy, read_npz, read_svmlight
 from xplinear.datasets.dataset import Columns, Dataset
 from xplinear.datasets.parquet import read_parquet
@@ -212,7 +212,7 @@ def _checked(
     if X.dtype.kind not in "biuf":
         msg = f"{name}: X must be numeric, its dtype is {X.dtype}"
         raise ValueError(msg)
-    X = X if is_sparse(X) else X.reshape(X.shape[0], -1)
+    X = X if is_scipy(X) else X.reshape(X.shape[0], -1)
     if y is None:
         return X, None
     if y.shape != X.shape[:1]:
@@ -239,10 +239,10 @@ def _checked(
 
 def _check_finite(X: HostRows, names: Sequence[str] | None, name: str) -> None:
     """Raise if there is infinity, or NaN in what is no table, whose reader has looked for it."""
-    if X.dtype.kind != "f" or np.isfinite(X.data if is_sparse(X) else X).all():
+    if X.dtype.kind != "f" or np.isfinite(X.data if is_scipy(X) else X).all():
         return
     for what, test in (("infinity", np.isinf), ("missing values (NaN)", np.isnan)):
-        columns = [str(j) if names is None else names[j] for j in _columns_with(test, X)]
+        columns = [str(j) if names is None else names[int(j)] for j in _columns_with(test, X)]
         if columns and (names is None or test is np.isinf):
             plural, listed = "s" * (len(columns) > 1), ", ".join(columns[:20])
             msg = f"{name}: {what} in column{plural} {listed}; drop those rows or columns"
@@ -251,6 +251,6 @@ def _check_finite(X: HostRows, names: Sequence[str] | None, name: str) -> None:
 
 def _columns_with(test: Callable[[HostArray], HostArray], X: HostRows) -> HostArray:
     """Return the columns where a value passes the test."""
-    if is_sparse(X):
+    if is_scipy(X):
         return np.unique(X.indices[test(X.data)])
     return np.flatnonzero(list(columns_with(test, X)))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from xplinear.data.canonical import HostRows, canonical, sparse_pays
+from xplinear.backends.sparse import HostRows, canonical, sparse_pays
 from xplinear.datasets.dataset import Columns, Dataset
 from xplinear.datasets.reader import DENSE_BYTES
 from xplinear.datasets.tables import is_number
@@ -190,8 +190,8 @@ class Preparation:
         ends = np.arange(0, values.size + 1, len(self.columns))
         parts = values.reshape(-1), (features + starts).reshape(-1), ends
         rows = sparse.csr_array(parts, shape=(len(X), p))
-        few = sparse_pays(values.size, rows.shape, values.dtype)
-        return canonical("X", rows) if few else rows.toarray()
+        few = sparse_pays(values.size, (len(X), int(p)), values.dtype)
+        return canonical(rows) if few else rows.toarray()
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Preparation:

@@ -284,10 +284,13 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
 
         Parameters
         ----------
-        X : array or table of shape (n, p)
+        X : array, sparse matrix or table of shape (n, p)
             Truth values, integers, or floats of 16 to 64 bits (longer ones are rounded), of any
-            supported library and byte order, read-only or strided; not sparse.
-            Or a table of pandas, polars or pyarrow, whose columns are numbers or truth values.
+            supported library and byte order, read-only or strided.
+            Or a sparse matrix or array of SciPy, of any format: it is never made dense, and
+            another format than CSR, unsorted or repeated entries cost a copy.
+            Or a table of pandas, polars or pyarrow, whose columns are numbers or truth values;
+            sparse columns of pandas make a sparse matrix if all are, or where it is much smaller.
             float16 and bfloat16 (of torch, JAX, ml_dtypes) take half the memory of float32 and
             stay as they are: blocks of rows are converted on the way.
         y : array or column of shape (n,)
@@ -309,9 +312,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         settings = given(Settings, self)
         problem = prepare(settings, X, y, sample_weight, owner=self)
         warm = settings.warm_start and hasattr(self, "params_")
-        start = problem.start_from(fitted_of(self)) if warm else None
+        before = fitted_of(self) if warm else None
         shown = [print] if settings.verbose else []
-        fitted, interrupt = solve(settings, problem, start, [*callbacks, *shown])
+        fitted, interrupt = solve(settings, problem, before, [*callbacks, *shown])
         keep(self, fitted)
         if interrupt is not None:
             raise interrupt

@@ -8,11 +8,11 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, backend_of
+from xplinear.backends.sparse import is_scipy
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
-from xplinear.data.canonical import is_sparse
 from xplinear.estimator.labels import labels_on
-from xplinear.estimator.standardize import column_bounds
+from xplinear.estimator.standardize import column_bounds, with_full_columns
 from xplinear.estimator.validation import check_features
 from xplinear.formats.fitted import Kind
 from xplinear.losses.softmax import softmax
@@ -78,7 +78,7 @@ def accuracy(objective: Objective, params: Params) -> Array:
 
 def rows_on(backend: Backend, X: Array, own: Backend) -> Array:
     """Return X on the backend, or on the host where it comes from another library or is sparse."""
-    if is_sparse(X):
+    if is_scipy(X):
         return X
     return backend.asarray(X) if own.xp is backend.xp and own.name != "numpy" else own.fetch(X)
 
@@ -123,6 +123,9 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
         rows = rows_on(backend, X, own)
         wide = (params.b if standard is None else standard.centre).dtype
         _check_conversion(rows, wide, backend)
+        if standard is not None:
+            bits = backend.xp.finfo(params.W.dtype).bits
+            rows = with_full_columns(rows, standard, bits, backend=backend)
         data = data_of(rows, None, None, params.W.dtype, backend=backend)
         kind = kept.get("_kind", "classes")
         parts = data.with_standard(standard).map(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
 from xplinear.backends import Backend, backend_of, chosen_backend
-from xplinear.backends.sparse import is_sparse
+from xplinear.backends.sparse import is_scipy
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
@@ -24,6 +24,7 @@ from xplinear.estimator.standardize import (
     nearby,
     restandardized,
     standard_of,
+    with_full_columns,
 )
 from xplinear.estimator.targets import Targets, check_targets, targets_of
 from xplinear.estimator.validation import (
@@ -142,14 +143,11 @@ class Problem:
     seed: int
     alpha: float | HostArray
     reach: Standard | None = None
-    other: Callable[[slice], Problem] | None = None
+    others: Callable[[slice], Problem] | None = None
 
-    def parts(self) -> Iterator[Problem]:
-        """Yield the problems of all models, as many of them at a time as are posed here."""
-        width, models = self.objective.m, self.sample.targets.models
-        yield self
-        for first in range(width, models, width):
-            yield cast(Any, self.other)(slice(first, min(first + width, models)))
+    def of(self, models: slice) -> Problem:
+        """Return the problem of other models of the same fit."""
+        return cast(Any, self.others)(models)
 
     def fitted(
         self,
@@ -218,6 +216,8 @@ class Problem:
         start = Params(*(data.backend.asarray(a, data.dtype) for a in params))
         at = self.sample.models
         start = Params(start.W[:, at, :], start.b[at, :])
+        if standard is not None and standard.centre.ndim > 1:
+            standard = standard._make(a[:, at] for a in standard)
         start = restandardized(start, standard, self.standard, xp=xp)
         return start if self.objective.fit_intercept else Params(start.W, xp.zeros_like(start.b))
 
@@ -296,10 +296,9 @@ def _sample(
     before: Fitted | None,
 ) -> Sample:
     backend = chosen_backend(settings.backend)
-    labels = check_targets(owner, y)
+    labels, own = check_targets(owner, y), backend_of(X)
     X, names = check_features(owner, X, reset=before is None)
     check_lengths(X, labels)
-    own = backend_of(X)
     backend = (backend or own).accelerating(settings.accelerate)
     targets = targets_of(
         labels,
@@ -316,10 +315,11 @@ def _sample(
     check_precision(settings.precision, dtype, backend)
     exact = declared(settings.solver_or_class, "exact") and not (partial or settings.stochastic)
     as_found = settings.dtype is None and settings.precision == "float32"
-    entries = rows.nnz if is_sparse(rows) else rows.shape[0] * rows.shape[1]
+    entries = rows.nnz if is_scipy(rows) else rows.shape[0] * rows.shape[1]
     if as_found and exact and cheap_passes(entries, k):
         # On few rows float64 costs little, and the rounding of float32 as many iterations.
         dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
+    rows = with_full_columns(rows, None, backend.xp.finfo(dtype).bits, backend=backend)
     none = slice(0, 0), targets.codes, None, None, 0.0
     sample = Sample(rows, names, own.name, backend, targets, dtype, held, *none)
     width = targets.models if partial else _models_at_once(settings, sample)
@@ -488,7 +488,12 @@ def _posed(
         settings.fit_intercept,
     )
     shifted = standard is not None
-    if settings.standardize:
+    if settings.standardize and like is not None and not sample.targets.own_rows:
+        standard, measured = like.standard, like.objective.measured
+        data = data.with_standard(standard)
+        measured = measured and (data, measured[1])
+        objective = replace(objective, data=data, measured=measured)
+    elif settings.standardize:
         weighed = sample.ratios(scaled, sample.unclassed), sample.ratios(counted, train)
         same = _same(scaled, counted) and _same(*weighed)
         seen = data if same else sample.part(scaled, sample.unclassed)
@@ -547,6 +552,9 @@ def prepare(
     scaled = visible if settings.standardize else counted
     if before is not None and before.near is not None:  # it goes on in the same coordinates
         standard = before.near.to(backend, before.backend).standard
+        bits = backend.xp.finfo(dtype).bits
+        rows = with_full_columns(sample.X, standard, bits, backend=backend)
+        sample = sample._replace(X=rows)
     else:
         centre = settings.fit_intercept and not partial
         standard = _reachable(settings, sample, scaled, centre=centre)
@@ -556,7 +564,7 @@ def prepare(
     shared = _Shared(counted, scaled, standard, out, seed)
     first = _posed(settings, shared, sample, before, partial=partial)
 
-    def other(models: slice) -> Problem:
+    def others(models: slice) -> Problem:
         return _posed(settings, shared, sample.of(models), before, partial=partial, like=first)
 
-    return replace(first, other=other)
+    return replace(first, others=others)

@@ -18,8 +18,8 @@ import numpy as np
 
 from xplinear.arguments import warn
 from xplinear.backends import Backend
+from xplinear.backends.sparse import HostRows, HostSparse, filled, is_scipy
 from xplinear.data import Standard
-from xplinear.data.canonical import HostSparse, is_sparse
 from xplinear.data.rows import FarStandard, centred_scores
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace
 from xplinear.objective import Objective, Params
@@ -33,6 +33,7 @@ __all__ = [
     "nearby",
     "restandardized",
     "standard_of",
+    "with_full_columns",
 ]
 
 
@@ -68,7 +69,7 @@ def column_bounds(
     >>> column_bounds(np.asarray([[1, 5], [3, -5]]), backend=get_backend("numpy"))
     (array([ 1., -5.]), array([3., 5.]))
     """
-    if is_sparse(X):
+    if is_scipy(X):
         return _apart(*_sparse_bounds(X if rows is None else X[rows]))
     X = backend.near(X)
     host = isinstance(X, np.ndarray)
@@ -98,6 +99,26 @@ def column_bounds(
     both = xp.stack(list(backend.each(lambda i: bounds(block(i)), blocks)))
     both = both if host else backend.to_host(both)
     return _apart(both[:, 0].min(axis=0), both[:, 1].max(axis=0))
+
+
+def with_full_columns(
+    X: HostRows, standard: Standard | None, bits: int, *, backend: Backend
+) -> HostRows:
+    """Return rows, if sparse with an entry in all of the columns that are to be centred in a copy.
+
+    Without a standard those are the columns that may turn out to be: of the others the products
+    are exact enough, as zeros that are not stored bring their mean near 0.
+    """
+    if not is_scipy(X):
+        return X
+    if standard is None:
+        share = 1.0 - 1.0 / _CANCELS[bits] ** 2  # of mean 1, with which they are so far from 0
+        there = np.bincount(X.indices, minlength=X.shape[1])
+        columns = (there >= share * X.shape[0]) & (there < X.shape[0])
+    else:
+        centre, scale = (backend.to_host(a) for a in standard)
+        columns = np.abs(centre * scale) > _CANCELS[bits]
+    return filled(X, np.flatnonzero(columns)) if columns.any() else X
 
 
 def _sparse_bounds(X: HostSparse) -> tuple[HostArray, HostArray]:

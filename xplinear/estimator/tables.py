@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from xplinear.data.canonical import HostRows, HostSparse, canonical, sparse_pays
+from xplinear.backends.sparse import HostRows, HostSparse, canonical, sparse_pays
 from xplinear.namespace import HostArray, is_array
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _sparse(
     ]
     rows, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     starts = np.cumsum([0, *sizes])
-    return canonical("X", sparse.csc_array((values, rows, starts), shape=(n, len(columns))))
+    return canonical(sparse.csc_array((values, rows, starts), shape=(n, len(columns))))
 
 
 def _numbers(column: Any) -> HostArray:

@@ -27,7 +27,7 @@ __all__ = ["Indicator", "Targets", "check_targets", "has_columns", "targets_of",
 _BINARY = np.asarray([0, 1])
 _NUMBERS = bool, int, float, np.number, np.bool_
 _NAMED = 10  # labels that a message names
-_CHUNK_BYTES = 2**27  # of labels and weights that are looked at at a time
+_CHUNK_BYTES = 2**23  # of labels and weights that are looked at at a time
 
 
 class Indicator(NamedTuple):

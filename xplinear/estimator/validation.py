@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_array, validate_data
 
 from xplinear.arguments import naming
 from xplinear.backends import Backend, backend_of
-from xplinear.data.canonical import canonical, is_sparse
+from xplinear.backends.sparse import canonical, is_scipy
 from xplinear.estimator.tables import matrix_of, table_of
 from xplinear.namespace import Array, HostArray, accumulator, is_array, name_of
 
@@ -58,7 +58,7 @@ def on_host(name: str, values: Any) -> Any:
 def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostArray | None]:
     """Return X as a finite numeric array ``(n, p)`` where it lives, and its columns' names, if any.
 
-    A sparse matrix of SciPy comes as `canonical` makes it.
+    A sparse matrix of any library comes to the host, as `canonical` makes it.
 
     Raises
     ------
@@ -75,18 +75,21 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         vars(probe).update(
             {key: value for key, value in vars(estimator).items() if key.endswith("_in_")}
         )
+    if backend_of(X).is_sparse(X):
+        with naming("X"):
+            X = _check_values("X", X).to_host(X)
     if is_array(X) and (not isinstance(X, np.ndarray) or name_of(X.dtype) == "bfloat16"):
         return _check_device_array(estimator, X, reset=reset), None
     refuse_masked("X", X)
-    if isinstance(X, (list, tuple)) and any(map(is_sparse, cast(list[Any], X))):
+    if isinstance(X, (list, tuple)) and any(map(is_scipy, cast(list[Any], X))):
         msg = "X is a list of sparse matrices; make one of them: scipy.sparse.vstack(X)"
         raise TypeError(msg)
     if isinstance(X, np.ndarray) and X.dtype.kind == "V":
         msg = f"X has dtype {X.dtype}; convert it to one of {', '.join(_NARROW + _WIDE)}"
         raise TypeError(msg)
     with naming("X"):
-        X = canonical("X", X) if is_sparse(X) else X if is_array(X) else on_host("X", X)
-        table = None if is_sparse(X) else table_of(X)
+        X = canonical(X) if is_scipy(X) else X if is_array(X) else on_host("X", X)
+        table = None if is_scipy(X) else table_of(X)
         if table is None:
             checked: Any = validate_data(
                 probe, cast(Any, X), reset=reset, dtype="numeric", accept_sparse="csr"
@@ -94,7 +97,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         else:
             # Names first: a wrong column is a better answer than what is wrong inside of it.
             validate_data(probe, cast(Any, X), reset=reset, skip_check_array=True)
-            checked = check_array(
+            checked = cast(Any, check_array)(
                 matrix_of(table), estimator=estimator, input_name="X", accept_sparse="csr"
             )
     if checked.dtype.kind not in "biuf":

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from xplinear.backends import Backend, get_backend
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Standard
+from xplinear.data.rows import FarStandard
 from xplinear.namespace import Array, HostArray, array_namespace
 from xplinear.objective import Params
 
@@ -172,12 +173,14 @@ def joined(parts: Sequence[Fitted]) -> Fitted:
 
     near, certificate = first.near, None
     if near is not None:
-        standard = _beside([part.near.standard for part in parts if part.near])
-        near = Near(_beside([part.near.params for part in parts if part.near]), standard)
+        others = [part.near for part in parts if part.near]
+        standard = _standards([other.standard for other in others])
+        near = Near(_beside([other.params for other in others]), standard)
     if certificates[0] is not None:
         bounds = (each(name, certificates) for name in ("objective", "lower_bound", "residual"))
         reasons = [reason for one in certificates if one for reason in one.reasons]
         certificate = Certificate(*bounds, reasons=tuple(reasons))
+    own_units = np.ndim(first.weight_unit) > 0
     return first._replace(
         params=_beside([part.params for part in parts]),
         near=near,
@@ -186,18 +189,26 @@ def joined(parts: Sequence[Fitted]) -> Fitted:
         objective=each("objective"),
         history=_in_turn([part.history for part in parts if part.history]),
         certificate=certificate,
+        weight_unit=each("weight_unit") if own_units else first.weight_unit,
     )
 
 
-def _beside(parts: Sequence[Any]) -> Any:
-    """Return the arrays of some models ``(…, m)`` or ``(…, m, c)`` as those of all."""
-    first: Any = parts[0]
-    xp, of_models = array_namespace(first[0]), 2 if isinstance(first, Params) else 1
-    if first[0].ndim == of_models == 1:  # a standard of all models
+def _beside(parts: Sequence[Params]) -> Params:
+    """Return the parameters of some models as those of all."""
+    xp = array_namespace(parts[0].b)
+    return Params(*(xp.concat(a, axis=a[0].ndim - 2) for a in zip(*parts, strict=True)))
+
+
+def _standards(parts: Sequence[Standard]) -> Standard:
+    """Return the standard that models share, or those of each ``(p, m)``."""
+    first = parts[0]
+    if all(part is first for part in parts):
         return first
-    return type(first)(
-        *(xp.concat(a, axis=a[0].ndim - of_models) for a in zip(*parts, strict=True))
+    xp = array_namespace(first.centre)
+    columns = (
+        [a[:, None] if a.ndim == 1 else a for a in part] for part in zip(*parts, strict=True)
     )
+    return FarStandard(*(xp.concat(part, axis=1) for part in columns))
 
 
 def _in_turn(parts: Sequence[Mapping[str, HostArray]]) -> dict[str, HostArray]:

@@ -475,6 +475,12 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         """Write the chosen classifier to a safetensors file; `xplinear.load` gives it back."""
         self._best().save(path)
 
+    def __sklearn_tags__(self) -> Any:
+        """Declare that sparse matrices are taken."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def _best(self) -> LinearClassifier:
         check_is_fitted(self)
         if not self.refit:

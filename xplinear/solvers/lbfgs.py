@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
@@ -234,23 +235,31 @@ class LBFGS:
         return self.bend(objective, state, blocks)
 
     def renewed(
-        self, objective: Objective, state: LBFGSState, iteration: int, residual: float
+        self, objective: Objective, state: LBFGSState, iteration: int, residuals: Sequence[float]
     ) -> LBFGSState:
         """Return the state preconditioned by each model's own Hessian, where that saves more.
 
-        Each power of ten takes at least as many iterations as those before did. ``max_iter`` does
-        not count: a run that goes on is as if it had not ended.
+        ``max_iter`` does not count: a run that goes on is as if it had not ended.
         """
-        known = residual < math.inf  # not where the start was below F(0), or nothing is finite
-        if iteration not in _LOOKS or not known or state.preconditioner.blocks is not None:
+        if iteration not in _LOOKS or state.preconditioner.blocks is not None:
             return state
-        gained = max(math.log(_EARLY / max(residual, 1e-30)), 1.0)
-        asked = residual / self.tol if self.tol > 0.0 else math.inf
-        left = iteration * math.log(max(asked, 1.0)) / gained
-        if not own_curvature_pays(objective, left):
+        left = [left for residual in residuals if (left := self._left(iteration, residual)) > 0.0]
+        # The mean: of many models those near tol decide, not the one that is far from it.
+        if not left or not own_curvature_pays(objective, sum(left) / len(left)):
             return state
         blocks = own_inverse_hessians(objective, state.params, state.preconditioner)
         return self.bend(objective, state, blocks)
+
+    def _left(self, iteration: int, residual: float) -> float:
+        """Return how many iterations a model has still to go, so many having led to its residual.
+
+        Each power of ten takes at least as many as those before did.
+        """
+        if not residual < math.inf:  # the start was below F(0), or nothing is finite
+            return 0.0
+        gained = max(math.log(_EARLY / max(residual, 1e-30)), 1.0)
+        asked = residual / self.tol if self.tol > 0.0 else math.inf
+        return iteration * math.log(max(asked, 1.0)) / gained
 
     def follow(
         self, objective: Objective, params: Params, previous: LBFGSState, before: Array

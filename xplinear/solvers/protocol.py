@@ -52,8 +52,8 @@ class Solver(Protocol):
     previous, before)``                 only: their last state and their α.
     ``curved(objective, state,          The state that `follow` gave, of models of one α, told of
     iterations)``                       the curvature there, if it saves half of so many.
-    ``renewed(objective, state,         The state before a step, given how many were made and the
-    iteration, residual)``              largest residual: what the host knows, a step does not.
+    ``renewed(objective, state,         The state before a step, given how many were made and each
+    iteration, residuals)``             model's residual: what the host knows, a step does not.
     ``common_rows = True``              It cannot solve models together that standardize the
                                         features each for itself.
     ``ahead(objective, state)``         Parameters a step further on than ``state.params``: the
