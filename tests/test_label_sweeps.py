@@ -104,13 +104,13 @@ def f1_of_positives(y, z, sample_weight=None):
     return 2.0 * both / whole if whole else 0.0
 
 
-@pytest.mark.parametrize("per_label", [False, True])
-def test_on_every_backend(backend, per_label):
-    settings = {"Cs": [0.1, 1.0], "cv": FOLDS, "scoring": "roc_auc", "held_out_scores": True}
-    settings |= {"alpha_per_label": per_label, **EXACT}
-    expected = xl.LinearClassifierCV(**settings).fit(X, MISSING, WEIGHTS)
+def test_on_every_backend(backend):
+    settings = {"Cs": [0.1, 1.0], "cv": FOLDS[:2], "scoring": "roc_auc", "held_out_scores": True}
+    settings |= {"alpha_per_label": True, **EXACT}
+    few = MISSING[:, :2]
+    expected = xl.LinearClassifierCV(**settings).fit(X, few, WEIGHTS)
     clf = xl.LinearClassifierCV(**settings)
-    clf.fit(backend.asarray(X), backend.asarray(MISSING), backend.asarray(WEIGHTS))
+    clf.fit(backend.asarray(X), backend.asarray(few), backend.asarray(WEIGHTS))
     np.testing.assert_allclose(clf.cv_scores_, expected.cv_scores_, atol=1e-9)
     np.testing.assert_array_equal(clf.C_, expected.C_)
     for name in ("coef_", "held_out_scores_"):
@@ -216,7 +216,7 @@ BAD = {
         {"scoring": "log_loss", "loss": "squared_hinge"},
         "scoring='log_loss' needs probabilities",
     ),
-    "rates": ({"learning_rates": [0.1], "solver": "sgd"}, "learning_rates are for one label per"),
+    "rates": ({"learning_rates": [0.1], "solver": "sgd"}, "learning_rates are for one model of all"),
     "fold": ({"cv": [(np.arange(N), [])]}, "cv: fold 0 has no rows of positive weight to score"),
     "twice": ({"cv": [FOLDS[0], FOLDS[0]], "held_out_scores": True}, "is held out 2 times"),
 }

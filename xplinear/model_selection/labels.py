@@ -83,13 +83,13 @@ def alphas_of_labels(problem: Problem, count: int) -> HostArray:
 
 def with_alphas(problem: Problem, alphas: HostArray) -> Problem:
     """Return the problem of every label, with strengths of their own ``(L,)``."""
-    own, data, other = alphas[problem.sample.models], problem.objective.data, problem.other
+    own, data = alphas[problem.sample.models], problem.objective.data
     objective = replace(problem.objective, alpha=data.backend.asarray(own, data.dtype))
 
     def others(models: slice) -> Problem:
-        return with_alphas(cast(Any, other)(models), alphas)
+        return with_alphas(problem.of(models), alphas)
 
-    return replace(problem, objective=objective, alpha=own, other=others)
+    return replace(problem, objective=objective, alpha=own, others=others)
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,10 @@ def sweep_labels(
     (alphas, Cs), parts = strengths, list[_Part]()
     total = 1.0 / float(np.ravel(problem.alpha)[0])  # α is that of C = 1
     against_rest = problem.sample.targets.kind == "one_vs_rest" and not per_label
-    for one in problem.parts():
+    width, models = problem.objective.m, problem.sample.targets.models
+    for first in range(0, models, width):
+        at = slice(first, min(first + width, models))
+        one = problem if first == 0 else problem.of(at)
         standardize = settings.standardize
         folds, there, weights, known = _folds(one, splits, total, standardize=standardize)
         held_out = HeldOut(folds.tests, one.places, one.sample.codes, weights)
