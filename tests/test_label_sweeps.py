@@ -206,8 +206,8 @@ def test_told_and_stopped(capsys):
 
 
 BAD = {
-    "name": ({"scoring": "top_2_accuracy"}, "scoring of many labels must be one of accuracy, "),
-    "callable": ({"scoring": lambda y, Z: 0.0}, "scoring of many labels must be one of accuracy"),
+    "name": ({"scoring": "top_2_accuracy"}, "scoring of many models must be one of accuracy, "),
+    "callable": ({"scoring": lambda y, Z: 0.0}, "scoring of many models must be one of accuracy"),
     "micro": (
         {"scoring": "f1_micro", "alpha_per_label": True},
         "scoring='f1_micro' is of all labels together; with alpha_per_label use macro_f1",
@@ -216,7 +216,10 @@ BAD = {
         {"scoring": "log_loss", "loss": "squared_hinge"},
         "scoring='log_loss' needs probabilities",
     ),
-    "rates": ({"learning_rates": [0.1], "solver": "sgd"}, "learning_rates are for one model of all"),
+    "rates": (
+        {"learning_rates": [0.1], "solver": "sgd"},
+        "learning_rates are for one model of all",
+    ),
     "fold": ({"cv": [(np.arange(N), [])]}, "cv: fold 0 has no rows of positive weight to score"),
     "twice": ({"cv": [FOLDS[0], FOLDS[0]], "held_out_scores": True}, "is held out 2 times"),
 }
@@ -326,3 +329,30 @@ class TestOneVsRest:
         joint = xl.LinearClassifierCV(**settings).fit(X, self.labels == "cat")
         assert joint.best_estimator_.multi_class == "one_vs_rest"
         assert joint.coef_.shape == (1, P)
+
+
+def test_pictures():
+    plot = pytest.importorskip("xplinear.plot", reason="matplotlib is an extra")
+    settings = {"Cs": CS, "cv": FOLDS, "scoring": "roc_auc"}
+    for per_label in (False, True):
+        clf = xl.LinearClassifierCV(alpha_per_label=per_label, **settings).fit(X, Y)
+        drawn = plot.ValidationCurveDisplay.from_estimator(clf)
+        assert drawn.ax_.get_ylabel() == "roc auc of 3 folds"
+        scores = clf.cv_scores_.mean(axis=2) if per_label else clf.cv_scores_
+        mean = drawn.ax_.lines[0 if per_label else 1]  # the one strength chosen is drawn first
+        np.testing.assert_allclose(mean.get_ydata(), scores.mean(axis=1))
+        assert drawn.chosen == (None if per_label else clf.alphas_[clf.best_index_])
+        with pytest.raises(ValueError, match="only the strength chosen is fitted"):
+            plot.CoefficientPathDisplay.from_estimator(clf)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_sparse_rows(standardize):
+    rows = np.where(np.random.default_rng(0).random((N, P)) < 0.4, X, 0.0)
+    settings = {"Cs": CS, "cv": FOLDS, "scoring": "roc_auc", "standardize": standardize, **EXACT}
+    settings |= {"alpha_per_label": True, "held_out_scores": True}
+    dense = xl.LinearClassifierCV(**settings).fit(rows, MISSING)
+    clf = xl.LinearClassifierCV(**settings).fit(scipy.sparse.csr_array(rows), MISSING)
+    np.testing.assert_allclose(clf.cv_scores_, dense.cv_scores_, atol=1e-9)
+    np.testing.assert_allclose(clf.coef_, dense.coef_, atol=1e-6)
+    np.testing.assert_allclose(clf.held_out_scores_, dense.held_out_scores_, atol=1e-6)

@@ -27,7 +27,7 @@ from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.folds import CV, Folds, folds_of, splits_of
 from xplinear.model_selection.labels import (
     alphas_of_labels,
-    label_scoring_named,
+    scoring_of_models,
     sweep_labels,
     with_alphas,
 )
@@ -158,7 +158,9 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         ``(n, k)``, ``(n,)`` when binary, of a fold's held-out rows, on the host; or a scorer
         ``scoring(estimator, X, y) -> float``, as `sklearn.metrics.make_scorer` makes it. Both are
         given ``sample_weight`` where there are weights and the callable takes them, and no row
-        of weight 0.
+        of weight 0. Of many labels, only by name: the mean over the labels of the scores of each,
+        so that ``accuracy`` is the share of labels that are right, and ``roc_auc`` leaves out
+        those that all or none of the rows held out have; and ``micro_f1``, as scikit-learn's.
     one_standard_error : bool, default False
         Choose the strongest α whose mean score is within one standard error of the best.
     learning_rates : sequence of float, optional
@@ -170,6 +172,11 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     held_out_scores : bool, default False
         Keep the decision function of every row by the model of the strength chosen that did not
         see it: one more fit of every fold, from zero. No row may be held out twice.
+    alpha_per_label : bool, default False
+        Choose a strength for each of many labels, or of many classes against the rest, by its own
+        scores; by default one for all.
+    multi_class : {"joint", "one_vs_rest"}, default "joint"
+        As in `LinearClassifier`.
     loss, penalty, l1_ratio, fit_intercept, batch_size, learning_rate, momentum, max_iter, tol
         As in `LinearClassifier`.
     standardize : bool, default False
@@ -190,19 +197,21 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     Cs_ : ndarray of shape (a,)
         From strong to weak, if given.
     cv_scores_ : ndarray of shape (a, f)
-        Score of each strength and fold; ``(a, r, f)`` with ``learning_rates``.
-    alpha_ : float
+        Score of each strength and fold; ``(a, r, f)`` with ``learning_rates``, ``(a, f, L)`` with
+        ``alpha_per_label``.
+    alpha_ : float, or ndarray of shape (L,) of many labels
         The strength chosen, that of all rows; of equally good ones the strongest.
-    C_ : float
+    C_ : float, or ndarray of shape (L,) with ``alpha_per_label``
         Likewise, where ``Cs`` are given.
-    best_index_ : int or tuple
+    best_index_ : int, tuple, or ndarray of shape (L,) with ``alpha_per_label``
         Its place in ``cv_scores_``, without the axis of the folds.
     learning_rate_ : float
         The learning rate chosen, with ``learning_rates``.
     coefs_paths_ : Array of shape (a, k, p), or (a, 1, p) when binary
-        ``coef_`` at each strength (and the learning rate chosen), fitted to all rows.
+        ``coef_`` at each strength (and the learning rate chosen), fitted to all rows; not of many
+        labels or classes against the rest, which are fitted to them at the strength chosen only.
     intercepts_paths_ : Array of shape (a, k), or (a, 1)
-    held_out_scores_ : Array of shape (n, k), or (n,) when binary
+    held_out_scores_ : Array of shape (n, k), (n, L), or (n,) when binary
         With ``held_out_scores``; NaN in rows that no fold holds out, and in those of weight 0.
     best_estimator_ : LinearClassifier
         The classifier at ``alpha_``; its fitted attributes (``coef_``, ``classes_``, ...) are
@@ -345,10 +354,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = "learning_rates are for one model of all classes; give learning_rate"
             raise ValueError(msg)
         targets, per_label = problem.sample.targets, search.alpha_per_label
-        if targets.kind == "labels" or per_label:
-            scoring = label_scoring_named(self.scoring, per_label=per_label)
-        else:
-            scoring = scoring_named(self.scoring or "accuracy", targets.models)
+        scoring = scoring_of_models(self.scoring, targets, per_label=per_label)
         self._check_probabilities(scoring, problem.objective)
         alphas, Cs = strengths = search.strengths(problem)
         labels = targets.codes if targets.kind == "labels" else targets.classes[targets.codes]

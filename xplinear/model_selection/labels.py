@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import groupby
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplinear.arguments import naming
+from xplinear.arguments import naming, shown
 from xplinear.estimator.problem import Problem
 from xplinear.estimator.settings import Settings
 from xplinear.estimator.solve import solver_for
+from xplinear.estimator.targets import Targets
 from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.folds import Folds, Split, columns_of, standards_of
 from xplinear.model_selection.ranking import by_columns
@@ -31,6 +32,7 @@ from xplinear.model_selection.scoring import (
     RankScoring,
     class_counts,
     decisions,
+    scoring_named,
     sums_of,
     without_classes,
 )
@@ -49,7 +51,7 @@ from xplinear.solvers import Solver
 __all__ = [
     "LabelSweep",
     "alphas_of_labels",
-    "label_scoring_named",
+    "scoring_of_models",
     "sweep_labels",
     "with_alphas",
 ]
@@ -59,12 +61,14 @@ _NAMES = ("accuracy", "log_loss", "balanced_accuracy", *_F1, "roc_auc", "average
 _FEW = 8  # labels that tell which strengths are worth a trial
 
 
-def label_scoring_named(scoring: Any, *, per_label: bool) -> str:
-    """Return the one name of a scoring of labels; raise ValueError where it is none."""
+def scoring_of_models(scoring: Any, targets: Targets, *, per_label: bool) -> str:
+    """Return the one name of a scoring of many models; raise ValueError where it is none."""
     scoring = "accuracy" if scoring is None else scoring
+    if targets.kind == "one_vs_rest" and isinstance(scoring, str) and not per_label:
+        return scoring_named(scoring, targets.models)
     name = "micro_f1" if scoring == "f1_micro" else OTHER_NAMES.get(scoring, scoring)
     if not isinstance(name, str) or name not in _NAMES:
-        msg = f"scoring of many labels must be one of {', '.join(_NAMES)}, got {scoring!r}"
+        msg = f"scoring of many models must be one of {', '.join(_NAMES)}, got {shown(scoring)}"
         raise ValueError(msg)
     if per_label and name == "micro_f1":
         msg = f"scoring={scoring!r} is of all labels together; with alpha_per_label use macro_f1"
@@ -173,17 +177,17 @@ class _ClassScoring:
         if b.shape[1] == 2:
             W, b = W[:, :, 1:] - W[:, :, :1], b[:, 1:] - b[:, :1]
         own = np.asarray(folds[::k]) // k
-        classes = xp.reshape(W, (W.shape[0], len(own), k)), xp.reshape(b, (len(own), k))
-        against = AgainstRest(*classes) if part.loss.probabilistic else Params(*classes)
-        against = without_classes(against, backend.asarray(self.known[own]), xp=xp)
+        classes = Params(xp.reshape(W, (-1, len(own), k)), xp.reshape(b, (len(own), k)))
+        classes = without_classes(classes, backend.asarray(self.known[own]), xp=xp)
+        against: Any = AgainstRest(*classes) if part.loss.probabilistic else classes
         data = part.data.take(backend.asarray(np.arange(0, len(folds), k)))
         data = data.with_labels(data.y).with_weights(self.held_out, backend.asarray(own))
         alpha = xp.zeros((len(own),), **backend.kind(data.dtype))
         whole = replace(part, alpha=alpha, data=data, k=k)
         if isinstance(self.scoring, str):
-            values = backend.to_host(sums_of(self.scoring)(whole, cast(Params, against)))
+            values = backend.to_host(sums_of(self.scoring)(whole, against))
         else:
-            values = self.scoring.scores(whole, cast(Params, against), own.tolist())
+            values = self.scoring.scores(whole, against, own.tolist())
         return np.repeat(values, k)[:, None]
 
     def each(self, parts: HostArray) -> HostArray:
@@ -363,10 +367,8 @@ def sweep_labels(
             scorer = _class_scoring(scoring, one, folds, held_out, known)
         else:
             scorer = _LabelScoring(scoring, held_out, folds.models, one.sample.models.start, there)
-        run, solver = (
-            Run(Grid(alphas, [None], folds, Cs), callbacks, (scorer.parts,)),
-            solver_for(settings, one.objective, one.seed),
-        )
+        run = Run(Grid(alphas, [None], folds, Cs), callbacks, (scorer.parts,))
+        solver = solver_for(settings, one.objective, one.seed)
         parts.append(_Part(one, solver, run, held_out, scorer))
         if parts[-1].solve(settings.precision, verbose=bool(settings.verbose)):
             break

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from sklearn.utils import _safe_indexing  # pyright: ignore[reportPrivateUsage] - no other takes rows of any table
@@ -47,8 +47,6 @@ __all__ = [
     "without_classes",
 ]
 
-_AnyParams = TypeVar("_AnyParams", "Params", "AgainstRest")
-
 _TOP = re.compile(r"top_([1-9]\d*)_accuracy")
 
 
@@ -62,14 +60,14 @@ class AgainstRest(NamedTuple):
     b: Array
 
 
-def without_classes(params: _AnyParams, known: Array, *, xp: Namespace) -> _AnyParams:
+def without_classes(params: Params, known: Array, *, xp: Namespace) -> Params:
     """Return models whose classes that are not ``known (m, k)`` have the lowest score there is."""
     W, b = params
     if b.shape[1] != known.shape[1]:  # two classes, and training needs both
         return params
     # Finite, also in float32: a weight of 0 times infinity is NaN.
     lowest = -0.25 * float(xp.finfo(xp.float32).max)
-    return type(params)(W, xp.where(known, b, lowest))
+    return Params(W, xp.where(known, b, lowest))
 
 
 def _class_scores(xp: Namespace, block: Block, params: Params | AgainstRest) -> Array:
