@@ -369,6 +369,29 @@ class TestInTurn:
         )
 
 
+@pytest.mark.parametrize("standardize", [False, True])
+def test_nothing_is_made_dense(standardize, monkeypatch):
+    rows = sparse.random_array((120, 5000), density=0.01, format="csr", rng=0)
+    settings: dict[str, Any] = {"standardize": standardize, "solver": "lbfgs", "max_iter": 20}
+
+    def refused(*_: Any, **__: Any) -> None:
+        msg = "made dense"
+        raise AssertionError(msg)
+
+    for kind in (sparse.csr_array, sparse.csc_array, sparse.coo_array):
+        for name in ("toarray", "todense"):
+            monkeypatch.setattr(kind, name, refused)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clf = xl.LinearClassifier(**settings).fit(rows, Y, WEIGHTS)
+        search = xl.LinearClassifierCV([0.1, 0.01], cv=2, **settings).fit(rows, Y)
+    for fitted in (clf, search):
+        assert fitted.predict_proba(rows).shape == (120, 3)
+        assert fitted.score(rows, Y) > 0.5
+    if not standardize:
+        xl.LinearClassifier().partial_fit(rows, Y, classes=[0, 1, 2]).predict(rows)
+
+
 class TestInsideScikitLearn:
     def test_a_pipeline_of_texts(self):
         words = np.asarray(["meow", "bark", "croak", "the", "a"])
