@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -135,6 +136,10 @@ class NewtonCG:
     def init(self, objective: Objective, params: Params) -> NewtonCGState:
         """Evaluate the start and find the first direction."""
         check_suits(self, objective)
+        return self._started(objective, params, 0)
+
+    def _started(self, objective: Objective, params: Params, steps: int) -> NewtonCGState:
+        """Return the state before a step, where so many made before tell how hard it is."""
         params, xp, zero = evened(objective, params), objective.xp, objective.loss_at_zero()
         compile_, rough = objective.data.backend.compile, self.tol < _ROUGH and _large(objective)
         Z, loss, grads = _evaluated(objective, params, rough=rough)
@@ -142,11 +147,22 @@ class NewtonCG:
         value, gradient, report = start(params, loss, grads, objective.alpha)
         bent = _bent(objective, Z)
         metric = _measured(objective, bent)
-        found = _direction(objective, bent, gradient, metric, ~report.converged, _PRODUCTS)
-        residual = compile_(_residual, xp)(zero, value, found[1])
-        report = report._replace(converged=residual <= _bar(self, rough), residual=residual)
-        idle = xp.zeros_like(loss)
-        return NewtonCGState(params, report, *found, value, zero, idle, metric, 1, rough)
+        free = ~report.converged
+        way, decrement, known = _direction(objective, bent, gradient, metric, free, _most(steps))
+        residual = compile_(_residual, xp)(zero, value, decrement)
+        reached = known & (residual <= _bar(self, rough))
+        return NewtonCGState(
+            params=params,
+            report=report._replace(converged=reached, residual=residual),
+            direction=way,
+            decrement=decrement,
+            value=value,
+            zero=zero,
+            idle=xp.zeros_like(loss),
+            metric=metric,
+            steps=steps + 1,
+            rough=rough,
+        )
 
     def step(self, objective: Objective, state: NewtonCGState) -> NewtonCGState:
         """Try one step for every model; where F decreases enough, find the next direction."""
@@ -160,25 +176,25 @@ class NewtonCG:
         bent = _bent(objective, Z)
         if steps & (steps - 1) == 0:  # at first it changes most
             metric = _measured(objective, bent)
-        most = min(_PRODUCTS * (steps + 1), _MOST_PRODUCTS)
-        found = _direction(objective, bent, gradient, metric, accept, most)
+        found = _direction(objective, bent, gradient, metric, accept, _most(steps))
         bar = _bar(self, rough)
         state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
         return state._replace(metric=metric, steps=steps + 1, rough=rough)
 
     def renewed(
-        self, objective: Objective, state: NewtonCGState, iteration: int, residual: float
+        self, objective: Objective, state: NewtonCGState, iteration: int, residuals: Sequence[float]
     ) -> NewtonCGState:
-        """Return the state, exact from now on where a model is near its optimum."""
+        """Return the state, exact from now on where a model is near its optimum, or unknown how."""
         del objective, iteration
-        return state._replace(rough=state.rough and residual > _ROUGH)
+        far = all(_ROUGH < residual < math.inf for residual in residuals)
+        return state._replace(rough=state.rough and far)
 
     def follow(
         self, objective: Objective, params: Params, previous: NewtonCGState, before: Array
     ) -> NewtonCGState:
         """Return the first state of models that differ from earlier ones in α only."""
-        del previous, before
-        return self.init(objective, params)
+        del before
+        return self._started(objective, params, previous.steps - 1)
 
     def ahead(self, objective: Objective, state: NewtonCGState) -> Params:
         """Return where the next full step leads."""
@@ -235,6 +251,11 @@ def _bar(solver: NewtonCG, rough: bool) -> float:
     return -1.0 if rough else solver.tol
 
 
+def _most(steps: int) -> int:
+    """Return how many products a direction may cost, after so many steps."""
+    return min(_PRODUCTS * (steps + 1), _MOST_PRODUCTS)
+
+
 def _rows_of(objective: Objective, *, rough: bool) -> tuple[Data, Callable[[Params], Params]]:
     """Return the rows, those of `Data.narrowed` if they will do, and what parameters become."""
     data, xp = objective.data, objective.xp
@@ -287,10 +308,10 @@ def _measured(objective: Objective, A: Array) -> Metric:
 
 def _direction(
     objective: Objective, A: Array, gradient: Params, metric: Metric, free: Array, most: int
-) -> tuple[Params, Array]:
+) -> tuple[Params, Array, Array]:
     """Return H⁻¹g and gᵀH⁻¹g of the models that are ``free``, by at most so many products.
 
-    Where conjugate gradients end early they are too small, but still lead downhill.
+    Where these do not suffice, which is told last, both are too small; the way leads downhill.
     """
     (data, cast), xp, width = _rows_of(objective, rough=True), objective.xp, _width(objective)
     compile_, weight, static = data.backend.compile, objective.data.weight_sum, (objective.loss, xp)
@@ -304,7 +325,7 @@ def _direction(
         search = advance(search, metric, product, weight, ridge)
     found = Params(*(xp.astype(a, objective.data.dtype, copy=False) for a in search.found))
     found = evened(objective, found)
-    return found, compile_(_product, xp)(gradient, found)
+    return found, compile_(_product, xp)(gradient, found), search.solved
 
 
 def _product(xp: Namespace, a: Params, b: Params) -> Array:
@@ -429,17 +450,19 @@ def _after(
     trial: Params,
     loss: Array,
     value: Array,
-    found: tuple[Params, Array],
+    found: tuple[Params, Array, Array],
     tol: float,
 ) -> NewtonCGState:
     """Return the state with what was accepted, and where to go from there."""
     converged, step_size = state.report.converged, state.report.step_size
     slope = -step_size * state.decrement
     shorter = backtracked(state.value, value, slope, xp=xp)
-    decrement = xp.where(accept, found[1], state.decrement)
+    way, decrement, known = found
+    decrement = xp.where(accept, decrement, state.decrement)
     kept = xp.where(accept, value, state.value)
     residual = _residual(xp, state.zero, kept, decrement)
     step_size = xp.where(accept | converged, 1.0, shorter * step_size)
-    state = moved(state, accept, trial, loss, value, step_size, residual, tol, xp=xp)
-    direction = select(accept, found[0], state.direction, xp=xp)
+    bar = xp.where(accept & known, tol, -xp.ones_like(residual))
+    state = moved(state, accept, trial, loss, value, step_size, residual, bar, xp=xp)
+    direction = select(accept, way, state.direction, xp=xp)
     return state._replace(direction=direction, decrement=decrement)
