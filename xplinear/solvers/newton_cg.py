@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,7 +26,6 @@ __all__ = ["NewtonCG", "NewtonCGState"]
 _LEFT = 0.25  # of the gradient, when a direction is good enough
 _PRODUCTS = 5  # with the Hessian, that every iteration may make more of than the one before
 _MOST_PRODUCTS = 200
-_ROUGH = 1e-2  # residual down to which F need not be exact
 _LARGE = 1e7  # stored entries times scores, from which a pass takes some milliseconds
 _NOISE = 8.0  # times eps: what rounding leaves of a variance
 
@@ -54,7 +52,6 @@ class NewtonCGState(NamedTuple):
     idle: Array  # steps in a row without a decrease above rounding
     metric: Metric
     steps: int
-    rough: bool  # far from the optimum: the rows may be those of `Data.narrowed`
 
     @property
     def point(self) -> Array:
@@ -141,8 +138,8 @@ class NewtonCG:
     def _started(self, objective: Objective, params: Params, steps: int) -> NewtonCGState:
         """Return the state before a step, where so many made before tell how hard it is."""
         params, xp, zero = evened(objective, params), objective.xp, objective.loss_at_zero()
-        compile_, rough = objective.data.backend.compile, self.tol < _ROUGH and _large(objective)
-        Z, loss, grads = _evaluated(objective, params, rough=rough)
+        compile_ = objective.data.backend.compile
+        Z, loss, grads = _evaluated(objective, params)
         start = compile_(_start, smooth(objective), xp)
         value, gradient, report = start(params, loss, grads, objective.alpha)
         bent = _bent(objective, Z)
@@ -150,7 +147,7 @@ class NewtonCG:
         free = ~report.converged
         way, decrement, known = _direction(objective, bent, gradient, metric, free, _most(steps))
         residual = compile_(_residual, xp)(zero, value, decrement)
-        reached = known & (residual <= _bar(self, rough))
+        reached = known & (residual <= self.tol)
         return NewtonCGState(
             params=params,
             report=report._replace(converged=reached, residual=residual),
@@ -161,33 +158,24 @@ class NewtonCG:
             idle=xp.zeros_like(loss),
             metric=metric,
             steps=steps + 1,
-            rough=rough,
         )
 
     def step(self, objective: Objective, state: NewtonCGState) -> NewtonCGState:
         """Try one step for every model; where F decreases enough, find the next direction."""
         xp, compile_, alpha = objective.xp, objective.data.backend.compile, objective.alpha
-        steps, rough, metric = state.steps, state.rough, state.metric
-        state = state._replace(metric=None, steps=0, rough=False)
+        steps, metric = state.steps, state.metric
+        state = state._replace(metric=None, steps=0)
         trial = compile_(_trial, xp)(state)
-        Z, loss, grads = _evaluated(objective, trial, rough=rough)
+        Z, loss, grads = _evaluated(objective, trial)
         judge = compile_(_judge, smooth(objective), xp)
         accept, value, gradient = judge(state, trial, loss, grads, alpha)
         bent = _bent(objective, Z)
         if steps & (steps - 1) == 0:  # at first it changes most
             metric = _measured(objective, bent)
         found = _direction(objective, bent, gradient, metric, accept, _most(steps))
-        bar = _bar(self, rough)
+        bar = self.tol
         state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
-        return state._replace(metric=metric, steps=steps + 1, rough=rough)
-
-    def renewed(
-        self, objective: Objective, state: NewtonCGState, iteration: int, residuals: Sequence[float]
-    ) -> NewtonCGState:
-        """Return the state, exact from now on where a model is near its optimum, or unknown how."""
-        del objective, iteration
-        far = all(_ROUGH < residual < math.inf for residual in residuals)
-        return state._replace(rough=state.rough and far)
+        return state._replace(metric=metric, steps=steps + 1)
 
     def follow(
         self, objective: Objective, params: Params, previous: NewtonCGState, before: Array
@@ -246,33 +234,28 @@ def _large(objective: Objective) -> bool:
     return objective.data.entries * objective.m * objective.k >= _LARGE
 
 
-def _bar(solver: NewtonCG, rough: bool) -> float:
-    """Return what the residual must reach: nothing will do where F is rough."""
-    return -1.0 if rough else solver.tol
-
-
 def _most(steps: int) -> int:
     """Return how many products a direction may cost, after so many steps."""
     return min(_PRODUCTS * (steps + 1), _MOST_PRODUCTS)
 
 
-def _rows_of(objective: Objective, *, rough: bool) -> tuple[Data, Callable[[Params], Params]]:
-    """Return the rows, those of `Data.narrowed` if they will do, and what parameters become."""
+def _rounded_rows(objective: Objective) -> tuple[Data, Callable[[Params], Params]]:
+    """Return rows for what need not be exact, and what parameters become for them."""
     data, xp = objective.data, objective.xp
-    narrow = data.narrowed() if rough and _large(objective) else data
+    narrow = data.narrowed() if _large(objective) else data
     if narrow is data:
         return data, lambda params: params
     return narrow, lambda params: Params(*(xp.astype(a, narrow.dtype) for a in params))
 
 
-def _evaluated(objective: Objective, params: Params, *, rough: bool) -> tuple[Array, Array, Params]:
+def _evaluated(objective: Objective, params: Params) -> tuple[Array, Array, Params]:
     """Return the scores of all rows held, the mean loss, and its gradient in W and b."""
-    (data, cast), xp, width = _rows_of(objective, rough=rough), objective.xp, _width(objective)
-    parts = list(data.map(_scores, (xp,), cast(params), scores=width))
+    data, xp, width = objective.data, objective.xp, _width(objective)
+    parts = list(data.map(_scores, (xp,), params, scores=width))
     Z = data.as_held(joined(parts, backend=data.backend))
     sums = data.reduce(_of_scores, (objective.loss, xp), each=(Z,), scores=width)
     means = data.backend.compile(_means, objective.fit_intercept, xp)
-    return Z, *means(*sums, objective.data.weight_sum)
+    return Z, *means(*sums, data.weight_sum)
 
 
 def _width(objective: Objective) -> int:
@@ -288,7 +271,7 @@ def _means(
 
 def _bent(objective: Objective, Z: Array) -> Array:
     """Return what the Hessian is made of: the scores; of a single column, its curvatures."""
-    (data, _), xp = _rows_of(objective, rough=True), objective.xp
+    (data, _), xp = _rounded_rows(objective), objective.xp
     Z = xp.astype(Z, data.dtype, copy=False)
     if Z.shape[-1] > 1:
         return Z
@@ -299,7 +282,7 @@ def _bent(objective: Objective, Z: Array) -> Array:
 
 def _measured(objective: Objective, A: Array) -> Metric:
     """Return the metric there."""
-    (data, _), xp = _rows_of(objective, rough=True), objective.xp
+    (data, _), xp = _rounded_rows(objective), objective.xp
     sums = data.reduce(_diagonal, (objective.loss, xp), each=(A,), scores=_width(objective))
     metric = data.backend.compile(_metric, objective.fit_intercept, xp)
     ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
@@ -313,7 +296,7 @@ def _direction(
 
     Where these do not suffice, which is told last, both are too small; the way leads downhill.
     """
-    (data, cast), xp, width = _rows_of(objective, rough=True), objective.xp, _width(objective)
+    (data, cast), xp, width = _rounded_rows(objective), objective.xp, _width(objective)
     compile_, weight, static = data.backend.compile, objective.data.weight_sum, (objective.loss, xp)
     ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
     search = compile_(_first, xp)(cast(gradient), metric, free)
