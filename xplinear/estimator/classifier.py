@@ -132,8 +132,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         ``none``, ``l2`` ($½‖W‖²$), ``l1``, ``elastic_net``, or an object.
     alpha : float or sequence of float, optional
         Strength of the penalty, at least 0, beside the mean loss: it means the same for any number
-        of rows. Of many labels one for all, or one for each. None leaves it to ``C``; in `partial_fit`, which does not know how many rows are
-        to come, None is the ``alpha_`` of the fit it goes on from, or 1e-4.
+        of rows. Of many labels one for all, or one for each. None leaves it to ``C``; in
+        `partial_fit`, which does not know how many rows are to come, None is the ``alpha_`` of the
+        fit it goes on from, or 1e-4.
     C : float or sequence of float, optional
         The strength as scikit-learn has it, beside the sum of the losses: α = 1 / (C Σ s_i),
         where the sum is over the weights that count, sample times class weights, the number of
