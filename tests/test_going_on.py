@@ -22,6 +22,7 @@ from xplinear.solvers import (
     SOLVERS,
     InteriorPoint,
     Newton,
+    NewtonCG,
     ProximalLBFGS,
     Smoothing,
 )
@@ -41,6 +42,7 @@ RUNS = [
     (LBFGS(16, tol=1e-6), SoftmaxLoss(), L2, True),
     (LBFGS(16, tol=1e-6, gram=False), SoftmaxLoss(), L2, True),
     (Newton(16, tol=1e-9), SoftmaxLoss(), L2, True),
+    (NewtonCG(16, tol=1e-7), SoftmaxLoss(), L2, True),
     (ProximalLBFGS(16, tol=1e-7), SoftmaxLoss(), L1, True),
     (ProximalLBFGS(16, tol=1e-3), SoftmaxLoss(), ElasticNetPenalty(), True),
     (Smoothing(160, tol=1e-3), HINGE, L2, True),

@@ -27,6 +27,7 @@ from xplinear.solvers import (
     SGD,
     InteriorPoint,
     Newton,
+    NewtonCG,
     ProximalLBFGS,
     Smoothing,
 )
@@ -135,6 +136,8 @@ SOLVERS_TO_THE_OPTIMUM = [
     (GD(tol=1e-6), "squared_error", "l2", 2),
     (LBFGS(tol=1e-10), "softmax", "l2", 3),
     (Newton(tol=1e-10), "squared_hinge", "l2", 3),
+    (NewtonCG(tol=1e-8), "softmax", "l2", 3),
+    (NewtonCG(tol=1e-8), "squared_hinge", "l2", 2),
     (ProximalLBFGS(tol=1e-8), "softmax", "l1", 3),
     (InteriorPoint(tol=1e-9), "multiclass_hinge", "l2", 3),
     (InteriorPoint(tol=1e-9), "crammer_singer", "l2", 2),

@@ -49,7 +49,7 @@ PUBLIC = {
         ThroughputDisplay ValidationCurveDisplay
     """,
     "xplinear.solvers": """
-        GD LBFGS SGD SOLVERS InteriorPoint Newton ProximalLBFGS Smoothing Solver State
+        GD LBFGS SGD SOLVERS InteriorPoint Newton NewtonCG ProximalLBFGS Smoothing Solver State
     """,
     "xplinear.solvers.protocol": "Solver State select take_models",
 }

@@ -34,6 +34,7 @@ __all__ = [
     "Objective",
     "Params",
     "class_scores",
+    "column_gradient",
     "columns",
     "loss_and_grads",
     "scores",

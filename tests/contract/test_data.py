@@ -17,7 +17,7 @@ import xplinear as xl
 from xplinear.backends import BackendError, get_backend
 from xplinear.backends.sparse import ScipyRows
 from xplinear.data import ArrayData, Block, SparseData, Standard, StreamedData
-from xplinear.data.blocks import padded, shuffled
+from xplinear.data.blocks import joined, padded, shuffled
 from xplinear.data.protocol import Batch
 from xplinear.data.rows import DenseRows, FarStandard, SparseRows
 from xplinear.estimator.predictions import block_scores
@@ -52,6 +52,10 @@ class PlainRows:
     def gradient(self, G, *, xp=None):
         dW = [self._of(j).T @ G[:, j] for j in range(G.shape[1])]
         return np.stack(dW, axis=1), G.sum(axis=0)
+
+    def squares(self, h, *, xp=None):
+        each = [(self._of(j), h[:, j]) for j in range(h.shape[1])]
+        return tuple(np.stack([(x**e).T @ own for x, own in each], axis=1) for e in (1, 2))
 
     def moments(self, s, shift, unit, *, xp=None):
         s = np.ones((len(self.X), 1)) if s is None else s
@@ -150,6 +154,9 @@ class Plain:
     def with_standard(self, standard):
         return replace(self, standard=standard)
 
+    def narrowed(self):
+        return self
+
     def take(self, models):
         s, standard, labels = self.s, self.standard, self.y
         labels = labels if labels.ndim == 1 else labels[:, models]
@@ -167,11 +174,11 @@ class Plain:
             mean = (X - centre.mean(axis=0)) * scale.mean(axis=0)
         return PlainRows(features, mean), self.y[at], s
 
-    def map(self, function, static, *args, scores):
-        yield function(*static, Block(*self._some(slice(None))), *args)
+    def map(self, function, static, *args, scores, each=()):
+        yield function(*static, Block(*self._some(slice(None))), *each, *args)
 
-    def reduce(self, function, static, *args, scores=0, kernel=None):
-        return next(self.map(function, static, *args, scores=scores))
+    def reduce(self, function, static, *args, scores=0, kernel=None, each=()):
+        return next(self.map(function, static, *args, scores=scores, each=each))
 
     def sample(self, rows):
         return Block(*self._some(slice(None, None, -(-self.n // rows))))
@@ -354,6 +361,23 @@ def test_what_is_computed_of_each_row(backend, source):
         assert_same(backend, [F.xp.concat(parts)], [Z])
 
 
+def test_a_block_is_given_its_part_of_what_there_is_of_all_rows(backend, source):
+    own = rng.standard_normal((N, M, 1))
+    for data, plain in kinds(backend, source):
+        found = data.reduce(_products, (backend.xp,), 2.0, each=(source.as_held(own),), scores=M)
+        assert_same(backend, found, plain.reduce(_products, (np,), 2.0, each=(own,)))
+        parts = data.map(_sums, (backend.xp,), 2.0, each=(source.as_held(own),), scores=M)
+        assert_same(backend, [joined(list(parts), backend=source.backend)], [3.0 * own])
+
+
+def _sums(xp, block, G, factor):
+    return G + factor * G
+
+
+def _products(xp, block, G, factor):
+    return block.rows.gradient(factor * G, xp=xp)
+
+
 def test_samples_are_rows_with_their_labels(backend, source):
     for data, plain in kinds(backend, source):
         expected = plain.sample(N).rows.common()
@@ -405,6 +429,7 @@ def test_a_source_of_ones_own_is_trained_on():
         xl.solvers.GD(max_iter=5),
         xl.solvers.SGD(max_iter=2),
         xl.solvers.Newton(tol=1e-8),
+        xl.solvers.NewtonCG(tol=1e-8),
     ):
         found, there = (
             xl.minimize(
@@ -415,7 +440,9 @@ def test_a_source_of_ones_own_is_trained_on():
         np.testing.assert_allclose(found.params.W, there.params.W, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("solver", [xl.solvers.LBFGS(tol=1e-9), xl.solvers.GD(100, 1e-7)])
+@pytest.mark.parametrize(
+    "solver", [xl.solvers.LBFGS(tol=1e-9), xl.solvers.NewtonCG(tol=1e-9), xl.solvers.GD(100, 1e-7)]
+)
 def test_models_that_standardize_each_for_itself(library, solver):
     """In a stack, as folds do on rows of their own: each is what it would be alone."""
     there = library.asarray(EACH)
@@ -455,6 +482,7 @@ def test_products_of_rows(backend, weights, standard, kind):
     for name, arguments in {
         "scores": (W, b),
         "gradient": (G,),
+        "squares": (G,),
         "moments": (weights, shift, unit),
         "lengths": (),
         "ones": (),

@@ -113,7 +113,7 @@ def test_no_product_is_denormal(loss: Any, backend: Any, dtype: str) -> None:
     value, G = loss.value_and_grad(*held)
     made = [G]
     if hasattr(loss, "hessian"):
-        made.append(loss.hessian(*held))
+        made += [loss.hessian(*held), loss.hessian_diagonal(*held)]
     if hasattr(loss, "smoothed"):
         made.append(loss.smoothed(*held, backend.asarray(np.ones(1), dtype))[2])
     for array in made:
@@ -179,6 +179,23 @@ def test_shift_invariance_is_as_declared(loss: Any, backend: Any) -> None:
     same = np.isclose(backend.to_numpy(shifted), backend.to_numpy(value), rtol=1e-12)
     balanced = np.abs(backend.to_numpy(G).sum(axis=-1)) < 1e-12
     assert same.all() == loss.shift_invariant == balanced.all()
+
+
+def test_products_with_the_hessian_are_those_of_the_matrix(
+    loss: Any, backend: Any, dtype: str
+) -> None:
+    if not hasattr(loss, "hessian"):
+        return
+    rng = np.random.default_rng(0)
+    Z, V = (backend.asarray(rng.standard_normal((50, 3, 4)), dtype) for _ in range(2))
+    for y in (rng.integers(0, 4, 50), rng.integers(0, 4, (50, 3))):
+        H = backend.to_numpy(loss.hessian(Z, backend.asarray(y)))
+        product = loss.hessian_product(Z, backend.asarray(y), V)
+        expected = (H @ backend.to_numpy(V)[..., None])[..., 0]
+        np.testing.assert_allclose(backend.to_numpy(product), expected, atol=10 * RTOL[dtype])
+        own = loss.hessian_diagonal(Z, backend.asarray(y))
+        expected = np.diagonal(H, axis1=-2, axis2=-1)
+        np.testing.assert_allclose(backend.to_numpy(own), expected, atol=RTOL[dtype])
 
 
 @given(data=st.data(), k=st.integers(2, 6))

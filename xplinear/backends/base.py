@@ -235,8 +235,8 @@ class Backend:
         Compiles ahead what does not depend on the shapes of arrays, and returns the folder where
         compiled code is kept for other processes; None where there is none.
     each : callable
-        ``each(function, items)`` yields ``function(item)`` of each, in order; computed by more
-        than one thread where that pays.
+        ``each(function, items, at_once=)`` yields ``function(item)`` of each, in order; computed
+        by more than one thread where that pays, ``at_once`` where it is known to.
     products : callable
         ``products(flops)`` gives a context for matrix products of so many operations each.
     double_precision : callable
@@ -287,7 +287,7 @@ class Backend:
     warm: Callable[[], str | None] = lambda: None
     loop: Callable[..., Callable[..., Any]] | None = None
     over: Callable[[Array], bool] = lambda x: False
-    each: Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[Any]] = map
+    each: Callable[..., Iterator[Any]] = lambda function, items, at_once=False: map(function, items)
     products: Callable[[float], AbstractContextManager[Any]] = nullcontext
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     tensor_cores: bool = False

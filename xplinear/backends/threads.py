@@ -127,22 +127,25 @@ class Threads:
         finally:
             self.leave(user)
 
-    def each(self, function: Callable[[_Item], _Made], items: Iterator[_Item]) -> Generator[_Made]:
+    def each(
+        self, function: Callable[[_Item], _Made], items: Iterator[_Item], *, at_once: bool = False
+    ) -> Generator[_Made]:
         """Yield ``function(item)`` of each, in order, computed by as many threads as there may be.
 
         The calling thread takes what no other has begun: it waits for nothing but what is under
-        way.
+        way. It begins alone, unless the items are known to be ``at_once`` worth waking others.
         """
         with self.products(0.0):
             end = perf_counter() + _ALONE
-            for item in items:
-                yield function(item)
-                if perf_counter() > end:
-                    _keep_memory()
-                    if self.number > 1:
-                        break
-            else:
-                return
+            if not at_once or self.number == 1:
+                for item in items:
+                    yield function(item)
+                    if perf_counter() > end:
+                        _keep_memory()
+                        if self.number > 1:
+                            break
+                else:
+                    return
             ahead = self.number + _AHEAD
             coming: deque[tuple[_Item, Future[_Made]]] = deque()
             try:

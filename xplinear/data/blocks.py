@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import math
+import operator
 import sys
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +38,7 @@ __all__ = [
     "Orders",
     "Source",
     "as_held",
+    "as_it_is",
     "check_classes",
     "copies",
     "epoch",
@@ -220,7 +221,8 @@ def epoch(
     fold: Callable[[Epoch], Any] | None = None,
 ) -> Any:
     """Fold an update over shuffled mini-batches, one part of the rows after another."""
-    fold, done = fold_sparse if source.sparse else fold or source.backend.fold, 0
+    fold, done = fold or source.backend.fold, 0
+    fold = compiled(source, fold_sparse) if source.sparse else fold
     changes = Update(update, rule, source.backend.xp, source.dtype)
     shared = Shared(constants, source.models, source.targets, source.standard, source.positives)
     with (
@@ -390,6 +392,11 @@ def with_standard(source: _AnySource, standard: Standard | None) -> _AnySource:
     return source if standard is source.standard else replace(source, standard=standard)
 
 
+def as_it_is(source: _AnySource) -> _AnySource:
+    """Return the rows themselves: copies of each block in another dtype would cost too much."""
+    return source
+
+
 def take(source: _AnySource, models: Array) -> _AnySource:
     """Return the same rows for a stack of these models only; nothing is copied."""
     xp, standard = source.backend.xp, source.standard
@@ -554,8 +561,9 @@ def _results(
     args: tuple[Any, ...],
     scores: int,
     kernel: Kernel | None = None,
+    each: Sequence[Array] = (),
 ) -> Iterator[Any]:
-    """Yield ``function(*static, block, *args)`` of each block, by the kernel where it can.
+    """Yield ``function(*static, block, *each, *args)`` of each block, by the kernel where it can.
 
     Where a block does not fit in memory, the pass goes on from there with blocks half as large.
     """
@@ -565,13 +573,16 @@ def _results(
 
     def applied(stored: tuple[_Stored, slice]) -> Any:
         own = None if kernel is None else _by_kernel(source, kernel, args, stored)
-        return apply(_labelled(source, *stored), *args) if own is None else own
+        if own is not None:
+            return own
+        return apply(_labelled(source, *stored), *(a[stored[1], ...] for a in each), *args)
 
     while done < source.n:
         size = source.rows_per_block(scores)
         try:
             with closing(source.stored(done, size)) as blocks:
-                for result in backend.each(applied, blocks):
+                # Blocks of sparse rows are large, where there is more than one.
+                for result in backend.each(applied, blocks, at_once=source.sparse):
                     done = min(done + size, source.held)
                     if failed:
                         _warn(failed, size)
@@ -606,10 +617,11 @@ def map_(
     static: Sequence[Hashable],
     *args: Any,
     scores: int,
+    each: Sequence[Array] = (),
 ) -> Iterator[Array]:
-    """Yield ``function(*static, block, *args)`` of each block, in order."""
+    """Yield ``function(*static, block, *each, *args)`` of each block, in order."""
     backend, left = source.backend, source.n
-    for part in _results(source, function, static, args, scores):
+    for part in _results(source, function, static, args, scores, each=each):
         # Without the rows that were added.
         yield part if part.shape[0] <= left else backend.asarray(backend.near(part)[:left, ...])
         left -= part.shape[0]
@@ -622,10 +634,13 @@ def reduce(
     *args: Any,
     scores: int = 0,
     kernel: Kernel | None = None,
+    each: Sequence[Array] = (),
 ) -> tuple[Array, ...]:
-    """Return the sums over all blocks of ``function(*static, block, *args)``."""
-    parts: Any = _results(source, function, static, args, scores, kernel)
+    """Return the sums over all blocks of ``function(*static, block, *each, *args)``."""
+    parts: Any = _results(source, function, static, args, scores, kernel, each)
     with closing(parts):  # at once, though an error's traceback may hold them
-        return functools.reduce(
-            lambda total, part: tuple(a + b for a, b in zip(total, part, strict=True)), parts
-        )
+        total, add = next(parts), operator.add
+        for part in parts:
+            total = tuple(map(add, total, part))
+            add = operator.iadd  # into memory of its own
+        return total

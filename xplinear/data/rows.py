@@ -36,6 +36,10 @@ class Rows(Protocol):
         """Return XᵀG ``(p, m, c)`` and 1ᵀG ``(m, c)`` of ``G (r, m, c)``."""
         ...
 
+    def squares(self, h: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        """Return Σ h x and Σ h x² ``(p, m, c)`` of ``h (r, m, c)``."""
+        ...
+
     def moments(
         self, s: Array | None, shift: Array, unit: Array, *, xp: Namespace
     ) -> tuple[Array, Array]:
@@ -192,6 +196,10 @@ class DenseRows(NamedTuple):
         db = xp.sum(G, axis=0) if total is None else total
         return _of_standardized(self.standard, dW, db, xp=xp), db
 
+    def squares(self, h: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        """Return Σ h x and Σ h x² ``(p, m, c)``."""
+        return _squares(DenseRows(self.X), self.standard, h, xp=xp)
+
     def moments(
         self, s: Array | None, shift: Array, unit: Array, *, xp: Namespace
     ) -> tuple[Array, Array]:
@@ -304,6 +312,10 @@ class SparseRows(NamedTuple):
         db = xp.sum(G, axis=0)
         return _of_standardized(self.standard, dW, db, xp=xp), db
 
+    def squares(self, h: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        """Return Σ h x and Σ h x² ``(p, m, c)``."""
+        return _squares(SparseRows(self.X), self.standard, h, xp=xp)
+
     def moments(
         self, s: Array | None, shift: Array, unit: Array, *, xp: Namespace
     ) -> tuple[Array, Array]:
@@ -414,6 +426,18 @@ class SparseRows(NamedTuple):
         for rows in parts[1:]:
             total = total + part(rows)
         return total
+
+
+def _squares(
+    rows: Rows, standard: Standard | None, h: Array, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """Return Σ h x and Σ h x² of the rows, standardized."""
+    (first, total), (second, _) = (a.gradient(h, xp=xp) for a in (rows, rows.squared(xp=xp)))
+    if standard is None:
+        return first, second
+    centre, scale = (_columns(a)[:, :, None] for a in standard)
+    second = scale * scale * (second - centre * (2.0 * first - centre * total))
+    return scale * (first - centre * total), second
 
 
 def _columns(a: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +21,9 @@ __all__ = ["SparseData"]
 
 # Stored entries of a block per feature: what a block does of the size of the weights, its part of
 # the gradient above all, is then little beside its products.
-_PER_FEATURE = 4
+_PER_FEATURE = 5
+_FEW, _SUMS_BYTES = 2, 2**29  # blocks are few where their parts of the gradient are large
+_NARROW = 1e-15, 1e15  # sizes whose squares float32 holds
 _SCORES_BYTES = 64 * 2**20  # of a block, unless those of a device are larger
 
 
@@ -43,6 +44,16 @@ class Cut:
         return self._stored.astype(name_of(self._dtype) if host else self._dtype)
 
     @cached_property
+    def narrow(self) -> Cut | None:
+        """The rows in float32; None where they are, or that may not hold what they do."""
+        if self.moves or name_of(self._dtype) != "float64":
+            return None
+        size, (low, high) = self._backend.xp.abs(self._rows.values), _NARROW
+        holds = (size == 0.0) | ((size >= low) & (size <= high))
+        known = self._backend.over(holds)
+        return Cut(self._rows, self._backend.xp.float32, self._backend) if known else None
+
+    @cached_property
     def moves(self) -> bool:
         """Whether the rows are on the host, and the backend is not."""
         return isinstance(self._stored, ScipyRows) and self._backend.name != "numpy"
@@ -52,7 +63,7 @@ class Cut:
         if not self.moves:
             return self._rows.rows(index)
         at = index if isinstance(index, (slice, np.ndarray)) else self._backend.to_host(index)
-        return self._backend.sparse(cast("ScipyRows", self._rows.rows(at)).matrix)
+        return self._backend.sparse(self._rows.rows(at))
 
     @cached_property
     def none(self) -> SparseMatrix:
@@ -164,10 +175,16 @@ class SparseData:
     epoch = blocks.epoch
 
     def map(
-        self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
+        self,
+        function: Callable[..., Array],
+        static: Sequence[Hashable],
+        *args: Any,
+        scores: int,
+        each: Sequence[Array] = (),
     ) -> Iterator[Array]:
-        """Yield ``function(*static, block, *args)`` of each block, in order."""
-        return blocks.map_(self, function, static, *self._laid_out(args), scores=scores)
+        """Yield ``function(*static, block, *each, *args)`` of each block, in order."""
+        args = self._laid_out(args)
+        return blocks.map_(self, function, static, *args, scores=scores, each=each)
 
     def reduce(
         self,
@@ -176,10 +193,12 @@ class SparseData:
         *args: Any,
         scores: int = 0,
         kernel: Kernel | None = None,
+        each: Sequence[Array] = (),
     ) -> tuple[Array, ...]:
-        """Return the sums over all blocks of ``function(*static, block, *args)``."""
+        """Return the sums over all blocks of ``function(*static, block, *each, *args)``."""
         del kernel  # for dense rows
-        return blocks.reduce(self, function, static, *self._laid_out(args), scores=scores)
+        args = self._laid_out(args)
+        return blocks.reduce(self, function, static, *args, scores=scores, each=each)
 
     def _laid_out(self, args: Any) -> Any:
         """Return what there is of weights ``(p, m, c)`` as the products of all blocks read them."""
@@ -205,6 +224,16 @@ class SparseData:
         rest = Standard(*map(self.backend.asarray, rest))
         return replace(self, X=near, standard=rest, origin=X, cut=None)
 
+    def narrowed(self) -> SparseData:
+        """Return the same rows in float32; or self, where these are no others."""
+        narrow, xp, standard = self.cut.narrow, self.backend.xp, self.standard
+        if narrow is None:
+            return self
+        if standard is not None:
+            standard = Standard(*(xp.astype(a, xp.float32) for a in standard))
+        s = None if self.s is None else xp.astype(self.s, xp.float32)
+        return replace(self, dtype=xp.float32, s=s, standard=standard, cut=narrow)
+
     def row_bytes(self, scores: int) -> int:
         """Return the bytes of a row, with about four arrays of so many scores."""
         number = self.backend.xp.finfo(self.dtype).bits // 8
@@ -217,14 +246,11 @@ class SparseData:
         """
         number = self.backend.xp.finfo(self.dtype).bits // 8
         enough = max(_PER_FEATURE * self.p, self.block_bytes // (number + 4))
-        rows = min(self.n, math.ceil(enough / self.entries * self.n))
-        most = max(_SCORES_BYTES, self.block_bytes)
-        return max(
-            1,
-            min(
-                rows, most // (4 * number * scores + 1), self.budget.bytes // self.row_bytes(scores)
-            ),
-        )
+        sums = _SUMS_BYTES // (number * self.p * max(1, scores))
+        count = max(1, min(self.entries // enough, max(_FEW, sums)))
+        most = max(_SCORES_BYTES, self.block_bytes) // (4 * number * max(1, scores))
+        rows = min(-(-self.n // count), most, self.budget.bytes // self.row_bytes(scores))
+        return max(1, rows)
 
     def gathered(self, rows: slice | Array) -> SparseMatrix:
         """Return some rows of X in the dtype of the computation."""

@@ -78,10 +78,18 @@ class SoftmaxLoss:
 
     def hessian(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return diag(P) − P Pᵀ ``(..., k, k)``."""
-        xp = scores_namespace(Z, y, xp=xp)
-        # Of half the range, as entries are products of two.
-        P, _ = shares(Z - xp.max(Z, axis=-1, keepdims=True), xp=xp, precision=0.5)
+        P, xp = self._shares(Z, y, xp=xp)
         return diagonal(P, xp=xp) - P[..., :, None] * P[..., None, :]
+
+    def hessian_product(self, Z: Array, y: Array, V: Array, *, xp: Namespace = None) -> Array:
+        """Return $(diag(P) − P Pᵀ) v$ for ``V (..., k)``."""
+        P, xp = self._shares(Z, y, xp=xp)
+        return P * (V - xp.vecdot(P, V)[..., None])
+
+    def hessian_diagonal(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return $P (1 − P)$ ``(..., k)``."""
+        P, xp = self._shares(Z, y, xp=xp)
+        return P * (1.0 - P)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return $Σ_j p_j log p_j$ of the probabilities p = a + e_y."""
@@ -91,3 +99,9 @@ class SoftmaxLoss:
         # log1p, because p_y = 1 + a is 1 up to rounding where a sample is learned.
         own = (1.0 + a) * xp.log1p(xp.where(a > -1.0, a, 0.0))
         return own + over_classes(others * xp.log(others), xp=xp)[..., 0]
+
+    @staticmethod
+    def _shares(Z: Array, y: Array, *, xp: Namespace) -> tuple[Array, Namespace]:
+        xp = scores_namespace(Z, y, xp=xp)
+        # Of half the range, as products of two are made of them.
+        return shares(Z - xp.max(Z, axis=-1, keepdims=True), xp=xp, precision=0.5)[0], xp

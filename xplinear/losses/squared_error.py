@@ -51,6 +51,15 @@ class SquaredErrorLoss:
         xp = scores_namespace(Z, y, xp=xp)
         return diagonal(xp.ones_like(Z), xp=xp)
 
+    def hessian_product(self, Z: Array, y: Array, V: Array, *, xp: Namespace = None) -> Array:
+        """Return V itself."""
+        scores_namespace(Z, y, xp=xp)
+        return V
+
+    def hessian_diagonal(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return ones ``(..., k)``."""
+        return scores_namespace(Z, y, xp=xp).ones_like(Z)
+
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return $½‖a‖² + a_y$."""
         xp = scores_namespace(A, y, xp=xp)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from xplinear.arguments import number, scores_namespace, settle
 from xplinear.losses.multiclass_hinge import violations
-from xplinear.losses.true_class import pairwise_curvature, true_class
+from xplinear.losses.true_class import pairwise_curvature, true_class, true_score
 from xplinear.namespace import Array, Namespace
 
 __all__ = ["SquaredHingeLoss"]
@@ -65,6 +65,20 @@ class SquaredHingeLoss:
         violation, true = violations(Z, y, self.margin, xp=xp)
         h = 2.0 * xp.astype(violation > 0, Z.dtype)
         return pairwise_curvature(h, xp.astype(true, Z.dtype), xp=xp)
+
+    def hessian_product(self, Z: Array, y: Array, V: Array, *, xp: Namespace = None) -> Array:
+        """Return $2 Σ (v_j − v_y)(e_j − e_y)$ ``(..., k)`` over the violations j ≠ y."""
+        xp = scores_namespace(Z, y, xp=xp)
+        violation, true = violations(Z, y, self.margin, xp=xp)
+        own = xp.where(violation > 0, 2.0 * (V - true_score(V, true, xp=xp)), 0.0)
+        return xp.where(true, -xp.sum(own, axis=-1, keepdims=True), own)
+
+    def hessian_diagonal(self, Z: Array, y: Array, *, xp: Namespace = None) -> Array:
+        """Return 2 at each violation, and their sum at y ``(..., k)``."""
+        xp = scores_namespace(Z, y, xp=xp)
+        violation, true = violations(Z, y, self.margin, xp=xp)
+        h = 2.0 * xp.astype(violation > 0, Z.dtype)
+        return xp.where(true, xp.sum(h, axis=-1, keepdims=True), h)
 
     def conjugate(self, A: Array, y: Array, *, xp: Namespace = None) -> Array:
         """Return $Σ_{j≠y} (a_j²/4 − Δ a_j)$, for a_j ≥ 0 (j ≠ y)."""

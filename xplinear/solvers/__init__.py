@@ -12,6 +12,7 @@ from xplinear.solvers.gd import GD
 from xplinear.solvers.interior_point import InteriorPoint
 from xplinear.solvers.lbfgs import LBFGS
 from xplinear.solvers.newton import Newton
+from xplinear.solvers.newton_cg import NewtonCG
 from xplinear.solvers.protocol import Solver, State
 from xplinear.solvers.proximal_lbfgs import ProximalLBFGS
 from xplinear.solvers.sgd import SGD
@@ -24,6 +25,7 @@ __all__ = [
     "SOLVERS",
     "InteriorPoint",
     "Newton",
+    "NewtonCG",
     "ProximalLBFGS",
     "Smoothing",
     "Solver",
@@ -35,6 +37,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "interior_point": InteriorPoint,
     "lbfgs": LBFGS,
     "newton": Newton,
+    "newton_cg": NewtonCG,
     "proximal_lbfgs": ProximalLBFGS,
     "sgd": SGD,
     "smoothing": Smoothing,

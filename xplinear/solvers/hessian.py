@@ -12,14 +12,22 @@ from typing import Any, NamedTuple
 from xplinear.data import Block
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
-from xplinear.objective import Objective, Params, class_scores, loss_and_grads
+from xplinear.objective import (
+    Objective,
+    Params,
+    class_scores,
+    column_gradient,
+    loss_and_grads,
+)
 
 __all__ = [
     "Evaluated",
     "augmented",
     "augmented_rows",
     "column_curvature",
+    "curvatures",
     "has_hessian",
+    "hessian_product",
     "loss_grad_and_hessian",
     "params_of_augmented",
     "row_curvature",
@@ -117,3 +125,21 @@ def _means(
 def has_hessian(loss: Loss) -> bool:
     """Return whether a loss offers its Hessian in the scores."""
     return getattr(loss, "hessian", None) is not None
+
+
+def hessian_product(loss: Any, Z: Array, y: Array, V: Array, *, xp: Namespace) -> Array:
+    """Return the Hessian of the loss in the scores times ``V``, both ``(r, m, k)``."""
+    own = getattr(loss, "hessian_product", None)
+    if own is not None:
+        return own(Z, y, V, xp=xp)
+    return (loss.hessian(Z, y, xp=xp) @ V[..., None])[..., 0]
+
+
+def curvatures(loss: Any, Z: Array, y: Array, *, xp: Namespace) -> Array:
+    """Return the loss's curvature in each column of scores ``(r, m, c)``."""
+    if Z.shape[-1] == 1:
+        both = class_scores(Z, xp=xp)
+        ends = class_scores(xp.ones_like(Z), xp=xp)
+        return column_gradient(hessian_product(loss, both, y, ends, xp=xp), 1)
+    own = getattr(loss, "hessian_diagonal", None)
+    return xp.linalg.diagonal(loss.hessian(Z, y, xp=xp)) if own is None else own(Z, y, xp=xp)

@@ -1,0 +1,445 @@
+"""Newton's method by conjugate gradients, for many features, m models at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from xplinear.arguments import integer, number, settle
+from xplinear.data import Block, Data
+from xplinear.data.blocks import joined
+from xplinear.losses import Loss
+from xplinear.namespace import Array, Namespace, accumulator
+from xplinear.objective import Objective, Params, class_scores, column_gradient, weighted_penalty
+from xplinear.penalties import Penalty
+from xplinear.solvers.balance import Smooth, evened, smooth
+from xplinear.solvers.gram import LARGEST_GRAM
+from xplinear.solvers.hessian import curvatures, has_hessian, hessian_product
+from xplinear.solvers.metric import penalty_curvature, safe_divisor
+from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
+from xplinear.solvers.report import Report, first_report
+from xplinear.solvers.stopping import backtracked, decreases, moved, relative_excess
+
+__all__ = ["NewtonCG", "NewtonCGState"]
+
+_LEFT = 0.25  # of the gradient, when a direction is good enough
+_PRODUCTS = 5  # with the Hessian, that every iteration may make more of than the one before
+_MOST_PRODUCTS = 200
+_ROUGH = 1e-2  # residual down to which F need not be exact
+_LARGE = 1e7  # stored entries times scores, from which a pass takes some milliseconds
+_NOISE = 8.0  # times eps: what rounding leaves of a variance
+
+
+class Metric(NamedTuple):
+    """The inverse diagonal of the Hessian, in features centred for each column of weights.
+
+    ``centre`` holds these centres, as weights; what it holds as intercepts is not used.
+    """
+
+    centre: Params
+    inverse: Params
+
+
+class NewtonCGState(NamedTuple):
+    """State of `NewtonCG`."""
+
+    params: Params
+    report: Report
+    direction: Params  # about H⁻¹ times the gradient
+    decrement: Array  # the gradient times that: twice what the step promises
+    value: Array
+    zero: Array  # F at W = 0, b = 0
+    idle: Array  # steps in a row without a decrease above rounding
+    metric: Metric
+    steps: int
+    rough: bool  # far from the optimum: the rows may be those of `Data.narrowed`
+
+    @property
+    def point(self) -> Array:
+        """What `moved` knows the dtype by."""
+        return self.params.W
+
+
+class Search(NamedTuple):
+    """Conjugate gradients on their way to H⁻¹g, for all models; `Metric` preconditions them."""
+
+    found: Params
+    left: Params  # g − H found
+    way: Params
+    bent: Array  # (m,), of what is left in the metric
+    enough: Array  # of that
+    solved: Array
+
+
+@dataclass(frozen=True)
+class NewtonCG:
+    """Newton's method whose steps conjugate gradients find, from products with the Hessian.
+
+    $W ← W − η d$ with d about $H⁻¹∇F$: it costs a few products of the loss's Hessian with a vector,
+    each one pass over the rows, and no matrix of p × p. They are preconditioned by the diagonal of
+    the Hessian of each column, in features centred for it. A trial point that does not decrease F
+    enough shortens η.
+
+    Parameters
+    ----------
+    max_iter : int, default 1000
+    tol : float, default 1e-4
+        Stop a model when $√(½ gᵀd / 10 (F(0) − F))$ is at most ``tol``: half the squared Newton
+        decrement is what F still exceeds its minimum by, up to terms of third order.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of its range, loss or penalty are kinked, or the loss has no
+        ``hessian``.
+
+    References
+    ----------
+    Lin, Weng and Keerthi, Trust region Newton method for large-scale logistic regression, JMLR
+    2008; Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.1.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> import xplinear as xl
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = xl.LinearClassifier(solver="newton_cg", alpha=0.01, tol=1e-6).fit(X, y)
+    >>> round(clf.objective_, 4)
+    0.0537
+    """
+
+    max_iter: int = 1000
+    tol: float = 1e-4
+
+    state_type = NewtonCGState
+    iterations = max_iter_iterations
+
+    def __post_init__(self) -> None:
+        settle(self, max_iter=integer(1), tol=number("[0, inf)"))
+
+    def refuses(self, loss: Loss, penalty: Penalty) -> str | None:
+        """Refuse what is kinked, and losses without a Hessian."""
+        if loss.smooth and penalty.smooth and has_hessian(loss):
+            return None
+        return (
+            "solver 'newton_cg' needs a smooth penalty and a loss with a Hessian, got "
+            f"{loss!r} and {penalty!r}; use 'auto'"
+        )
+
+    def pays(self, objective: Objective, models: int = 1) -> bool:
+        """Return whether rows are sparse, of too many features for the Gram matrix of L-BFGS."""
+        del models
+        return objective.data.sparse and objective.data.p > LARGEST_GRAM
+
+    def init(self, objective: Objective, params: Params) -> NewtonCGState:
+        """Evaluate the start and find the first direction."""
+        check_suits(self, objective)
+        params, xp, zero = evened(objective, params), objective.xp, objective.loss_at_zero()
+        compile_, rough = objective.data.backend.compile, self.tol < _ROUGH and _large(objective)
+        Z, loss, grads = _evaluated(objective, params, rough=rough)
+        start = compile_(_start, smooth(objective), xp)
+        value, gradient, report = start(params, loss, grads, objective.alpha)
+        bent = _bent(objective, Z)
+        metric = _measured(objective, bent)
+        found = _direction(objective, bent, gradient, metric, ~report.converged, _PRODUCTS)
+        residual = compile_(_residual, xp)(zero, value, found[1])
+        report = report._replace(converged=residual <= _bar(self, rough), residual=residual)
+        idle = xp.zeros_like(loss)
+        return NewtonCGState(params, report, *found, value, zero, idle, metric, 1, rough)
+
+    def step(self, objective: Objective, state: NewtonCGState) -> NewtonCGState:
+        """Try one step for every model; where F decreases enough, find the next direction."""
+        xp, compile_, alpha = objective.xp, objective.data.backend.compile, objective.alpha
+        steps, rough, metric = state.steps, state.rough, state.metric
+        state = state._replace(metric=None, steps=0, rough=False)
+        trial = compile_(_trial, xp)(state)
+        Z, loss, grads = _evaluated(objective, trial, rough=rough)
+        judge = compile_(_judge, smooth(objective), xp)
+        accept, value, gradient = judge(state, trial, loss, grads, alpha)
+        bent = _bent(objective, Z)
+        if steps & (steps - 1) == 0:  # at first it changes most
+            metric = _measured(objective, bent)
+        most = min(_PRODUCTS * (steps + 1), _MOST_PRODUCTS)
+        found = _direction(objective, bent, gradient, metric, accept, most)
+        bar = _bar(self, rough)
+        state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
+        return state._replace(metric=metric, steps=steps + 1, rough=rough)
+
+    def renewed(
+        self, objective: Objective, state: NewtonCGState, iteration: int, residual: float
+    ) -> NewtonCGState:
+        """Return the state, exact from now on where a model is near its optimum."""
+        del objective, iteration
+        return state._replace(rough=state.rough and residual > _ROUGH)
+
+    def follow(
+        self, objective: Objective, params: Params, previous: NewtonCGState, before: Array
+    ) -> NewtonCGState:
+        """Return the first state of models that differ from earlier ones in α only."""
+        del previous, before
+        return self.init(objective, params)
+
+    def ahead(self, objective: Objective, state: NewtonCGState) -> Params:
+        """Return where the next full step leads."""
+        return objective.data.backend.compile(_ahead, objective.xp)(state)
+
+    def take(self, state: NewtonCGState, models: Array, *, xp: Namespace) -> NewtonCGState:
+        """Return the state of a stack of these models only."""
+        return take_models(state, models, xp=xp)
+
+
+def _scores(xp: Namespace, block: Block, params: Params) -> Array:
+    return block.rows.scores(*params, xp=xp)
+
+
+def _weighted(a: Array, s: Array | None) -> Array:
+    """Return what rows give ``(r, m)`` or ``(r, m, c)``, times their weights."""
+    return a if s is None else a * (s if len(a.shape) == 2 else s[..., None])
+
+
+def _of_scores(loss: Loss, xp: Namespace, block: Block, Z: Array) -> tuple[Array, Array, Array]:
+    """Return the summed loss of scores ``(r, m, c)``, and its gradient in W and b."""
+    value, G = loss.value_and_grad(class_scores(Z, xp=xp), block.y, xp=xp)
+    value, G = (_weighted(a, block.s) for a in (value, column_gradient(G, Z.shape[-1])))
+    return xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)), *block.rows.gradient(G, xp=xp)
+
+
+def _curvatures(loss: Loss, xp: Namespace, block: Block, Z: Array) -> Array:
+    """Return the loss's curvature in each column of scores ``(r, m, c)``."""
+    return _weighted(curvatures(loss, Z, block.y, xp=xp), block.s)
+
+
+def _curved(loss: Loss, xp: Namespace, block: Block, A: Array, way: Params) -> tuple[Array, Array]:
+    """Return the product of the loss's Hessian with parameters; A is as in `_bent`."""
+    V = block.rows.scores(*way, xp=xp)
+    if V.shape[-1] == 1:
+        return block.rows.gradient(A * V, xp=xp)
+    G = hessian_product(loss, A, block.y, V, xp=xp)
+    return block.rows.gradient(_weighted(G, block.s), xp=xp)
+
+
+def _diagonal(loss: Loss, xp: Namespace, block: Block, A: Array) -> tuple[Array, Array, Array]:
+    """Return Σ h, Σ h x and Σ h x² of the curvatures h of each column of scores."""
+    h = A if A.shape[-1] == 1 else _curvatures(loss, xp, block, A)
+    return xp.sum(h, axis=0), *block.rows.squares(h, xp=xp)
+
+
+def _large(objective: Objective) -> bool:
+    """Return whether rounded rows would save time."""
+    return objective.data.entries * objective.m * objective.k >= _LARGE
+
+
+def _bar(solver: NewtonCG, rough: bool) -> float:
+    """Return what the residual must reach: nothing will do where F is rough."""
+    return -1.0 if rough else solver.tol
+
+
+def _rows_of(objective: Objective, *, rough: bool) -> tuple[Data, Callable[[Params], Params]]:
+    """Return the rows, those of `Data.narrowed` if they will do, and what parameters become."""
+    data, xp = objective.data, objective.xp
+    narrow = data.narrowed() if rough and _large(objective) else data
+    if narrow is data:
+        return data, lambda params: params
+    return narrow, lambda params: Params(*(xp.astype(a, narrow.dtype) for a in params))
+
+
+def _evaluated(objective: Objective, params: Params, *, rough: bool) -> tuple[Array, Array, Params]:
+    """Return the scores of all rows held, the mean loss, and its gradient in W and b."""
+    (data, cast), xp, width = _rows_of(objective, rough=rough), objective.xp, _width(objective)
+    parts = list(data.map(_scores, (xp,), cast(params), scores=width))
+    Z = data.as_held(joined(parts, backend=data.backend))
+    sums = data.reduce(_of_scores, (objective.loss, xp), each=(Z,), scores=width)
+    means = data.backend.compile(_means, objective.fit_intercept, xp)
+    return Z, *means(*sums, objective.data.weight_sum)
+
+
+def _width(objective: Objective) -> int:
+    return objective.m * objective.k
+
+
+def _means(
+    fit_intercept: bool, xp: Namespace, total: Array, dW: Array, db: Array, weight: Array
+) -> tuple[Array, Params]:
+    own = xp.astype(weight, dW.dtype)[:, None]
+    return total / weight, Params(dW / own, db / own if fit_intercept else xp.zeros_like(db))
+
+
+def _bent(objective: Objective, Z: Array) -> Array:
+    """Return what the Hessian is made of: the scores; of a single column, its curvatures."""
+    (data, _), xp = _rows_of(objective, rough=True), objective.xp
+    Z = xp.astype(Z, data.dtype, copy=False)
+    if Z.shape[-1] > 1:
+        return Z
+    static = objective.loss, xp
+    parts = list(data.map(_curvatures, static, each=(Z,), scores=_width(objective)))
+    return data.as_held(joined(parts, backend=data.backend))
+
+
+def _measured(objective: Objective, A: Array) -> Metric:
+    """Return the metric there."""
+    (data, _), xp = _rows_of(objective, rough=True), objective.xp
+    sums = data.reduce(_diagonal, (objective.loss, xp), each=(A,), scores=_width(objective))
+    metric = data.backend.compile(_metric, objective.fit_intercept, xp)
+    ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
+    return metric(*sums, objective.data.weight_sum, ridge)
+
+
+def _direction(
+    objective: Objective, A: Array, gradient: Params, metric: Metric, free: Array, most: int
+) -> tuple[Params, Array]:
+    """Return H⁻¹g and gᵀH⁻¹g of the models that are ``free``, by at most so many products.
+
+    Where conjugate gradients end early they are too small, but still lead downhill.
+    """
+    (data, cast), xp, width = _rows_of(objective, rough=True), objective.xp, _width(objective)
+    compile_, weight, static = data.backend.compile, objective.data.weight_sum, (objective.loss, xp)
+    ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
+    search = compile_(_first, xp)(cast(gradient), metric, free)
+    advance = compile_(_advanced, objective.fit_intercept, xp)
+    for _ in range(most):
+        if data.backend.over(search.solved):
+            break
+        product = data.reduce(_curved, static, search.way, each=(A,), scores=width)
+        search = advance(search, metric, product, weight, ridge)
+    found = Params(*(xp.astype(a, objective.data.dtype, copy=False) for a in search.found))
+    found = evened(objective, found)
+    return found, compile_(_product, xp)(gradient, found)
+
+
+def _product(xp: Namespace, a: Params, b: Params) -> Array:
+    """Return the inner products ``(m,)``."""
+    return xp.sum(a.W * b.W, axis=(0, 2)) + xp.sum(a.b * b.b, axis=1)
+
+
+def _moved_along(params: Params, way: Params, length: Array) -> Params:
+    """Return the parameters, each model so far on its way."""
+    return Params(*(a + length[:, None] * b for a, b in zip(params, way, strict=True)))
+
+
+def _metric(
+    fit_intercept: bool,
+    xp: Namespace,
+    total: Array,
+    first: Array,
+    second: Array,
+    weight: Array,
+    ridge: Array,
+) -> Metric:
+    own = xp.astype(weight, total.dtype)[:, None]
+    known = total > 0.0
+    centre = first / xp.where(known, total, 1.0)
+    bias = xp.where(known, own / xp.where(known, total, 1.0), 1.0)
+    if not fit_intercept:
+        centre, bias = xp.zeros_like(centre), xp.zeros_like(bias)
+    # What is left of a feature that is constant is rounding.
+    least = _NOISE * float(xp.finfo(second.dtype).eps) * second
+    varies = xp.maximum(second - centre * first, least)
+    inverse = 1.0 / safe_divisor(varies / own + ridge[:, None], xp=xp)
+    return Metric(Params(centre, bias), Params(inverse, bias))
+
+
+def _preconditioned(metric: Metric, a: Params, *, xp: Namespace) -> Params:
+    W = metric.inverse.W * (a.W - metric.centre.W * a.b)
+    return Params(W, metric.inverse.b * a.b - xp.sum(metric.centre.W * W, axis=0))
+
+
+def _first(xp: Namespace, gradient: Params, metric: Metric, free: Array) -> Search:
+    way = _preconditioned(metric, gradient, xp=xp)
+    bent = _product(xp, gradient, way)
+    found = Params(*(xp.zeros_like(a) for a in way))
+    enough = _LEFT * _LEFT * bent
+    return Search(found, gradient, way, bent, enough, solved=~(free & (bent > 0.0)))
+
+
+def _advanced(
+    fit_intercept: bool,
+    xp: Namespace,
+    search: Search,
+    metric: Metric,
+    product: tuple[Array, Array],
+    weight: Array,
+    ridge: Array,
+) -> Search:
+    """Return the search a product with the Hessian further on; of models that are solved, as is."""
+    found, left, way, bent, enough, solved = search
+    own = xp.astype(weight, bent.dtype)[:, None]
+    W, b = (a / own for a in product)
+    bending = Params(W + ridge[:, None] * way.W, b if fit_intercept else xp.zeros_like(b))
+    curvature = _product(xp, way, bending)
+    curved = curvature > 0.0
+    # Where nothing bends, the metric tells how far to go.
+    length = xp.where(curved, bent / xp.where(curved, curvature, 1.0), 1.0)
+    length = xp.where(solved, 0.0, length)
+    found, left = _moved_along(found, way, length), _moved_along(left, bending, -length)
+    step = _preconditioned(metric, left, xp=xp)
+    rest = _product(xp, left, step)
+    solved = solved | ~curved | ~(rest > enough)
+    share = xp.where(solved, 0.0, rest / xp.where(bent > 0.0, bent, 1.0))
+    return Search(found, left, _moved_along(step, way, share), rest, enough, solved)
+
+
+def _value_and_gradient(
+    shape: Smooth, xp: Namespace, params: Params, loss: Array, grads: Params, alpha: Array
+) -> tuple[Array, Params]:
+    value = loss + weighted_penalty(shape.penalty, xp, params.W, alpha)
+    slope = alpha[:, None] * shape.penalty.grad(params.W, xp=xp)
+    return value, Params(grads.W + slope, grads.b)
+
+
+def _start(
+    shape: Smooth, xp: Namespace, params: Params, loss: Array, grads: Params, alpha: Array
+) -> tuple[Array, Params, Report]:
+    value, gradient = _value_and_gradient(shape, xp, params, loss, grads, alpha)
+    return value, gradient, first_report(loss, xp.ones_like(alpha), xp=xp)
+
+
+def _residual(xp: Namespace, zero: Array, value: Array, decrement: Array) -> Array:
+    return relative_excess(zero, value, 0.5 * decrement, xp=xp)
+
+
+def _trial(xp: Namespace, state: NewtonCGState) -> Params:
+    length = state.report.step_size * xp.astype(~state.report.converged, state.decrement.dtype)
+    return _moved_along(state.params, state.direction, -length)
+
+
+def _ahead(xp: Namespace, state: NewtonCGState) -> Params:
+    return _moved_along(state.params, state.direction, -xp.ones_like(state.decrement))
+
+
+def _judge(
+    shape: Smooth,
+    xp: Namespace,
+    state: NewtonCGState,
+    trial: Params,
+    loss: Array,
+    grads: Params,
+    alpha: Array,
+) -> tuple[Array, Array, Params]:
+    """Return whether the trial points are good enough, F, and its gradient."""
+    value, gradient = _value_and_gradient(shape, xp, trial, loss, grads, alpha)
+    slope = -state.report.step_size * state.decrement
+    return decreases(state, value, slope, xp=xp) & ~state.report.converged, value, gradient
+
+
+def _after(
+    xp: Namespace,
+    state: NewtonCGState,
+    accept: Array,
+    trial: Params,
+    loss: Array,
+    value: Array,
+    found: tuple[Params, Array],
+    tol: float,
+) -> NewtonCGState:
+    """Return the state with what was accepted, and where to go from there."""
+    converged, step_size = state.report.converged, state.report.step_size
+    slope = -step_size * state.decrement
+    shorter = backtracked(state.value, value, slope, xp=xp)
+    decrement = xp.where(accept, found[1], state.decrement)
+    kept = xp.where(accept, value, state.value)
+    residual = _residual(xp, state.zero, kept, decrement)
+    step_size = xp.where(accept | converged, 1.0, shorter * step_size)
+    state = moved(state, accept, trial, loss, value, step_size, residual, tol, xp=xp)
+    direction = select(accept, found[0], state.direction, xp=xp)
+    return state._replace(direction=direction, decrement=decrement)
