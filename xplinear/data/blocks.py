@@ -221,7 +221,8 @@ def epoch(
     fold: Callable[[Epoch], Any] | None = None,
 ) -> Any:
     """Fold an update over shuffled mini-batches, one part of the rows after another."""
-    fold, done = fold_sparse if source.sparse else fold or source.backend.fold, 0
+    fold, done = fold or source.backend.fold, 0
+    fold = compiled(source, fold_sparse) if source.sparse else fold
     changes = Update(update, rule, source.backend.xp, source.dtype)
     shared = Shared(constants, source.models, source.targets, source.standard, source.positives)
     with (

@@ -7,7 +7,6 @@ static arguments are hashable, so that a backend may compile them once and keep 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from xplinear.backends.base import Backend
@@ -205,8 +204,12 @@ class Data(Protocol):
 
 
 def compiled(data: Data, function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
-    """Return a function of rows of these data with its static arguments bound."""
-    return (partial if data.sparse else data.backend.compile)(function, *static)
+    """Return a function of rows of these data with its static arguments bound.
+
+    One of sparse rows is not traced: no tracer knows their products.
+    """
+    backend = data.backend.reference() if data.sparse else data.backend
+    return backend.compile(function, *static)
 
 
 def row_width(data: Data) -> int:

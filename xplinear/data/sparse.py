@@ -63,7 +63,7 @@ class Cut:
         if not self.moves:
             return self._rows.rows(index)
         at = index if isinstance(index, (slice, np.ndarray)) else self._backend.to_host(index)
-        return self._backend.sparse(cast("ScipyRows", self._rows.rows(at)).matrix)
+        return self._backend.sparse(self._rows.rows(at))
 
     @cached_property
     def none(self) -> SparseMatrix:

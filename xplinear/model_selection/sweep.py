@@ -168,6 +168,7 @@ def stacks(
     follows = declared(solver, "follow") is not None
     groups = _together(grid, solver)
     width, depth = stack_width(objective, max(map(len, groups)), follows=follows)
+    width -= width % grid.folds.models if width > grid.folds.models else 0  # whole folds
     # And the first of the strengths that are left to do.
     waiting = [(group, first) for group in reversed(groups)]
     while waiting:
