@@ -59,7 +59,9 @@ def fashion_mnist(n: int, labels: int) -> tuple[Any, Any]:
 def cut(scores: Any, rng: np.random.Generator) -> Any:
     """Return labels ``(n, L)``: the rows of the largest scores, a share of its own for each."""
     shares = rng.permutation(np.geomspace(0.005, 0.3, scores.shape[1]))
-    limits = [np.quantile(column, 1.0 - share) for column, share in zip(scores.T, shares, strict=True)]
+    limits = [
+        np.quantile(column, 1.0 - share) for column, share in zip(scores.T, shares, strict=True)
+    ]
     return (scores > np.asarray(limits)).astype(np.int8)
 
 
