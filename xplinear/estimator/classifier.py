@@ -132,8 +132,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         ``none``, ``l2`` ($½‖W‖²$), ``l1``, ``elastic_net``, or an object.
     alpha : float or sequence of float, optional
         Strength of the penalty, at least 0, beside the mean loss: it means the same for any number
-        of rows. Of many labels one for all, or one for each. None leaves it to ``C``; in `partial_fit`, which does not know how many rows are
-        to come, None is the ``alpha_`` of the fit it goes on from, or 1e-4.
+        of rows. Of many labels one for all, or one for each. None leaves it to ``C``; in
+        `partial_fit`, which does not know how many rows are to come, None is the ``alpha_`` of the
+        fit it goes on from, or 1e-4.
     C : float or sequence of float, optional
         The strength as scikit-learn has it, beside the sum of the losses: α = 1 / (C Σ s_i),
         where the sum is over the weights that count, sample times class weights, the number of
@@ -519,9 +520,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         Parameters
         ----------
         model : LogisticRegression, SGDClassifier or LinearSVC
-            Labels and decision function are the same, and probabilities where they are those of
-            softmax. Those of one-vs-rest over three or more classes are not: such a model keeps
-            its scores under ``squared_hinge``, which offers none. ``C`` or ``alpha`` come along.
+            Or a OneVsRestClassifier or MultiOutputClassifier of these. Labels, decision function
+            and probabilities are the same; ``C`` or ``alpha`` come along.
 
         Raises
         ------
@@ -551,16 +551,17 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
     ) -> Self:
         """Return an unfitted classifier that poses the problem a model of scikit-learn poses.
 
-        Exactly, but for four things: the intercept is not penalized here, as it is by
-        ``LinearSVC`` and ``solver="liblinear"``; three or more classes share one problem here,
-        where ``SGDClassifier`` and ``LinearSVC`` solve one for each; two classes under
+        Exactly, but for three things: the intercept is not penalized here, as it is by
+        ``LinearSVC`` and ``solver="liblinear"``; two classes under
         ``multi_class="crammer_singer"`` have one column of weights here, so double ``C`` (halve
-        ``alpha``); and tolerances are ours.
+        ``alpha``); and tolerances are ours. ``LinearSVC``, ``SGDClassifier`` and
+        ``OneVsRestClassifier`` become ``multi_class="one_vs_rest"``; what a
+        ``MultiOutputClassifier`` is fitted to, columns of 0 and 1, any classifier here is.
 
         Parameters
         ----------
         model : LogisticRegression, SGDClassifier or LinearSVC
-            Fitted or not.
+            Or a OneVsRestClassifier or MultiOutputClassifier of these; fitted or not.
         n_samples : float, optional
             Number of rows it is to be fitted to, or the sum of their weights (times class
             weights), for α = 1 / (C n) in place of C. ``SGDClassifier`` has an α itself.
@@ -584,7 +585,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         """Return a fitted classifier of scikit-learn that predicts as this one does.
 
         It is a ``LogisticRegression`` for ``softmax``, a ``LinearSVC`` for the hinge losses, else
-        an ``SGDClassifier``, on NumPy. What it would need to be fitted again keeps the defaults.
+        an ``SGDClassifier``, on NumPy; of many labels, or of softmax against the rest, a
+        ``OneVsRestClassifier`` of them. What it would need to be fitted again keeps the defaults.
 
         Raises
         ------
@@ -604,7 +606,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         if fitted.near is not None:  # in float64 the scores cancel less
             near = Params(*(a.astype(np.float64) for a in fitted.near.params))
             params = restandardized(near, fitted.near.standard, None, xp=fitted.backend.xp)
-        (coef,), (intercept,) = linear_coefficients(params)
+        coef, intercept = linear_coefficients(params)
         return to_sklearn(fitted, coef, intercept, self.loss, fit_intercept=self.fit_intercept)
 
     def to_onnx(self, path: str | os.PathLike[str]) -> None:

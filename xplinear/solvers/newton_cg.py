@@ -26,7 +26,6 @@ __all__ = ["NewtonCG", "NewtonCGState"]
 _LEFT = 0.25  # of the gradient, when a direction is good enough
 _PRODUCTS = 5  # with the Hessian, that every iteration may make more of than the one before
 _MOST_PRODUCTS = 200
-_ROUGH = 1e-2  # residual down to which F need not be exact
 _LARGE = 1e7  # stored entries times scores, from which a pass takes some milliseconds
 _NOISE = 8.0  # times eps: what rounding leaves of a variance
 
@@ -53,7 +52,6 @@ class NewtonCGState(NamedTuple):
     idle: Array  # steps in a row without a decrease above rounding
     metric: Metric
     steps: int
-    rough: bool  # far from the optimum: the rows may be those of `Data.narrowed`
 
     @property
     def point(self) -> Array:
@@ -135,50 +133,56 @@ class NewtonCG:
     def init(self, objective: Objective, params: Params) -> NewtonCGState:
         """Evaluate the start and find the first direction."""
         check_suits(self, objective)
+        return self._started(objective, params, 0)
+
+    def _started(self, objective: Objective, params: Params, steps: int) -> NewtonCGState:
+        """Return the state before a step, where so many made before tell how hard it is."""
         params, xp, zero = evened(objective, params), objective.xp, objective.loss_at_zero()
-        compile_, rough = objective.data.backend.compile, self.tol < _ROUGH and _large(objective)
-        Z, loss, grads = _evaluated(objective, params, rough=rough)
+        compile_ = objective.data.backend.compile
+        Z, loss, grads = _evaluated(objective, params)
         start = compile_(_start, smooth(objective), xp)
         value, gradient, report = start(params, loss, grads, objective.alpha)
         bent = _bent(objective, Z)
         metric = _measured(objective, bent)
-        found = _direction(objective, bent, gradient, metric, ~report.converged, _PRODUCTS)
-        residual = compile_(_residual, xp)(zero, value, found[1])
-        report = report._replace(converged=residual <= _bar(self, rough), residual=residual)
-        idle = xp.zeros_like(loss)
-        return NewtonCGState(params, report, *found, value, zero, idle, metric, 1, rough)
+        free = ~report.converged
+        way, decrement, known = _direction(objective, bent, gradient, metric, free, _most(steps))
+        residual = compile_(_residual, xp)(zero, value, decrement)
+        reached = known & (residual <= self.tol)
+        return NewtonCGState(
+            params=params,
+            report=report._replace(converged=reached, residual=residual),
+            direction=way,
+            decrement=decrement,
+            value=value,
+            zero=zero,
+            idle=xp.zeros_like(loss),
+            metric=metric,
+            steps=steps + 1,
+        )
 
     def step(self, objective: Objective, state: NewtonCGState) -> NewtonCGState:
         """Try one step for every model; where F decreases enough, find the next direction."""
         xp, compile_, alpha = objective.xp, objective.data.backend.compile, objective.alpha
-        steps, rough, metric = state.steps, state.rough, state.metric
-        state = state._replace(metric=None, steps=0, rough=False)
+        steps, metric = state.steps, state.metric
+        state = state._replace(metric=None, steps=0)
         trial = compile_(_trial, xp)(state)
-        Z, loss, grads = _evaluated(objective, trial, rough=rough)
+        Z, loss, grads = _evaluated(objective, trial)
         judge = compile_(_judge, smooth(objective), xp)
         accept, value, gradient = judge(state, trial, loss, grads, alpha)
         bent = _bent(objective, Z)
         if steps & (steps - 1) == 0:  # at first it changes most
             metric = _measured(objective, bent)
-        most = min(_PRODUCTS * (steps + 1), _MOST_PRODUCTS)
-        found = _direction(objective, bent, gradient, metric, accept, most)
-        bar = _bar(self, rough)
+        found = _direction(objective, bent, gradient, metric, accept, _most(steps))
+        bar = self.tol
         state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
-        return state._replace(metric=metric, steps=steps + 1, rough=rough)
-
-    def renewed(
-        self, objective: Objective, state: NewtonCGState, iteration: int, residual: float
-    ) -> NewtonCGState:
-        """Return the state, exact from now on where a model is near its optimum."""
-        del objective, iteration
-        return state._replace(rough=state.rough and residual > _ROUGH)
+        return state._replace(metric=metric, steps=steps + 1)
 
     def follow(
         self, objective: Objective, params: Params, previous: NewtonCGState, before: Array
     ) -> NewtonCGState:
         """Return the first state of models that differ from earlier ones in α only."""
-        del previous, before
-        return self.init(objective, params)
+        del before
+        return self._started(objective, params, previous.steps - 1)
 
     def ahead(self, objective: Objective, state: NewtonCGState) -> Params:
         """Return where the next full step leads."""
@@ -230,28 +234,28 @@ def _large(objective: Objective) -> bool:
     return objective.data.entries * objective.m * objective.k >= _LARGE
 
 
-def _bar(solver: NewtonCG, rough: bool) -> float:
-    """Return what the residual must reach: nothing will do where F is rough."""
-    return -1.0 if rough else solver.tol
+def _most(steps: int) -> int:
+    """Return how many products a direction may cost, after so many steps."""
+    return min(_PRODUCTS * (steps + 1), _MOST_PRODUCTS)
 
 
-def _rows_of(objective: Objective, *, rough: bool) -> tuple[Data, Callable[[Params], Params]]:
-    """Return the rows, those of `Data.narrowed` if they will do, and what parameters become."""
+def _rounded_rows(objective: Objective) -> tuple[Data, Callable[[Params], Params]]:
+    """Return rows for what need not be exact, and what parameters become for them."""
     data, xp = objective.data, objective.xp
-    narrow = data.narrowed() if rough and _large(objective) else data
+    narrow = data.narrowed() if _large(objective) else data
     if narrow is data:
         return data, lambda params: params
     return narrow, lambda params: Params(*(xp.astype(a, narrow.dtype) for a in params))
 
 
-def _evaluated(objective: Objective, params: Params, *, rough: bool) -> tuple[Array, Array, Params]:
+def _evaluated(objective: Objective, params: Params) -> tuple[Array, Array, Params]:
     """Return the scores of all rows held, the mean loss, and its gradient in W and b."""
-    (data, cast), xp, width = _rows_of(objective, rough=rough), objective.xp, _width(objective)
-    parts = list(data.map(_scores, (xp,), cast(params), scores=width))
+    data, xp, width = objective.data, objective.xp, _width(objective)
+    parts = list(data.map(_scores, (xp,), params, scores=width))
     Z = data.as_held(joined(parts, backend=data.backend))
     sums = data.reduce(_of_scores, (objective.loss, xp), each=(Z,), scores=width)
     means = data.backend.compile(_means, objective.fit_intercept, xp)
-    return Z, *means(*sums, objective.data.weight_sum)
+    return Z, *means(*sums, data.weight_sum)
 
 
 def _width(objective: Objective) -> int:
@@ -267,7 +271,7 @@ def _means(
 
 def _bent(objective: Objective, Z: Array) -> Array:
     """Return what the Hessian is made of: the scores; of a single column, its curvatures."""
-    (data, _), xp = _rows_of(objective, rough=True), objective.xp
+    (data, _), xp = _rounded_rows(objective), objective.xp
     Z = xp.astype(Z, data.dtype, copy=False)
     if Z.shape[-1] > 1:
         return Z
@@ -278,7 +282,7 @@ def _bent(objective: Objective, Z: Array) -> Array:
 
 def _measured(objective: Objective, A: Array) -> Metric:
     """Return the metric there."""
-    (data, _), xp = _rows_of(objective, rough=True), objective.xp
+    (data, _), xp = _rounded_rows(objective), objective.xp
     sums = data.reduce(_diagonal, (objective.loss, xp), each=(A,), scores=_width(objective))
     metric = data.backend.compile(_metric, objective.fit_intercept, xp)
     ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
@@ -287,12 +291,12 @@ def _measured(objective: Objective, A: Array) -> Metric:
 
 def _direction(
     objective: Objective, A: Array, gradient: Params, metric: Metric, free: Array, most: int
-) -> tuple[Params, Array]:
+) -> tuple[Params, Array, Array]:
     """Return H⁻¹g and gᵀH⁻¹g of the models that are ``free``, by at most so many products.
 
-    Where conjugate gradients end early they are too small, but still lead downhill.
+    Where these do not suffice, which is told last, both are too small; the way leads downhill.
     """
-    (data, cast), xp, width = _rows_of(objective, rough=True), objective.xp, _width(objective)
+    (data, cast), xp, width = _rounded_rows(objective), objective.xp, _width(objective)
     compile_, weight, static = data.backend.compile, objective.data.weight_sum, (objective.loss, xp)
     ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
     search = compile_(_first, xp)(cast(gradient), metric, free)
@@ -304,7 +308,7 @@ def _direction(
         search = advance(search, metric, product, weight, ridge)
     found = Params(*(xp.astype(a, objective.data.dtype, copy=False) for a in search.found))
     found = evened(objective, found)
-    return found, compile_(_product, xp)(gradient, found)
+    return found, compile_(_product, xp)(gradient, found), search.solved
 
 
 def _product(xp: Namespace, a: Params, b: Params) -> Array:
@@ -429,17 +433,19 @@ def _after(
     trial: Params,
     loss: Array,
     value: Array,
-    found: tuple[Params, Array],
+    found: tuple[Params, Array, Array],
     tol: float,
 ) -> NewtonCGState:
     """Return the state with what was accepted, and where to go from there."""
     converged, step_size = state.report.converged, state.report.step_size
     slope = -step_size * state.decrement
     shorter = backtracked(state.value, value, slope, xp=xp)
-    decrement = xp.where(accept, found[1], state.decrement)
+    way, decrement, known = found
+    decrement = xp.where(accept, decrement, state.decrement)
     kept = xp.where(accept, value, state.value)
     residual = _residual(xp, state.zero, kept, decrement)
     step_size = xp.where(accept | converged, 1.0, shorter * step_size)
-    state = moved(state, accept, trial, loss, value, step_size, residual, tol, xp=xp)
-    direction = select(accept, found[0], state.direction, xp=xp)
+    bar = xp.where(accept & known, tol, -xp.ones_like(residual))
+    state = moved(state, accept, trial, loss, value, step_size, residual, bar, xp=xp)
+    direction = select(accept, way, state.direction, xp=xp)
     return state._replace(direction=direction, decrement=decrement)
