@@ -356,8 +356,8 @@ def _products(tf32: bool) -> Generator[None]:
 def _sparse_csr(
     values: torch.Tensor, indices: torch.Tensor, starts: torch.Tensor, shape: tuple[int, int]
 ) -> torch.Tensor:
-    invariants = {"check_invariants": False}  # they are checked where they come in
-    return torch.sparse_csr_tensor(starts, indices, values, size=shape, **invariants)
+    # Invariants are checked where a matrix comes in.
+    return torch.sparse_csr_tensor(starts, indices, values, size=shape, check_invariants=False)
 
 
 @cache

@@ -546,7 +546,8 @@ def prepare(
     if not isinstance(seed, int):
         seed = int(check_random_state(seed).randint(2**31 - 1))
     backend, dtype, targets = sample.backend, sample.dtype, sample.targets
-    visible = _counted_rows(targets.counted(), dtype, backend)
+    largest = targets.largest_weights() if targets.own_rows else sample.unclassed
+    visible = _counted_rows(largest, dtype, backend)
     one = targets.kind == "classes" and not scored
     counted = _counted_rows(sample.weights, dtype, backend) if one else visible
     scaled = visible if settings.standardize else counted
