@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import get_scorer, log_loss
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -80,7 +81,7 @@ def test_splitters_and_cs_as_in_grid_search(kind):
     folds = clf.cv_scores_.shape[1]
     expected = [search.cv_results_[f"split{f}_test_score"] for f in range(folds)]
     np.testing.assert_allclose(clf.cv_scores_, np.transpose(expected), atol=1e-6)
-    assert clf.C_ == search.best_params_["C"]
+    assert search.best_params_["C"] == clf.C_
     assert clf.Cs_.tolist() == CS
     np.testing.assert_allclose(clf.alphas_ * N * CS, 1.0)
     assert clf.alpha_ == pytest.approx(1.0 / (clf.C_ * N))
@@ -134,11 +135,12 @@ def test_how_many_cs():
 
 
 def test_what_is_said_of_cs(capsys):
+    clf = xl.LinearClassifierCV(
+        Cs=[1e-5, 1e-4, 1e-3], cv=3, scoring="log_loss", standardize=True, verbose=1
+    )
+    warnings.simplefilter("always")
     with pytest.warns(UserWarning, match=r"that of the largest C, 0\.001: .* give larger Cs too"):
-        warnings.simplefilter("always")
-        xl.LinearClassifierCV(
-            Cs=[1e-5, 1e-4, 1e-3], cv=3, scoring="log_loss", standardize=True, verbose=1
-        ).fit(X, Y)
+        clf.fit(X, Y)
     assert "C 0.001  score -1." in capsys.readouterr().out
 
 
@@ -161,7 +163,7 @@ class TestStandardize:
 
     @pytest.mark.parametrize("solver", ["lbfgs", "newton", "gd"])
     def test_the_stack_is_the_single_fits(self, backend, solver):
-        """With weights, of which those of classes do not enter, and a feature constant in a fold."""
+        """With weights, those of classes left out, and a feature that is constant in a fold."""
         rows, classes = X.copy(), {"frog": 3.0}
         rows[:100, 0] = 2.0
         folds = [(np.arange(100), np.arange(100, N)), *FOLDS]
@@ -312,3 +314,35 @@ def test_bad_input(case):
     settings, message = BAD[case]
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         xl.LinearClassifierCV(**settings).fit(X, Y)
+
+
+class TestSparseRows:
+    """The same sweep as of the same rows written out."""
+
+    rows = np.where(rng.random((N, 8)) < 0.3, rng.uniform(0.1, 3.0, (N, 8)), 0.0)
+    labels = np.argmax(rows[:, :3] + rng.gumbel(size=(N, 3)), axis=1)
+
+    @pytest.mark.parametrize("standardize", [False, True])
+    @pytest.mark.parametrize(
+        ("scoring", "solver"),
+        [("log_loss", "lbfgs"), ("roc_auc", "auto"), ("top_2_accuracy", "newton")],
+    )
+    def test_as_dense_rows(self, standardize, scoring, solver):
+        settings = {"scoring": scoring, "solver": solver, "standardize": standardize, **EXACT}
+        settings |= {"Cs": CS, "cv": TimeSeriesSplit(3), "held_out_scores": True}
+        dense = xl.LinearClassifierCV(**settings).fit(self.rows, self.labels, WEIGHTS)
+        clf = xl.LinearClassifierCV(**settings)
+        clf.fit(scipy.sparse.csr_array(self.rows), self.labels, WEIGHTS)
+        np.testing.assert_allclose(clf.cv_scores_, dense.cv_scores_, atol=1e-8)
+        np.testing.assert_allclose(clf.coef_, dense.coef_, atol=1e-6)
+        np.testing.assert_allclose(clf.held_out_scores_, dense.held_out_scores_, atol=1e-6)
+        assert clf.C_ == dense.C_
+
+    def test_callables(self):
+        settings = {"Cs": CS, "cv": FOLDS, "standardize": True, "solver": "lbfgs", **EXACT}
+        for scoring in (lambda y, Z: float((Z.argmax(1) == y).mean()), "neg_log_loss"):
+            scorer = get_scorer(scoring) if isinstance(scoring, str) else scoring
+            dense = xl.LinearClassifierCV(scoring=scorer, **settings).fit(self.rows, self.labels)
+            clf = xl.LinearClassifierCV(scoring=scorer, **settings)
+            clf.fit(scipy.sparse.csr_array(self.rows), self.labels)
+            np.testing.assert_allclose(clf.cv_scores_, dense.cv_scores_, atol=1e-8)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.sparse import random_array
 
-from xplinear import LinearClassifier, Objective, minimize
+from xplinear import LinearClassifier, Objective, minimize, parity
 from xplinear.backends import BackendError, get_backend, host_reads
 from xplinear.backends.sparse import ScipyRows
 from xplinear.data import ArrayData, SparseData, data_of
@@ -67,7 +67,7 @@ def fitted(
     clf = clf.set_params(dtype="float64").fit(rows, y)
     coef = clf.backend_.to_host(clf.coef_)
     np.testing.assert_allclose(coef, expected.coef_, rtol=1e-10, atol=1e-10)
-    assert clf.n_iter_ == expected.n_iter_
+    np.testing.assert_array_equal(clf.n_iter_, expected.n_iter_)
     return clf
 
 
@@ -218,6 +218,10 @@ class TestCuPy:
         clf = fitted(LinearClassifier(backend=backend), X, Y, expected)
         np.testing.assert_allclose(clf.predict_proba(X), expected.predict_proba(X), atol=1e-10)
 
+    def test_parity(self, backend: Any) -> None:
+        rows = parity.compare([backend], ["float64"], ["softmax"], ["l2"])
+        assert rows[0].passed
+
 
 def kinds(request: pytest.FixtureRequest, name: str) -> Any:
     return (
@@ -266,3 +270,17 @@ def test_rows_larger_than_the_device_stay_on_the_host(
     sgd = {"solver": "sgd", "max_iter": 4, "batch_size": 32, "random_state": 0, "dtype": "float64"}
     own, there = (LinearClassifier(backend=a, **sgd).fit(X, Y) for a in (small, "numpy"))
     np.testing.assert_allclose(small.fetch(own.coef_), there.coef_, rtol=1e-9, atol=1e-12)
+
+
+def test_sparse_labels_of_torch_and_weights_that_are_sparse(torch: Any) -> None:
+    many = np.stack([Y, 1 - Y, rng.integers(0, 2, len(Y))], axis=1)
+    expected = LinearClassifier(dtype="float64").fit(X, many)
+    with warnings.catch_warnings(action="ignore"):
+        labels = torch.from_numpy(many).to_sparse_csr(), torch.from_numpy(many).to_sparse_coo()
+    rows = tensors(torch)["csr"]
+    for there in labels:
+        clf = fitted(LinearClassifier(), rows, there, expected)
+        assert clf.score(rows, there) == expected.score(X, many)
+    for weights in (labels[0], X[:, :1]):
+        with pytest.raises(TypeError, match="sample_weight is a sparse matrix"):
+            LinearClassifier().fit(X, Y, sample_weight=weights)

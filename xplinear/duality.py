@@ -114,12 +114,24 @@ def _block_flows(
     if not loss.shift_invariant:
         return xp.sum(xp.where(A > 0, A, 0.0), axis=0), xp.sum(xp.where(A < 0, -A, 0.0), axis=0)
     n, m, k = A.shape
+    if k == 2:
+        first = _of_first_class(A, block.y, xp=xp)
+        up = xp.sum(xp.where(first, A[:, :, 1], 0.0), axis=0)
+        down = xp.sum(xp.where(first, 0.0, A[:, :, 0]), axis=0)
+        nothing = xp.zeros_like(up)
+        rows_of = xp.stack([nothing, up], axis=1), xp.stack([down, nothing], axis=1)
+        return (xp.stack(rows_of, axis=1),)
     true = true_class(A, block.y, xp=xp)
     t = true.shape[1]  # targets: 1 that all models share, or m
     members = xp.permute_dims(xp.astype(true, A.dtype), (1, 2, 0))
     A = xp.reshape(xp.where(true, 0.0, A), (n, t, m // t * k))
     flow = xp.reshape(members @ xp.permute_dims(A, (1, 0, 2)), (t, k, m // t, k))
     return (xp.reshape(xp.permute_dims(flow, (0, 2, 1, 3)), (m, k, k)),)
+
+
+def _of_first_class(A: Array, y: Array, *, xp: Namespace) -> Array:
+    """Return which rows of two classes are of the first ``(n, 1 or m)``."""
+    return xp.reshape(y, (A.shape[0], -1)) == 0
 
 
 def _balance(shift_invariant: bool, xp: Namespace, *flows: Array) -> Array:
@@ -176,6 +188,12 @@ def _feasible(
     """Return the dual point with the ratios applied; where they must, its components cancel."""
     if not shift_invariant:
         return A if ratio is None else A * xp.where(A > 0, ratio[0, ...], ratio[1, ...])
+    if A.shape[-1] == 2:
+        first, (up, down) = _of_first_class(A, y, xp=xp), (A[:, :, 1], A[:, :, 0])
+        if ratio is not None:
+            up, down = up * ratio[0, :, 1], down * ratio[1, :, 0]
+        A = xp.where(first, up, -down)
+        return xp.stack([-A, A], axis=2)
     true = true_class(A, y, xp=xp)
     if ratio is not None:
         A = A * of_true_class(ratio, y, xp=xp)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import array_api_compat.numpy as xp
 import numpy as np
@@ -16,7 +16,7 @@ from xplinear.backends.epoch import Epoch, Shared, labels_of
 from xplinear.backends.sparse import ScipyRows, canonical
 from xplinear.backends.threads import blas
 from xplinear.backends.transfer import read_rows
-from xplinear.losses import LOSSES, Loss, SoftmaxLoss
+from xplinear.losses import LOSSES, Loss, SoftmaxLoss, SquaredHingeLoss
 from xplinear.losses.exponential import least_exponent
 from xplinear.namespace import HostArray, Namespace
 
@@ -175,55 +175,69 @@ def _softmax(
     return value.reshape(n, m), G.T.reshape(n, m, k)
 
 
-def _of_columns(loss: Loss, Z: HostArray, y: HostArray) -> tuple[HostArray, HostArray]:
-    """Return losses ``(n, m)`` and the gradient in the scores of the columns ``(n, m, c)``."""
+# Of differences z ``(n, m, 1)``, whose sign is changed in class 1: losses and slopes, in place.
+_OfDifferences: TypeAlias = Callable[[Any, HostArray], tuple[HostArray, HostArray]]
+
+
+def _logistic(loss: SoftmaxLoss, Z: HostArray) -> tuple[HostArray, HostArray]:
+    """Return log(1 + eᶻ) and eᶻ / (1 + eᶻ): one exponential for each score."""
+    del loss
+    least = least_exponent(Z.dtype, xp=_BACKEND.xp)
+    slope = np.clip(Z, least, -least)
+    np.exp(slope, out=slope)
+    value = 1.0 + slope
+    slope /= value
+    np.log(value, out=value)
+    return np.maximum(value, Z, out=value), slope  # z where it is above the largest exponent
+
+
+def _squared_violation(loss: SquaredHingeLoss, Z: HostArray) -> tuple[HostArray, HostArray]:
+    """Return max(0, z + Δ)² and its slope."""
+    Z += loss.margin
+    np.maximum(Z, 0.0, out=Z)
+    return Z * Z, np.multiply(Z, 2.0, out=Z)
+
+
+_OF_DIFFERENCES: dict[type[Loss], _OfDifferences] = {
+    SoftmaxLoss: _logistic,
+    SquaredHingeLoss: _squared_violation,
+}
+
+
+def _of_columns(
+    of_differences: _OfDifferences | None, loss: Loss, Z: HostArray, y: HostArray
+) -> tuple[HostArray, HostArray]:
+    """Return losses ``(n, m)`` and the gradient in the scores of the columns ``Z (n, m, c)``.
+
+    It may take the memory of these scores.
+    """
     if Z.shape[2] > 1:
         return loss.value_and_grad(Z, y, xp=xp)
-    value, G = loss.value_and_grad(np.concatenate((-0.5 * Z, 0.5 * Z), axis=2), y, xp=xp)
-    return value, 0.5 * (G[:, :, 1:] - G[:, :, :1])
-
-
-def _softmax_of_columns(
-    loss: SoftmaxLoss, Z: HostArray, y: HostArray
-) -> tuple[HostArray, HostArray]:
-    return _logistic(Z, y) if Z.shape[2] == 1 else _of_columns(loss, Z, y)
+    if of_differences is None:
+        value, G = loss.value_and_grad(np.concatenate((-0.5 * Z, 0.5 * Z), axis=2), y, xp=xp)
+        return value, 0.5 * (G[:, :, 1:] - G[:, :, :1])
+    sign = (1.0 - 2.0 * y.astype(Z.dtype)).reshape(len(y), -1, 1)
+    Z *= sign
+    value, slope = of_differences(loss, Z)
+    slope *= sign
+    return value[:, :, 0], slope
 
 
 def _two_classes(
-    loss: SoftmaxLoss, block: Any, shared: Shared, params: Any
+    of_differences: _OfDifferences, loss: Loss, block: Any, shared: Shared, params: Any
 ) -> tuple[HostArray, ...] | None:
     """Return summed losses ``(m,)`` of a block, and their gradient, where two have one column."""
-    del loss
     W, b = params
     if b.shape[1] > 1:
         return None
     rows = block.rows.astype(W.dtype, xp=xp)
     y = labels_of(block.y, shared.targets, shared.positives, xp=xp)
-    value, G = _logistic(rows.scores(W, b, xp=xp), y)
+    value, G = _of_columns(of_differences, loss, rows.scores(W, b, xp=xp), y)
     if block.s is not None:
         s = block.s if shared.models is None else block.s.take(shared.models, axis=1)
         value *= s
         G *= s[:, :, None]
     return value.sum(axis=0, dtype=np.float64), *rows.gradient(G, xp=xp)
-
-
-def _logistic(Z: HostArray, y: HostArray) -> tuple[HostArray, HostArray]:
-    """Return softmax losses ``(n, m)`` of two classes and the gradient, in one exponential.
-
-    ``Z (n, m, 1)`` are their differences. The loss of z, whose sign is changed in class 1, is
-    log(1 + eᶻ), its slope eᶻ / (1 + eᶻ).
-    """
-    sign = (1.0 - 2.0 * y.astype(Z.dtype)).reshape(len(y), -1, 1)
-    Z *= sign
-    least = least_exponent(Z.dtype, xp=_BACKEND.xp)
-    G = np.clip(Z, least, -least)
-    np.exp(G, out=G)
-    value = 1.0 + G
-    G /= value
-    G *= sign
-    np.log(value, out=value)
-    np.maximum(value, Z, out=value)  # of z above the largest exponent
-    return value[:, :, 0], G
 
 
 _BACKEND = Backend(
@@ -241,9 +255,14 @@ _BACKEND = Backend(
     sparse=lambda X: ScipyRows(canonical(X)),
     kernels={
         (SoftmaxLoss, "value_and_grad"): _softmax,
-        (SoftmaxLoss, "loss_and_grad"): _two_classes,
-        **{(loss, "sgd"): partial(_sgd, _of_columns) for loss in LOSSES.values()},
-        (SoftmaxLoss, "sgd"): partial(_sgd, _softmax_of_columns),
+        **{
+            (loss, "loss_and_grad"): partial(_two_classes, of_differences)
+            for loss, of_differences in _OF_DIFFERENCES.items()
+        },
+        **{
+            (loss, "sgd"): partial(_sgd, partial(_of_columns, _OF_DIFFERENCES.get(loss)))
+            for loss in LOSSES.values()
+        },
     },
 )
 

@@ -319,11 +319,13 @@ class _Threads(Threads, threading.local):
 _threads = renewed_in_children(_Threads(_of_a_thread))
 
 
-def _each(function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
+def _each(
+    function: Callable[[Any], Any], items: Iterator[Any], at_once: bool = False
+) -> Iterator[Any]:
     """Compute in several threads, unless somebody may follow what is done in this one."""
     if torch.is_grad_enabled() or _tracing():
         return map(function, items)
-    return _threads.each(torch.no_grad()(function), items)
+    return _threads.each(torch.no_grad()(function), items, at_once=at_once)
 
 
 def _fold_on_cpu(epoch: Epoch) -> Any:
@@ -354,8 +356,8 @@ def _products(tf32: bool) -> Generator[None]:
 def _sparse_csr(
     values: torch.Tensor, indices: torch.Tensor, starts: torch.Tensor, shape: tuple[int, int]
 ) -> torch.Tensor:
-    invariants = {"check_invariants": False}  # they are checked where they come in
-    return torch.sparse_csr_tensor(starts, indices, values, size=shape, **invariants)
+    # Invariants are checked where a matrix comes in.
+    return torch.sparse_csr_tensor(starts, indices, values, size=shape, check_invariants=False)
 
 
 @cache
@@ -386,8 +388,8 @@ def _starts(owners: torch.Tensor, rows: int) -> torch.Tensor:
 
 def _sparse(move: Callable[[Any], torch.Tensor], X: Any) -> CSR:
     _hushed()
-    together = torch.Tensor.contiguous
-    return csr(canonical(X), Library(xp, move, _fetch, _multiply, together, _owners, _starts))
+    library = Library(xp, move, _fetch, _multiply, lambda D: D, _owners, _starts)
+    return csr(canonical(X), library)
 
 
 def _kernels(sgd: Callable[..., Any]) -> dict[tuple[type, str], Callable[..., Any]]:
@@ -408,7 +410,6 @@ def _on(device: torch.device) -> Backend:
         return _widened(torch.from_numpy(array).to(device))
 
     kind = device.type
-    sparse = {} if kind == "mps" else {"sparse": partial(_sparse, move)}  # it has no such products
     products = _products if kind == "cuda" else partial(_without_autocast, kind)
     plain = fold = in_precision(products, _fold_on_cpu if kind == "cpu" else fold_in_python)
     own: dict[str, Any] = {"block_bytes": 256 * 2**20, "free_columns": GPU_COLUMNS}
@@ -428,6 +429,8 @@ def _on(device: torch.device) -> Backend:
         }
     elif kind == "mps":
         own["synchronize"] = torch.mps.synchronize
+    if kind != "mps":  # which has no such products
+        own["sparse"] = partial(_sparse, move)
     return Backend(
         name="torch" if kind == "cpu" else f"torch:{device}",
         xp=xp,
@@ -444,7 +447,6 @@ def _on(device: torch.device) -> Backend:
         plain_fold=plain,
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
         **own,
-        **sparse,
     )
 
 

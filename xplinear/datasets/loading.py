@@ -242,7 +242,7 @@ def _check_finite(X: HostRows, names: Sequence[str] | None, name: str) -> None:
     if X.dtype.kind != "f" or np.isfinite(X.data if is_scipy(X) else X).all():
         return
     for what, test in (("infinity", np.isinf), ("missing values (NaN)", np.isnan)):
-        columns = [str(j) if names is None else names[j] for j in _columns_with(test, X)]
+        columns = [str(j) if names is None else names[int(j)] for j in _columns_with(test, X)]
         if columns and (names is None or test is np.isinf):
             plural, listed = "s" * (len(columns) > 1), ", ".join(columns[:20])
             msg = f"{name}: {what} in column{plural} {listed}; drop those rows or columns"

@@ -190,7 +190,7 @@ class Preparation:
         ends = np.arange(0, values.size + 1, len(self.columns))
         parts = values.reshape(-1), (features + starts).reshape(-1), ends
         rows = sparse.csr_array(parts, shape=(len(X), p))
-        few = sparse_pays(values.size, rows.shape, values.dtype)
+        few = sparse_pays(values.size, (len(X), int(p)), values.dtype)
         return canonical(rows) if few else rows.toarray()
 
     @classmethod

@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from xplinear.arguments import naming, number, shown, warn
 from xplinear.backends import Backend
+from xplinear.backends.sparse import is_scipy
 from xplinear.estimator.tables import series_of
 from xplinear.estimator.validation import on_host, refuse_masked
 from xplinear.namespace import Array, HostArray, is_array, name_of
@@ -241,7 +242,7 @@ def weights_of(
     """
     weights, unit = None, 0.0
     if sample_weight is not None:
-        weights, unit = _of_largest_1(host_weights(sample_weight, len(codes)))
+        weights, unit = _of_largest_1(host_weights(sample_weight, codes.shape[0]))
     if class_weight is not None:
         factors, of_classes = _of_largest_1(factors_of(class_weight, codes, classes, weights))
         weights = factors[codes] if weights is None else weights * factors[codes]
@@ -274,7 +275,11 @@ def host_weights(sample_weight: Any, n: int, models: int = 1) -> HostArray:
     """Return the weights as they are given, ``(n,)`` or for many models ``(n, m)``, in float64."""
     refuse_masked("sample_weight", sample_weight)
     with naming("sample_weight"):
-        weights = np.asarray(on_host("sample_weight", sample_weight))
+        given = on_host("sample_weight", sample_weight)
+        if is_scipy(given):
+            msg = "sample_weight is a sparse matrix; give its rows as an array: toarray()"
+            raise TypeError(msg)
+        weights = np.asarray(given)
         texts = weights.dtype.kind == "O" and any(isinstance(a, (str, bytes)) for a in weights.flat)
         if weights.dtype.kind in "cmMSU" or texts:
             kind = "text" if texts else f"dtype {weights.dtype}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -143,14 +143,11 @@ class Problem:
     seed: int
     alpha: float | HostArray
     reach: Standard | None = None
-    other: Callable[[slice], Problem] | None = None
+    others: Callable[[slice], Problem] | None = None
 
-    def parts(self) -> Iterator[Problem]:
-        """Yield the problems of all models, as many of them at a time as are posed here."""
-        width, models = self.objective.m, self.sample.targets.models
-        yield self
-        for first in range(width, models, width):
-            yield cast(Any, self.other)(slice(first, min(first + width, models)))
+    def of(self, models: slice) -> Problem:
+        """Return the problem of other models of the same fit."""
+        return cast(Any, self.others)(models)
 
     def fitted(
         self,
@@ -219,6 +216,8 @@ class Problem:
         start = Params(*(data.backend.asarray(a, data.dtype) for a in params))
         at = self.sample.models
         start = Params(start.W[:, at, :], start.b[at, :])
+        if standard is not None and standard.centre.ndim > 1:
+            standard = standard._make(a[:, at] for a in standard)
         start = restandardized(start, standard, self.standard, xp=xp)
         return start if self.objective.fit_intercept else Params(start.W, xp.zeros_like(start.b))
 
@@ -547,13 +546,8 @@ def prepare(
     if not isinstance(seed, int):
         seed = int(check_random_state(seed).randint(2**31 - 1))
     backend, dtype, targets = sample.backend, sample.dtype, sample.targets
-    if scored and targets.kind == "labels":
-        msg = (
-            f"y should be a 1d array of labels for {type(owner).__name__}; LinearClassifier takes "
-            f"many, y of shape {targets.codes.shape}"
-        )
-        raise ValueError(msg)
-    visible = _counted_rows(targets.counted(), dtype, backend)
+    largest = targets.largest_weights() if targets.own_rows else sample.unclassed
+    visible = _counted_rows(largest, dtype, backend)
     one = targets.kind == "classes" and not scored
     counted = _counted_rows(sample.weights, dtype, backend) if one else visible
     scaled = visible if settings.standardize else counted
@@ -571,7 +565,7 @@ def prepare(
     shared = _Shared(counted, scaled, standard, out, seed)
     first = _posed(settings, shared, sample, before, partial=partial)
 
-    def other(models: slice) -> Problem:
+    def others(models: slice) -> Problem:
         return _posed(settings, shared, sample.of(models), before, partial=partial, like=first)
 
-    return replace(first, other=other)
+    return replace(first, others=others)

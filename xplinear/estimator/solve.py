@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from xplinear.minimize import Interrupted, Progress, Result, minimize
 from xplinear.objective import Objective, Params
 from xplinear.penalties import has_strength
 from xplinear.solvers import SOLVERS, Solver
-from xplinear.solvers.automatic import automatic_solver, cheap_passes
+from xplinear.solvers.automatic import automatic_solver, cheap_optimum, shared_passes
 from xplinear.solvers.protocol import declared, take_models
 
 __all__ = [
@@ -51,10 +52,10 @@ def solver_for(
     settings: Settings, objective: Objective, seed: int, *, partial: bool = False
 ) -> Any:
     """Return the solver of a fit, or of a call of `partial_fit`, told what the settings say."""
-    solver, data = settings.solver, objective.data
+    solver = settings.solver
     if solver == "auto":
-        cheap = cheap_passes(data.entries, objective.k)
-        exact = cheap and not (partial or settings.stochastic)
+        cheap = cheap_optimum(objective)
+        exact = (cheap or shared_passes(objective)) and not (partial or settings.stochastic)
         penalized = not settings.unpenalized
         auto = automatic_solver(objective, objective.m, penalized=penalized) if exact else "sgd"
         solver = auto
@@ -95,34 +96,61 @@ class _Outcome(NamedTuple):
 def solve(
     settings: Settings,
     problem: Problem,
-    start: Params | None,
+    warm: Fitted | None,
     callbacks: Sequence[Callable[[Progress], bool | None]],
 ) -> Solution:
-    """Solve a problem, and say so where rounding or ``max_iter`` ended that.
+    """Solve a problem, from a ``warm`` start if there is one, and say what ended it early.
 
-    Many models are solved as many at a time as memory holds. Returned is the model, and the
-    Ctrl-C to raise again once it is kept.
+    Many models are solved as many at a time as memory holds; a stack that it does not is halved.
+    Returned is the model, and the Ctrl-C to raise again once it is kept.
     """
     outcomes: list[_Outcome] = []
-    interrupt = None
-    for part in problem.parts():
+    models, width, done, part = problem.sample.targets.models, problem.objective.m, 0, problem
+    while True:
+        outcome, interrupt = _within_memory(settings, part, warm, callbacks)
+        if outcome is None:
+            width //= 2
+        else:
+            outcomes.append(outcome)
+            done += part.objective.m
+        if done == models:
+            break
         if interrupt is not None:
             msg = "interrupted before every label had its turn; nothing new is kept"
             raise KeyboardInterrupt(msg) from interrupt
-        at = part.sample.models
-        own = start and Params(start.W[:, at, :], start.b[at, :])
-        outcome, interrupt = _solved(settings, part, own, callbacks)
-        outcomes.append(outcome)
+        part = problem.of(slice(done, min(done + width, models)))
     _warn_of_early_ends(settings, problem.objective, outcomes)
     return joined([one.fitted for one in outcomes]), interrupt
+
+
+def _within_memory(
+    settings: Settings, problem: Problem, *start: Any
+) -> tuple[_Outcome | None, KeyboardInterrupt | None]:
+    """Return the solution, None where memory does not hold so many models, and a Ctrl-C."""
+    backend, m = problem.objective.data.backend, problem.objective.m
+    try:
+        return _solved(settings, problem, *start)
+    except Exception as error:
+        if m == 1 or not backend.out_of_memory(error):
+            raise
+    # Not in `except`: until its end, the traceback holds the arrays of the run that failed.
+    gc.collect()
+    backend.release_memory()
+    warn(
+        f"out of memory with a stack of {m} models; going on with half as many at a time: "
+        "results are the same within tol, it takes more passes",
+        RuntimeWarning,
+    )
+    return None, None
 
 
 def _solved(
     settings: Settings,
     problem: Problem,
-    start: Params | None,
+    warm: Fitted | None,
     callbacks: Sequence[Callable[[Progress], bool | None]],
 ) -> tuple[_Outcome, KeyboardInterrupt | None]:
+    start = problem.start_from(warm) if warm else None
     objective = problem.objective
     minimized = partial(_minimized, settings.precision)
     solver = solver_for(settings, objective, problem.seed)
@@ -230,7 +258,8 @@ def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) ->
     previous = None if model is None else model.sgd_state
     # Each call's weights are told in a unit of its own.
     shift = 0.0 if model is None else model.weight_unit - problem.sample.weight_unit
-    unit = 2.0 ** float(np.clip(shift, -60.0, 60.0))
+    unit: Any = np.exp2(np.clip(shift, -60.0, 60.0))
+    unit = objective.data.backend.asarray(unit, objective.data.dtype) if unit.ndim else float(unit)
     with matmul_precision(settings.precision):
         state = solver.init(objective, start, previous, unit)
     result, interrupt = _minimized(settings.precision, objective, solver, state=state)

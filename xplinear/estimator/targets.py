@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from xplinear.arguments import naming, warn
+from xplinear.backends import backend_of
 from xplinear.estimator.labels import (
     check_labels,
     check_two_classes,
@@ -27,7 +28,7 @@ __all__ = ["Indicator", "Targets", "check_targets", "has_columns", "targets_of",
 _BINARY = np.asarray([0, 1])
 _NUMBERS = bool, int, float, np.number, np.bool_
 _NAMED = 10  # labels that a message names
-_CHUNK_BYTES = 2**27  # of labels and weights that are looked at at a time
+_CHUNK_BYTES = 2**23  # of labels and weights that are looked at at a time
 
 
 class Indicator(NamedTuple):
@@ -122,10 +123,8 @@ class Targets(NamedTuple):
             weights[:, column] = 1.0 if found is None else found
         return weights, units
 
-    def counted(self) -> HostArray | None:
+    def largest_weights(self) -> HostArray:
         """Return the largest weight ``(n,)`` of each row in any model, class weights left out."""
-        if not self.own_rows:
-            return self.weights_of(slice(0, 1), classed=False)[0]
         largest = np.zeros(self.codes.shape[0])
         for models in self.chunks(9):
             weights, _ = self.weights_of(models, classed=False)
@@ -200,7 +199,7 @@ def has_columns(y: Any) -> bool:
 
 
 def _is_sparse(y: Any) -> bool:
-    return hasattr(y, "tocsc")
+    return hasattr(y, "tocsc") or backend_of(y).is_sparse(y)
 
 
 _ONE_COLUMN = "y should be a 1d array of labels"
@@ -213,6 +212,7 @@ _SEVERAL = (
 
 def _indicator(y: Any) -> Indicator:
     names = None
+    y = on_host("y", y) if _is_sparse(y) else y
     if _is_sparse(y) and y.shape[1] == 1:
         msg = f"{_ONE_COLUMN}; of one sparse column y.toarray().ravel() makes such an array"
         raise ValueError(msg)

@@ -180,6 +180,7 @@ def joined(parts: Sequence[Fitted]) -> Fitted:
         bounds = (each(name, certificates) for name in ("objective", "lower_bound", "residual"))
         reasons = [reason for one in certificates if one for reason in one.reasons]
         certificate = Certificate(*bounds, reasons=tuple(reasons))
+    own_units = np.ndim(first.weight_unit) > 0
     return first._replace(
         params=_beside([part.params for part in parts]),
         near=near,
@@ -188,6 +189,7 @@ def joined(parts: Sequence[Fitted]) -> Fitted:
         objective=each("objective"),
         history=_in_turn([part.history for part in parts if part.history]),
         certificate=certificate,
+        weight_unit=each("weight_unit") if own_units else first.weight_unit,
     )
 
 

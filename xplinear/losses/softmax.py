@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from xplinear.arguments import check_array, scores_namespace
 from xplinear.losses.exponential import shares
-from xplinear.losses.true_class import diagonal, true_class, true_score
+from xplinear.losses.true_class import diagonal, over_classes, true_class, true_score
 from xplinear.namespace import Array, Namespace
 
 __all__ = ["SoftmaxLoss", "softmax"]
@@ -95,11 +95,10 @@ class SoftmaxLoss:
         """Return $Σ_j p_j log p_j$ of the probabilities p = a + e_y."""
         xp = scores_namespace(A, y, xp=xp)
         true = true_class(A, y, xp=xp)
-        P = xp.where(true, 1.0 + A, A)
-        # log1p, because p_y is 1 up to rounding where a sample is learned.
-        logs = xp.where(true, xp.log1p(xp.where(true & (P > 0), A, 0.0)), 0.0)
-        logs = logs + xp.log(xp.where(~true & (P > 0), P, 1.0))
-        return xp.sum(P * logs, axis=-1)
+        a, others = true_score(A, true, xp=xp)[..., 0], xp.where(true | (A <= 0), 1.0, A)
+        # log1p, because p_y = 1 + a is 1 up to rounding where a sample is learned.
+        own = (1.0 + a) * xp.log1p(xp.where(a > -1.0, a, 0.0))
+        return own + over_classes(others * xp.log(others), xp=xp)[..., 0]
 
     @staticmethod
     def _shares(Z: Array, y: Array, *, xp: Namespace) -> tuple[Array, Namespace]:

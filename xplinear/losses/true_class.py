@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from xplinear.namespace import Array, Namespace, device
 
-__all__ = ["diagonal", "of_true_class", "pairwise_curvature", "true_class", "true_score"]
+__all__ = [
+    "diagonal",
+    "of_true_class",
+    "over_classes",
+    "pairwise_curvature",
+    "true_class",
+    "true_score",
+]
 
 
 def true_class(Z: Array, y: Array, *, xp: Namespace) -> Array:
@@ -15,7 +22,14 @@ def true_class(Z: Array, y: Array, *, xp: Namespace) -> Array:
 
 def true_score(Z: Array, true: Array, *, xp: Namespace) -> Array:
     """Return z_y ``(..., 1)``: a sum over a mask, which every backend does without a gather."""
-    return xp.sum(xp.where(true, Z, 0.0), axis=-1, keepdims=True)
+    return over_classes(xp.where(true, Z, 0.0), xp=xp)
+
+
+def over_classes(Z: Array, *, xp: Namespace) -> Array:
+    """Return the sum over the classes ``(..., 1)``: of two as one of arrays, not of each row."""
+    if Z.shape[-1] == 2:
+        return Z[..., :1] + Z[..., 1:]
+    return xp.sum(Z, axis=-1, keepdims=True)
 
 
 def of_true_class(table: Array, y: Array, *, xp: Namespace) -> Array:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -20,11 +20,17 @@ from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
 from xplinear.estimator.labels import host_weights
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
-from xplinear.estimator.solve import certificate_of, solver_for
+from xplinear.estimator.solve import certificate_of, solve, solver_for
 from xplinear.formats.fitted import keep, linear_coefficients
-from xplinear.minimize import minimize, time_left
+from xplinear.minimize import minimize
 from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.folds import CV, Folds, folds_of, splits_of
+from xplinear.model_selection.labels import (
+    alphas_of_labels,
+    scoring_of_models,
+    sweep_labels,
+    with_alphas,
+)
 from xplinear.model_selection.scoring import (
     RANKINGS,
     HeldOut,
@@ -38,6 +44,7 @@ from xplinear.model_selection.sweep import (
     Run,
     SweepProgress,
     held_out_decisions,
+    scattered,
     stacks_beyond,
 )
 from xplinear.namespace import Array, HostArray
@@ -67,6 +74,7 @@ class _Search:
     learning_rates: Sequence[float] | None = parameter(None, _STRENGTHS | NONE)
     refit: bool = parameter(True, FLAG)
     held_out_scores: bool = parameter(False, FLAG)
+    alpha_per_label: bool = parameter(False, FLAG)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -86,12 +94,12 @@ class _Search:
                 )
                 raise ValueError(msg)
 
-    def check_folds(self, folds: Folds) -> None:
-        """Raise ValueError where folds do not give what is asked for."""
-        if self.one_standard_error and len(folds.tests) < 2:
+    def check_folds(self, tests: Sequence[HostArray]) -> None:
+        """Raise ValueError where folds do not give what is asked for; ``tests`` they hold out."""
+        if self.one_standard_error and len(tests) < 2:
             msg = "one_standard_error needs at least two folds"
             raise ValueError(msg)
-        rows, times = np.unique(np.concatenate(folds.tests), return_counts=True)
+        rows, times = np.unique(np.concatenate(tests), return_counts=True)
         if self.held_out_scores and times.max() > 1:
             msg = (
                 f"held_out_scores needs folds that hold out each row once at most, and row "
@@ -104,7 +112,9 @@ class _Search:
         """Return the strengths to try, strong to weak, and the C of each where Cs are given."""
         if self.Cs is not None:
             Cs = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, int) else np.unique(self.Cs)
-            return problem.alpha / Cs, Cs  # that of C = 1
+            return float(np.ravel(problem.alpha)[0]) / Cs, Cs  # problems are of C = 1
+        if problem.sample.targets.kind != "classes" and not isinstance(self.alphas, Sequence):
+            return alphas_of_labels(problem, self.alphas or 20), None
         if self.alphas is None or isinstance(self.alphas, int):
             return automatic_alphas(problem.objective, self.alphas or 20), None
         return np.unique(self.alphas)[::-1], None
@@ -148,7 +158,9 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         ``(n, k)``, ``(n,)`` when binary, of a fold's held-out rows, on the host; or a scorer
         ``scoring(estimator, X, y) -> float``, as `sklearn.metrics.make_scorer` makes it. Both are
         given ``sample_weight`` where there are weights and the callable takes them, and no row
-        of weight 0.
+        of weight 0. Of many labels, only by name: the mean over the labels of the scores of each,
+        so that ``accuracy`` is the share of labels that are right, and ``roc_auc`` leaves out
+        those that all or none of the rows held out have; and ``micro_f1``, as scikit-learn's.
     one_standard_error : bool, default False
         Choose the strongest α whose mean score is within one standard error of the best.
     learning_rates : sequence of float, optional
@@ -160,6 +172,11 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     held_out_scores : bool, default False
         Keep the decision function of every row by the model of the strength chosen that did not
         see it: one more fit of every fold, from zero. No row may be held out twice.
+    alpha_per_label : bool, default False
+        Choose a strength for each of many labels, or of many classes against the rest, by its own
+        scores; by default one for all.
+    multi_class : {"joint", "one_vs_rest"}, default "joint"
+        As in `LinearClassifier`.
     loss, penalty, l1_ratio, fit_intercept, batch_size, learning_rate, momentum, max_iter, tol
         As in `LinearClassifier`.
     standardize : bool, default False
@@ -180,19 +197,21 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     Cs_ : ndarray of shape (a,)
         From strong to weak, if given.
     cv_scores_ : ndarray of shape (a, f)
-        Score of each strength and fold; ``(a, r, f)`` with ``learning_rates``.
-    alpha_ : float
+        Score of each strength and fold; ``(a, r, f)`` with ``learning_rates``, ``(a, f, L)`` with
+        ``alpha_per_label``.
+    alpha_ : float, or ndarray of shape (L,) of many labels
         The strength chosen, that of all rows; of equally good ones the strongest.
-    C_ : float
+    C_ : float, or ndarray of shape (L,) with ``alpha_per_label``
         Likewise, where ``Cs`` are given.
-    best_index_ : int or tuple
+    best_index_ : int, tuple, or ndarray of shape (L,) with ``alpha_per_label``
         Its place in ``cv_scores_``, without the axis of the folds.
     learning_rate_ : float
         The learning rate chosen, with ``learning_rates``.
     coefs_paths_ : Array of shape (a, k, p), or (a, 1, p) when binary
-        ``coef_`` at each strength (and the learning rate chosen), fitted to all rows.
+        ``coef_`` at each strength (and the learning rate chosen), fitted to all rows; not of many
+        labels or classes against the rest, which are fitted to them at the strength chosen only.
     intercepts_paths_ : Array of shape (a, k), or (a, 1)
-    held_out_scores_ : Array of shape (n, k), or (n,) when binary
+    held_out_scores_ : Array of shape (n, k), (n, L), or (n,) when binary
         With ``held_out_scores``; NaN in rows that no fold holds out, and in those of weight 0.
     best_estimator_ : LinearClassifier
         The classifier at ``alpha_``; its fitted attributes (``coef_``, ``classes_``, ...) are
@@ -238,6 +257,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     learning_rates: Sequence[float] | None = _Search.learning_rates
     refit: bool = _Search.refit
     held_out_scores: bool = _Search.held_out_scores
+    alpha_per_label: bool = _Search.alpha_per_label
+    multi_class: Literal["joint", "one_vs_rest"] = Settings.multi_class
 
     @undisturbed(place_of)
     def fit(
@@ -276,12 +297,20 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
+        if problem.sample.targets.kind != "classes":
+            return self._fit_many(search, settings, problem, X, groups, callbacks)
+        if search.alpha_per_label:
+            msg = (
+                "alpha_per_label needs many labels, Y of 0 and 1 (n, L), or more than two classes "
+                "and multi_class='one_vs_rest'; y has one label per row"
+            )
+            raise ValueError(msg)
         scoring = self._scoring(objective)
         alphas, Cs = search.strengths(problem)
         splits = splits_of(search.cv, X, problem.sample.classes[problem.sample.codes], groups)
         how = {"standardize": settings.standardize, "refit": search.refit}
         folds = folds_of(problem, splits, settings.class_weight, **how)
-        search.check_folds(folds)
+        search.check_folds(folds.tests)
         held_out = _held_out(problem, folds, sample_weight)
         grid = Grid(alphas, search.learning_rates or [None], folds, Cs)
         if self.solver == "auto":  # what suits one model may be too much for many
@@ -292,7 +321,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
             raise ValueError(msg)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
-        chosen["solver"] = settings.solver
+        chosen |= {"multi_class": self.multi_class, "solver": settings.solver}
         scored = _scoring_of_rows(scoring, chosen, problem, X, folds, held_out)
         run, own = Run(grid, callbacks), None
         try:
@@ -312,6 +341,64 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         run.warn_of_an_end()
         return self
 
+    def _fit_many(
+        self,
+        search: _Search,
+        settings: Settings,
+        problem: Problem,
+        X: Any,
+        groups: Any,
+        callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+    ) -> Self:
+        if search.learning_rates:
+            msg = "learning_rates are for one model of all classes; give learning_rate"
+            raise ValueError(msg)
+        targets, per_label = problem.sample.targets, search.alpha_per_label
+        scoring = scoring_of_models(self.scoring, targets, per_label=per_label)
+        self._check_probabilities(scoring, problem.objective)
+        alphas, Cs = strengths = search.strengths(problem)
+        labels = targets.codes if targets.kind == "labels" else targets.classes[targets.codes]
+        splits = splits_of(search.cv, X, labels, groups)
+        search.check_folds([rows for _, rows in splits])
+        if self.solver == "auto":
+            lanes = problem.objective.m * len(splits)
+            name = automatic_solver(problem.objective, lanes, len(alphas))
+            settings = replace(settings, solver=name)
+        found = sweep_labels(
+            problem,
+            settings,
+            splits,
+            strengths,
+            scoring,
+            callbacks,
+            per_label=per_label,
+            one_standard_error=search.one_standard_error,
+            held_out_scores=search.held_out_scores,
+        )
+        alphas, Cs = alphas[found.done], Cs if Cs is None else Cs[found.done]
+        name, given = ("alpha", alphas) if Cs is None else ("C", Cs)
+        chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
+        chosen |= {"multi_class": self.multi_class, "solver": settings.solver}
+        best = LinearClassifier(**chosen).set_params(**{name: given[found.chosen].tolist()})
+        interrupt = None
+        if search.refit:
+            fitted, interrupt = solve(settings, with_alphas(problem, found.alpha), None, ())
+            keep(best, fitted)
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        self.alphas_, self.cv_scores_, self.alpha_ = alphas, found.scores, found.alpha
+        self.best_index_ = found.chosen if found.chosen.ndim else int(found.chosen)
+        if Cs is not None:
+            self.Cs_, self.C_ = Cs, Cs[found.chosen]
+        if found.held_out_scores is not None:
+            self.held_out_scores_ = found.held_out_scores
+        if search.refit:
+            self.best_estimator_ = best
+            vars(self).update({name: a for name, a in vars(best).items() if name.endswith("_")})
+        if interrupt is not None:
+            raise interrupt
+        return self
+
     def _solve(self, objective: Objective, solver: Solver, run: Run, scoring: str | OfRows) -> None:
         """Solve and score stack by stack."""
         extends = self.alphas is None and self.Cs is None
@@ -319,13 +406,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             run.add(stack, scoring)
             if self.verbose:
                 last = stack.at[-1]
-                name, strength = run.grid.named(last)
-                mean = run.scores[last].mean(axis=1).max()
-                left = time_left(run.seconds, len(run.reasons), run.models)
-                print(  # noqa: T201 - asked for
-                    f"{name} {strength:.3g}  score {mean:.4f}  {len(run.reasons)}/{run.models} "
-                    f"models  {run.seconds:.2f} s, time left {left}"
-                )
+                run.tell(last, run.scores[last].mean(axis=1).max())
             if stack.result.reason == "callback":
                 break
             del stack  # its state takes memory that the next one needs
@@ -348,13 +429,10 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         """Return the decision function of every row; models are fitted as `_refit` does it."""
         a, r = run.best(one_standard_error=self.one_standard_error)
         place = int(run.done[a]), r
-        Z, rows = held_out_decisions(objective, solver, run.grid, place, held_out, self.precision)
-        xp, asarray, n = objective.xp, objective.data.backend.asarray, len(held_out.codes)
+        parts = held_out_decisions(objective, solver, run.grid, place, held_out, self.precision)
+        Z = objective.xp.concat(parts, axis=0)
         Z = Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z
-        at = np.full(n, len(rows))  # what stands last, for rows that there are no scores of
-        at[rows] = np.arange(len(rows))
-        Z = xp.concat([Z, xp.full_like(Z[:1, ...], float("nan"))], axis=0)
-        return xp.take(Z, asarray(at), axis=0)
+        return scattered(Z, np.concatenate(held_out.tests), len(held_out.codes), objective)
 
     def predict(self, X: Any) -> Array:
         """Return the label ``(n,)`` of the largest score of each row."""
@@ -426,13 +504,16 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
                 raise TypeError(msg)
             return self.scoring
         scoring = scoring_named(self.scoring, objective.k)
+        self._check_probabilities(scoring, objective)
+        return scoring
+
+    def _check_probabilities(self, scoring: str, objective: Objective) -> None:
         if scoring == "log_loss" and not objective.loss.probabilistic:
             msg = (
                 f"scoring={self.scoring!r} needs probabilities; {self.loss!r} gives none: "
                 "use loss='softmax', or another scoring"
             )
             raise ValueError(msg)
-        return scoring
 
     def _choose(
         self,

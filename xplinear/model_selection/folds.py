@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from sklearn.model_selection import check_cv
+from sklearn.model_selection import KFold, check_cv
 
 from xplinear.arguments import NONE, integer, naming, satisfying
 from xplinear.backends import Backend, backend_of
@@ -19,7 +19,7 @@ from xplinear.estimator.standardize import composed, standard_of
 from xplinear.estimator.validation import on_host, refuse_masked
 from xplinear.namespace import Array, HostArray, is_array
 
-__all__ = ["CV", "Folds", "folds_of", "splits_of"]
+__all__ = ["CV", "Folds", "Split", "columns_of", "folds_of", "splits_of", "standards_of"]
 
 Split = tuple[HostArray, HostArray]  # the training and the test rows of a fold
 
@@ -64,9 +64,12 @@ class Folds(NamedTuple):
         return self.standard._make(xp.take(a, index, axis=1) for a in self.standard)
 
 
-def splits_of(cv: Any, X: Any, labels: HostArray, groups: Any) -> list[Split]:
-    """Return the training and test rows of each fold; ``cv`` has been checked."""
-    n = len(labels)
+def splits_of(cv: Any, X: Any, labels: Any, groups: Any) -> list[Split]:
+    """Return the training and test rows of each fold; ``cv`` has been checked.
+
+    ``labels`` are ``(n,)``, or ``(n, L)`` of 0 and 1, dense or sparse.
+    """
+    n = labels.shape[0]
     if groups is not None:
         refuse_masked("groups", groups)
         with naming("groups"):
@@ -74,6 +77,10 @@ def splits_of(cv: Any, X: Any, labels: HostArray, groups: Any) -> list[Split]:
         if groups.shape != (n,):
             msg = f"groups must have one entry per row of X, shape ({n},), got {groups.shape}"
             raise ValueError(msg)
+    if labels.ndim > 1 and (cv is None or isinstance(cv, int)):
+        cv = KFold(5 if cv is None else cv)  # as scikit-learn has it: no strata
+    if hasattr(cv, "split") and not isinstance(labels, np.ndarray):
+        labels = labels.toarray()
     splitter = cast(Any, check_cv(cv, labels, classifier=True))
     try:
         splits: list[Any] = list(splitter.split(X, labels, groups))
@@ -115,13 +122,15 @@ def folds_of(
             )
             raise ValueError(msg)
     data, own = problem.objective.data, len(train)
-    standard = _standards(problem, _columns(train, counted), refit=refit) if standardize else None
+    standard = None
+    if standardize:
+        standard = standards_of(problem, columns_of(np.stack(train, axis=1), counted), refit=refit)
     weighed = [weights_of(one, class_weight, codes, classes) for one in [*train, weights]]
     sums = np.asarray([one.sum() * 2.0**unit for one, unit in cast(Any, weighed)])
     train = [one for one, _ in cast(Any, weighed)][: own + refit]
     return Folds(
-        data.as_held(_columns(train, counted)),
-        data.as_held(_columns(held_out, counted)),
+        data.as_held(columns_of(np.stack(cast(Any, train), axis=1), counted)),
+        data.as_held(columns_of(np.stack(held_out, axis=1), counted)),
         [rows[weights[rows] > 0] for _, rows in splits],
         np.stack([np.bincount(codes, one, minlength=k) > 0 for one in train[:own]]),
         sums[: own + refit] / sums[-1],
@@ -129,20 +138,22 @@ def folds_of(
     )
 
 
-def _columns(weights: Sequence[HostArray], counted: Any) -> HostArray:
-    """Return weights as columns, of mean 1: what all share, such as a metric, weighs them alike."""
-    columns = np.stack(weights, axis=1)[counted]
+def columns_of(weights: HostArray, counted: Any) -> HostArray:
+    """Return columns of mean 1: what all share, such as a metric, weighs them alike."""
+    columns = weights[counted]
     return columns / columns.mean(axis=0)
 
 
-def _standards(problem: Problem, weights: HostArray, *, refit: bool) -> Standard:
+def standards_of(problem: Problem, weights: HostArray, *, refit: bool) -> Standard:
     """Return what standardizes the features for each fold, and last for the fit to all rows.
 
     As for that fit, class weights do not enter.
     """
     objective, xp = problem.objective, problem.objective.xp
-    data = objective.data.with_standard(problem.reach)
-    data, m = data.with_weights(data.as_held(weights)), weights.shape[1]
+    m = weights.shape[1]
+    any_labels = objective.data.backend.asarray(np.zeros(m, dtype=int))
+    data = objective.data.take(any_labels).with_standard(problem.reach)
+    data = data.with_weights(data.as_held(weights))
     alpha = xp.zeros((m,), **data.backend.kind(data.dtype))
     own = composed(
         problem.reach, standard_of(replace(objective, alpha=alpha, data=data, measured=None))

@@ -30,6 +30,7 @@ __all__ = [
     "Stack",
     "SweepProgress",
     "held_out_decisions",
+    "scattered",
     "stack_width",
     "stacks",
     "stacks_beyond",
@@ -78,7 +79,8 @@ def stack_width(objective: Objective, lanes: int, *, follows: bool) -> tuple[int
     passes, but 1,159 / 2,397 models in them. So strengths share a stack only where further
     columns cost next to nothing: on a GPU, up to `Backend.free_columns`. A solver that cannot
     follow always starts from zero, and takes what the matrix product gains by. Half of the free
-    memory may hold the solver's state.
+    memory may hold the solver's state. Products of sparse rows gain nothing by further columns, and
+    cost more where these are too many for the caches: there weights take no more than a block.
 
     Parameters
     ----------
@@ -89,8 +91,9 @@ def stack_width(objective: Objective, lanes: int, *, follows: bool) -> tuple[int
     """
     data = objective.data
     c = columns(objective.loss, objective.k)
-    model = _STATE_VECTORS * c * data.p * (objective.xp.finfo(data.dtype).bits // 8)
-    room = max(1, data.backend.free_memory() // 2 // model)
+    weights = c * data.p * (objective.xp.finfo(data.dtype).bits // 8)
+    room = max(1, data.backend.free_memory() // 2 // (_STATE_VECTORS * weights))
+    room = min(room, max(1, data.backend.block_bytes // weights)) if data.sparse else room
     width = min(lanes, room)
     free = data.backend.free_columns if follows else max(_WIDE, data.backend.free_columns)
     return width, max(1, min(free // c, room) // width)
@@ -165,6 +168,7 @@ def stacks(
     follows = declared(solver, "follow") is not None
     groups = _together(grid, solver)
     width, depth = stack_width(objective, max(map(len, groups)), follows=follows)
+    width -= width % grid.folds.models if width > grid.folds.models else 0  # whole folds
     # And the first of the strengths that are left to do.
     waiting = [(group, first) for group in reversed(groups)]
     while waiting:
@@ -250,8 +254,8 @@ def held_out_decisions(
     place: tuple[int, int],
     held_out: HeldOut,
     precision: str,
-) -> tuple[Array, HostArray]:
-    """Return class scores ``(r, k)`` by the models that did not see a row, and which rows."""
+) -> list[Array]:
+    """Return the class scores ``(r, k)`` of each fold, of the rows that it holds out."""
     (a, r), count = place, len(grid.folds.tests)
     one = grid._replace(
         alphas=grid.alphas[a : a + 1],
@@ -264,8 +268,15 @@ def held_out_decisions(
         folds = [f for _, f in stack.lanes]
         params = _known(grid, stack.result.params, folds, objective)
         found |= zip(folds, held_out.decisions(stack.objective.data, params, folds), strict=True)
-    Z = objective.xp.concat([found[f] for f in range(count)], axis=0)
-    return Z, np.concatenate(grid.folds.tests)
+    return [found[f] for f in range(count)]
+
+
+def scattered(Z: Array, rows: HostArray, n: int, objective: Objective) -> Array:
+    """Return scores of some rows in the places of these among n; the others are NaN."""
+    xp, at = objective.xp, np.full(n, len(rows))
+    at[rows] = np.arange(len(rows))
+    Z = xp.concat([Z, xp.full_like(Z[:1, ...], float("nan"))], axis=0)
+    return xp.take(Z, objective.data.backend.asarray(at), axis=0)
 
 
 def _within_memory(
@@ -362,9 +373,9 @@ def _held_out_scores(
         folds = [stack.lanes[model % len(stack.lanes)][1] for model in some]
         part = stack.objective.take(backend.asarray(np.asarray(some)))
         params = _known(grid, stack.params(some), folds, part)
+        part = replace(part, data=_weighted(part.data, grid, grid.folds.held_out, folds))
         if isinstance(scoring, str):
-            own = replace(part, data=_weighted(part.data, grid, grid.folds.held_out, folds))
-            found.append(backend.to_host(sums_of(scoring)(own, params)))
+            found.append(backend.to_host(sums_of(scoring)(part, params)))
         else:
             found.append(scoring.scores(part, params, folds))
     return np.concatenate(found)
@@ -386,10 +397,14 @@ class Run:
     """Scores and solutions as they come in."""
 
     def __init__(
-        self, grid: Grid, callbacks: Sequence[Callable[[SweepProgress], bool | None]]
+        self,
+        grid: Grid,
+        callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+        parts: tuple[int, ...] = (),
     ) -> None:
         self.grid, self.callbacks = grid, callbacks
-        self.scores = np.full((len(grid.alphas), len(grid.rates), len(grid.folds.tests)), np.nan)
+        shape = len(grid.alphas), len(grid.rates), len(grid.folds.tests), *parts
+        self.scores = np.full(shape, np.nan)  # each in parts, if so
         self.diverged = np.zeros(self.scores.shape[:2], dtype=bool)
         self.lanes_done = np.zeros(len(grid.alphas), dtype=int)
         self.refits: dict[tuple[int, int], Result] = {}
@@ -418,6 +433,15 @@ class Run:
             loss=float(progress.loss.mean()),
         )
         return sum(bool(callback(news)) for callback in self.callbacks) > 0
+
+    def tell(self, a: int, score: float) -> None:
+        """Print how far it is, and the mean score of a strength."""
+        (name, strength), done = self.grid.named(a), len(self.reasons)
+        left = time_left(self.seconds, done, self.models)
+        print(  # noqa: T201 - asked for
+            f"{name} {strength:.3g}  score {score:.4f}  {done}/{self.models} models"
+            f"  {self.seconds:.2f} s, time left {left}"
+        )
 
     def add(self, stack: Stack, scoring: str | OfRows) -> None:
         """Score what was solved, and keep the fits to all rows.
