@@ -6,10 +6,11 @@ real: random projections of the pixels, cut off at zero; a label says whether an
 projection is among its largest.
 
 Of scikit-learn's `OneVsRestClassifier(LogisticRegression())` a sample of the labels is fitted, half
-of them before our fit and half after it, and its seconds are those of all labels in proportion.
-The worst difference of any of these labels is told: by what share our objective is above theirs
-(below, where it is negative), and the largest difference of a probability. Memory is what the
-peak of the resident memory grew by in the fit; theirs is left out, as it fits one at a time.
+of them before our fit and half after it, and its seconds are those of all labels in proportion. It
+is given one thread for each job, which it is faster with than with two. Of these labels the worst
+is told: by what share our objective is above theirs (below, where it is negative), and the largest
+difference of a probability of any row from that of the optimum, which scikit-learn finds in float64
+with tol=1e-8. Memory is what the peak of the resident memory grew by in our fit.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ import numpy as np
 import typer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
+from threadpoolctl import threadpool_limits
 
 import xplinear as xl
 from benchmarks.report import report
 from xplinear.datasets import load
 
 P, SEED = 384, 0
-SCORES = 1e-3  # what probabilities may differ by
+TOL = 1e-5  # of ours: probabilities are then within 1e-3 of those of the optimum
 
 
 def embeddings(n: int, labels: int) -> tuple[Any, Any]:
@@ -59,7 +61,9 @@ def fashion_mnist(n: int, labels: int) -> tuple[Any, Any]:
 def cut(scores: Any, rng: np.random.Generator) -> Any:
     """Return labels ``(n, L)``: the rows of the largest scores, a share of its own for each."""
     shares = rng.permutation(np.geomspace(0.005, 0.3, scores.shape[1]))
-    limits = [np.quantile(column, 1.0 - share) for column, share in zip(scores.T, shares, strict=True)]
+    limits = [
+        np.quantile(column, 1.0 - share) for column, share in zip(scores.T, shares, strict=True)
+    ]
     return (scores > np.asarray(limits)).astype(np.int8)
 
 
@@ -82,22 +86,26 @@ def measured(name: str, X: Any, Y: Any, sampled: Any, jobs: int | None) -> dict[
 
     def fit_theirs(columns: Any) -> float:
         start = time.perf_counter()
-        model = OneVsRestClassifier(LogisticRegression(), n_jobs=jobs).fit(X, Y[:, columns])
+        with threadpool_limits(1):
+            model = OneVsRestClassifier(LogisticRegression(), n_jobs=jobs).fit(X, Y[:, columns])
         seconds = time.perf_counter() - start
         theirs.extend(zip(columns, model.estimators_, strict=True))
         return seconds
 
     seconds = fit_theirs(sampled[::2])
     before, start = peak(), time.perf_counter()
-    ours = xl.LinearClassifier(C=1.0).fit(X, Y)
+    ours = xl.LinearClassifier(C=1.0, tol=TOL).fit(X, Y)
     own, memory = time.perf_counter() - start, peak() - before
     seconds += fit_theirs(sampled[1::2])
-    excess, difference = [], []
+    excess, wrong, theirs_wrong = [], [], []
     for j, model in theirs:
+        best = LogisticRegression(tol=1e-8, max_iter=10_000).fit(wide, Y[:, j])
+        _, exact = objective(wide, Y[:, j], best.coef_[0], best.intercept_[0])
         value, p = objective(wide, Y[:, j], model.coef_[0], model.intercept_[0])
         mine, q = objective(wide, Y[:, j], ours.coef_[j], ours.intercept_[j])
         excess.append(mine / value - 1.0)
-        difference.append(np.abs(p - q).max())
+        wrong.append(np.abs(q - exact).max())
+        theirs_wrong.append(np.abs(p - exact).max())
     theirs_seconds = seconds * Y.shape[1] / len(sampled)
     return {
         "data": name,
@@ -111,8 +119,8 @@ def measured(name: str, X: Any, Y: Any, sampled: Any, jobs: int | None) -> dict[
         "iterations": int(np.max(ours.n_iter_)),
         "worst_relative_excess": float(f"{max(excess):.1e}"),
         "worst_gap": float(f"{np.max(ours.certificate_.relative_gap):.1e}"),
-        "worst_probability": float(f"{max(difference):.1e}"),
-        "within_1e-3": f"{np.mean(np.asarray(difference) <= SCORES):.0%} of {len(theirs)}",
+        "worst_probability": float(f"{max(wrong):.1e}"),
+        "sklearn_probability": float(f"{max(theirs_wrong):.1e}"),
         "memory_mb": round(memory, 1),
     }
 
@@ -133,7 +141,7 @@ def main(
         for jobs in (None, 2):
             rows.append(measured(name, X, Y, sampled, jobs))
             print(rows[-1], flush=True)
-    settings = {"C": 1.0, "labels": labels, "shape": (n, P), "sampled": sample}
+    settings = {"C": 1.0, "tol": TOL, "labels": labels, "shape": (n, P), "sampled": sample}
     report("labels", rows, quick=quick, notes=notes, **settings)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 
@@ -55,7 +56,7 @@ def test_as_grid_search_of_one_vs_rest(scoring, cv):
     folds = clf.cv_scores_.shape[1]
     expected = [search.cv_results_[f"split{f}_test_score"] for f in range(folds)]
     np.testing.assert_allclose(clf.cv_scores_, np.transpose(expected), atol=1e-9)
-    assert clf.C_ == search.best_params_["estimator__C"]
+    assert search.best_params_["estimator__C"] == clf.C_
     np.testing.assert_allclose(clf.predict_proba(X), search.predict_proba(X), atol=1e-6)
     np.testing.assert_array_equal(clf.predict(X), search.predict(X))
 
@@ -103,13 +104,13 @@ def f1_of_positives(y, z, sample_weight=None):
     return 2.0 * both / whole if whole else 0.0
 
 
-@pytest.mark.parametrize("per_label", [False, True])
-def test_on_every_backend(backend, per_label):
-    settings = {"Cs": [0.1, 1.0], "cv": FOLDS, "scoring": "roc_auc", "held_out_scores": True}
-    settings |= {"alpha_per_label": per_label, **EXACT}
-    expected = xl.LinearClassifierCV(**settings).fit(X, MISSING, WEIGHTS)
+def test_on_every_backend(backend):
+    settings = {"Cs": [0.1, 1.0], "cv": FOLDS[:2], "scoring": "roc_auc", "held_out_scores": True}
+    settings |= {"alpha_per_label": True, **EXACT}
+    few = MISSING[:, :2]
+    expected = xl.LinearClassifierCV(**settings).fit(X, few, WEIGHTS)
     clf = xl.LinearClassifierCV(**settings)
-    clf.fit(backend.asarray(X), backend.asarray(MISSING), backend.asarray(WEIGHTS))
+    clf.fit(backend.asarray(X), backend.asarray(few), backend.asarray(WEIGHTS))
     np.testing.assert_allclose(clf.cv_scores_, expected.cv_scores_, atol=1e-9)
     np.testing.assert_array_equal(clf.C_, expected.C_)
     for name in ("coef_", "held_out_scores_"):
@@ -205,8 +206,8 @@ def test_told_and_stopped(capsys):
 
 
 BAD = {
-    "name": ({"scoring": "top_2_accuracy"}, "scoring of many labels must be one of accuracy, "),
-    "callable": ({"scoring": lambda y, Z: 0.0}, "scoring of many labels must be one of accuracy"),
+    "name": ({"scoring": "top_2_accuracy"}, "scoring of many models must be one of accuracy, "),
+    "callable": ({"scoring": lambda y, Z: 0.0}, "scoring of many models must be one of accuracy"),
     "micro": (
         {"scoring": "f1_micro", "alpha_per_label": True},
         "scoring='f1_micro' is of all labels together; with alpha_per_label use macro_f1",
@@ -215,7 +216,10 @@ BAD = {
         {"scoring": "log_loss", "loss": "squared_hinge"},
         "scoring='log_loss' needs probabilities",
     ),
-    "rates": ({"learning_rates": [0.1], "solver": "sgd"}, "learning_rates are for one label per"),
+    "rates": (
+        {"learning_rates": [0.1], "solver": "sgd"},
+        "learning_rates are for one model of all",
+    ),
     "fold": ({"cv": [(np.arange(N), [])]}, "cv: fold 0 has no rows of positive weight to score"),
     "twice": ({"cv": [FOLDS[0], FOLDS[0]], "held_out_scores": True}, "is held out 2 times"),
 }
@@ -233,5 +237,122 @@ def test_bad_labels():
         xl.LinearClassifierCV(alpha_per_label=True).fit(X, Y[:, 0])
     lone = Y.astype(float)
     lone[40:, 3] = np.nan
-    with pytest.raises(ValueError, match="cv: fold 0: label 3: .* is zero everywhere"):
+    with pytest.raises(ValueError, match=r"cv: fold 0: label 3: .* is zero everywhere"):
         xl.LinearClassifierCV(cv=FOLDS).fit(X, lone)
+
+
+class TestOneVsRest:
+    """Classes, each against the rest: scored by the classes that they give."""
+
+    labels = np.asarray(["cat", "dog", "frog", "gnu"])[
+        np.argmax((X - X.mean(0)) @ rng.standard_normal((P, 4)) + rng.gumbel(size=(N, 4)), axis=1)
+    ]
+
+    @pytest.mark.parametrize(
+        "scoring",
+        [
+            "accuracy",
+            "neg_log_loss",
+            "top_k_accuracy",
+            "f1_macro",
+            "roc_auc_ovr",
+            "average_precision",
+        ],
+    )
+    def test_as_grid_search_of_scikit_learn(self, scoring):
+        single = OneVsRestClassifier(LogisticRegression(tol=1e-11, max_iter=10_000))
+        search = GridSearchCV(single, {"estimator__C": CS}, cv=3, scoring=scoring)
+        search.fit(X, self.labels)
+        clf = xl.LinearClassifierCV(
+            Cs=CS, cv=3, scoring=scoring, multi_class="one_vs_rest", held_out_scores=True, **EXACT
+        ).fit(X, self.labels)
+        expected = [search.cv_results_[f"split{f}_test_score"] for f in range(3)]
+        np.testing.assert_allclose(clf.cv_scores_, np.transpose(expected), atol=1e-7)
+        assert search.best_params_["estimator__C"] == clf.C_
+        np.testing.assert_allclose(clf.predict_proba(X), search.predict_proba(X), atol=1e-6)
+        same = cross_val_predict(
+            search.best_estimator_, X, self.labels, cv=3, method="decision_function"
+        )
+        np.testing.assert_allclose(clf.held_out_scores_, same, atol=1e-5)
+
+    @pytest.mark.parametrize("loss", ["softmax", "squared_error"])
+    def test_the_stack_is_the_single_fits(self, loss):
+        """With weights of rows and classes, standardized in each fold."""
+        settings = {"class_weight": "balanced", "standardize": True, "loss": loss, **EXACT}
+        settings |= {"multi_class": "one_vs_rest"}
+        folds = [(np.arange(60), np.arange(60, N)), *FOLDS]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            clf = xl.LinearClassifierCV(Cs=[0.1, 1.0], cv=folds, scoring="roc_auc", **settings)
+            clf.fit(X, self.labels, WEIGHTS)
+            for a, C in enumerate([0.1, 1.0]):
+                single = xl.LinearClassifier(C=C, **settings)
+                for f, (train, test) in enumerate(folds):
+                    single.fit(X[train], self.labels[train], WEIGHTS[train])
+                    probable = hasattr(single, "predict_proba")
+                    Z = (single.predict_proba if probable else single.decision_function)(X[test])
+                    hits = self.labels[test][:, None] == single.classes_
+                    expected = roc_auc_score(hits, Z, sample_weight=WEIGHTS[test])
+                    assert clf.cv_scores_[a, f] == pytest.approx(expected, abs=1e-9)
+
+    def test_a_class_that_training_lacks_is_never_predicted(self, library):
+        test = np.arange(0, N, 2)
+        train = np.setdiff1d(np.arange(N), test)[: N // 2]
+        labels = np.where(np.arange(N) % 20 == 0, "zebra", self.labels)
+        found = []
+        for tol in (1e-3, 1e-8):
+            settings = {"multi_class": "one_vs_rest", "scoring": "log_loss", "tol": tol}
+            clf = xl.LinearClassifierCV(
+                [0.1], cv=[(train, test)], refit=False, solver="lbfgs", max_iter=3000, **settings
+            )
+            found.append(clf.fit(library.asarray(X), labels).cv_scores_[0, 0])
+        single = xl.LinearClassifier(alpha=0.1, multi_class="one_vs_rest", **EXACT)
+        P_ = np.c_[single.fit(X[train], labels[train]).predict_proba(X[test]), np.zeros(len(test))]
+        assert found[1] == pytest.approx(-log_loss(labels[test], P_), abs=1e-5)
+        assert found[0] == pytest.approx(found[1], abs=1e-2)
+
+    def test_a_strength_for_each_class(self):
+        settings = {"Cs": CS, "cv": FOLDS, "alpha_per_label": True, "scoring": "roc_auc", **EXACT}
+        clf = xl.LinearClassifierCV(multi_class="one_vs_rest", **settings).fit(X, self.labels)
+        indicator = (self.labels[:, None] == clf.classes_).astype(int)
+        same = xl.LinearClassifierCV(**settings).fit(X, indicator)
+        np.testing.assert_allclose(clf.cv_scores_, same.cv_scores_, atol=1e-9)
+        np.testing.assert_array_equal(clf.C_, same.C_)
+        np.testing.assert_allclose(clf.coef_, same.coef_, atol=1e-7)
+
+    def test_whole_folds_are_solved_together(self, numpy_backend):
+        settings = {"Cs": CS, "cv": FOLDS, "multi_class": "one_vs_rest", **EXACT}
+        whole = xl.LinearClassifierCV(**settings).fit(X, self.labels)
+        little = replace(numpy_backend.backend, free_memory=lambda: 2 * 32 * 8 * P * 7)
+        parts = xl.LinearClassifierCV(**settings, backend=little).fit(X, self.labels)
+        np.testing.assert_array_equal(parts.cv_scores_, whole.cv_scores_)
+        joint = xl.LinearClassifierCV(**settings).fit(X, self.labels == "cat")
+        assert joint.best_estimator_.multi_class == "one_vs_rest"
+        assert joint.coef_.shape == (1, P)
+
+
+def test_pictures():
+    plot = pytest.importorskip("xplinear.plot", reason="matplotlib is an extra")
+    settings = {"Cs": CS, "cv": FOLDS, "scoring": "roc_auc"}
+    for per_label in (False, True):
+        clf = xl.LinearClassifierCV(alpha_per_label=per_label, **settings).fit(X, Y)
+        drawn = plot.ValidationCurveDisplay.from_estimator(clf)
+        assert drawn.ax_.get_ylabel() == "roc auc of 3 folds"
+        scores = clf.cv_scores_.mean(axis=2) if per_label else clf.cv_scores_
+        mean = drawn.ax_.lines[0 if per_label else 1]  # the one strength chosen is drawn first
+        np.testing.assert_allclose(mean.get_ydata(), scores.mean(axis=1))
+        assert drawn.chosen == (None if per_label else clf.alphas_[clf.best_index_])
+        with pytest.raises(ValueError, match="only the strength chosen is fitted"):
+            plot.CoefficientPathDisplay.from_estimator(clf)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_sparse_rows(standardize):
+    rows = np.where(np.random.default_rng(0).random((N, P)) < 0.4, X, 0.0)
+    settings = {"Cs": CS, "cv": FOLDS, "scoring": "roc_auc", "standardize": standardize, **EXACT}
+    settings |= {"alpha_per_label": True, "held_out_scores": True}
+    dense = xl.LinearClassifierCV(**settings).fit(rows, MISSING)
+    clf = xl.LinearClassifierCV(**settings).fit(scipy.sparse.csr_array(rows), MISSING)
+    np.testing.assert_allclose(clf.cv_scores_, dense.cv_scores_, atol=1e-9)
+    np.testing.assert_allclose(clf.coef_, dense.coef_, atol=1e-6)
+    np.testing.assert_allclose(clf.held_out_scores_, dense.held_out_scores_, atol=1e-6)

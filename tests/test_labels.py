@@ -286,3 +286,57 @@ def test_classes_of_models_that_cannot_be(backend, positives, message):
             backend.objective(*what, **more, alpha=[0.1] * 3, k=2, positives=[0, 1, 2])
     with pytest.raises(ArgumentError, match="y must hold class codes from 0 on"):
         backend.objective(*what, y - 1, alpha=[0.1] * 3, k=2, positives=[0, 1, 2])
+
+
+# No row is 1, all are, one is; a line separates them; noise; and what is between.
+LINE = X @ [1.0, -2.0, 0.5, 1.0]
+HARD = np.stack(
+    [
+        np.zeros(N),
+        np.ones(N),
+        np.arange(N) == 17,
+        LINE > 1.0,
+        rng.random(N) < 0.5,
+        LINE + rng.logistic(size=N) > 2.0,
+    ],
+    axis=1,
+).astype(np.int8)
+
+
+def of_hard_labels(case: Any) -> Objective:
+    what = case.backend.accelerated(LOSSES["softmax"]()), PENALTIES["l2"](), X, HARD
+    return case.objective(*what, alpha=[1e-2] * 6, k=2)
+
+
+@pytest.mark.parametrize("solver", [LBFGS(tol=1e-9), Newton(tol=1e-9)])
+def test_labels_of_every_difficulty(numpy_backend, solver):
+    """Each as it would be alone; without two classes F goes to 0, and the intercept far."""
+    F = of_hard_labels(numpy_backend)
+    result = minimize(F, solver)
+    assert set(result.reasons[:2]) <= {"converged", "rounding"}
+    assert set(result.reasons[2:]) == {"converged"}
+    W, b = result.params
+    for j in range(2, 6):
+        data = ArrayData(X, HARD[:, j], backend=NUMPY)
+        one = Objective(LOSSES["softmax"](), PENALTIES["l2"](), np.asarray([1e-2]), data, 2)
+        alone = minimize(one, solver).params
+        np.testing.assert_allclose(W[:, j], alone.W[:, 0], atol=1e-8)
+        np.testing.assert_allclose(b[j], alone.b[0], atol=1e-7)
+    value, bound = value_and_lower_bound(F, result.params)
+    assert (value - bound <= 1e-13 + 1e-9 * value).all()
+    assert (bound[:2] == 0.0).all()
+    np.testing.assert_allclose(W[:, :2], 0.0, atol=1e-6)
+    assert b[0, 0] < -15.0
+    assert b[1, 0] > 15.0
+
+
+@pytest.mark.parametrize("solver", [LBFGS(max_iter=8, tol=1e-4), Newton(max_iter=4, tol=1e-4)])
+def test_a_label_that_is_not_through_says_so(numpy_backend, solver):
+    F = of_hard_labels(numpy_backend)
+    result = minimize(F, solver)
+    gap = np.subtract(*value_and_lower_bound(F, result.params))
+    done = np.asarray(result.reasons) == "converged"
+    assert {*result.reasons} == {"converged", "max_iter"}
+    assert (gap[done] <= 1e-3 * np.log(2)).all()
+    assert not done[:2].any()
+    assert (result.residual[~done] > solver.tol).all()

@@ -159,26 +159,31 @@ def test_the_hessian_is_measured_where_that_pays(numpy_backend: Any) -> None:
     """Not for few iterations, little work, many features or classes."""
     rng = np.random.default_rng(0)
 
-    def measured(n: int, p: int, k: int, iteration: int, residual: float, tol: float) -> bool:
+    def measured(n: int, p: int, k: int, iteration: int, *residuals: float, tol: float) -> bool:
         rows, labels = rng.standard_normal((n, p), dtype=np.float32), np.arange(n) % k
+        alpha = [0.1] * len(residuals)
         objective = numpy_backend.objective(
-            SoftmaxLoss(), L2Penalty(), rows, labels, k=k, dtype="float32"
+            SoftmaxLoss(), L2Penalty(), rows, labels, alpha=alpha, k=k, dtype="float32"
         )
         solver = LBFGS(tol=tol, gram=False)
         state = solver.init(objective, objective.zeros())
-        after = solver.renewed(objective, state, iteration, [residual])
-        assert after is state or solver.renewed(objective, after, 20, [residual]) is after
+        after = solver.renewed(objective, state, iteration, residuals)
+        assert after is state or solver.renewed(objective, after, 20, residuals) is after
         return after is not state
 
-    assert measured(20_000, 100, 10, 10, 1e-2, 1e-8)
-    assert measured(20_000, 100, 10, 10, 1e-2, 0.0)
-    assert not measured(20_000, 100, 10, 11, 1e-2, 1e-8)  # not every time
-    assert not measured(20_000, 100, 10, 10, 1.1e-6, 1e-6)
-    assert not measured(20_000, 100, 10, 10, 1e-7, 1e-6)
-    assert not measured(20_000, 100, 10, 10, float("nan"), 1e-8)
-    assert not measured(1_000, 30, 5, 10, 1e-2, 1e-8)
-    assert not measured(500, 3_000, 5, 10, 1e-2, 1e-8)
-    assert not measured(3_000, 20, 300, 10, 1e-2, 0.0)
+    assert measured(20_000, 100, 10, 10, 1e-2, tol=1e-8)
+    assert measured(20_000, 100, 10, 10, 1e-2, tol=0.0)
+    assert not measured(20_000, 100, 10, 11, 1e-2, tol=1e-8)  # not every time
+    assert not measured(20_000, 100, 10, 10, 1.1e-6, tol=1e-6)
+    assert not measured(20_000, 100, 10, 10, 1e-7, tol=1e-6)
+    assert not measured(20_000, 100, 10, 10, float("nan"), tol=1e-8)
+    assert not measured(1_000, 30, 5, 10, 1e-2, tol=1e-8)
+    assert not measured(500, 3_000, 5, 10, 1e-2, tol=1e-8)
+    assert not measured(3_000, 20, 300, 10, 1e-2, tol=0.0)
+    # Of a stack most models must have far to go, not one; those of which nothing is known have not.
+    assert measured(20_000, 100, 10, 10, 1e-2, 1e-2, 1e-2, 2e-8, tol=1e-8)
+    assert measured(20_000, 100, 10, 10, 1e-2, 1e-9, tol=1e-8)
+    assert not measured(20_000, 100, 10, 10, 1e-2, 2e-8, 2e-8, 2e-8, tol=1e-8)
 
 
 def test_inverse_hessians_of_a_stack_are_those_of_its_models(backend: Any) -> None:

@@ -728,6 +728,24 @@ def test_what_is_scored_must_be_whole():
             fitted().score(X, y)
 
 
-def test_a_search_of_strengths_takes_one_label_per_row():
-    with pytest.raises(ValueError, match="y should be a 1d array of labels for LinearClassifierCV"):
-        xl.LinearClassifierCV().fit(X, Y)
+def test_the_command_line_predicts_many_labels(tmp_path):
+    from typer.testing import CliRunner
+
+    from xplinear import cli
+
+    pandas = pytest.importorskip("pandas")
+    names = ["rain", "wind", "sun", "fog"]
+    clf = xl.LinearClassifier(alpha=[0.1, 0.2, 0.3, 0.4])
+    clf.fit(X, pandas.DataFrame(Y, columns=names)).save(tmp_path / "model")
+    pandas.DataFrame(X).to_csv(tmp_path / "rows.csv", index=False)
+    model, rows, out = (str(tmp_path / name) for name in ("model", "rows.csv", "out.csv"))
+    for command in (["info", model], ["predict", model, rows, "--proba", "--out", out]):
+        result = CliRunner().invoke(cli.app, command)
+        assert result.exit_code == 0, result.output
+        if command[0] == "info":
+            assert "softmax + 0.1 … 0.4 · l2" in result.output
+            assert "rain, wind, sun, fog" in result.output
+    table = pandas.read_csv(out)
+    assert table.columns.tolist() == [*names, *(f"probability of {name}" for name in names)]
+    np.testing.assert_array_equal(table[names], clf.predict(X))
+    np.testing.assert_allclose(table.iloc[:, 4:], clf.predict_proba(X), rtol=1e-12)

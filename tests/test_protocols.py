@@ -81,7 +81,7 @@ def test_splitters_and_cs_as_in_grid_search(kind):
     folds = clf.cv_scores_.shape[1]
     expected = [search.cv_results_[f"split{f}_test_score"] for f in range(folds)]
     np.testing.assert_allclose(clf.cv_scores_, np.transpose(expected), atol=1e-6)
-    assert clf.C_ == search.best_params_["C"]
+    assert search.best_params_["C"] == clf.C_
     assert clf.Cs_.tolist() == CS
     np.testing.assert_allclose(clf.alphas_ * N * CS, 1.0)
     assert clf.alpha_ == pytest.approx(1.0 / (clf.C_ * N))
@@ -135,11 +135,12 @@ def test_how_many_cs():
 
 
 def test_what_is_said_of_cs(capsys):
+    clf = xl.LinearClassifierCV(
+        Cs=[1e-5, 1e-4, 1e-3], cv=3, scoring="log_loss", standardize=True, verbose=1
+    )
+    warnings.simplefilter("always")
     with pytest.warns(UserWarning, match=r"that of the largest C, 0\.001: .* give larger Cs too"):
-        warnings.simplefilter("always")
-        xl.LinearClassifierCV(
-            Cs=[1e-5, 1e-4, 1e-3], cv=3, scoring="log_loss", standardize=True, verbose=1
-        ).fit(X, Y)
+        clf.fit(X, Y)
     assert "C 0.001  score -1." in capsys.readouterr().out
 
 
@@ -162,7 +163,7 @@ class TestStandardize:
 
     @pytest.mark.parametrize("solver", ["lbfgs", "newton", "gd"])
     def test_the_stack_is_the_single_fits(self, backend, solver):
-        """With weights, of which those of classes do not enter, and a feature constant in a fold."""
+        """With weights, those of classes left out, and a feature that is constant in a fold."""
         rows, classes = X.copy(), {"frog": 3.0}
         rows[:100, 0] = 2.0
         folds = [(np.arange(100), np.arange(100, N)), *FOLDS]

@@ -1,4 +1,4 @@
-"""Scorings are scikit-learn's: of random scores with ties, weights, and classes that are missing."""
+"""Scorings are scikit-learn's: of random scores with ties, weights, classes that are missing."""
 
 from __future__ import annotations
 

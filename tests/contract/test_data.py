@@ -17,7 +17,7 @@ import xplinear as xl
 from xplinear.backends import BackendError, get_backend
 from xplinear.backends.sparse import ScipyRows
 from xplinear.data import ArrayData, Block, SparseData, Standard, StreamedData
-from xplinear.data.blocks import padded, shuffled
+from xplinear.data.blocks import joined, padded, shuffled
 from xplinear.data.protocol import Batch
 from xplinear.data.rows import DenseRows, FarStandard, SparseRows
 from xplinear.estimator.predictions import block_scores
@@ -154,6 +154,9 @@ class Plain:
     def with_standard(self, standard):
         return replace(self, standard=standard)
 
+    def narrowed(self):
+        return self
+
     def take(self, models):
         s, standard, labels = self.s, self.standard, self.y
         labels = labels if labels.ndim == 1 else labels[:, models]
@@ -171,11 +174,11 @@ class Plain:
             mean = (X - centre.mean(axis=0)) * scale.mean(axis=0)
         return PlainRows(features, mean), self.y[at], s
 
-    def map(self, function, static, *args, scores):
-        yield function(*static, Block(*self._some(slice(None))), *args)
+    def map(self, function, static, *args, scores, each=()):
+        yield function(*static, Block(*self._some(slice(None))), *each, *args)
 
     def reduce(self, function, static, *args, scores=0, kernel=None, each=()):
-        return next(self.map(function, static, *each, *args, scores=scores))
+        return next(self.map(function, static, *args, scores=scores, each=each))
 
     def sample(self, rows):
         return Block(*self._some(slice(None, None, -(-self.n // rows))))
@@ -363,6 +366,12 @@ def test_a_block_is_given_its_part_of_what_there_is_of_all_rows(backend, source)
     for data, plain in kinds(backend, source):
         found = data.reduce(_products, (backend.xp,), 2.0, each=(source.as_held(own),), scores=M)
         assert_same(backend, found, plain.reduce(_products, (np,), 2.0, each=(own,)))
+        parts = data.map(_sums, (backend.xp,), 2.0, each=(source.as_held(own),), scores=M)
+        assert_same(backend, [joined(list(parts), backend=source.backend)], [3.0 * own])
+
+
+def _sums(xp, block, G, factor):
+    return G + factor * G
 
 
 def _products(xp, block, G, factor):

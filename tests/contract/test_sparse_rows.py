@@ -21,6 +21,7 @@ from xplinear.data import ArrayData, SparseData, Standard
 from xplinear.data.rows import FarStandard
 from xplinear.duality import value_and_lower_bound
 from xplinear.losses import LOSSES, SoftmaxLoss
+from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.penalties import PENALTIES, L2Penalty
 from xplinear.solvers import SGD, SOLVERS, InteriorPoint, Newton
 from xplinear.solvers.automatic import automatic_solver
@@ -205,3 +206,39 @@ def test_what_is_too_large_is_not_written_out():
     F = xl.Objective(LOSSES["crammer_singer"](), L2Penalty(), np.asarray([0.1]), rows, k=2)
     with pytest.raises(ValueError, match="16384 sparse rows of 16384 features would have to be"):
         xl.minimize(F, InteriorPoint())
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_features_far_from_0_are_centred_where_they_are_stored(backend, each):
+    """A year beside rare words, in float32: products of years would cancel."""
+    rng = np.random.default_rng(0)
+    there = X.copy()
+    there[:, 3] = 20_000 + rng.integers(-2, 3, N)
+    centre = np.where(np.arange(P) == 3, 20_000.0, 0.01)
+    scale = np.where(np.arange(P) == 3, 0.7, 1.3)
+    if each:
+        centre, scale = (a[:, None] * [1.0, 1.00001] for a in (centre, scale))
+    F = backend.objective(
+        SoftmaxLoss(), L2Penalty(), there, Y, alpha=[0.1, 0.1], dtype="float32", stored="float64"
+    )
+    params = backend.params(F)
+    own = FarStandard(*map(backend.asarray, (centre, scale)))
+    F, G = pair(backend, replace(F, data=F.data.with_standard(own)))
+    W, b = (backend.to_numpy(a).astype(float) for a in params)
+    features = (there[:, :, None] - centre.reshape(P, -1)) * scale.reshape(P, -1)
+    Z = np.einsum("npj,pjc->njc", features + np.zeros((1, 1, 2)), W) + b
+    block = G.data.sample(N)
+    np.testing.assert_allclose(
+        backend.to_numpy(block.rows.scores(*params, xp=G.xp)), Z, atol=2e-5 * np.abs(Z).max()
+    )
+    assert_same(backend, G.value_and_grad(params)[1], F.value_and_grad(params)[1], 1e-5)
+    stored = G.data.with_standard(None).sample(N).rows.dense()
+    np.testing.assert_array_equal(backend.to_numpy(stored), there.astype(np.float32))
+
+
+def test_strengths_to_try_are_those_of_the_rows_dense(numpy_backend):
+    for penalty in (PENALTIES["l1"](), L2Penalty()):
+        F, G = pair(
+            numpy_backend, numpy_backend.objective(SoftmaxLoss(), penalty, X, Y, s=S[:, :1])
+        )
+        np.testing.assert_allclose(automatic_alphas(G, 5), automatic_alphas(F, 5), rtol=1e-10)

@@ -134,8 +134,8 @@ def canonical(X: Any, name: str = "X") -> HostSparse:
 
     Parameters
     ----------
-    X : sparse matrix or array
-        Of two axes, in any of SciPy's formats.
+    X : sparse matrix or array, or ScipyRows
+        Of two axes, in any of SciPy's formats; the second are canonical.
     name : str
         Of the argument, for messages.
 
@@ -151,6 +151,8 @@ def canonical(X: Any, name: str = "X") -> HostSparse:
     >>> rows.data, rows.indices, rows.indptr
     (array([1., 5., 0.]), array([0, 1, 0], dtype=int32), array([0, 2, 3], dtype=int32))
     """
+    if isinstance(X, ScipyRows):
+        return X.matrix
     if X.ndim != 2:
         msg = (
             f"{name} must have two axes, samples and features; it has shape {X.shape}"
@@ -230,10 +232,11 @@ def _as_csr(X: Any) -> HostSparse:
             msg = "a row has more columns than values, or fewer"
             raise ValueError(msg)
         own = X
-    rows = sparse.csr_array(own.tocsr())
-    rows.data = _plain(rows.data)
-    rows.check_format(full_check=True)
-    return rows
+    if own.format != "csr":
+        own = sparse.csr_array(own.tocsr())
+        own.data = _plain(own.data)
+        own.check_format(full_check=True)
+    return own
 
 
 def _check_integers(**indices: Any) -> None:

@@ -137,6 +137,8 @@ class Threads:
         """
         with self.products(0.0):
             end = perf_counter() + _ALONE
+            if at_once:
+                _keep_memory()
             if not at_once or self.number == 1:
                 for item in items:
                     yield function(item)

@@ -277,6 +277,12 @@ def certificate_record(clf: LinearClassifier) -> dict[str, Any] | None:
     certificate: Certificate | None = getattr(clf, "certificate_", None)
     if certificate is None:
         return None
+    if certificate.reasons[1:]:  # of many labels
+        return {
+            "objective": certificate.objective.tolist(),
+            "lower_bound": certificate.lower_bound.tolist(),
+            "reason": list(certificate.reasons),
+        }
     return {
         "objective": float(certificate.objective[0]),
         "lower_bound": float(certificate.lower_bound[0]),

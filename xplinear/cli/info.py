@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from xplinear.cli.fitting import certificate_record
 from xplinear.cli.options import Json, Model
 from xplinear.cli.terminal import show
@@ -41,15 +43,18 @@ def info(model: Model, as_json: Json = False) -> None:
 def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
     names, alpha = record["feature_names"] or (), record["alpha"]
     # Weights that were given, not fitted, know no number of rows.
-    strength = f"1 / ({clf.C or 1.0:g} n)" if alpha is None else f"{alpha:g}"
+    strength = "1 / (C n)" if np.ndim(clf.C or 1.0) else f"1 / ({clf.C or 1.0:g} n)"
+    if alpha is not None:
+        strength = " … ".join(f"{end:g}" for end in np.unique([np.min(alpha), np.max(alpha)]))
     rows = {
         "problem": problem_of(clf, strength) + ", standardized features" * record["standardize"],
-        "classes": _some(record["classes"]),
+        "labels" if clf.multilabel_ else "classes": _some(record["classes"]),
         "features": f"{record['n_features']:,}{': ' * bool(names)}{_some(names)}",
         "coefficients": f"{record['shape']}, {record['dtype']}",
     }
     if record["objective"] is not None:
-        rows["objective"] = f"{record['objective']:.6g}"
+        many = " in the mean of all models" if np.ndim(record["objective"]) else ""
+        rows["objective"] = f"{np.mean(record['objective']):.6g}{many}"
     if record["certificate"] is not None:
         rows["certificate"] = str(clf.certificate_)
     if record["preparation"] is not None:

@@ -41,7 +41,7 @@ def predict(
     target: options.Target = None,
     as_json: options.Json = False,
 ) -> None:
-    """Predict labels; report the accuracy where DATA has labels too.
+    """Predict labels; report the accuracy where DATA has labels too, and the model one a row.
 
     The test part of DATA is taken where it has one. A table is prepared as in training; it may
     have further columns, and may lack that of the labels, or labels in some rows.
@@ -59,6 +59,7 @@ def predict(
     X, y = dataset.X, dataset.y
     if dataset.X_test is not None:
         X, y = dataset.X_test, dataset.y_test
+    y = None if clf.multilabel_ else y
     labels = clf.predict(X)
     n, (counted, accuracy) = len(labels), _agreement(clf, labels, y, dataset.name)
     if accuracy is None and out is None and not as_json:
@@ -107,7 +108,7 @@ def _prepared(
         target=target,
         n_features=clf.n_features_in_,
         columns=preparation.expected,
-        classes=clf.classes_,
+        classes=None if clf.multilabel_ else clf.classes_,
         index_base=preparation.index_base,
         missing=preparation.imputes,
     )
@@ -152,11 +153,17 @@ def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> tuple[i
 
 
 def _write_predictions(out: Path, clf: LinearClassifier, labels: Any, probabilities: Any) -> None:
-    """Write a table: labels, and a column of probabilities for each class if they are given."""
+    """Write a table: labels, and a column of probabilities for each class if they are given.
+
+    Where rows have many labels, a column of 0 and 1 for each.
+    """
     header, columns = ["label"], [labels.tolist()]
+    if clf.multilabel_:
+        header, columns = clf.classes_.tolist(), labels.T.tolist()
     if probabilities is not None:
         # A class of that name must not be taken for the labels.
-        named = {"label": "probability of label"}
+        names = clf.classes_.tolist() if clf.multilabel_ else ["label"]
+        named = {name: f"probability of {name}" for name in names}
         header += [named.get(label, label) for label in clf.classes_.tolist()]
         columns += probabilities.T.tolist()
     rows = [header, *zip(*columns, strict=True)]

@@ -115,6 +115,7 @@ class ArrayData:
     with_weights = blocks.with_weights
     with_labels = blocks.with_labels
     with_standard = blocks.with_standard
+    narrowed = blocks.as_it_is
     take = blocks.take
     row_bytes = blocks.row_bytes
     rows_per_block = blocks.rows_per_block

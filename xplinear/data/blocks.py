@@ -38,6 +38,7 @@ __all__ = [
     "Orders",
     "Source",
     "as_held",
+    "as_it_is",
     "check_classes",
     "copies",
     "epoch",
@@ -391,6 +392,11 @@ def with_standard(source: _AnySource, standard: Standard | None) -> _AnySource:
     return source if standard is source.standard else replace(source, standard=standard)
 
 
+def as_it_is(source: _AnySource) -> _AnySource:
+    """Return the rows themselves: copies of each block in another dtype would cost too much."""
+    return source
+
+
 def take(source: _AnySource, models: Array) -> _AnySource:
     """Return the same rows for a stack of these models only; nothing is copied."""
     xp, standard = source.backend.xp, source.standard
@@ -611,10 +617,11 @@ def map_(
     static: Sequence[Hashable],
     *args: Any,
     scores: int,
+    each: Sequence[Array] = (),
 ) -> Iterator[Array]:
-    """Yield ``function(*static, block, *args)`` of each block, in order."""
+    """Yield ``function(*static, block, *each, *args)`` of each block, in order."""
     backend, left = source.backend, source.n
-    for part in _results(source, function, static, args, scores):
+    for part in _results(source, function, static, args, scores, each=each):
         # Without the rows that were added.
         yield part if part.shape[0] <= left else backend.asarray(backend.near(part)[:left, ...])
         left -= part.shape[0]

@@ -132,14 +132,29 @@ class Data(Protocol):
         """Return the same rows, standardized in this way instead of that they had."""
         ...
 
+    def narrowed(self) -> Data:
+        """Return the same rows in float32, for what need not be exact; or self, if that is no less.
+
+        Both are kept.
+        """
+        ...
+
     def take(self, models: Array) -> Data:
         """Return the same rows for a stack of these models only."""
         ...
 
     def map(
-        self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
+        self,
+        function: Callable[..., Array],
+        static: Sequence[Hashable],
+        *args: Any,
+        scores: int,
+        each: Sequence[Array] = (),
     ) -> Iterator[Array]:
-        """Yield ``function(*static, block, *args)`` of each block, in order."""
+        """Yield ``function(*static, block, *each, *args)`` of each block, in order.
+
+        ``each`` has arrays of all rows held: the function is given those of its block.
+        """
         ...
 
     def reduce(
@@ -154,8 +169,8 @@ class Data(Protocol):
         """Return the sums over all blocks of ``function(*static, block, *each, *args)``.
 
         ``scores`` is the number of scores per row the function makes, to bound its memory;
-        ``kernel``, given only where there is one, may take the function's place. ``each`` has
-        arrays of all rows held: the function is given those of its block.
+        ``kernel``, given only where there is one, may take the function's place. ``each`` is as in
+        `map`.
         """
         ...
 

@@ -23,6 +23,7 @@ __all__ = ["SparseData"]
 # the gradient above all, is then little beside its products.
 _PER_FEATURE = 5
 _FEW, _SUMS_BYTES = 2, 2**29  # blocks are few where their parts of the gradient are large
+_NARROW = 1e-15, 1e15  # sizes whose squares float32 holds
 _SCORES_BYTES = 64 * 2**20  # of a block, unless those of a device are larger
 
 
@@ -43,6 +44,16 @@ class Cut:
         return self._stored.astype(name_of(self._dtype) if host else self._dtype)
 
     @cached_property
+    def narrow(self) -> Cut | None:
+        """The rows in float32; None where they are, or that may not hold what they do."""
+        if self.moves or name_of(self._dtype) != "float64":
+            return None
+        size, (low, high) = self._backend.xp.abs(self._rows.values), _NARROW
+        holds = (size == 0.0) | ((size >= low) & (size <= high))
+        known = self._backend.over(holds)
+        return Cut(self._rows, self._backend.xp.float32, self._backend) if known else None
+
+    @cached_property
     def moves(self) -> bool:
         """Whether the rows are on the host, and the backend is not."""
         return isinstance(self._stored, ScipyRows) and self._backend.name != "numpy"
@@ -52,7 +63,7 @@ class Cut:
         if not self.moves:
             return self._rows.rows(index)
         at = index if isinstance(index, (slice, np.ndarray)) else self._backend.to_host(index)
-        return self._backend.sparse(cast("ScipyRows", self._rows.rows(at)).matrix)
+        return self._backend.sparse(self._rows.rows(at))
 
     @cached_property
     def none(self) -> SparseMatrix:
@@ -164,10 +175,16 @@ class SparseData:
     epoch = blocks.epoch
 
     def map(
-        self, function: Callable[..., Array], static: Sequence[Hashable], *args: Any, scores: int
+        self,
+        function: Callable[..., Array],
+        static: Sequence[Hashable],
+        *args: Any,
+        scores: int,
+        each: Sequence[Array] = (),
     ) -> Iterator[Array]:
-        """Yield ``function(*static, block, *args)`` of each block, in order."""
-        return blocks.map_(self, function, static, *self._laid_out(args), scores=scores)
+        """Yield ``function(*static, block, *each, *args)`` of each block, in order."""
+        args = self._laid_out(args)
+        return blocks.map_(self, function, static, *args, scores=scores, each=each)
 
     def reduce(
         self,
@@ -206,6 +223,16 @@ class SparseData:
         near, rest = _centred(X, own, dtype, xp=xp)
         rest = Standard(*map(self.backend.asarray, rest))
         return replace(self, X=near, standard=rest, origin=X, cut=None)
+
+    def narrowed(self) -> SparseData:
+        """Return the same rows in float32; or self, where these are no others."""
+        narrow, xp, standard = self.cut.narrow, self.backend.xp, self.standard
+        if narrow is None:
+            return self
+        if standard is not None:
+            standard = Standard(*(xp.astype(a, xp.float32) for a in standard))
+        s = None if self.s is None else xp.astype(self.s, xp.float32)
+        return replace(self, dtype=xp.float32, s=s, standard=standard, cut=narrow)
 
     def row_bytes(self, scores: int) -> int:
         """Return the bytes of a row, with about four arrays of so many scores."""

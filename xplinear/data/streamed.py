@@ -108,6 +108,7 @@ class StreamedData:
     with_weights = blocks.with_weights
     with_labels = blocks.with_labels
     with_standard = blocks.with_standard
+    narrowed = blocks.as_it_is
     take = blocks.take
     row_bytes = blocks.row_bytes
     rows_per_block = blocks.rows_per_block
@@ -177,13 +178,15 @@ class StreamedData:
 
 
 def _held(X: Any, backend: Backend) -> SparseMatrix:
-    """Return a matrix of SciPy on the backend; on the host if it would take half of the memory.
+    """Return rows of SciPy on the backend; on the host if they would take half of the memory.
 
     A device holds Xᵀ too, and the order of its values.
     """
-    rows = canonical(X)
+    rows = ScipyRows(canonical(X))
+    if backend.name == "numpy":
+        return rows
     large = rows.nnz * (2 * rows.dtype.itemsize + 12) > backend.free_memory() // 2
-    return ScipyRows(rows) if large else backend.sparse(rows)
+    return rows if large else backend.sparse(rows)
 
 
 def data_of(
@@ -215,7 +218,7 @@ def data_of(
     'ArrayData'
     """
     if is_sparse(X) or is_scipy(X):
-        X = X if is_sparse(X) else _held(X, backend)
+        X = _held(X, backend) if is_scipy(X) or isinstance(X, ScipyRows) else X
         X = X if rows is None else X.rows(rows)
         y = None if y is None else backend.asarray(y)
         s = None if s is None else backend.asarray(s, dtype)

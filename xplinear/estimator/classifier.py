@@ -116,7 +116,9 @@ def _takes_rows_in_turn(estimator: Any) -> bool:
 class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, BaseEstimator):
     """Linear classifier: scores XW + b, trained on any array library and device.
 
-    Minimizes $(1 / Σ s_i) Σ s_i ℓ(x_i W + b, y_i) + α Ω(W)$; the intercept is not penalized.
+    Minimizes $(1 / Σ s_i) Σ s_i ℓ(x_i W + b, y_i) + α Ω(W)$; the intercept is not penalized. Where
+    rows have many labels, or with ``multi_class="one_vs_rest"``, this is done for each label or
+    class: a stack of two-class models that share each pass over X.
     α is ``alpha``, or 1 / (C Σ s_i) for scikit-learn's ``C``. By default C is 1:
     ``LinearClassifier()`` minimizes what ``sklearn.linear_model.LogisticRegression()`` minimizes.
 
@@ -128,15 +130,21 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         `xplinear.losses.Loss`.
     penalty : str, Penalty or None, default "l2"
         ``none``, ``l2`` ($½‖W‖²$), ``l1``, ``elastic_net``, or an object.
-    alpha : float, optional
+    alpha : float or sequence of float, optional
         Strength of the penalty, at least 0, beside the mean loss: it means the same for any number
-        of rows. None leaves it to ``C``; in `partial_fit`, which does not know how many rows are
-        to come, None is the ``alpha_`` of the fit it goes on from, or 1e-4.
-    C : float, optional
+        of rows. Of many labels one for all, or one for each. None leaves it to ``C``; in
+        `partial_fit`, which does not know how many rows are to come, None is the ``alpha_`` of the
+        fit it goes on from, or 1e-4.
+    C : float or sequence of float, optional
         The strength as scikit-learn has it, beside the sum of the losses: α = 1 / (C Σ s_i),
         where the sum is over the weights that count, sample times class weights, the number of
         rows without; rows held out by ``early_stopping`` do not count. More than 0; ``np.inf`` is
         no penalty. Default 1 where ``alpha`` is None too; only one of the two can be given.
+    multi_class : {"joint", "one_vs_rest"}, default "joint"
+        Of three or more classes: one model of all, or for each class a two-class model of it and
+        the rest. With ``squared_hinge`` and ``multiclass_hinge`` these are what
+        `sklearn.svm.LinearSVC` fits, its penalized intercept apart; with ``softmax`` what
+        ``OneVsRestClassifier(LogisticRegression())`` does.
     l1_ratio : float, default 0.15
         Share of L1 in ``elastic_net``.
     fit_intercept : bool, default True
@@ -171,7 +179,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         grows, and keep the best weights.
     validation_fraction : float, default 0.1
     class_weight : dict, "balanced" or None
-        Multiplied into the sample weights. Labels are told by their value, from any library.
+        Multiplied into the sample weights. Labels are told by their value, from any library. Of
+        many labels 0 and 1 are the classes of each; with ``one_vs_rest`` a class weighs so much in
+        its own model, as in ``LinearSVC``.
     warm_start : bool, default False
         Start from the weights of the last fit.
     random_state : int, RandomState or None
@@ -196,26 +206,32 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
 
     Attributes
     ----------
-    coef_ : Array of shape (k, p), or (1, p) when binary
-    intercept_ : Array of shape (k,), or (1,) when binary
+    coef_ : Array of shape (k, p), or (1, p) when binary, or (L, p) of L labels
+    intercept_ : Array of shape (k,), or (1,) when binary, or (L,)
     classes_ : ndarray of shape (k,)
-        The labels, sorted; on the host always, wherever they came from and the model lives.
-    alpha_ : float
-        The strength of the penalty, as given or from ``C``.
+        The labels, sorted; on the host always, wherever they came from and the model lives. Where
+        rows have many, the names of their columns in a table, else 0 … L − 1.
+    multilabel_ : bool
+        Whether rows have many labels.
+    alpha_ : float, or ndarray of shape (L,)
+        The strength of the penalty, as given or from ``C``. This and what follows is told of each
+        model where there are many, for labels or ``one_vs_rest``.
     solver_ : str
         The solver that ended the fit: what "auto" chose.
-    n_iter_ : int
+    n_iter_ : int, or ndarray of shape (L,)
         Iterations; epochs of ``sgd``.
-    objective_ : float
+    objective_ : float, or ndarray of shape (L,)
         F at the solution; with ``standardize``, its penalty is that of the standardized features.
     certificate_ : Certificate
         How far from the optimum F can be at most, and why the fit stopped; not after ``gd`` and
         ``sgd``. See `xplinear.Certificate`.
     history_ : dict of ndarray
-        ``loss``, ``penalty``, ``validation_score``, ``step_size``, ``seconds`` per iteration;
+        ``loss``, ``penalty``, ``validation_score``, ``step_size``, ``seconds`` per iteration, of
+        many models ``(iterations, L)``: those that ended earlier stay as they ended;
         ``pandas.DataFrame(clf.history_)``, polars's, and ``pyarrow.table`` make a table of it.
     params_ : Params
-        The same as the solvers see them: ``W (p, 1, c)``, ``b (1, c)``.
+        The same as the solvers see them: ``W (p, 1, c)``, ``b (1, c)``; of many models
+        ``W (p, L, c)``, ``b (L, c)``.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
     backend_ : Backend
@@ -280,7 +296,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         *,
         callbacks: Sequence[Callable[[Progress], bool | None]] = (),
     ) -> Self:
-        """Fit to rows ``X (n, p)`` and labels ``y (n,)`` of any type.
+        """Fit to rows ``X (n, p)`` and labels ``y (n,)`` of any type, or many, ``y (n, L)``.
 
         Parameters
         ----------
@@ -293,9 +309,11 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             sparse columns of pandas make a sparse matrix if all are, or where it is much smaller.
             float16 and bfloat16 (of torch, JAX, ml_dtypes) take half the memory of float32 and
             stay as they are: blocks of rows are converted on the way.
-        y : array or column of shape (n,)
-            Numbers or strings, of any library.
-        sample_weight : array of shape (n,), optional
+        y : array or column of shape (n,), or array, sparse matrix or table of shape (n, L)
+            Numbers or strings, of any library. Or 0 and 1 for each of L labels, of which any may
+            be missing: NaN, masked, or None in a table. A label is learnt from the rows it is
+            known of. One that all have, or none, is trained with a warning.
+        sample_weight : array of shape (n,), or of many labels also (n, L), optional
             At least 0, not all 0; of any library.
         callbacks : sequence of callables
             Each is given a `xplinear.minimize.Progress` per iteration; a true value stops. Its
@@ -306,7 +324,17 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         KeyboardInterrupt
             After Ctrl-C, once the best so far is kept as if the fit had ended with it; Ctrl-C
             before the first iteration is complete, or any other exception of a callback, leaves
-            what was fitted before.
+            what was fitted before; so it does where memory holds a part of the labels at a time,
+            until the last part is begun.
+
+        Examples
+        --------
+        >>> rows, tags = [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], [[0, 1], [1, 0], [1, 1]]
+        >>> clf = LinearClassifier(C=10.0).fit(rows, tags)
+        >>> clf.predict(rows)
+        array([[0, 1],
+               [1, 0],
+               [1, 1]])
         """
         callbacks = CALLABLES("callbacks", callbacks)
         settings = given(Settings, self)
@@ -331,7 +359,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         X, y, sample_weight : arrays
             As in `fit`; rows to learn from now.
         classes : array of shape (k,)
-            All labels there will ever be; needed in the first call.
+            All labels there will ever be; needed in the first call, but where rows have many:
+            there they name the columns of y.
         """
         before = fitted_of(self) if hasattr(self, "params_") else None
         labels = has_columns(y) if before is None else before.kind == "labels"
@@ -370,17 +399,24 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         return self
 
     def decision_function(self, X: Any) -> Array:
-        """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class."""
+        """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class.
+
+        Of many labels ``(n, L)``: positive for 1.
+        """
         return predicted(self, X, "decision_function")
 
     def predict(self, X: Any) -> Array:
-        """Return the label ``(n,)`` of the largest score of each row."""
+        """Return the label ``(n,)`` of the largest score of each row; of many 0 or 1 ``(n, L)``."""
         codes = predicted(self, X, "predict")
         return codes if self._kind == "labels" else labels_of(codes, self.classes_)
 
     @available_if(is_probabilistic)
     def predict_proba(self, X: Any) -> Array:
-        """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax)."""
+        """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax).
+
+        Of many labels ``(n, L)``: that of 1. Those of one against the rest are normalized to add
+        up to 1.
+        """
         return predicted(self, X, "predict_proba")
 
     @available_if(is_probabilistic)
@@ -389,7 +425,10 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         return predicted(self, X, "predict_log_proba")
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given."""
+        """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given.
+
+        Of many labels ``y (n, L)`` it is the share of the rows all of whose labels are right.
+        """
         check_is_fitted(self)
         if self._kind == "labels":
             return self._share_all_right(X, y, sample_weight)
@@ -481,9 +520,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         Parameters
         ----------
         model : LogisticRegression, SGDClassifier or LinearSVC
-            Labels and decision function are the same, and probabilities where they are those of
-            softmax. Those of one-vs-rest over three or more classes are not: such a model keeps
-            its scores under ``squared_hinge``, which offers none. ``C`` or ``alpha`` come along.
+            Or a OneVsRestClassifier or MultiOutputClassifier of these. Labels, decision function
+            and probabilities are the same; ``C`` or ``alpha`` come along.
 
         Raises
         ------
@@ -513,16 +551,17 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
     ) -> Self:
         """Return an unfitted classifier that poses the problem a model of scikit-learn poses.
 
-        Exactly, but for four things: the intercept is not penalized here, as it is by
-        ``LinearSVC`` and ``solver="liblinear"``; three or more classes share one problem here,
-        where ``SGDClassifier`` and ``LinearSVC`` solve one for each; two classes under
+        Exactly, but for three things: the intercept is not penalized here, as it is by
+        ``LinearSVC`` and ``solver="liblinear"``; two classes under
         ``multi_class="crammer_singer"`` have one column of weights here, so double ``C`` (halve
-        ``alpha``); and tolerances are ours.
+        ``alpha``); and tolerances are ours. ``LinearSVC``, ``SGDClassifier`` and
+        ``OneVsRestClassifier`` become ``multi_class="one_vs_rest"``; what a
+        ``MultiOutputClassifier`` is fitted to, columns of 0 and 1, any classifier here is.
 
         Parameters
         ----------
         model : LogisticRegression, SGDClassifier or LinearSVC
-            Fitted or not.
+            Or a OneVsRestClassifier or MultiOutputClassifier of these; fitted or not.
         n_samples : float, optional
             Number of rows it is to be fitted to, or the sum of their weights (times class
             weights), for α = 1 / (C n) in place of C. ``SGDClassifier`` has an α itself.
@@ -546,7 +585,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         """Return a fitted classifier of scikit-learn that predicts as this one does.
 
         It is a ``LogisticRegression`` for ``softmax``, a ``LinearSVC`` for the hinge losses, else
-        an ``SGDClassifier``, on NumPy. What it would need to be fitted again keeps the defaults.
+        an ``SGDClassifier``, on NumPy; of many labels, or of softmax against the rest, a
+        ``OneVsRestClassifier`` of them. What it would need to be fitted again keeps the defaults.
 
         Raises
         ------
@@ -566,14 +606,15 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         if fitted.near is not None:  # in float64 the scores cancel less
             near = Params(*(a.astype(np.float64) for a in fitted.near.params))
             params = restandardized(near, fitted.near.standard, None, xp=fitted.backend.xp)
-        (coef,), (intercept,) = linear_coefficients(params)
+        coef, intercept = linear_coefficients(params)
         return to_sklearn(fitted, coef, intercept, self.loss, fit_intercept=self.fit_intercept)
 
     def to_onnx(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to an ONNX file, for any program that runs such files.
 
         Its input is ``X (n, p)`` in float32. Its outputs are ``label (n,)`` and, of the classes in
-        the order of ``classes_``, ``probabilities (n, k)`` (softmax) or else ``scores (n, k)``.
+        the order of ``classes_``, ``probabilities (n, k)`` (softmax) or else ``scores (n, k)``;
+        of many labels, ``label (n, L)`` of 0 and 1 and ``probabilities`` or ``scores (n, L)``.
         It needs the package onnx: ``pip install 'xplinear[onnx]'``.
         """
         from xplinear.formats.onnx import to_onnx

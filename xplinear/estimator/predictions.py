@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.backends import Backend, backend_of
-from xplinear.backends.sparse import is_scipy
+from xplinear.backends.sparse import ScipyRows, is_scipy
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
 from xplinear.estimator.labels import labels_on
@@ -77,9 +77,12 @@ def accuracy(objective: Objective, params: Params) -> Array:
 
 
 def rows_on(backend: Backend, X: Array, own: Backend) -> Array:
-    """Return X on the backend, or on the host where it comes from another library or is sparse."""
+    """Return X on the backend, or on the host where it comes from another library or is sparse.
+
+    Sparse matrices are canonical.
+    """
     if is_scipy(X):
-        return X
+        return ScipyRows(X)
     return backend.asarray(X) if own.xp is backend.xp and own.name != "numpy" else own.fetch(X)
 
 

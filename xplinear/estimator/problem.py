@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
 from xplinear.backends import Backend, backend_of, chosen_backend
-from xplinear.backends.sparse import is_scipy
+from xplinear.backends.sparse import is_sparse
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
@@ -315,7 +315,7 @@ def _sample(
     check_precision(settings.precision, dtype, backend)
     exact = declared(settings.solver_or_class, "exact") and not (partial or settings.stochastic)
     as_found = settings.dtype is None and settings.precision == "float32"
-    entries = rows.nnz if is_scipy(rows) else rows.shape[0] * rows.shape[1]
+    entries = rows.nnz if is_sparse(rows) else rows.shape[0] * rows.shape[1]
     if as_found and exact and cheap_passes(entries, k):
         # On few rows float64 costs little, and the rounding of float32 as many iterations.
         dtype = accumulator(backend.xp.empty((0,), **backend.kind(dtype)), xp=backend.xp)
@@ -546,7 +546,8 @@ def prepare(
     if not isinstance(seed, int):
         seed = int(check_random_state(seed).randint(2**31 - 1))
     backend, dtype, targets = sample.backend, sample.dtype, sample.targets
-    visible = _counted_rows(targets.counted(), dtype, backend)
+    largest = targets.largest_weights() if targets.own_rows else sample.unclassed
+    visible = _counted_rows(largest, dtype, backend)
     one = targets.kind == "classes" and not scored
     counted = _counted_rows(sample.weights, dtype, backend) if one else visible
     scaled = visible if settings.standardize else counted

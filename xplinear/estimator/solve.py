@@ -22,7 +22,7 @@ from xplinear.minimize import Interrupted, Progress, Result, minimize
 from xplinear.objective import Objective, Params
 from xplinear.penalties import has_strength
 from xplinear.solvers import SOLVERS, Solver
-from xplinear.solvers.automatic import automatic_solver, cheap_passes, shared_passes
+from xplinear.solvers.automatic import automatic_solver, cheap_optimum, shared_passes
 from xplinear.solvers.protocol import declared, take_models
 
 __all__ = [
@@ -52,9 +52,9 @@ def solver_for(
     settings: Settings, objective: Objective, seed: int, *, partial: bool = False
 ) -> Any:
     """Return the solver of a fit, or of a call of `partial_fit`, told what the settings say."""
-    solver, data = settings.solver, objective.data
+    solver = settings.solver
     if solver == "auto":
-        cheap = cheap_passes(data.entries, objective.k)
+        cheap = cheap_optimum(objective)
         exact = (cheap or shared_passes(objective)) and not (partial or settings.stochastic)
         penalized = not settings.unpenalized
         auto = automatic_solver(objective, objective.m, penalized=penalized) if exact else "sgd"

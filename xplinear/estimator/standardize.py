@@ -18,7 +18,7 @@ import numpy as np
 
 from xplinear.arguments import warn
 from xplinear.backends import Backend
-from xplinear.backends.sparse import HostRows, HostSparse, filled, is_scipy
+from xplinear.backends.sparse import HostSparse, ScipyRows, filled
 from xplinear.data import Standard
 from xplinear.data.rows import FarStandard, centred_scores
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace
@@ -56,7 +56,7 @@ def column_bounds(
 
     Parameters
     ----------
-    X : ndarray, Array or canonical sparse matrix of shape (n, p)
+    X : ndarray, Array or ScipyRows of shape (n, p)
         On the host, or on the backend; finite.
     rows : ndarray of int, optional
         The rows that count; None is all.
@@ -69,8 +69,8 @@ def column_bounds(
     >>> column_bounds(np.asarray([[1, 5], [3, -5]]), backend=get_backend("numpy"))
     (array([ 1., -5.]), array([3., 5.]))
     """
-    if is_scipy(X):
-        return _apart(*_sparse_bounds(X if rows is None else X[rows]))
+    if isinstance(X, ScipyRows):
+        return _apart(*_sparse_bounds((X if rows is None else X.rows(rows)).matrix))
     X = backend.near(X)
     host = isinstance(X, np.ndarray)
     xp = np if host else backend.xp
@@ -101,15 +101,13 @@ def column_bounds(
     return _apart(both[:, 0].min(axis=0), both[:, 1].max(axis=0))
 
 
-def with_full_columns(
-    X: HostRows, standard: Standard | None, bits: int, *, backend: Backend
-) -> HostRows:
+def with_full_columns(X: Any, standard: Standard | None, bits: int, *, backend: Backend) -> Any:
     """Return rows, if sparse with an entry in all of the columns that are to be centred in a copy.
 
     Without a standard those are the columns that may turn out to be: of the others the products
     are exact enough, as zeros that are not stored bring their mean near 0.
     """
-    if not is_scipy(X):
+    if not isinstance(X, ScipyRows):
         return X
     if standard is None:
         share = 1.0 - 1.0 / _CANCELS[bits] ** 2  # of mean 1, with which they are so far from 0
@@ -118,7 +116,7 @@ def with_full_columns(
     else:
         centre, scale = (backend.to_host(a) for a in standard)
         columns = np.abs(centre * scale) > _CANCELS[bits]
-    return filled(X, np.flatnonzero(columns)) if columns.any() else X
+    return ScipyRows(filled(X.matrix, np.flatnonzero(columns))) if columns.any() else X
 
 
 def _sparse_bounds(X: HostSparse) -> tuple[HostArray, HostArray]:

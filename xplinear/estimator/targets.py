@@ -123,10 +123,8 @@ class Targets(NamedTuple):
             weights[:, column] = 1.0 if found is None else found
         return weights, units
 
-    def counted(self) -> HostArray | None:
+    def largest_weights(self) -> HostArray:
         """Return the largest weight ``(n,)`` of each row in any model, class weights left out."""
-        if not self.own_rows:
-            return self.weights_of(slice(0, 1), classed=False)[0]
         largest = np.zeros(self.codes.shape[0])
         for models in self.chunks(9):
             weights, _ = self.weights_of(models, classed=False)

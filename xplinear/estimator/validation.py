@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_array, validate_data
 
 from xplinear.arguments import naming
 from xplinear.backends import Backend, backend_of
-from xplinear.backends.sparse import canonical, is_scipy
+from xplinear.backends.sparse import HostRows, canonical, is_scipy
 from xplinear.estimator.tables import matrix_of, table_of
 from xplinear.namespace import Array, HostArray, accumulator, is_array, name_of
 
@@ -66,6 +66,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         If X is not two-dimensional, empty, not numeric, not finite, or, unless ``reset``, has
         other columns than the estimator was fitted with.
     """
+    X = X if type(X) is np.ndarray else _sparse_on_host(X)
     unnamed = reset or not hasattr(estimator, "feature_names_in_")
     if unnamed and _is_plain(X) and (reset or X.shape[1] == estimator.n_features_in_):
         return X, None
@@ -75,46 +76,56 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         vars(probe).update(
             {key: value for key, value in vars(estimator).items() if key.endswith("_in_")}
         )
-    if backend_of(X).is_sparse(X):
-        with naming("X"):
-            X = on_host("X", X)
     if is_array(X) and (not isinstance(X, np.ndarray) or name_of(X.dtype) == "bfloat16"):
         return _check_device_array(estimator, X, reset=reset), None
     refuse_masked("X", X)
-    if isinstance(X, (list, tuple)) and any(map(is_scipy, cast(list[Any], X))):
+    if isinstance(X, (list, tuple)) and X and is_scipy(X[0]):
         msg = "X is a list of sparse matrices; make one of them: scipy.sparse.vstack(X)"
         raise TypeError(msg)
     if isinstance(X, np.ndarray) and X.dtype.kind == "V":
         msg = f"X has dtype {X.dtype}; convert it to one of {', '.join(_NARROW + _WIDE)}"
         raise TypeError(msg)
     with naming("X"):
-        X = canonical(X) if is_scipy(X) else X if is_array(X) else on_host("X", X)
-        table = None if is_scipy(X) else table_of(X)
-        if table is None:
-            checked: Any = validate_data(
-                probe, cast(Any, X), reset=reset, dtype="numeric", accept_sparse="csr"
-            )
-        else:
-            # Names first: a wrong column is a better answer than what is wrong inside of it.
-            validate_data(probe, cast(Any, X), reset=reset, skip_check_array=True)
-            checked = cast(Any, check_array)(
-                matrix_of(table), estimator=estimator, input_name="X", accept_sparse="csr"
-            )
+        checked = _check_host_rows(estimator, probe, X, reset=reset)
     if checked.dtype.kind not in "biuf":
         msg = (
             f"X is of dtype {checked.dtype}, but features must be numbers: X.astype(float) converts"
         )
         raise ValueError(msg)
-    X = _doubles(checked) if checked.dtype.kind == "f" and checked.dtype.itemsize > 8 else checked
-    return X, getattr(probe, "feature_names_in_", None)
+    longer = checked.dtype.kind == "f" and checked.dtype.itemsize > 8
+    return _doubles(checked) if longer else checked, getattr(probe, "feature_names_in_", None)
+
+
+def _sparse_on_host(X: Any) -> Any:
+    """Return a sparse matrix of any library as a canonical one of SciPy, anything else as it is."""
+    own = backend_of(X)
+    if own.is_sparse(X):
+        with naming("X"):
+            X = on_host("X", X)
+    return canonical(X) if is_scipy(X) else X
 
 
 def _is_plain(X: Any) -> bool:
     """Whether it is a matrix in which scikit-learn, in the time of a prediction, finds no fault."""
-    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype.str not in _PLAIN:
+    if is_scipy(X):
+        values = X.data
+    elif type(X) is np.ndarray and X.ndim == 2 and X.dtype.str in _PLAIN:
+        values = X
+    else:
         return False
     with np.errstate(all="ignore"):
-        return X.size > 0 and bool(np.isfinite(X.sum()))
+        return 0 not in X.shape and bool(np.isfinite(values.sum()))
+
+
+def _check_host_rows(estimator: Any, probe: Any, X: Any, *, reset: bool) -> HostRows:
+    X = X if is_scipy(X) or is_array(X) else on_host("X", X)
+    table = None if is_scipy(X) else table_of(X)
+    if table is None:
+        return validate_data(probe, X, reset=reset, dtype="numeric", accept_sparse="csr")
+    # Names first: a wrong column is a better answer than what is wrong inside of it.
+    validate_data(probe, cast(Any, X), reset=reset, skip_check_array=True)
+    checked: Any = check_array
+    return checked(matrix_of(table), estimator=estimator, input_name="X", accept_sparse="csr")
 
 
 def refuse_masked(name: str, values: Any) -> None:

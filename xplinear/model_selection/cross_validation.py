@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -27,7 +27,7 @@ from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.folds import CV, Folds, folds_of, splits_of
 from xplinear.model_selection.labels import (
     alphas_of_labels,
-    label_scoring_named,
+    scoring_of_models,
     sweep_labels,
     with_alphas,
 )
@@ -113,7 +113,7 @@ class _Search:
         if self.Cs is not None:
             Cs = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, int) else np.unique(self.Cs)
             return float(np.ravel(problem.alpha)[0]) / Cs, Cs  # problems are of C = 1
-        if problem.sample.targets.kind == "labels" and not isinstance(self.alphas, Sequence):
+        if problem.sample.targets.kind != "classes" and not isinstance(self.alphas, Sequence):
             return alphas_of_labels(problem, self.alphas or 20), None
         if self.alphas is None or isinstance(self.alphas, int):
             return automatic_alphas(problem.objective, self.alphas or 20), None
@@ -158,7 +158,9 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         ``(n, k)``, ``(n,)`` when binary, of a fold's held-out rows, on the host; or a scorer
         ``scoring(estimator, X, y) -> float``, as `sklearn.metrics.make_scorer` makes it. Both are
         given ``sample_weight`` where there are weights and the callable takes them, and no row
-        of weight 0.
+        of weight 0. Of many labels, only by name: the mean over the labels of the scores of each,
+        so that ``accuracy`` is the share of labels that are right, and ``roc_auc`` leaves out
+        those that all or none of the rows held out have; and ``micro_f1``, as scikit-learn's.
     one_standard_error : bool, default False
         Choose the strongest α whose mean score is within one standard error of the best.
     learning_rates : sequence of float, optional
@@ -170,6 +172,11 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     held_out_scores : bool, default False
         Keep the decision function of every row by the model of the strength chosen that did not
         see it: one more fit of every fold, from zero. No row may be held out twice.
+    alpha_per_label : bool, default False
+        Choose a strength for each of many labels, or of many classes against the rest, by its own
+        scores; by default one for all.
+    multi_class : {"joint", "one_vs_rest"}, default "joint"
+        As in `LinearClassifier`.
     loss, penalty, l1_ratio, fit_intercept, batch_size, learning_rate, momentum, max_iter, tol
         As in `LinearClassifier`.
     standardize : bool, default False
@@ -190,19 +197,21 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     Cs_ : ndarray of shape (a,)
         From strong to weak, if given.
     cv_scores_ : ndarray of shape (a, f)
-        Score of each strength and fold; ``(a, r, f)`` with ``learning_rates``.
-    alpha_ : float
+        Score of each strength and fold; ``(a, r, f)`` with ``learning_rates``, ``(a, f, L)`` with
+        ``alpha_per_label``.
+    alpha_ : float, or ndarray of shape (L,) of many labels
         The strength chosen, that of all rows; of equally good ones the strongest.
-    C_ : float
+    C_ : float, or ndarray of shape (L,) with ``alpha_per_label``
         Likewise, where ``Cs`` are given.
-    best_index_ : int or tuple
+    best_index_ : int, tuple, or ndarray of shape (L,) with ``alpha_per_label``
         Its place in ``cv_scores_``, without the axis of the folds.
     learning_rate_ : float
         The learning rate chosen, with ``learning_rates``.
     coefs_paths_ : Array of shape (a, k, p), or (a, 1, p) when binary
-        ``coef_`` at each strength (and the learning rate chosen), fitted to all rows.
+        ``coef_`` at each strength (and the learning rate chosen), fitted to all rows; not of many
+        labels or classes against the rest, which are fitted to them at the strength chosen only.
     intercepts_paths_ : Array of shape (a, k), or (a, 1)
-    held_out_scores_ : Array of shape (n, k), or (n,) when binary
+    held_out_scores_ : Array of shape (n, k), (n, L), or (n,) when binary
         With ``held_out_scores``; NaN in rows that no fold holds out, and in those of weight 0.
     best_estimator_ : LinearClassifier
         The classifier at ``alpha_``; its fitted attributes (``coef_``, ``classes_``, ...) are
@@ -249,6 +258,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     refit: bool = _Search.refit
     held_out_scores: bool = _Search.held_out_scores
     alpha_per_label: bool = _Search.alpha_per_label
+    multi_class: Literal["joint", "one_vs_rest"] = Settings.multi_class
 
     @undisturbed(place_of)
     def fit(
@@ -287,10 +297,13 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
-        if problem.sample.targets.kind == "labels":
-            return self._fit_labels(search, settings, problem, X, groups, callbacks)
+        if problem.sample.targets.kind != "classes":
+            return self._fit_many(search, settings, problem, X, groups, callbacks)
         if search.alpha_per_label:
-            msg = "alpha_per_label needs many labels, Y of 0 and 1 (n, L); y has one label per row"
+            msg = (
+                "alpha_per_label needs many labels, Y of 0 and 1 (n, L), or more than two classes "
+                "and multi_class='one_vs_rest'; y has one label per row"
+            )
             raise ValueError(msg)
         scoring = self._scoring(objective)
         alphas, Cs = search.strengths(problem)
@@ -308,7 +321,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
             raise ValueError(msg)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
-        chosen["solver"] = settings.solver
+        chosen |= {"multi_class": self.multi_class, "solver": settings.solver}
         scored = _scoring_of_rows(scoring, chosen, problem, X, folds, held_out)
         run, own = Run(grid, callbacks), None
         try:
@@ -328,7 +341,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         run.warn_of_an_end()
         return self
 
-    def _fit_labels(
+    def _fit_many(
         self,
         search: _Search,
         settings: Settings,
@@ -338,12 +351,14 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         callbacks: Sequence[Callable[[SweepProgress], bool | None]],
     ) -> Self:
         if search.learning_rates:
-            msg = "learning_rates are for one label per row; give learning_rate"
+            msg = "learning_rates are for one model of all classes; give learning_rate"
             raise ValueError(msg)
-        scoring = label_scoring_named(self.scoring, per_label=search.alpha_per_label)
+        targets, per_label = problem.sample.targets, search.alpha_per_label
+        scoring = scoring_of_models(self.scoring, targets, per_label=per_label)
         self._check_probabilities(scoring, problem.objective)
         alphas, Cs = strengths = search.strengths(problem)
-        splits = splits_of(search.cv, X, problem.sample.targets.codes, groups)
+        labels = targets.codes if targets.kind == "labels" else targets.classes[targets.codes]
+        splits = splits_of(search.cv, X, labels, groups)
         search.check_folds([rows for _, rows in splits])
         if self.solver == "auto":
             lanes = problem.objective.m * len(splits)
@@ -356,16 +371,15 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             strengths,
             scoring,
             callbacks,
-            per_label=search.alpha_per_label,
+            per_label=per_label,
             one_standard_error=search.one_standard_error,
             held_out_scores=search.held_out_scores,
         )
         alphas, Cs = alphas[found.done], Cs if Cs is None else Cs[found.done]
         name, given = ("alpha", alphas) if Cs is None else ("C", Cs)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
-        best = LinearClassifier(
-            **chosen | {"solver": settings.solver, name: given[found.chosen].tolist()}
-        )
+        chosen |= {"multi_class": self.multi_class, "solver": settings.solver}
+        best = LinearClassifier(**chosen).set_params(**{name: given[found.chosen].tolist()})
         interrupt = None
         if search.refit:
             fitted, interrupt = solve(settings, with_alphas(problem, found.alpha), None, ())

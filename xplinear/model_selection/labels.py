@@ -1,7 +1,8 @@
-"""Sweeps of many labels: a two-class model for each, in every fold and at every strength.
+"""Sweeps of many two-class models, of labels or of classes against the rest.
 
-Model j of fold i is fold i L + j of a `Grid`, with the weights of fold i and the labels of column
-j. Scores are of each label; those of all labels are made of them.
+Each is solved in every fold and at every strength: model j of fold i is fold i L + j of a `Grid`,
+with the weights of fold i and the labels of model j. Scores are of each label, and those of all
+labels are made of them; those of one against the rest are of the classes that it gives.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import groupby
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplinear.arguments import naming
+from xplinear.arguments import naming, shown
 from xplinear.estimator.problem import Problem
 from xplinear.estimator.settings import Settings
 from xplinear.estimator.solve import solver_for
+from xplinear.estimator.targets import Targets
 from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.folds import Folds, Split, columns_of, standards_of
 from xplinear.model_selection.ranking import by_columns
@@ -25,9 +27,14 @@ from xplinear.model_selection.scoring import (
     OTHER_NAMES,
     RANKINGS,
     SCORINGS,
+    AgainstRest,
     HeldOut,
+    RankScoring,
     class_counts,
     decisions,
+    scoring_named,
+    sums_of,
+    without_classes,
 )
 from xplinear.model_selection.sweep import (
     Grid,
@@ -44,7 +51,7 @@ from xplinear.solvers import Solver
 __all__ = [
     "LabelSweep",
     "alphas_of_labels",
-    "label_scoring_named",
+    "scoring_of_models",
     "sweep_labels",
     "with_alphas",
 ]
@@ -54,12 +61,14 @@ _NAMES = ("accuracy", "log_loss", "balanced_accuracy", *_F1, "roc_auc", "average
 _FEW = 8  # labels that tell which strengths are worth a trial
 
 
-def label_scoring_named(scoring: Any, *, per_label: bool) -> str:
-    """Return the one name of a scoring of labels; raise ValueError where it is none."""
+def scoring_of_models(scoring: Any, targets: Targets, *, per_label: bool) -> str:
+    """Return the one name of a scoring of many models; raise ValueError where it is none."""
     scoring = "accuracy" if scoring is None else scoring
+    if targets.kind == "one_vs_rest" and isinstance(scoring, str) and not per_label:
+        return scoring_named(scoring, targets.models)
     name = "micro_f1" if scoring == "f1_micro" else OTHER_NAMES.get(scoring, scoring)
     if not isinstance(name, str) or name not in _NAMES:
-        msg = f"scoring of many labels must be one of {', '.join(_NAMES)}, got {scoring!r}"
+        msg = f"scoring of many models must be one of {', '.join(_NAMES)}, got {shown(scoring)}"
         raise ValueError(msg)
     if per_label and name == "micro_f1":
         msg = f"scoring={scoring!r} is of all labels together; with alpha_per_label use macro_f1"
@@ -78,13 +87,13 @@ def alphas_of_labels(problem: Problem, count: int) -> HostArray:
 
 def with_alphas(problem: Problem, alphas: HostArray) -> Problem:
     """Return the problem of every label, with strengths of their own ``(L,)``."""
-    own, data, other = alphas[problem.sample.models], problem.objective.data, problem.other
+    own, data = alphas[problem.sample.models], problem.objective.data
     objective = replace(problem.objective, alpha=data.backend.asarray(own, data.dtype))
 
     def others(models: slice) -> Problem:
-        return with_alphas(cast(Any, other)(models), alphas)
+        return with_alphas(problem.of(models), alphas)
 
-    return replace(problem, objective=objective, alpha=own, other=others)
+    return replace(problem, objective=objective, alpha=own, others=others)
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class _LabelScoring:
     name: str
     held_out: HeldOut
     models: int
+    first: int  # of all labels
     there: HostArray  # whether anything is known of a label in the rows held out
 
     @property
@@ -124,7 +134,9 @@ class _LabelScoring:
             if weights is not None:
                 own = weights[rows][:, labels] if weights.ndim > 1 else weights[rows][:, None]
                 s = backend.asarray(own, accumulator(Z, xp=xp))
-            hits = backend.asarray(codes[rows][:, labels]) == 1
+            own = codes[rows]
+            own = own[:, labels] if own.ndim > 1 else own[:, None] == labels + self.first
+            hits = backend.asarray(own.astype(np.int8)) == 1
             own = Z[:, :, 1] - Z[:, :, 0]
             found.append(by_columns(RANKINGS[self.name], own, hits, s, xp=xp))
         return backend.to_host(xp.concat(found, axis=0))
@@ -146,6 +158,47 @@ class _LabelScoring:
         return _mean(each, 2)
 
 
+@dataclass(frozen=True)
+class _ClassScoring:
+    """A scoring of the classes that models give of each against the rest."""
+
+    scoring: str | RankScoring
+    held_out: Array
+    known: HostArray  # (f, k): whether training rows have the class
+    parts: int = 1
+
+    def scores(self, part: Objective, params: Params, folds: Sequence[int]) -> HostArray:
+        """Return for each model the score of its fold, whose models come in turn."""
+        backend, xp, k = part.data.backend, part.xp, self.known.shape[1]
+        if len(folds) % k or any(fold % k != i % k for i, fold in enumerate(folds)):
+            msg = f"memory does not hold the models of all {k} classes at once; use fewer features"
+            raise MemoryError(msg)
+        W, b = params
+        if b.shape[1] == 2:
+            W, b = W[:, :, 1:] - W[:, :, :1], b[:, 1:] - b[:, :1]
+        own = np.asarray(folds[::k]) // k
+        classes = Params(xp.reshape(W, (-1, len(own), k)), xp.reshape(b, (len(own), k)))
+        classes = without_classes(classes, backend.asarray(self.known[own]), xp=xp)
+        against: Any = AgainstRest(*classes) if part.loss.probabilistic else classes
+        data = part.data.take(backend.asarray(np.arange(0, len(folds), k)))
+        data = data.with_labels(data.y).with_weights(self.held_out, backend.asarray(own))
+        alpha = xp.zeros((len(own),), **backend.kind(data.dtype))
+        whole = replace(part, alpha=alpha, data=data, k=k)
+        if isinstance(self.scoring, str):
+            values = backend.to_host(sums_of(self.scoring)(whole, against))
+        else:
+            values = self.scoring.scores(whole, against, own.tolist())
+        return np.repeat(values, k)[:, None]
+
+    def each(self, parts: HostArray) -> HostArray:
+        """Return what `together` does: the models of a fold have one score."""
+        return parts[..., 0]
+
+    def together(self, parts: HostArray) -> HostArray:
+        """Return the scores ``(a, f)``."""
+        return parts[:, :, 0, 0]
+
+
 def _f1(both: HostArray, true: HostArray, predicted: HostArray) -> HostArray:
     whole = true + predicted
     return both / np.where(whole > 0, whole, 1.0)
@@ -160,10 +213,11 @@ def _mean(scores: HostArray, axis: int) -> HostArray:
 
 def _folds(
     problem: Problem, splits: Sequence[Split], total: float, *, standardize: bool
-) -> tuple[Folds, HostArray, HostArray | None]:
-    """Return the folds of the labels at hand, which of them there are rows of, and weights.
+) -> tuple[Folds, HostArray, HostArray | None, HostArray]:
+    """Return the folds of the labels at hand, and what is known of them.
 
-    ``total`` is what shares are of; weights are those of rows in scores.
+    That is of which there are rows to score, what rows weigh in scores, and of which classes there
+    are rows to train on. ``total`` is what shares are of.
     """
     sample, w = problem.sample, problem.objective.m
     targets, n = sample.targets, sample.codes.shape[0]
@@ -189,6 +243,7 @@ def _folds(
         for times, into in ((learnt, seen), (held_out, scored)):
             into.append(times.astype(float) if bare is None else (bare.T * times).T)
     known = np.stack([np.broadcast_to(weights.any(axis=0), (w,)) for weights in scored])
+    positive = np.stack([_positive(sample.codes, weights) for weights in train])
     data = problem.objective.data
     standard = None
     if standardize:
@@ -205,7 +260,16 @@ def _folds(
         standard,
         w,
     )
-    return folds, known.ravel(), bare
+    return folds, known.ravel(), bare, positive
+
+
+def _positive(codes: HostArray, weights: HostArray) -> HostArray:
+    """Return whether each class ``(k,)`` has rows; of labels nothing needs to know."""
+    if codes.ndim > 1:
+        return np.ones(1, dtype=bool)
+    if weights.ndim > 1:  # what a row weighs in the model of its own class
+        weights = weights[np.arange(len(codes)), np.minimum(codes, weights.shape[1] - 1)]
+    return np.bincount(codes, weights) > 0
 
 
 def _beside(weights: Sequence[HostArray]) -> HostArray:
@@ -229,12 +293,18 @@ class _Part:
     problem: Problem
     solver: Solver
     run: Run
-    scoring: _LabelScoring
+    held_out: HeldOut
+    scoring: _LabelScoring | _ClassScoring
+
+    @property
+    def models(self) -> int:
+        """How many labels."""
+        return self.run.grid.folds.models
 
     @property
     def scores(self) -> HostArray:
         """The parts of all scores ``(a, f, w, q)``."""
-        scores, w = self.run.scores[:, 0], self.scoring.models
+        scores, w = self.run.scores[:, 0], self.models
         return scores.reshape(len(scores), -1, w, scores.shape[-1])
 
     def solve(self, precision: str, *, verbose: bool) -> bool:
@@ -253,12 +323,12 @@ class _Part:
 
     def decisions(self, chosen: HostArray, precision: str) -> Array:
         """Return decision functions ``(r, w)`` at the strength chosen for each label."""
-        grid, w = self.run.grid, self.scoring.models
+        grid, w = self.run.grid, self.models
         own = np.tile(grid.alphas[chosen], len(grid.folds.tests) // w)
         Cs = None if grid.Cs is None else np.ones(1)
         one = grid._replace(alphas=np.ones(1), Cs=Cs, own=own)
-        objective, held_out = self.problem.objective, self.scoring.held_out
-        Z = held_out_decisions(objective, self.solver, one, (0, 0), held_out, precision)
+        objective = self.problem.objective
+        Z = held_out_decisions(objective, self.solver, one, (0, 0), self.held_out, precision)
         xp = objective.xp
         folds = [
             xp.stack([z[:, 1] - z[:, 0] for z in Z[first : first + w]], axis=1)
@@ -279,21 +349,30 @@ def sweep_labels(
     one_standard_error: bool,
     held_out_scores: bool,
 ) -> LabelSweep:
-    """Solve every label in every fold at every strength, score, and choose.
+    """Solve every model in every fold at every strength, score, and choose.
 
     ``strengths`` are α of the first label, and C where that is given.
     """
     (alphas, Cs), parts = strengths, list[_Part]()
     total = 1.0 / float(np.ravel(problem.alpha)[0])  # α is that of C = 1
-    for one in problem.parts():
-        folds, there, weights = _folds(one, splits, total, standardize=settings.standardize)
+    against_rest = problem.sample.targets.kind == "one_vs_rest" and not per_label
+    width, models = problem.objective.m, problem.sample.targets.models
+    for first in range(0, models, width):
+        at = slice(first, min(first + width, models))
+        one = problem if first == 0 else problem.of(at)
+        standardize = settings.standardize
+        folds, there, weights, known = _folds(one, splits, total, standardize=standardize)
         held_out = HeldOut(folds.tests, one.places, one.sample.codes, weights)
-        scorer = _LabelScoring(scoring, held_out, folds.models, there)
+        if against_rest:
+            scorer = _class_scoring(scoring, one, folds, held_out, known)
+        else:
+            scorer = _LabelScoring(scoring, held_out, folds.models, one.sample.models.start, there)
         run = Run(Grid(alphas, [None], folds, Cs), callbacks, (scorer.parts,))
-        parts.append(_Part(one, solver_for(settings, one.objective, one.seed), run, scorer))
+        solver = solver_for(settings, one.objective, one.seed)
+        parts.append(_Part(one, solver, run, held_out, scorer))
         if parts[-1].solve(settings.precision, verbose=bool(settings.verbose)):
             break
-    widths = [part.scoring.models for part in parts]
+    widths, scorer = [part.models for part in parts], parts[0].scoring
     done = reduce(np.intersect1d, [part.run.done for part in parts])
     if not done.size or sum(widths) < problem.sample.targets.models:
         msg = "stopped before any strength was done for all labels: there is nothing to choose"
@@ -323,9 +402,24 @@ def sweep_labels(
             part.decisions(a, settings.precision) for part, a in zip(parts, own, strict=True)
         ]
         Z = problem.objective.xp.concat(columns, axis=1)
-        rows = np.concatenate(held_out.tests[:: widths[-1]])
+        held_out = parts[0].held_out
+        rows = np.concatenate(held_out.tests[:: widths[0]])
         out = scattered(Z, rows, len(held_out.codes), problem.objective)
     return LabelSweep(done, scores, at, alpha, out)
+
+
+def _class_scoring(
+    name: str, problem: Problem, folds: Folds, held_out: HeldOut, known: HostArray
+) -> _ClassScoring:
+    targets, k = problem.sample.targets, folds.models
+    if targets.own_rows or k < targets.models:
+        what = "weights for each class" if targets.own_rows else f"{targets.models} classes"
+        msg = f"multi_class='one_vs_rest' has no score with {what}; set alpha_per_label=True"
+        raise ValueError(msg)
+    if name not in RANKINGS:
+        return _ClassScoring(name, folds.held_out, known)
+    own = held_out._replace(tests=held_out.tests[::k])
+    return _ClassScoring(RankScoring(name, own), folds.held_out, known)
 
 
 def _choice(scores: HostArray, *, one_standard_error: bool, instead: Any = 0) -> HostArray:

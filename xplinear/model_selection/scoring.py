@@ -35,6 +35,7 @@ __all__ = [
     "OTHER_NAMES",
     "RANKINGS",
     "SCORINGS",
+    "AgainstRest",
     "HeldOut",
     "HostScoring",
     "OfRows",
@@ -49,6 +50,16 @@ __all__ = [
 _TOP = re.compile(r"top_([1-9]\d*)_accuracy")
 
 
+class AgainstRest(NamedTuple):
+    """`Params` of models that tell each of k classes from the rest: ``(p, m, k)``, ``(m, k)``.
+
+    Their scores are taken for logarithms of what probabilities are proportional to.
+    """
+
+    W: Array
+    b: Array
+
+
 def without_classes(params: Params, known: Array, *, xp: Namespace) -> Params:
     """Return models whose classes that are not ``known (m, k)`` have the lowest score there is."""
     W, b = params
@@ -59,8 +70,15 @@ def without_classes(params: Params, known: Array, *, xp: Namespace) -> Params:
     return Params(W, xp.where(known, b, lowest))
 
 
+def _class_scores(xp: Namespace, block: Block, params: Params | AgainstRest) -> Array:
+    Z = block_scores(xp, block, Params(*params))
+    if isinstance(params, AgainstRest):
+        return xp.where(Z < 0.0, Z, 0.0) - xp.log1p(xp.exp(-xp.abs(Z)))
+    return Z
+
+
 def _block_counts(k: int, xp: Namespace, block: Block, params: Params) -> tuple[Array, ...]:
-    Z = block_scores(xp, block, params)
+    Z = _class_scores(xp, block, params)
     classes = xp.arange(k, dtype=xp.int32, device=device(Z))
     predicted = xp.astype(xp.astype(xp.argmax(Z, axis=-1), xp.int32)[..., None] == classes, Z.dtype)
     true = xp.astype(true_class(Z, block.y, xp=xp), Z.dtype)
@@ -85,7 +103,7 @@ def _mean_share(part: Array, whole: Array, *, xp: Namespace) -> Array:
 
 def _block_log_loss(loss: Loss, xp: Namespace, block: Block, params: Params) -> tuple[Array]:
     _, y, s = block
-    value, _ = loss.value_and_grad(block_scores(xp, block, params), y, xp=xp)
+    value, _ = loss.value_and_grad(_class_scores(xp, block, params), y, xp=xp)
     value = xp.clip(value, 0.0, -math.log(xp.finfo(value.dtype).eps))
     value = value if s is None else value * s
     return (xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)),)
@@ -118,7 +136,7 @@ def _weighted_f1(objective: Objective, params: Params) -> Array:
 
 
 def _block_top(top: int, xp: Namespace, block: Block, params: Params) -> tuple[Array]:
-    Z = block_scores(xp, block, params)
+    Z = _class_scores(xp, block, params)
     true = true_class(Z, block.y, xp=xp)
     own = xp.sum(xp.where(true, Z, 0.0), axis=-1, keepdims=True)
     classes = xp.arange(Z.shape[-1], dtype=xp.int32, device=device(Z))
@@ -194,7 +212,7 @@ def decisions(
     held = ends[-1] * max(2, params.b.shape[1])
     parts: list[list[Array]] = [[] for _ in places]
     first = 0
-    for Z in data.map(block_scores, (xp,), params, scores=held):
+    for Z in data.map(_class_scores, (xp,), params, scores=held):
         last = first + Z.shape[0]
         for group, index in enumerate(wanted):
             low, high = np.searchsorted(index, [first, last])

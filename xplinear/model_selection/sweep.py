@@ -79,7 +79,8 @@ def stack_width(objective: Objective, lanes: int, *, follows: bool) -> tuple[int
     passes, but 1,159 / 2,397 models in them. So strengths share a stack only where further
     columns cost next to nothing: on a GPU, up to `Backend.free_columns`. A solver that cannot
     follow always starts from zero, and takes what the matrix product gains by. Half of the free
-    memory may hold the solver's state.
+    memory may hold the solver's state. Products of sparse rows gain nothing by further columns, and
+    cost more where these are too many for the caches: there weights take no more than a block.
 
     Parameters
     ----------
@@ -90,8 +91,9 @@ def stack_width(objective: Objective, lanes: int, *, follows: bool) -> tuple[int
     """
     data = objective.data
     c = columns(objective.loss, objective.k)
-    model = _STATE_VECTORS * c * data.p * (objective.xp.finfo(data.dtype).bits // 8)
-    room = max(1, data.backend.free_memory() // 2 // model)
+    weights = c * data.p * (objective.xp.finfo(data.dtype).bits // 8)
+    room = max(1, data.backend.free_memory() // 2 // (_STATE_VECTORS * weights))
+    room = min(room, max(1, data.backend.block_bytes // weights)) if data.sparse else room
     width = min(lanes, room)
     free = data.backend.free_columns if follows else max(_WIDE, data.backend.free_columns)
     return width, max(1, min(free // c, room) // width)
@@ -166,6 +168,7 @@ def stacks(
     follows = declared(solver, "follow") is not None
     groups = _together(grid, solver)
     width, depth = stack_width(objective, max(map(len, groups)), follows=follows)
+    width -= width % grid.folds.models if width > grid.folds.models else 0  # whole folds
     # And the first of the strengths that are left to do.
     waiting = [(group, first) for group in reversed(groups)]
     while waiting:

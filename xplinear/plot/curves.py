@@ -172,7 +172,12 @@ class ValidationCurveDisplay:
         drawing.check_fitted(clf, LinearClassifierCV)
         scoring = clf.scoring if isinstance(clf.scoring, str) else "score"
         title = drawing.title_of(clf, data)
-        return cls(clf.alphas_, clf.cv_scores_, clf.alpha_, scoring, title).plot(ax)
+        scores: Any = clf.cv_scores_
+        chosen: Any = clf.alpha_
+        if np.ndim(chosen):  # of many labels
+            scores = np.nanmean(scores, axis=2) if scores.ndim > 2 else scores
+            chosen = None if clf.alpha_per_label else float(clf.alphas_[clf.best_index_])
+        return cls(clf.alphas_, scores, chosen, scoring, title).plot(ax)
 
     def plot(self, ax: drawing.Axes | None = None) -> Self:
         """Draw, in ``ax`` or in a new figure."""
@@ -262,6 +267,9 @@ class CoefficientPathDisplay:
         """
         drawing.check_fitted(clf, LinearClassifierCV)
         best = drawing.fitted(clf)
+        if not hasattr(clf, "coefs_paths_"):
+            msg = "of many labels, or classes against the rest, only the strength chosen is fitted"
+            raise ValueError(msg)
         classes, coefs = best.classes_.tolist(), drawing.host(clf.coefs_paths_)
         classes = classes[1:] if len(classes) == 2 else classes
         label = classes[0] if label is None else label
@@ -271,7 +279,7 @@ class CoefficientPathDisplay:
         if feature_names is None:
             feature_names = getattr(best, "feature_names_in_", None)
         path = coefs[:, classes.index(label), :]
-        return cls(clf.alphas_, path, clf.alpha_, feature_names, str(label)).plot(ax)
+        return cls(clf.alphas_, path, float(clf.alpha_), feature_names, str(label)).plot(ax)
 
     def plot(self, ax: drawing.Axes | None = None) -> Self:
         """Draw, in ``ax`` or in a new figure.

@@ -7,9 +7,10 @@ from xplinear.solvers import SOLVERS
 from xplinear.solvers.gram import gram_pays
 from xplinear.solvers.protocol import declared
 
-__all__ = ["automatic_solver", "cheap_passes", "shared_passes"]
+__all__ = ["automatic_solver", "cheap_optimum", "cheap_passes", "shared_passes"]
 
-_PREFERRED = "newton", "lbfgs", "proximal_lbfgs", "interior_point", "smoothing"
+_PREFERRED = "newton", "newton_cg", "lbfgs", "proximal_lbfgs", "interior_point", "smoothing"
+_FEWER = 20  # times fewer passes that products with the Hessian need
 _CHEAP_PASS = 2e7  # products of numbers up to which a thousand passes take seconds
 _SHARED_PASS = 1e9  # numbers of X up to which some dozens do, for each of many models
 
@@ -17,6 +18,16 @@ _SHARED_PASS = 1e9  # numbers of X up to which some dozens do, for each of many 
 def cheap_passes(entries: int, k: int) -> bool:
     """Whether going to the optimum takes seconds: of so many numbers of X, and k classes."""
     return entries * k <= _CHEAP_PASS
+
+
+def cheap_optimum(objective: Objective) -> bool:
+    """Whether going to the optimum takes seconds: of sparse rows that needs some 100 passes.
+
+    A step of SGD moves all weights, however few entries a row has: there it saves less, too.
+    """
+    data = objective.data
+    fewer = _FEWER if data.sparse and automatic_solver(objective) == "newton_cg" else 1
+    return cheap_passes(data.entries // fewer, objective.k)
 
 
 def shared_passes(objective: Objective) -> bool:

@@ -24,13 +24,21 @@ from xplinear.solvers.metric import (
 )
 from xplinear.solvers.protocol import take_models
 
-__all__ = ["Bounds", "Preconditioner", "bounds", "gram_pays", "preconditioner", "sampled_centre"]
+__all__ = [
+    "LARGEST_GRAM",
+    "Bounds",
+    "Preconditioner",
+    "bounds",
+    "gram_pays",
+    "preconditioner",
+    "sampled_centre",
+]
 
 _ROWS = 8192  # that a Gram matrix is made of, unless they hold more than so many numbers
 _ENTRIES = 2**26
 _FEW_ROWS = 1024  # they do for variances and a largest eigenvalue
 _POWER_ITERATIONS = 5
-_LARGEST_GRAM = 4096  # features; an eigendecomposition of more takes minutes
+LARGEST_GRAM = 4096  # features; an eigendecomposition of more takes minutes
 _DAMPING = 0.3  # of the mean eigenvalue; 0.03 to 1 need about as many steps, 0 up to twice as many
 _WILD = 100.0  # mean variance over median variance from which features are scaled
 _SAVED_PASSES = 100  # by the Gram matrix, in most cases
@@ -42,7 +50,7 @@ def gram_pays(objective: Objective) -> bool:
     n, p, entries = objective.data.n, objective.data.p, objective.data.entries
     scores = objective.m * columns(objective.loss, objective.k)
     cost = p * (2 * row_width(objective.data) * min(n, _ROWS) + _DECOMPOSITION * p * p)
-    return p <= _LARGEST_GRAM and cost <= _SAVED_PASSES * 4 * entries * scores
+    return p <= LARGEST_GRAM and cost <= _SAVED_PASSES * 4 * entries * scores
 
 
 def _sampled_rows(objective: Objective, gram: bool) -> Block:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from xplinear.arguments import integer, number, settle
-from xplinear.data import Block
+from xplinear.data import Block, Data
 from xplinear.data.blocks import joined
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, class_scores, column_gradient, weighted_penalty
 from xplinear.penalties import Penalty
 from xplinear.solvers.balance import Smooth, evened, smooth
+from xplinear.solvers.gram import LARGEST_GRAM
 from xplinear.solvers.hessian import curvatures, has_hessian, hessian_product
 from xplinear.solvers.metric import penalty_curvature, safe_divisor
 from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
@@ -24,7 +26,18 @@ __all__ = ["NewtonCG", "NewtonCGState"]
 _LEFT = 0.25  # of the gradient, when a direction is good enough
 _PRODUCTS = 5  # with the Hessian, that every iteration may make more of than the one before
 _MOST_PRODUCTS = 200
+_LARGE = 1e7  # stored entries times scores, from which a pass takes some milliseconds
 _NOISE = 8.0  # times eps: what rounding leaves of a variance
+
+
+class Metric(NamedTuple):
+    """The inverse diagonal of the Hessian, in features centred for each column of weights.
+
+    ``centre`` holds these centres, as weights; what it holds as intercepts is not used.
+    """
+
+    centre: Params
+    inverse: Params
 
 
 class NewtonCGState(NamedTuple):
@@ -37,19 +50,13 @@ class NewtonCGState(NamedTuple):
     value: Array
     zero: Array  # F at W = 0, b = 0
     idle: Array  # steps in a row without a decrease above rounding
-    products: int  # with the Hessian, at most, for the next direction
+    metric: Metric
+    steps: int
 
     @property
     def point(self) -> Array:
         """What `moved` knows the dtype by."""
         return self.params.W
-
-
-class Metric(NamedTuple):
-    """The inverse diagonal of the Hessian, in features centred for each column of weights."""
-
-    centre: Array  # (p, m, c)
-    inverse: Params
 
 
 class Search(NamedTuple):
@@ -118,38 +125,64 @@ class NewtonCG:
             f"{loss!r} and {penalty!r}; use 'auto'"
         )
 
+    def pays(self, objective: Objective, models: int = 1) -> bool:
+        """Return whether rows are sparse, of too many features for the Gram matrix of L-BFGS."""
+        del models
+        return objective.data.sparse and objective.data.p > LARGEST_GRAM
+
     def init(self, objective: Objective, params: Params) -> NewtonCGState:
         """Evaluate the start and find the first direction."""
         check_suits(self, objective)
+        return self._started(objective, params, 0)
+
+    def _started(self, objective: Objective, params: Params, steps: int) -> NewtonCGState:
+        """Return the state before a step, where so many made before tell how hard it is."""
         params, xp, zero = evened(objective, params), objective.xp, objective.loss_at_zero()
         compile_ = objective.data.backend.compile
         Z, loss, grads = _evaluated(objective, params)
         start = compile_(_start, smooth(objective), xp)
         value, gradient, report = start(params, loss, grads, objective.alpha)
-        found = _direction(objective, Z, gradient, ~report.converged, _PRODUCTS)
-        residual = compile_(_residual, xp)(zero, value, found[1])
-        report = report._replace(converged=residual <= self.tol, residual=residual)
-        idle = xp.zeros_like(loss)
-        return NewtonCGState(params, report, *found, value, zero, idle, 2 * _PRODUCTS)
+        bent = _bent(objective, Z)
+        metric = _measured(objective, bent)
+        free = ~report.converged
+        way, decrement, known = _direction(objective, bent, gradient, metric, free, _most(steps))
+        residual = compile_(_residual, xp)(zero, value, decrement)
+        reached = known & (residual <= self.tol)
+        return NewtonCGState(
+            params=params,
+            report=report._replace(converged=reached, residual=residual),
+            direction=way,
+            decrement=decrement,
+            value=value,
+            zero=zero,
+            idle=xp.zeros_like(loss),
+            metric=metric,
+            steps=steps + 1,
+        )
 
     def step(self, objective: Objective, state: NewtonCGState) -> NewtonCGState:
         """Try one step for every model; where F decreases enough, find the next direction."""
         xp, compile_, alpha = objective.xp, objective.data.backend.compile, objective.alpha
-        most, state = state.products, state._replace(products=0)
+        steps, metric = state.steps, state.metric
+        state = state._replace(metric=None, steps=0)
         trial = compile_(_trial, xp)(state)
         Z, loss, grads = _evaluated(objective, trial)
         judge = compile_(_judge, smooth(objective), xp)
         accept, value, gradient = judge(state, trial, loss, grads, alpha)
-        found = _direction(objective, Z, gradient, accept, most)
-        state = compile_(_after, xp)(state, accept, trial, loss, value, found, self.tol)
-        return state._replace(products=min(most + _PRODUCTS, _MOST_PRODUCTS))
+        bent = _bent(objective, Z)
+        if steps & (steps - 1) == 0:  # at first it changes most
+            metric = _measured(objective, bent)
+        found = _direction(objective, bent, gradient, metric, accept, _most(steps))
+        bar = self.tol
+        state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
+        return state._replace(metric=metric, steps=steps + 1)
 
     def follow(
         self, objective: Objective, params: Params, previous: NewtonCGState, before: Array
     ) -> NewtonCGState:
         """Return the first state of models that differ from earlier ones in α only."""
-        del previous, before
-        return self.init(objective, params)
+        del before
+        return self._started(objective, params, previous.steps - 1)
 
     def ahead(self, objective: Objective, state: NewtonCGState) -> Params:
         """Return where the next full step leads."""
@@ -176,27 +209,57 @@ def _of_scores(loss: Loss, xp: Namespace, block: Block, Z: Array) -> tuple[Array
     return xp.sum(value, axis=0, dtype=accumulator(value, xp=xp)), *block.rows.gradient(G, xp=xp)
 
 
-def _curved(loss: Loss, xp: Namespace, block: Block, Z: Array, way: Params) -> tuple[Array, Array]:
-    """Return the product of the loss's Hessian at some scores with parameters."""
+def _curvatures(loss: Loss, xp: Namespace, block: Block, Z: Array) -> Array:
+    """Return the loss's curvature in each column of scores ``(r, m, c)``."""
+    return _weighted(curvatures(loss, Z, block.y, xp=xp), block.s)
+
+
+def _curved(loss: Loss, xp: Namespace, block: Block, A: Array, way: Params) -> tuple[Array, Array]:
+    """Return the product of the loss's Hessian with parameters; A is as in `_bent`."""
     V = block.rows.scores(*way, xp=xp)
-    G = hessian_product(loss, class_scores(Z, xp=xp), block.y, class_scores(V, xp=xp), xp=xp)
-    return block.rows.gradient(_weighted(column_gradient(G, V.shape[-1]), block.s), xp=xp)
+    if V.shape[-1] == 1:
+        return block.rows.gradient(A * V, xp=xp)
+    G = hessian_product(loss, A, block.y, V, xp=xp)
+    return block.rows.gradient(_weighted(G, block.s), xp=xp)
 
 
-def _diagonal(loss: Loss, xp: Namespace, block: Block, Z: Array) -> tuple[Array, Array, Array]:
+def _diagonal(loss: Loss, xp: Namespace, block: Block, A: Array) -> tuple[Array, Array, Array]:
     """Return Σ h, Σ h x and Σ h x² of the curvatures h of each column of scores."""
-    h = _weighted(curvatures(loss, Z, block.y, xp=xp), block.s)
+    h = A if A.shape[-1] == 1 else _curvatures(loss, xp, block, A)
     return xp.sum(h, axis=0), *block.rows.squares(h, xp=xp)
+
+
+def _large(objective: Objective) -> bool:
+    """Return whether rounded rows would save time."""
+    return objective.data.entries * objective.m * objective.k >= _LARGE
+
+
+def _most(steps: int) -> int:
+    """Return how many products a direction may cost, after so many steps."""
+    return min(_PRODUCTS * (steps + 1), _MOST_PRODUCTS)
+
+
+def _rounded_rows(objective: Objective) -> tuple[Data, Callable[[Params], Params]]:
+    """Return rows for what need not be exact, and what parameters become for them."""
+    data, xp = objective.data, objective.xp
+    narrow = data.narrowed() if _large(objective) else data
+    if narrow is data:
+        return data, lambda params: params
+    return narrow, lambda params: Params(*(xp.astype(a, narrow.dtype) for a in params))
 
 
 def _evaluated(objective: Objective, params: Params) -> tuple[Array, Array, Params]:
     """Return the scores of all rows held, the mean loss, and its gradient in W and b."""
-    data, xp, width = objective.data, objective.xp, objective.m * objective.k
+    data, xp, width = objective.data, objective.xp, _width(objective)
     parts = list(data.map(_scores, (xp,), params, scores=width))
     Z = data.as_held(joined(parts, backend=data.backend))
     sums = data.reduce(_of_scores, (objective.loss, xp), each=(Z,), scores=width)
     means = data.backend.compile(_means, objective.fit_intercept, xp)
     return Z, *means(*sums, data.weight_sum)
+
+
+def _width(objective: Objective) -> int:
+    return objective.m * objective.k
 
 
 def _means(
@@ -206,30 +269,46 @@ def _means(
     return total / weight, Params(dW / own, db / own if fit_intercept else xp.zeros_like(db))
 
 
+def _bent(objective: Objective, Z: Array) -> Array:
+    """Return what the Hessian is made of: the scores; of a single column, its curvatures."""
+    (data, _), xp = _rounded_rows(objective), objective.xp
+    Z = xp.astype(Z, data.dtype, copy=False)
+    if Z.shape[-1] > 1:
+        return Z
+    static = objective.loss, xp
+    parts = list(data.map(_curvatures, static, each=(Z,), scores=_width(objective)))
+    return data.as_held(joined(parts, backend=data.backend))
+
+
+def _measured(objective: Objective, A: Array) -> Metric:
+    """Return the metric there."""
+    (data, _), xp = _rounded_rows(objective), objective.xp
+    sums = data.reduce(_diagonal, (objective.loss, xp), each=(A,), scores=_width(objective))
+    metric = data.backend.compile(_metric, objective.fit_intercept, xp)
+    ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
+    return metric(*sums, objective.data.weight_sum, ridge)
+
+
 def _direction(
-    objective: Objective, Z: Array, gradient: Params, free: Array, most: int
-) -> tuple[Params, Array]:
+    objective: Objective, A: Array, gradient: Params, metric: Metric, free: Array, most: int
+) -> tuple[Params, Array, Array]:
     """Return H⁻¹g and gᵀH⁻¹g of the models that are ``free``, by at most so many products.
 
-    Where conjugate gradients end early they are too small, but still lead downhill.
+    Where these do not suffice, which is told last, both are too small; the way leads downhill.
     """
-    data, loss, xp, width = objective.data, objective.loss, objective.xp, objective.m * objective.k
-    compile_, intercept, ridge = (
-        data.backend.compile,
-        objective.fit_intercept,
-        penalty_curvature(objective),
-    )
-    sums = data.reduce(_diagonal, (loss, xp), each=(Z,), scores=width)
-    metric = compile_(_metric, intercept, xp)(*sums, data.weight_sum, ridge)
-    search = compile_(_first, xp)(gradient, metric, free)
-    advance = compile_(_advanced, intercept, xp)
+    (data, cast), xp, width = _rounded_rows(objective), objective.xp, _width(objective)
+    compile_, weight, static = data.backend.compile, objective.data.weight_sum, (objective.loss, xp)
+    ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
+    search = compile_(_first, xp)(cast(gradient), metric, free)
+    advance = compile_(_advanced, objective.fit_intercept, xp)
     for _ in range(most):
         if data.backend.over(search.solved):
             break
-        product = data.reduce(_curved, (loss, xp), search.way, each=(Z,), scores=width)
-        search = advance(search, metric, product, data.weight_sum, ridge)
-    found = evened(objective, search.found)
-    return found, compile_(_product, xp)(gradient, found)
+        product = data.reduce(_curved, static, search.way, each=(A,), scores=width)
+        search = advance(search, metric, product, weight, ridge)
+    found = Params(*(xp.astype(a, objective.data.dtype, copy=False) for a in search.found))
+    found = evened(objective, found)
+    return found, compile_(_product, xp)(gradient, found), search.solved
 
 
 def _product(xp: Namespace, a: Params, b: Params) -> Array:
@@ -260,12 +339,13 @@ def _metric(
     # What is left of a feature that is constant is rounding.
     least = _NOISE * float(xp.finfo(second.dtype).eps) * second
     varies = xp.maximum(second - centre * first, least)
-    return Metric(centre, Params(1.0 / safe_divisor(varies / own + ridge[:, None], xp=xp), bias))
+    inverse = 1.0 / safe_divisor(varies / own + ridge[:, None], xp=xp)
+    return Metric(Params(centre, bias), Params(inverse, bias))
 
 
 def _preconditioned(metric: Metric, a: Params, *, xp: Namespace) -> Params:
-    W = metric.inverse.W * (a.W - metric.centre * a.b)
-    return Params(W, metric.inverse.b * a.b - xp.sum(metric.centre * W, axis=0))
+    W = metric.inverse.W * (a.W - metric.centre.W * a.b)
+    return Params(W, metric.inverse.b * a.b - xp.sum(metric.centre.W * W, axis=0))
 
 
 def _first(xp: Namespace, gradient: Params, metric: Metric, free: Array) -> Search:
@@ -353,17 +433,19 @@ def _after(
     trial: Params,
     loss: Array,
     value: Array,
-    found: tuple[Params, Array],
+    found: tuple[Params, Array, Array],
     tol: float,
 ) -> NewtonCGState:
     """Return the state with what was accepted, and where to go from there."""
     converged, step_size = state.report.converged, state.report.step_size
     slope = -step_size * state.decrement
     shorter = backtracked(state.value, value, slope, xp=xp)
-    decrement = xp.where(accept, found[1], state.decrement)
+    way, decrement, known = found
+    decrement = xp.where(accept, decrement, state.decrement)
     kept = xp.where(accept, value, state.value)
     residual = _residual(xp, state.zero, kept, decrement)
     step_size = xp.where(accept | converged, 1.0, shorter * step_size)
-    state = moved(state, accept, trial, loss, value, step_size, residual, tol, xp=xp)
-    direction = select(accept, found[0], state.direction, xp=xp)
+    bar = xp.where(accept & known, tol, -xp.ones_like(residual))
+    state = moved(state, accept, trial, loss, value, step_size, residual, bar, xp=xp)
+    direction = select(accept, way, state.direction, xp=xp)
     return state._replace(direction=direction, decrement=decrement)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from xplinear.arguments import FLAG, NONE, integer, number, one_of, sequence, settle
-from xplinear.data.protocol import Batch, Block, Followed, compiled
+from xplinear.data.protocol import Batch, Block, Followed, compiled, row_width
 from xplinear.data.rows import centred_scores, spread
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
@@ -40,6 +40,9 @@ _HALVING = 2000  # updates after which inverse scaling has shrunk the step by âˆ
 _LEAST_UPDATES = 2000  # unless they cost more operations than this, for one model ...
 _OPERATIONS = 2e10  # some seconds
 _FEWEST_UPDATES = 200  # ... but so many in any case
+_UPDATE = (
+    5  # rows of all features: what moving all weights costs, which counts where rows are sparse
+)
 _SETTLING = 100  # updates per multiple
 _LEAST_EPOCHS = 10
 _BATCH, _SPARSE_BATCH = 64, 1024
@@ -254,8 +257,9 @@ class SGD:
         n, size = objective.data.n, self._batch(objective)
         per_epoch, updates = math.ceil(n / size), _LEAST_UPDATES
         if self.ends:
-            weights = objective.data.p * columns(objective.loss, objective.k)
-            affordable = _OPERATIONS / (4 * min(n, size) * weights)
+            data, c = objective.data, columns(objective.loss, objective.k)
+            step = min(n, size) * row_width(data) + (_UPDATE * data.p if data.sparse else 0)
+            affordable = _OPERATIONS / (4 * step * c)
             updates = min(updates, max(_FEWEST_UPDATES, affordable))
         return self._epochs(per_epoch, updates)
 
