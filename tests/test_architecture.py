@@ -638,7 +638,7 @@ def test_law_5_finds_who_asks_for_a_type() -> None:
 def test_law_5_every_backend_is_registered() -> None:
     files = {path.stem for path in FILES if path.parent.name == "backends"}
     parts = {"__init__", "base", "epoch", "machine", "precision", "threads", "transfer"}
-    parts |= {"fusion", "programs", "sparse", "tracing"}
+    parts |= {"csr", "fusion", "programs", "sparse", "tracing"}
     assert files - parts == set(BACKENDS)
     for name in BACKENDS:
         functions = {

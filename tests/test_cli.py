@@ -438,7 +438,7 @@ class TestSweep:
         assert same.pop("cv") == 5
         assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 13
+        assert len(same) == 14  # with Cs
 
     def test_progress_bar(self, monkeypatch):
         console = cli.terminal.Console

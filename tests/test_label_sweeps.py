@@ -311,8 +311,10 @@ class TestOneVsRest:
         assert found[1] == pytest.approx(-log_loss(labels[test], P_), abs=1e-5)
         assert found[0] == pytest.approx(found[1], abs=1e-2)
 
-    def test_a_strength_for_each_class(self):
+    def test_a_strength_for_each_class(self, monkeypatch):
+        """Also where the classes are solved in parts."""
         settings = {"Cs": CS, "cv": FOLDS, "alpha_per_label": True, "scoring": "roc_auc", **EXACT}
+        monkeypatch.setattr(problem, "_WIDE", 3)
         clf = xl.LinearClassifierCV(multi_class="one_vs_rest", **settings).fit(X, self.labels)
         indicator = (self.labels[:, None] == clf.classes_).astype(int)
         same = xl.LinearClassifierCV(**settings).fit(X, indicator)

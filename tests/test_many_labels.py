@@ -125,8 +125,10 @@ def test_each_label_is_its_own_fit_by_every_solver(solver, loss, atol, standardi
     settings |= {"tol": 1e-4 if solver in ("gd", "smoothing") else 1e-9, "max_iter": 3000}
     settings |= {"standardize": standardize}
     clf = xl.LinearClassifier(**settings).fit(X, Y)
-    assert_own = [xl.LinearClassifier(**settings).fit(X, y) for y in Y.T]
-    for j, one in enumerate(assert_own):
+    singles = [xl.LinearClassifier(**settings).fit(X, y) for y in Y.T]
+    if solver == "newton":
+        np.testing.assert_array_equal(clf.n_iter_, [one.n_iter_ for one in singles])
+    for j, one in enumerate(singles):
         np.testing.assert_allclose(clf.coef_[j], one.coef_[0], atol=atol)
         np.testing.assert_allclose(clf.objective_[j], one.objective_, rtol=atol)
 
@@ -214,11 +216,13 @@ def fitted() -> xl.LinearClassifier:
 @pytest.mark.parametrize("kind", kinds_of_labels())
 def test_labels_come_in_many_forms(kind):
     y = kinds_of_labels()[kind]
+    before = getattr(y, "dtype", None)
     clf = xl.LinearClassifier(**CONVERGED).fit(X, y)
     np.testing.assert_array_equal(clf.coef_, fitted().coef_)
     np.testing.assert_array_equal(clf.classes_, np.arange(L))
     assert clf.score(X, y) == fitted().score(X, Y)
     if scipy.sparse.issparse(y):
+        assert y.dtype == before
         assert y.nnz == (N * L if kind == "explicit zeros" else Y.sum())  # as it was
 
 
@@ -285,13 +289,28 @@ def test_a_label_without_positives_is_trained_and_named(loss):
 
 def test_smoothing_takes_a_label_without_positives():
     """Whose gradient is so small that its square is 0."""
-    y = np.zeros((N, 2), dtype=int)
-    y[:, 1] = Y[:, 0]
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((2000, 20)) + 1
+    pull = rows @ generator.standard_normal((20, 6)) + generator.logistic(size=(2000, 6))
+    y = (pull > 3).astype(int)
+    y[:, 2:4] = 0, 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("error", RuntimeWarning)
-        clf = xl.LinearClassifier("multiclass_hinge", solver="smoothing", C=1.0).fit(X, y)
-    assert not clf.predict(X)[:, 0].any()
+        clf = xl.LinearClassifier("multiclass_hinge", solver="smoothing").fit(rows, y)
+    assert clf.predict(rows)[:, 2:4].mean(axis=0).tolist() == [0.0, 1.0]
+
+
+def test_far_features_are_standardized_for_each_label(small_parts):
+    rows, settings = X + np.asarray([0.0, 0.0, 0.0, 0.0, 1e4]), {"standardize": True, **CONVERGED}
+    clf = xl.LinearClassifier(**settings).fit(rows, HOLES)
+    singles = [
+        xl.LinearClassifier(**settings).fit(rows[~missing], y[~missing])
+        for missing, y in zip(MISSING.T, Y.T, strict=True)
+    ]
+    found = clf.predict_proba(rows)
+    for j, one in enumerate(singles):
+        np.testing.assert_allclose(found[:, j], one.predict_proba(rows)[:, 1], atol=1e-8)
 
 
 class TestParts:

@@ -129,6 +129,13 @@ def test_a_direction_that_was_not_found_proves_no_convergence(
     result = minimize(F, NewtonCG(tol=1e-3))
     assert result.converged.all()
     assert F.value(result.params) - expected < 1e-5 * F.loss_at_zero()
+    monkeypatch.setattr(newton_cg, "_MOST_PRODUCTS", 1)
+    easy = NewtonCG(tol=1e9)
+    state = easy.init(F, F.zeros())
+    for _ in range(2):
+        assert state.report.residual[0] < easy.tol
+        assert not state.report.converged[0]
+        state = easy.step(F, state)
 
 
 def test_a_path_keeps_how_hard_a_step_is(numpy_backend: Any) -> None:

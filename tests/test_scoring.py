@@ -118,7 +118,11 @@ def test_sums_with_ties(backend, k, weights):
                 labels = np.arange(k)
                 expected = top_k_accuracy_score(y, scores, k=top, labels=labels, sample_weight=s)
             assert found[j] == pytest.approx(expected, abs=1e-12)
-    for name, average in (("f1_weighted", "weighted"), ("f1_macro", "macro"), ("f1_micro", "micro")):
+    for name, average in (
+        ("f1_weighted", "weighted"),
+        ("f1_macro", "macro"),
+        ("f1_micro", "micro"),
+    ):
         found = backend.to_numpy(sums_of(scoring_named(name, k))(F, params))
         for j in range(2):
             expected = f1_score(y, Z[:, j].argmax(1), average=average, sample_weight=s)

@@ -24,7 +24,8 @@ from xplinear.penalties import ElasticNetPenalty, NoPenalty
 rng = np.random.default_rng(0)
 X = rng.standard_normal((60, 4))
 Y = np.argmax(X[:, :3], axis=1)
-SEARCHED = {"alphas", "cv", "scoring", "one_standard_error", "learning_rates", "refit"}
+SEARCHED = {"alphas", "Cs", "cv", "scoring", "one_standard_error", "learning_rates", "refit"}
+SEARCHED |= {"held_out_scores", "alpha_per_label"}
 
 
 def documented(kind):

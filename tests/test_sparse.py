@@ -344,6 +344,23 @@ def test_features_far_from_0(what, dtype, standardize):
     np.testing.assert_allclose(*own, rtol=1e-5, atol=1e-5 * np.abs(own[0]).max())
 
 
+def test_a_feature_far_from_0_that_is_missing_once_is_centred_too():
+    """The mean lies 170 deviations from 0: products in float32 would cancel."""
+    rng = np.random.default_rng(0)
+    year = 20000.0 + rng.integers(-1, 2, 30_000)
+    year[7] = 0.0
+    thin = np.where(rng.random((30_000, 12)) < 0.3, rng.standard_normal((30_000, 12)), 0.0)
+    dense = np.column_stack([thin, year]).astype(np.float32)
+    labels = np.argmax(thin[:, :3] + 0.5 * rng.gumbel(size=(30_000, 3)), axis=1)
+    same, clf = (
+        xl.LinearClassifier(
+            standardize=True, dtype="float32", solver="lbfgs", tol=1e-6, alpha=1e-4
+        ).fit(x, labels)
+        for x in (dense, sparse.csr_array(dense))
+    )
+    np.testing.assert_allclose(clf.coef_[:, -1], same.coef_[:, -1], rtol=5e-3)
+
+
 class TestInTurn:
     def test_partial_fit(self):
         dense, clf = (

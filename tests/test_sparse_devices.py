@@ -264,6 +264,7 @@ def test_rows_larger_than_the_device_stay_on_the_host(
     assert isinstance(data.X, ScipyRows)
     blocks = [rows for rows, _ in data.stored(0, 50)]
     assert len(blocks) == 4
+    assert next(iter(data.stored(0, 50)))[0] is not blocks[0]  # it was not kept
     assert all(type(rows) is type(kinds(request, name).sparse(X)) for rows in blocks)
     clf = fitted(LinearClassifier(backend=small), X, Y, expected)
     np.testing.assert_allclose(clf.predict_proba(X), expected.predict_proba(X), atol=1e-10)

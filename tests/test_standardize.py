@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -172,7 +173,8 @@ def test_saved_moved_and_predicted_without_the_statistics(backend, tmp_path):
 
 
 @pytest.mark.parametrize("penalty", ["l2", "l1"])
-def test_cross_validation_standardizes_by_all_rows(library, penalty):
+def test_cross_validation_standardizes_by_the_rows_trained_on(library, penalty):
+    """Those of each fold for its scores, and all rows for the fit to them."""
     settings = {"penalty": penalty, "cv": 3, "scoring": "log_loss", "tol": 1e-6}
     rows = library.asarray(X)
     clf = xl.LinearClassifierCV([0.1, 0.01], standardize=True, **settings)
@@ -180,7 +182,11 @@ def test_cross_validation_standardizes_by_all_rows(library, penalty):
     scaler = StandardScaler().fit(X, sample_weight=WEIGHTS)
     scaled = xl.LinearClassifierCV([0.1, 0.01], **settings)
     scaled.fit(scaler.transform(X), Y, WEIGHTS)
-    np.testing.assert_allclose(host(clf.cv_scores_), scaled.cv_scores_, atol=1e-5)
+    for f, (train, test) in enumerate(StratifiedKFold(3).split(X, Y)):
+        own = StandardScaler().fit(X[train], sample_weight=WEIGHTS[train]).transform(X)
+        fold = xl.LinearClassifierCV([0.1, 0.01], **settings | {"cv": [(train, test)]})
+        expected = fold.fit(own, Y, WEIGHTS).cv_scores_[:, 0]
+        np.testing.assert_allclose(clf.cv_scores_[:, f], expected, atol=1e-5)
     assert clf.alpha_ == scaled.alpha_
     np.testing.assert_allclose(
         host(clf.coefs_paths_), scaled.coefs_paths_ / scaler.scale_, rtol=1e-2, atol=1e-5

@@ -12,16 +12,16 @@ arguments        what an argument may be, and what is said of one that is not
 losses           ℓ: scores and labels in, value and gradient out
 penalties        Ω: value, gradient, prox
 backends         which array library, which device; how its rows move and its code compiles
-data             where rows x_i, labels y and weights s come from; the products with X
+data             where rows x_i, dense or sparse, labels y and weights s come from; products with X
 objective        F over blocks of rows
 duality          a proven lower bound of F
-solvers          gd, lbfgs, interior_point …: a configuration, a state, a step; which one suits
+solvers          gd, lbfgs, newton_cg …: a configuration, a state, a step; which one suits
 minimize         the only loop: stopping, history, callbacks, interrupts, going on
 checks           gradients, certificates, parity: what makes a result believable
 datasets         data sets by name, files of rows, tables with texts made ready
 formats          a fitted model as a value: its file, scikit-learn, ONNX
-estimator        settings, what they pose as a problem, LinearClassifier
-model_selection  strengths and folds through one X: LinearClassifierCV
+estimator        settings, what they pose as a problem, of one label or many: LinearClassifier
+model_selection  strengths, folds and labels through one X: LinearClassifierCV
 bench            how fast each backend is, beside what its device can do
 plot, cli        pictures, and the command line, a file for each command
 ===============  ===============================================================

@@ -34,7 +34,6 @@ __all__ = [
     "Objective",
     "Params",
     "class_scores",
-    "column_gradient",
     "columns",
     "loss_and_grads",
     "scores",

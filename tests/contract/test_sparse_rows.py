@@ -242,3 +242,16 @@ def test_strengths_to_try_are_those_of_the_rows_dense(numpy_backend):
             numpy_backend, numpy_backend.objective(SoftmaxLoss(), penalty, X, Y, s=S[:, :1])
         )
         np.testing.assert_allclose(automatic_alphas(G, 5), automatic_alphas(F, 5), rtol=1e-10)
+
+
+def test_what_is_constant_does_not_vary_by_rounding(backend):
+    there = X.copy()
+    there[:, 3] = 7.3  # stored everywhere: sums of weights must cancel exactly
+    weights = np.random.default_rng(1).uniform(0.1, 1.0, (N, 1))
+    _, G = pair(
+        backend,
+        backend.objective(SoftmaxLoss(), L2Penalty(), there, Y, weights, alpha=[0.1, 0.1]),
+    )
+    deviation = backend.to_numpy(feature_moments(G).deviation)
+    assert (deviation[[3, 4]] == 0.0).all()
+    assert (deviation[[0, 1, 2, 5]] > 0.0).all()

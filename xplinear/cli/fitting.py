@@ -47,9 +47,7 @@ _OPTIONS: dict[str, Any] = {
     **dict.fromkeys(("data", "format_")),
     "alphas": option(help="Strengths, 1e-5,1e-4,…; or how many, chosen for the data; 20."),
     "cv": option(min=2, help="Folds."),
-    "scoring": option(
-        help=f"{', '.join(_SCORINGS)}, or other numbers than 5.", words=_SCORINGS
-    ),
+    "scoring": option(help=f"{', '.join(_SCORINGS)}, or other numbers than 5.", words=_SCORINGS),
     "one_se": option("--one-se", help="The strongest within one standard error."),
     "loss": option(help=f"{', '.join(LOSSES)}.", words=LOSSES),
     "penalty": option(help=f"{', '.join(PENALTIES)}.", words=PENALTIES),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -281,7 +281,6 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
     loss: str | Loss = field(default=Settings.loss, kw_only=False)
     alpha: float | Sequence[float] | None = Settings.alpha
     C: float | Sequence[float] | None = Settings.C
-    multi_class: Literal["joint", "one_vs_rest"] = Settings.multi_class
     early_stopping: bool = Settings.early_stopping
     validation_fraction: float = Settings.validation_fraction
     n_iter_no_change: int = Settings.n_iter_no_change

@@ -174,6 +174,7 @@ class SharedParameters:
     max_iter: int | None = Settings.max_iter
     tol: float = Settings.tol
     class_weight: Mapping[Any, float] | str | None = Settings.class_weight
+    multi_class: Literal["joint", "one_vs_rest"] = Settings.multi_class
     random_state: int | np.random.RandomState | None = Settings.random_state
     backend: str | Backend | None = Settings.backend
     dtype: str | None = Settings.dtype

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -258,7 +258,6 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     refit: bool = _Search.refit
     held_out_scores: bool = _Search.held_out_scores
     alpha_per_label: bool = _Search.alpha_per_label
-    multi_class: Literal["joint", "one_vs_rest"] = Settings.multi_class
 
     @undisturbed(place_of)
     def fit(
@@ -321,7 +320,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
             raise ValueError(msg)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
-        chosen |= {"multi_class": self.multi_class, "solver": settings.solver}
+        chosen["solver"] = settings.solver
         scored = _scoring_of_rows(scoring, chosen, problem, X, folds, held_out)
         run, own = Run(grid, callbacks), None
         try:
@@ -378,7 +377,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         alphas, Cs = alphas[found.done], Cs if Cs is None else Cs[found.done]
         name, given = ("alpha", alphas) if Cs is None else ("C", Cs)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
-        chosen |= {"multi_class": self.multi_class, "solver": settings.solver}
+        chosen["solver"] = settings.solver
         best = LinearClassifier(**chosen).set_params(**{name: given[found.chosen].tolist()})
         interrupt = None
         if search.refit:

@@ -169,6 +169,7 @@ class NewtonCG:
         Z, loss, grads = _evaluated(objective, trial)
         judge = compile_(_judge, smooth(objective), xp)
         accept, value, gradient = judge(state, trial, loss, grads, alpha)
+        del grads  # of many features, its memory counts
         bent = _bent(objective, Z)
         if steps & (steps - 1) == 0:  # at first it changes most
             metric = _measured(objective, bent)
