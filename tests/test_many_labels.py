@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import tracemalloc
@@ -768,3 +769,25 @@ def test_the_command_line_predicts_many_labels(tmp_path):
     assert table.columns.tolist() == [*names, *(f"probability of {name}" for name in names)]
     np.testing.assert_array_equal(table[names], clf.predict(X))
     np.testing.assert_allclose(table.iloc[:, 4:], clf.predict_proba(X), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("y", "multi_class", "said"),
+    [
+        (CLASSES, "one_vs_rest", "l2, each class against the rest"),
+        (CLASSES, "joint", "l2"),
+        (CLASSES[0] == CLASSES, "one_vs_rest", "l2"),
+        (Y, "one_vs_rest", "l2"),
+    ],
+)
+def test_the_command_line_says_what_a_model_tells_apart(y, multi_class, said, tmp_path):
+    from typer.testing import CliRunner
+
+    from xplinear import cli
+
+    xl.LinearClassifier(multi_class=multi_class).fit(X, y).save(tmp_path / "model")
+    run = CliRunner().invoke(cli.app, ["info", str(tmp_path / "model")])
+    (problem,) = [line for line in run.output.splitlines() if " problem " in line]
+    assert problem.rstrip("│ ").endswith(said), run.output
+    run = CliRunner().invoke(cli.app, ["info", str(tmp_path / "model"), "--json"])
+    assert json.loads(run.output)["multilabel"] is (y is Y)

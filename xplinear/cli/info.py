@@ -27,6 +27,8 @@ def info(model: Model, as_json: Json = False) -> None:
         "alpha": getattr(clf, "alpha_", None),
         "C": clf.C,
         "standardize": clf.standardize,
+        "multi_class": clf.multi_class,
+        "multilabel": clf.multilabel_,
         "classes": clf.classes_.tolist(),
         "n_features": clf.n_features_in_,
         "feature_names": names or None,
@@ -46,8 +48,11 @@ def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
     strength = "1 / (C n)" if np.ndim(clf.C or 1.0) else f"1 / ({clf.C or 1.0:g} n)"
     if alpha is not None:
         strength = " … ".join(f"{end:g}" for end in np.unique([np.min(alpha), np.max(alpha)]))
+    problem = problem_of(clf, strength) + ", standardized features" * record["standardize"]
+    if record["multi_class"] == "one_vs_rest" and not record["multilabel"] and len(clf.coef_) > 1:
+        problem += ", each class against the rest"
     rows = {
-        "problem": problem_of(clf, strength) + ", standardized features" * record["standardize"],
+        "problem": problem,
         "labels" if clf.multilabel_ else "classes": _some(record["classes"]),
         "features": f"{record['n_features']:,}{': ' * bool(names)}{_some(names)}",
         "coefficients": f"{record['shape']}, {record['dtype']}",

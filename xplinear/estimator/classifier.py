@@ -154,13 +154,15 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         every scale. X is not copied, ``coef_`` and ``intercept_`` are for X itself, and constant
         features get weight 0. Without an intercept features are scaled but not centred.
     solver : str or Solver, default "auto"
-        To the optimum: ``newton`` (few weights) and ``lbfgs`` for smooth losses and penalties,
-        ``proximal_lbfgs`` for smooth losses and penalties such as ``l1``, ``interior_point`` (few
-        weights) and ``smoothing`` for kinked losses with ``l2``. Others: ``gd``, ``sgd``, or an
-        object such as ``xplinear.solvers.SGD(schedule="cosine")``, whose own settings then stand
-        for the six parameters below. ``auto`` goes to the optimum where a thousand passes
-        take seconds ($n·p·k ≤ 2·10⁷$) and nothing asks for SGD (``early_stopping``, a number as
-        ``learning_rate``); else it is ``sgd``.
+        To the optimum: ``newton`` (few weights), ``newton_cg`` (sparse rows of many features) and
+        ``lbfgs`` for smooth losses and penalties, ``proximal_lbfgs`` for smooth losses and
+        penalties such as ``l1``, ``interior_point`` (few weights) and ``smoothing`` for kinked
+        losses with ``l2``. Others: ``gd``, ``sgd``, or an object such as
+        ``xplinear.solvers.SGD(schedule="cosine")``, whose own settings then stand for the six
+        parameters below. ``auto`` goes to the optimum where a thousand passes take seconds
+        ($n·p·k ≤ 2·10⁷$; of sparse X the numbers stored count in place of $n·p$, of ``newton_cg`` a
+        twentieth of them) or many models share them, and nothing asks for SGD
+        (``early_stopping``, a number as ``learning_rate``); else it is ``sgd``.
     batch_size : int, optional
         Rows of a step of ``sgd``: by default 64, or 1024 where X is sparse.
     learning_rate : "auto" or float, default "auto"

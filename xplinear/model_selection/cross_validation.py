@@ -273,9 +273,9 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array of shape (n, p)
-        y : array of shape (n,)
-        sample_weight : array of shape (n,), optional
+        X, y : arrays
+            As in `LinearClassifier.fit`: sparse X and many labels too.
+        sample_weight : array of shape (n,), or of many labels also (n, L), optional
             Of training and of scoring.
         groups : array of shape (n,), optional
             For splitters that keep groups together.
@@ -434,16 +434,22 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         return scattered(Z, np.concatenate(held_out.tests), len(held_out.codes), objective)
 
     def predict(self, X: Any) -> Array:
-        """Return the label ``(n,)`` of the largest score of each row."""
+        """Return the label ``(n,)`` of the largest score of each row; of many 0 or 1 ``(n, L)``."""
         return self._best().predict(X)
 
     def decision_function(self, X: Any) -> Array:
-        """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class."""
+        """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class.
+
+        Of many labels ``(n, L)``: positive for 1.
+        """
         return self._best().decision_function(X)
 
     @available_if(is_probabilistic)
     def predict_proba(self, X: Any) -> Array:
-        """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax)."""
+        """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax).
+
+        Of many labels ``(n, L)``: that of 1.
+        """
         return self._best().predict_proba(X)
 
     @available_if(is_probabilistic)
@@ -452,7 +458,10 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         return self._best().predict_log_proba(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy on ``X (n, p)`` and ``y (n,)``, whatever ``scoring`` is."""
+        """Return the accuracy on ``X (n, p)`` and ``y (n,)``, whatever ``scoring`` is.
+
+        Of many labels it is the share of the rows all of whose labels are right.
+        """
         return self._best().score(X, y, sample_weight)
 
     def to(self, backend: str | Backend) -> LinearClassifier:
