@@ -117,6 +117,7 @@ CLASS_WEIGHT: list[Any] = [
     *({0: 0.0, 1: 0.0}, {0: 0.0}, {0: {}}, {0: True}, {0: np.ones(2)}),
 ]
 
+MULTI_CLASS = [*NAME, *NONE, "ovr", "multinomial"]
 SHARED: dict[str, list[Any]] = {
     "loss": [*OBJECT, *NONE, L2Penalty(), SGD()],
     "penalty": [*OBJECT, SoftmaxLoss(), SGD()],
@@ -138,7 +139,7 @@ SHARED: dict[str, list[Any]] = {
     "verbose": ["x", "", b"", -1, 1.5, math.nan, [], {}, None, Nothing(), 1j, np.ones(2)],
 }
 CLASSIFIER = SHARED | {
-    "multi_class": [*NAME, *NONE, "ovr", "multinomial"],
+    "multi_class": MULTI_CLASS,
     "alpha": AT_LEAST_0,
     "C": [value for value in MORE_THAN_0 if not (isinstance(value, float) and value == math.inf)],
     "early_stopping": [*FLAG, *NONE],
@@ -152,18 +153,23 @@ SEQUENCE: list[Any] = [
     *(np.asarray(["a"]), np.asarray([1j]), np.asarray([True]), [1.0, "a"], [1.0, [2.0]], True),
     *([10**400], np.asarray([None]), [np.ones(2)]),
 ]
+STRENGTHS = [*SEQUENCE, 0, 1, -3, 10**30, np.int64(1), np.asarray(1), np.float64(3.0)]
 CROSS_VALIDATED = SHARED | {
-    "alphas": [*SEQUENCE, 0, 1, -3, 10**30, np.int64(1), np.asarray(1), np.float64(3.0)],
+    "alphas": STRENGTHS,
+    "Cs": STRENGTHS,
+    "multi_class": MULTI_CLASS,
     "cv": [
         *("x", 0, 1, -1, 2.5, math.nan, True, [], {}, (), Nothing(), Nothing, function, 10**6),
         *([1], [None], ["ab"], [(1,)], [(1, 2, 3)], [([0], [])], [([], [0])], np.zeros((2, 2, 3))),
         *([([0, 1], [N])], [([0, 1], [-N - 1])], [([0, 2, 4], [1, 3])], [(X, X)], [("a", "b")]),
         *([([0.5, 1.5], [1.0])], [([0, 1], None)], b"x", 1j),
     ],
-    "scoring": [*NAME, "roc_auc", lambda y, Z: None, lambda y, Z: "a", lambda y, Z: [1.0], Y],
+    "scoring": [*NAME, "roc_auc_ovo", lambda y, Z: None, lambda y, Z: "a", lambda y, Z: [1.0], Y],
     "one_standard_error": [*FLAG, *NONE],
     "learning_rates": [*SEQUENCE, 3, 0],
     "refit": [*FLAG, *NONE],
+    "held_out_scores": [*FLAG, *NONE],
+    "alpha_per_label": [*FLAG, *NONE, True],
 }
 
 BACKEND_NUMPY = get_backend("numpy")

@@ -713,7 +713,7 @@ def test_one_column_is_a_vector():
     [
         ({"alpha": [0.1, 0.2]}, Y, None, "alpha has 2 numbers for 4 labels; give one, or one for"),
         ({"C": [0.1] * 3}, Y, None, "C has 3 numbers for 4 labels"),
-        ({"alpha": [0.1, 0.2]}, CLASSES, None, "alpha has 2 numbers for one model"),
+        ({"alpha": [0.1, 0.2]}, CLASSES, None, r"at least 0, got \(0.1, 0.2\) for one model"),
         (
             {"alpha": [0.1, -0.2]},
             Y,

@@ -10,13 +10,14 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
+from xplinear.arguments import shown
 from xplinear.backends import Backend, backend_of, chosen_backend
 from xplinear.backends.sparse import is_sparse
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
 from xplinear.estimator.predictions import rows_on
-from xplinear.estimator.settings import Settings
+from xplinear.estimator.settings import STRENGTHS, Settings
 from xplinear.estimator.standardize import (
     column_bounds,
     composed,
@@ -418,9 +419,14 @@ def _strength(
     def own(name: str, value: Any) -> Any:
         if not np.ndim(value):
             return value
-        if targets.kind == "classes" or len(value) != targets.models:
-            what = "for one model" if targets.kind == "classes" else f"for {targets.models} labels"
-            msg = f"{name} has {len(value)} numbers {what}; give one, or one for each label"
+        if targets.kind == "classes":
+            msg = f"{name} must be {STRENGTHS[name]}, got {shown(value)} for one model"
+            raise ValueError(msg)
+        if len(value) != targets.models:
+            msg = (
+                f"{name} has {len(value)} numbers for {targets.models} labels; give one, or one "
+                "for each label"
+            )
             raise ValueError(msg)
         return np.asarray(value)[sample.models]
 

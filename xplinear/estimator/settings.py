@@ -28,7 +28,15 @@ from xplinear.penalties import PENALTIES, PENALTY, Penalty
 from xplinear.solvers import SOLVERS, Solver
 from xplinear.solvers.protocol import SOLVER, declared
 
-__all__ = ["Settings", "SharedParameters", "check_fields", "checked", "given", "parameter"]
+__all__ = [
+    "STRENGTHS",
+    "Settings",
+    "SharedParameters",
+    "check_fields",
+    "checked",
+    "given",
+    "parameter",
+]
 
 # ruff: noqa: RUF009 - `parameter` makes fields, as `dataclasses.field` does
 # Annotations are evaluated here: those of the fields become those of the classifiers' `__init__`.
@@ -41,9 +49,11 @@ def parameter(default: Any, check: Check) -> Any:
     return field(default=default, metadata={"check": check})
 
 
-def _for_each(interval: str) -> Check:
-    """Return the check for a number in an interval, or of many labels one for each."""
-    one = number(interval)
+STRENGTHS = {"alpha": number("[0, inf)"), "C": number("(0, inf]")}  # of one model
+
+
+def _for_each(one: Check) -> Check:
+    """Return the check for a number, or of many labels one for each."""
     return replace(one | sequence(one, "one for each label"), wants=one.wants)
 
 
@@ -86,8 +96,8 @@ class Settings:
 
     loss: Loss = parameter("softmax", named(LOSSES, LOSS))
     penalty: Penalty = parameter("l2", named(PENALTIES, PENALTY) | NONE)
-    alpha: float | Sequence[float] | None = parameter(None, _for_each("[0, inf)") | NONE)
-    C: float | Sequence[float] | None = parameter(None, _for_each("(0, inf]") | NONE)
+    alpha: float | Sequence[float] | None = parameter(None, _for_each(STRENGTHS["alpha"]) | NONE)
+    C: float | Sequence[float] | None = parameter(None, _for_each(STRENGTHS["C"]) | NONE)
     multi_class: Literal["joint", "one_vs_rest"] = parameter(
         "joint", one_of("joint", "one_vs_rest")
     )
