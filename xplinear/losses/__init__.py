@@ -41,7 +41,9 @@ class Loss(Protocol):
 
     A smooth loss may offer ``hessian(Z, y, *, xp)``: its second derivative in the scores
     ``(..., k, k)``, positive semidefinite (where the gradient has a kink, one of its elements),
-    with which problems of few weights are solved by Newton steps.
+    with which problems of few weights, and of sparse rows, are solved by Newton steps. Where less
+    is needed than the matrix it may offer ``hessian_product(Z, y, V, *, xp)``, that times
+    ``V (..., k)``, and ``hessian_diagonal(Z, y, *, xp)``, its diagonal ``(..., k)``.
 
     A kinked loss may offer the property ``polytope``, a `xplinear.losses.polytope.Polytope`: how
     it is a maximum over a box or a simplex, which the solver ``interior_point`` needs. For the
