@@ -21,9 +21,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import xplinear
 from xplinear.backends import BACKENDS, available_backends, get_backend, host_reads
+from xplinear.data import SparseData
 from xplinear.losses import LOSSES, MulticlassHingeLoss, SoftmaxLoss
 from xplinear.minimize import minimize
 from xplinear.penalties import PENALTIES, ElasticNetPenalty, L2Penalty
@@ -472,12 +474,25 @@ class TestLaw3:
         with pytest.raises(AssertionError, match="the host read a value"), guard():
             float(one[0] + one[1])
         objective = problem(backend, loss, penalty)
-        config = SOLVERS[solver](max_iter=3)
+        self._steps(objective, SOLVERS[solver](max_iter=3), guard)
+
+    @pytest.mark.parametrize(("solver", "loss", "penalty"), SOLVABLE)
+    def test_nor_does_one_of_sparse_rows_of_torch(
+        self, solver: str, loss: Any, penalty: Any, numpy_backend: Any
+    ) -> None:
+        pytest.importorskip("torch")
+        backend = get_backend("torch")
+        objective = problem(replace(numpy_backend, backend=backend), loss, penalty)
+        X = csr_array(backend.to_host(objective.data.X))
+        rows = SparseData(backend.sparse(X), objective.data.y, backend=backend)
+        self._steps(replace(objective, data=rows), SOLVERS[solver](max_iter=3), torch_guard)
+
+    def _steps(self, objective: Any, config: Any, guard: Any) -> None:
         state = config.init(objective, objective.zeros())
         with guard():
             for _ in range(3):
                 state = config.step(objective, state)
-        assert np.isfinite(backend.to_numpy(state.report.loss)).all()
+        assert np.isfinite(objective.data.backend.to_host(state.report.loss)).all()
 
 
 @contextmanager
