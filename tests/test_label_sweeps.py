@@ -80,7 +80,7 @@ def test_each_label_is_its_own_sweep(case):
     """Rows in which a label is missing are no rows of its own sweep."""
     settings = {"scoring": "log_loss", **EXACT, **CASES[case]}
     labels, weights = settings.pop("y", Y), settings.pop("sample_weight", None)
-    cs = CS if case != "l1" else [1.0, 10.0]
+    cs = CS if case != "l1" else [0.3, 3.0]
     clf = xl.LinearClassifierCV(Cs=cs, cv=FOLDS, alpha_per_label=True, **settings)
     clf.fit(X, labels, weights)
     assert clf.cv_scores_.shape == (len(cs), 3, L)
@@ -142,7 +142,7 @@ def test_labels_in_parts(monkeypatch, y, scoring):
     """As many at a time as memory holds: the choice is of all."""
     settings = {"Cs": CS, "cv": FOLDS, "scoring": scoring, "held_out_scores": True, **EXACT}
     whole = xl.LinearClassifierCV(**settings).fit(X, y)
-    monkeypatch.setattr(problem, "_WIDE", 2)
+    monkeypatch.setattr(problem, "WIDE", 2)
     parts = xl.LinearClassifierCV(**settings).fit(X, y)
     np.testing.assert_allclose(parts.cv_scores_, whole.cv_scores_, atol=1e-9)
     np.testing.assert_allclose(parts.held_out_scores_, whole.held_out_scores_, atol=1e-6)
@@ -314,7 +314,7 @@ class TestOneVsRest:
     def test_a_strength_for_each_class(self, monkeypatch):
         """Also where the classes are solved in parts."""
         settings = {"Cs": CS, "cv": FOLDS, "alpha_per_label": True, "scoring": "roc_auc", **EXACT}
-        monkeypatch.setattr(problem, "_WIDE", 3)
+        monkeypatch.setattr(problem, "WIDE", 3)
         clf = xl.LinearClassifierCV(multi_class="one_vs_rest", **settings).fit(X, self.labels)
         indicator = (self.labels[:, None] == clf.classes_).astype(int)
         same = xl.LinearClassifierCV(**settings).fit(X, indicator)

@@ -44,7 +44,7 @@ CONVERGED: dict[str, Any] = {"tol": 1e-10, "random_state": 0}
 @pytest.fixture
 def small_parts(monkeypatch):
     """Let two columns be what a product of matrices gains by."""
-    monkeypatch.setattr(problem, "_WIDE", 2)
+    monkeypatch.setattr(problem, "WIDE", 2)
 
 
 def assert_models_are(clf, singles, rows=X, atol=1e-8):
@@ -321,7 +321,7 @@ class TestParts:
     def test_they_are_those_of_one_stack(self, settings, monkeypatch):
         settings = {"max_iter": 5, **settings} if "early_stopping" in settings else settings
         whole = xl.LinearClassifier(**CONVERGED, **settings).fit(X, Y, WEIGHTS[:, 0])
-        monkeypatch.setattr(problem, "_WIDE", 3)
+        monkeypatch.setattr(problem, "WIDE", 3)
         clf = xl.LinearClassifier(**CONVERGED, **settings).fit(X, Y, WEIGHTS[:, 0])
         np.testing.assert_allclose(clf.coef_, whole.coef_, atol=1e-10)
         np.testing.assert_allclose(clf.predict_proba(X), whole.predict_proba(X), atol=1e-10)
@@ -364,7 +364,7 @@ class TestParts:
 
     def test_they_take_the_memory_of_a_part(self, monkeypatch):
         """Labels are sparse: a number for each, of every row, would take 16 MB."""
-        monkeypatch.setattr(problem, "_WIDE", 64)
+        monkeypatch.setattr(problem, "WIDE", 64)
         monkeypatch.setattr(targets, "_CHUNK_BYTES", 2**20)
         n, labels = 4000, 500
         generator = np.random.default_rng(0)
@@ -372,6 +372,8 @@ class TestParts:
         where = np.repeat(np.arange(n), 20), generator.integers(0, labels, 20 * n)
         many = scipy.sparse.coo_array((np.ones(20 * n, dtype=bool), where), shape=(n, labels))
         clf = xl.LinearClassifier("squared_error", alpha=0.1, class_weight="balanced")
+        # What the first use of several threads takes is not of these labels.
+        assert list(xl.get_backend("numpy").each(int, iter("12"), at_once=True)) == [1, 2]
         tracemalloc.start()
         clf.fit(rows, many)
         peak = tracemalloc.get_traced_memory()[1]
@@ -694,10 +696,13 @@ def test_bad_labels_are_named(case):
 
 
 def test_broken_sparse_labels_are_refused():
-    y = scipy.sparse.csr_array(Y)
+    """Before any loop in C writes where they say."""
+    y, pairs = scipy.sparse.csr_array(Y), scipy.sparse.coo_array(Y)
     y.indices = y.indices + L
-    with pytest.raises(ValueError, match=r"y: .*indices must be <"):
-        xl.LinearClassifier().fit(X, y)
+    pairs.coords = tuple(a + 10 * N for a in pairs.coords)
+    for labels, message in ((y, "indices must be <"), (pairs, "exceeds matrix dimension")):
+        with pytest.raises(ValueError, match=f"y is a .* do not belong together: .*{message}"):
+            xl.LinearClassifier().fit(X, labels)
 
 
 def test_one_column_is_a_vector():

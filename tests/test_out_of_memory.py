@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 import xplinear as xl
 from xplinear.backends.transfer import read_ahead
 from xplinear.data import ArrayData, StreamedData
-from xplinear.model_selection import sweep
+from xplinear.estimator import solve
 
 N, P = 700, 4
 rng = np.random.default_rng(0)
@@ -161,7 +161,7 @@ SETTINGS = {
 
 def limit_models(monkeypatch: Any, fits: Any) -> list[int]:
     """Let memory run out for stacks that do not fit; return the sizes of those that did."""
-    minimize, sizes = sweep.minimize, []
+    minimize, sizes = solve.minimize, []
 
     def limited(objective, *args, **settings):
         if not fits(objective):
@@ -169,7 +169,7 @@ def limit_models(monkeypatch: Any, fits: Any) -> list[int]:
         sizes.append(objective.m)
         return minimize(objective, *args, **settings)
 
-    monkeypatch.setattr(sweep, "minimize", limited)
+    monkeypatch.setattr(solve, "minimize", limited)
     return sizes
 
 

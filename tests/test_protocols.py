@@ -185,7 +185,7 @@ class TestStandardize:
         ("loss", "penalty", "solver"),
         [
             ("softmax", "l1", "proximal_lbfgs"),
-            ("squared_hinge", "elastic_net", "gd"),
+            ("softmax", "elastic_net", "gd"),
             ("multiclass_hinge", "l2", "interior_point"),
             ("multiclass_hinge", "l2", "smoothing"),
             ("softmax", "l2", "sgd"),
@@ -194,7 +194,8 @@ class TestStandardize:
     def test_every_solver(self, loss, penalty, solver):
         """Those that cannot solve such models together solve them one after the other."""
         settings = {"loss": loss, "penalty": penalty, "solver": solver, "standardize": True}
-        settings |= {"random_state": 0, "max_iter": 50} if solver == "sgd" else {"tol": 1e-7}
+        tol = 1e-4 if solver == "smoothing" else 1e-7
+        settings |= {"random_state": 0, "max_iter": 50} if solver == "sgd" else {"tol": tol}
         close = {"sgd": 0.05, "smoothing": 0.01}.get(solver, 1e-4)  # rounding ends these early
         seen: list[np.ndarray] = []
 

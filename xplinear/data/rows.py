@@ -16,7 +16,16 @@ from typing import Any, NamedTuple, Protocol
 from xplinear.backends.sparse import SparseMatrix
 from xplinear.namespace import Array, Namespace, accumulator, device
 
-__all__ = ["DenseRows", "FarStandard", "Rows", "SparseRows", "Standard", "centred_scores", "spread"]
+__all__ = [
+    "DenseRows",
+    "FarStandard",
+    "Rows",
+    "SparseRows",
+    "Standard",
+    "centred_scores",
+    "of_models",
+    "spread",
+]
 
 _FEW_DENSE = 2**20  # numbers of sparse rows that are written out at a time ...
 _MOST_DENSE = 2**27  # ... and at most
@@ -135,7 +144,7 @@ def _of_features(
     """Return the parameters that give the features as they are the same scores."""
     if standard is None:
         return W, b
-    centre, scale = map(_columns, standard)
+    centre, scale = map(of_models, standard)
     W = scale[:, :, None] * W
     return W, b - centred_scores(centre, W, xp=xp)
 
@@ -144,7 +153,7 @@ def _of_standardized(standard: Standard | None, dW: Array, db: Array, *, xp: Nam
     """Return the gradient in the weights of the standardized features, from that of features."""
     if standard is None:
         return dW
-    centre, scale = map(_columns, standard)
+    centre, scale = map(of_models, standard)
     return scale[:, :, None] * (dW - spread(centre, db, xp=xp))
 
 
@@ -152,12 +161,12 @@ def _mean(standard: Standard | None, *, xp: Namespace) -> Standard | None:
     """Return the mean ``(p,)`` of the standards of all models."""
     if standard is None:
         return None
-    return Standard(*(xp.mean(_columns(a), axis=1) for a in standard))
+    return Standard(*(xp.mean(of_models(a), axis=1) for a in standard))
 
 
 def _seen(standard: Standard, shift: Array, unit: Array, *, xp: Namespace) -> Standard:
     """Return the standard ``(p, 1 or m)`` of z = (x − shift)·unit, of x the standardized."""
-    centre, scale = map(_columns, standard)
+    centre, scale = map(of_models, standard)
     shift = centre + shift[:, None] / xp.where(scale != 0.0, scale, 1.0)
     return Standard(shift, scale * unit[:, None])
 
@@ -214,7 +223,7 @@ class DenseRows(NamedTuple):
         X = self.X
         if self.standard is None:
             return xp.sqrt(xp.sum(X * X, axis=1))[:, None]
-        centre, scale = map(_columns, self.standard)
+        centre, scale = map(of_models, self.standard)
         return _lengths(
             (X * X) @ (scale * scale), X @ (centre * scale * scale), self.standard, xp=xp
         )
@@ -236,7 +245,7 @@ class DenseRows(NamedTuple):
         """Return X ``(r, p)`` itself, standardized in a copy."""
         if self.standard is None:
             return self.X
-        centre, scale = map(_columns, self.standard)
+        centre, scale = map(of_models, self.standard)
         if centre.shape[1] > 1:
             msg = "models that standardize the features each for itself have no rows in common"
             raise ValueError(msg)
@@ -337,7 +346,7 @@ class SparseRows(NamedTuple):
             return xp.sqrt(
                 X2.times(xp.ones((self.shape[1], 1), dtype=X2.dtype, device=device(X2.values)))
             )
-        centre, scale = map(_columns, self.standard)
+        centre, scale = map(of_models, self.standard)
         products = X2.times(scale * scale), self.X.times(centre * scale * scale)
         return _lengths(*products, self.standard, xp=xp)
 
@@ -436,13 +445,13 @@ def _squares(
     (first, total), (second, _) = (a.gradient(h, xp=xp) for a in (rows, rows.squared(xp=xp)))
     if standard is None:
         return first, second
-    centre, scale = (_columns(a)[:, :, None] for a in standard)
+    centre, scale = (of_models(a)[:, :, None] for a in standard)
     second = scale * scale * (second - centre * (2.0 * first - centre * total))
     return scale * (first - centre * total), second
 
 
-def _columns(a: Array) -> Array:
-    """Return ``(p,)`` or ``(p, m)`` as ``(p, 1 or m)``."""
+def of_models(a: Array) -> Array:
+    """Return what all models share ``(p,)``, or each has ``(p, m)``, as ``(p, 1 or m)``."""
     return a[:, None] if len(a.shape) == 1 else a
 
 
@@ -481,7 +490,7 @@ def _of_each(
 
 def _lengths(square: Array, product: Array, standard: Standard, *, xp: Namespace) -> Array:
     """Return the norms of (x − μ)·d, from X²·d² and X·μd²."""
-    centre, scale = map(_columns, standard)
+    centre, scale = map(of_models, standard)
     near = centre * scale
     square = square - 2.0 * product + xp.sum(near * near, axis=0)
     return xp.sqrt(xp.where(square > 0.0, square, 0.0))

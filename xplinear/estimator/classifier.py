@@ -45,6 +45,7 @@ from xplinear.formats.fitted import (
     fitted_of,
     keep,
     linear_coefficients,
+    stack_of,
 )
 from xplinear.formats.model_file import read, write
 from xplinear.losses import Loss
@@ -508,8 +509,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         ):
             joint = checked(clf, "multi_class") == "joint"
             kind = "labels" if joint else "one_vs_rest"
-        models, k = (1, len(classes)) if kind == "classes" else (len(classes), 2)
-        params = _checked_params(params, models, k, checked(clf, "loss"))
+        params = _checked_params(params, *stack_of(kind, classes), checked(clf, "loss"))
         backend = backend_of(params.W).accelerating(clf.accelerate)
         keep(clf, Fitted(params, classes, backend, kind=kind))
         return clf
@@ -712,7 +712,6 @@ def _classifier(
             names = np.asarray(preparation.feature_names, dtype=object)
             fitted = fitted._replace(feature_names=names)
     clf = LinearClassifier(**settings)
-    models, k = (1, len(fitted.classes)) if fitted.kind == "classes" else (len(fitted.classes), 2)
-    _checked_params(fitted.params, models, k, checked(clf, "loss"))
+    _checked_params(fitted.params, *stack_of(fitted.kind, fitted.classes), checked(clf, "loss"))
     keep(clf, fitted._replace(backend=fitted.backend.accelerating(clf.accelerate)))
     return clf

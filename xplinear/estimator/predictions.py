@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from xplinear.data.blocks import joined
 from xplinear.estimator.labels import labels_on
 from xplinear.estimator.standardize import column_bounds, with_full_columns
 from xplinear.estimator.validation import check_features
-from xplinear.formats.fitted import Kind
+from xplinear.formats.fitted import Kind, stack_of
 from xplinear.losses.softmax import softmax
 from xplinear.namespace import Array, HostArray, Namespace, name_of
 from xplinear.objective import Objective, Params, class_scores
@@ -135,7 +136,7 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
             _block_predicted,
             (method, kind, backend.xp),
             params,
-            scores=len(clf.classes_) * (1 if kind == "classes" else 2),
+            scores=math.prod(stack_of(kind, clf.classes_)),
         )
         if moved:
             return own.asarray(np.concatenate([backend.to_host(part) for part in parts]))

@@ -16,6 +16,7 @@ from xplinear.backends.sparse import is_sparse
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
+from xplinear.estimator.memory import STATE_VECTORS, WIDE
 from xplinear.estimator.predictions import rows_on
 from xplinear.estimator.settings import STRENGTHS, Settings
 from xplinear.estimator.standardize import (
@@ -47,8 +48,6 @@ __all__ = ["Problem", "Sample", "history_of_one", "place_of", "prepare"]
 
 
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
-_STATE_VECTORS = 32  # arrays of the size of the weights that a solver holds
-_WIDE = 640  # columns from which a product of matrices on a CPU no longer gains by more
 
 
 def place_of(estimator: Any, X: Any = None, *_: Any, **__: Any) -> Backend:
@@ -338,9 +337,9 @@ def _models_at_once(settings: Settings, sample: Sample) -> int:
     if apart and (settings.solver == "auto" or declared(settings.solver_or_class, "common_rows")):
         return 1
     c, size = columns(settings.loss, targets.k), backend.xp.finfo(sample.dtype).bits // 8
-    model = _STATE_VECTORS * c * p * size + n * (1 + size * targets.own_weights)
+    model = STATE_VECTORS * c * p * size + n * (1 + size * targets.own_weights)
     room = backend.free_memory() // 2 // model
-    most = max(_WIDE, backend.free_columns) // c
+    most = max(WIDE, backend.free_columns) // c
     return max(1, min(targets.models, room, most))
 
 

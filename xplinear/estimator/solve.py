@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from xplinear.arguments import configured, warn
 from xplinear.backends import matmul_precision
 from xplinear.checks.certificate import Certificate, certify
+from xplinear.estimator.memory import within_memory
 from xplinear.estimator.predictions import accuracy
 from xplinear.estimator.problem import Problem
 from xplinear.estimator.settings import Settings
@@ -28,6 +28,7 @@ from xplinear.solvers.protocol import declared, take_models
 __all__ = [
     "at_the_floor",
     "certificate_of",
+    "minimized",
     "solve",
     "solve_in_turn",
     "solver_for",
@@ -74,7 +75,7 @@ def solver_for(
     return in_turn()
 
 
-def _minimized(
+def minimized(
     precision: str, objective: Objective, solver: Any, start: Params | None = None, **settings: Any
 ) -> tuple[Result, KeyboardInterrupt | None]:
     """Return what `minimize` finds, and the Ctrl-C to raise again once it is kept."""
@@ -106,11 +107,14 @@ def solve(
     """
     outcomes: list[_Outcome] = []
     models, width, done, part = problem.sample.targets.models, problem.objective.m, 0, problem
+    interrupt: KeyboardInterrupt | None = None
     while True:
-        outcome, interrupt = _within_memory(settings, part, warm, callbacks)
-        if outcome is None:
+        own = partial(_solved, settings, part, warm, callbacks)
+        found = within_memory(part.objective, own)
+        if found is None:
             width //= 2
         else:
+            outcome, interrupt = found
             outcomes.append(outcome)
             done += part.objective.m
         if done == models:
@@ -123,27 +127,6 @@ def solve(
     return joined([one.fitted for one in outcomes]), interrupt
 
 
-def _within_memory(
-    settings: Settings, problem: Problem, *start: Any
-) -> tuple[_Outcome | None, KeyboardInterrupt | None]:
-    """Return the solution, None where memory does not hold so many models, and a Ctrl-C."""
-    backend, m = problem.objective.data.backend, problem.objective.m
-    try:
-        return _solved(settings, problem, *start)
-    except Exception as error:
-        if m == 1 or not backend.out_of_memory(error):
-            raise
-    # Not in `except`: until its end, the traceback holds the arrays of the run that failed.
-    gc.collect()
-    backend.release_memory()
-    warn(
-        f"out of memory with a stack of {m} models; going on with half as many at a time: "
-        "results are the same within tol, it takes more passes",
-        RuntimeWarning,
-    )
-    return None, None
-
-
 def _solved(
     settings: Settings,
     problem: Problem,
@@ -152,12 +135,12 @@ def _solved(
 ) -> tuple[_Outcome, KeyboardInterrupt | None]:
     start = problem.start_from(warm) if warm else None
     objective = problem.objective
-    minimized = partial(_minimized, settings.precision)
+    run = partial(minimized, settings.precision)
     solver = solver_for(settings, objective, problem.seed)
     relay = declared(solver, "relay") if settings.solver == "auto" else None
     solver, successor = (relay and relay(objective)) or (solver, None)
     held_out = problem.held_out
-    result, interrupt = minimized(
+    result, interrupt = run(
         objective,
         solver,
         start,
@@ -173,7 +156,7 @@ def _solved(
         index = objective.data.backend.asarray(at)
         some = objective.take(index) if len(at) < objective.m else objective
         begin = take_models(result.params, index, xp=objective.xp)
-        more, interrupt = minimized(some, solver, begin, callbacks=callbacks)
+        more, interrupt = run(some, solver, begin, callbacks=callbacks)
         n_iter[at] += more.iterations_of_each
         result = _gone_on(objective, result, more, at)
     result = problem.rounded(result)
@@ -262,7 +245,7 @@ def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) ->
     unit = objective.data.backend.asarray(unit, objective.data.dtype) if unit.ndim else float(unit)
     with matmul_precision(settings.precision):
         state = solver.init(objective, start, previous, unit)
-    result, interrupt = _minimized(settings.precision, objective, solver, state=state)
+    result, interrupt = minimized(settings.precision, objective, solver, state=state)
     before = model if model is not None and previous is not None else None
     n_iter = result.iterations_of_each
     if before is not None and before.n_iter is not None:

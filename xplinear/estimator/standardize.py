@@ -20,7 +20,7 @@ from xplinear.arguments import warn
 from xplinear.backends import Backend
 from xplinear.backends.sparse import HostSparse, ScipyRows, filled
 from xplinear.data import Standard
-from xplinear.data.rows import FarStandard, centred_scores
+from xplinear.data.rows import FarStandard, centred_scores, of_models
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace
 from xplinear.objective import Objective, Params
 from xplinear.solvers.metric import Moments, feature_moments, vary
@@ -252,14 +252,9 @@ def _standard(
     return mean, scale, xp.max(xp.abs(mean) * scale)
 
 
-def _columns(a: Array) -> Array:
-    """Return what each model has of the features ``(p, m)``, or all have ``(p, 1)``."""
-    return a[:, None] if a.ndim == 1 else a
-
-
 def moments_in(xp: Namespace, standard: Standard, moments: Moments) -> Moments:
     """Return the moments of standardized features."""
-    centre, scale = (_columns(xp.astype(a, moments.mean.dtype)) for a in standard)
+    centre, scale = (of_models(xp.astype(a, moments.mean.dtype)) for a in standard)
     mean, deviation = (moments.mean - centre) * scale, moments.deviation * scale * scale
     return moments._replace(mean=mean, deviation=deviation)
 
@@ -271,8 +266,8 @@ def composed(first: Standard | None, second: Standard) -> Standard:
     """
     if first is None:
         return second
-    of_models = len(second.centre.shape) > 1
-    centre, scale = (a[:, None] if of_models else a for a in first)
+    several = len(second.centre.shape) > 1
+    centre, scale = (a[:, None] if several else a for a in first)
     xp = array_namespace(centre)
     wide = xp.result_type(centre, second.centre)
     parts = centre, scale, *second
@@ -294,7 +289,9 @@ def restandardized(
     W, b = (xp.astype(a, wide) for a in params)
     none = xp.zeros_like(W[:, :1, 0])
     (from_centre, from_scale), (to_centre, to_scale) = (
-        (none, none + 1.0) if standard is None else (_columns(xp.astype(a, wide)) for a in standard)
+        (none, none + 1.0)
+        if standard is None
+        else (of_models(xp.astype(a, wide)) for a in standard)
         for standard in (old, new)
     )
     shift = to_centre - from_centre

@@ -9,6 +9,7 @@ import numpy as np
 
 from xplinear.arguments import naming, warn
 from xplinear.backends import backend_of
+from xplinear.backends.sparse import canonical, is_scipy
 from xplinear.estimator.labels import (
     check_labels,
     check_two_classes,
@@ -20,7 +21,7 @@ from xplinear.estimator.labels import (
 )
 from xplinear.estimator.tables import table_of
 from xplinear.estimator.validation import on_host
-from xplinear.formats.fitted import Kind
+from xplinear.formats.fitted import Kind, stack_of
 from xplinear.namespace import HostArray, name_of
 
 __all__ = ["Indicator", "Targets", "check_targets", "has_columns", "targets_of", "whole_indicator"]
@@ -60,12 +61,17 @@ class Targets(NamedTuple):
     @property
     def models(self) -> int:
         """How many there are."""
-        return 1 if self.kind == "classes" else len(self.classes)
+        return stack_of(self.kind, self.classes)[0]
 
     @property
     def k(self) -> int:
         """How many classes each tells apart."""
-        return len(self.classes) if self.kind == "classes" else 2
+        return stack_of(self.kind, self.classes)[1]
+
+    @property
+    def labels(self) -> Any:
+        """What y says: labels ``(n,)``, or Y of 0 and 1 ``(n, L)``, dense or CSC."""
+        return self.codes if self.kind == "labels" else self.classes[self.codes]
 
     @property
     def positives(self) -> HostArray | None:
@@ -199,7 +205,7 @@ def has_columns(y: Any) -> bool:
 
 
 def _is_sparse(y: Any) -> bool:
-    return hasattr(y, "tocsc") or backend_of(y).is_sparse(y)
+    return is_scipy(y) or backend_of(y).is_sparse(y)
 
 
 _ONE_COLUMN = "y should be a 1d array of labels"
@@ -262,11 +268,7 @@ def _matrix(y: Any) -> HostArray:
 
 
 def _of_sparse(y: Any) -> tuple[Any, Any]:
-    with naming("y"):
-        if hasattr(y, "check_format"):
-            y.check_format()
-        codes = y.tocsc(copy=True)
-        codes.sum_duplicates()
+    codes = canonical(y, "y").tocsc(copy=True)
     codes.data, missing = _codes(codes.data)
     if missing is None:
         return codes, None
@@ -345,10 +347,9 @@ def targets_of(
         (classes, codes), missing = encode_labels(labels, classes), None
         if kind is None:
             kind = "one_vs_rest" if one_vs_rest and len(classes) > 2 else "classes"
-    models = 1 if kind == "classes" else len(classes)
     weights = None
     if sample_weight is not None:
-        weights = host_weights(sample_weight, codes.shape[0], models)
+        weights = host_weights(sample_weight, codes.shape[0], stack_of(kind, classes)[0])
     return Targets(kind, classes, codes, missing, weights, class_weight)
 
 

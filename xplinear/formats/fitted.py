@@ -24,11 +24,23 @@ __all__ = [
     "joined",
     "keep",
     "linear_coefficients",
+    "stack_of",
 ]
 
 # One model of all classes; or of 0 and 1 each, a model for every label, or for every class.
 Kind: TypeAlias = Literal["classes", "labels", "one_vs_rest"]
 _Part = TypeVar("_Part", Params, Standard)
+
+
+def stack_of(kind: Kind, classes: HostArray) -> tuple[int, int]:
+    """Return how many models there are, and how many classes each tells apart.
+
+    Examples
+    --------
+    >>> stack_of("classes", np.arange(3)), stack_of("one_vs_rest", np.arange(3))
+    ((1, 3), (3, 2))
+    """
+    return (1, len(classes)) if kind == "classes" else (len(classes), 2)
 
 
 class Near(NamedTuple):

@@ -306,7 +306,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         scoring = self._scoring(objective)
         alphas, Cs = search.strengths(problem)
-        splits = splits_of(search.cv, X, problem.sample.classes[problem.sample.codes], groups)
+        splits = splits_of(search.cv, X, problem.sample.targets.labels, groups)
         how = {"standardize": settings.standardize, "refit": search.refit}
         folds = folds_of(problem, splits, settings.class_weight, **how)
         search.check_folds(folds.tests)
@@ -356,8 +356,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         scoring = scoring_of_models(self.scoring, targets, per_label=per_label)
         self._check_probabilities(scoring, problem.objective)
         alphas, Cs = strengths = search.strengths(problem)
-        labels = targets.codes if targets.kind == "labels" else targets.classes[targets.codes]
-        splits = splits_of(search.cv, X, labels, groups)
+        splits = splits_of(search.cv, X, targets.labels, groups)
         search.check_folds([rows for _, rows in splits])
         if self.solver == "auto":
             lanes = problem.objective.m * len(splits)
@@ -590,8 +589,7 @@ def _scoring_of_rows(
         keep(clf, replace(problem, standard=standard).model(params).to("numpy"))
         return clf
 
-    labels = problem.sample.classes[problem.sample.codes]
-    return HostScoring(scoring, X, labels, held_out, classifier)
+    return HostScoring(scoring, X, problem.sample.targets.labels, held_out, classifier)
 
 
 def _held_out(problem: Problem, folds: Folds, sample_weight: Any) -> HeldOut:

@@ -6,6 +6,7 @@ of, for want of rows of the one kind or the other, is NaN.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -113,5 +114,5 @@ def _weights(Z: Array, hits: Array, s: Array | None, *, xp: Namespace) -> tuple[
     return xp.where(hits, s, none), xp.where(hits, none, s)
 
 
-def _share(part: Array, whole: Array, *, xp: Namespace, instead: float = float("nan")) -> Array:
+def _share(part: Array, whole: Array, *, xp: Namespace, instead: float = math.nan) -> Array:
     return xp.where(whole > 0, part / xp.where(whole > 0, whole, 1.0), instead)

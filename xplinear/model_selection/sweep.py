@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,8 +14,9 @@ from sklearn.exceptions import ConvergenceWarning
 from xplinear.arguments import warn
 from xplinear.backends import matmul_precision
 from xplinear.data import Data
-from xplinear.estimator.solve import at_the_floor
-from xplinear.minimize import Interrupted, Progress, Result, minimize, time_left
+from xplinear.estimator.memory import STATE_VECTORS, WIDE, within_memory
+from xplinear.estimator.solve import at_the_floor, minimized
+from xplinear.minimize import Progress, Result, time_left
 from xplinear.model_selection.folds import Folds
 from xplinear.model_selection.scoring import HeldOut, OfRows, sums_of, without_classes
 from xplinear.namespace import Array, HostArray
@@ -37,8 +37,6 @@ __all__ = [
 ]
 
 _EXTENSIONS, _FURTHER = 2, 5  # each by a fifth of the grid
-_STATE_VECTORS = 32  # arrays of the size of the weights that a solver holds
-_WIDE = 640  # columns from which a product of matrices on a CPU no longer gains by more
 
 
 class SweepProgress(NamedTuple):
@@ -92,10 +90,10 @@ def stack_width(objective: Objective, lanes: int, *, follows: bool) -> tuple[int
     data = objective.data
     c = columns(objective.loss, objective.k)
     weights = c * data.p * (objective.xp.finfo(data.dtype).bits // 8)
-    room = max(1, data.backend.free_memory() // 2 // (_STATE_VECTORS * weights))
+    room = max(1, data.backend.free_memory() // 2 // (STATE_VECTORS * weights))
     room = min(room, max(1, data.backend.block_bytes // weights)) if data.sparse else room
     width = min(lanes, room)
-    free = data.backend.free_columns if follows else max(_WIDE, data.backend.free_columns)
+    free = data.backend.free_columns if follows else max(WIDE, data.backend.free_columns)
     return width, max(1, min(free // c, room) // width)
 
 
@@ -187,21 +185,21 @@ def stacks(
                 own = declared(solver, "with_rates")(rates * len(at))
             new = grid.alphas[at.start : at.stop]
             follow = partial(_followed, stack, own, last, solved, new) if follows and last else None
-            result, interrupt = _within_memory(
-                stack,
-                own,
-                precision,
-                follow,
+            solve = partial(
+                _solved,
+                *(stack, own, precision, follow),
                 release=not follows or at.stop == len(grid.alphas),
                 callbacks=[partial(callback, at)] if callback else (),
             )
-            if result is None and len(at) > 1:
+            found = within_memory(stack, solve)
+            if found is None and len(at) > 1:
                 depth = len(at) // 2
                 continue
-            if result is None:  # the halves start anew: what they could follow takes memory too
+            if found is None:  # the halves start anew: what they could follow takes memory too
                 width = len(lanes) // 2
                 waiting.append((lanes, start))
                 break
+            result, interrupt = found
             last = Stack(at, lanes, stack, result)
             yield last
             if interrupt is not None:
@@ -279,32 +277,15 @@ def scattered(Z: Array, rows: HostArray, n: int, objective: Objective) -> Array:
     return xp.take(Z, objective.data.backend.asarray(at), axis=0)
 
 
-def _within_memory(
+def _solved(
     stack: Objective,
     solver: Solver,
     precision: str,
     follow: Callable[[], Any] | None,
     **settings: Any,
-) -> tuple[Result | None, Interrupted | None]:
-    """Return the solution, None where memory does not hold so many models, and a Ctrl-C."""
-    backend = stack.data.backend
-    try:
-        with matmul_precision(precision):
-            return minimize(stack, solver, state=follow and follow(), **settings), None
-    except Interrupted as interrupt:
-        return interrupt.result, interrupt
-    except Exception as error:
-        if stack.m == 1 or not backend.out_of_memory(error):
-            raise
-    # Not in `except`: until its end, the traceback holds the arrays of the run that failed.
-    gc.collect()
-    backend.release_memory()
-    warn(
-        f"out of memory with a stack of {stack.m} models; going on with half as many at a time: "
-        "results are the same within tol, it takes more passes",
-        RuntimeWarning,
-    )
-    return None, None
+) -> tuple[Result, KeyboardInterrupt | None]:
+    with matmul_precision(precision):
+        return minimized(precision, stack, solver, state=follow and follow(), **settings)
 
 
 def _stacked(
