@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from xplinear.arguments import integer, number, settle
@@ -344,9 +345,11 @@ def _direction(
     data, xp, backend = sight.rough, objective.xp, objective.data.backend
     compile_, static = backend.compile, (objective.loss, xp)
     ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
-    start = Params(*(xp.astype(a, data.dtype, copy=False) for a in gradient))
+    start = Params(*(xp.astype(a, data.dtype) for a in gradient))  # kernels write into a search
     search = compile_(_first, xp)(start, metric, free)
-    advance = compile_(_advanced, objective.fit_intercept, xp)
+    kernel = backend.kernel(objective.loss, "newton_cg")
+    advance = kernel and partial(kernel, objective.fit_intercept)
+    advance = advance or compile_(_advanced, objective.fit_intercept, xp)
     known, left = (A, metric, objective.data.weight_sum, ridge), []
     at = xp.arange(objective.m, dtype=xp.int32, device=device(free))
     for _ in range(most):
