@@ -250,7 +250,7 @@ class SparseData:
         return replace(self, dtype=xp.float32, s=s, standard=standard, cut=narrow)
 
     def ordered(self) -> tuple[SparseData, Order | None]:
-        """Return the same rows with features in another order; or self, if they are centred copies."""
+        """Return the same rows with features in another order; centred copies as they are."""
         found, xp, standard = self.cut.ordered, self.backend.xp, self.standard
         if found is None or self.origin is not None:
             return self, None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 from xplinear.arguments import integer, number, settle
-from xplinear.backends.base import Backend
 from xplinear.data import Block, Data
 from xplinear.data.blocks import joined
 from xplinear.data.protocol import Order
@@ -62,6 +62,7 @@ class NewtonCGState(NamedTuple):
     idle: Array  # steps in a row without a decrease above rounding
     metric: Metric
     steps: int
+    eyes: int  # how `_sight` sees the rows: the metric is of these
 
     @property
     def point(self) -> Array:
@@ -148,7 +149,8 @@ class NewtonCG:
     def _started(self, objective: Objective, params: Params, steps: int) -> NewtonCGState:
         """Return the state before a step, where so many made before tell how hard it is."""
         params, xp, zero = evened(objective, params), objective.xp, objective.loss_at_zero()
-        compile_, sight = objective.data.backend.compile, _sight(objective)
+        compile_, eyes = objective.data.backend.compile, _eyes(objective)
+        sight = _sight(objective, eyes)
         seen = sight.seen(params, xp=xp)
         Z, loss, grads = _evaluated(objective, sight.exact, seen)
         start = compile_(_start, smooth(objective), xp)
@@ -170,14 +172,15 @@ class NewtonCG:
             idle=xp.zeros_like(loss),
             metric=metric,
             steps=steps + 1,
+            eyes=eyes,
         )
 
     def step(self, objective: Objective, state: NewtonCGState) -> NewtonCGState:
         """Try one step for every model; where F decreases enough, find the next direction."""
         xp, compile_, alpha = objective.xp, objective.data.backend.compile, objective.alpha
-        steps, metric = state.steps, state.metric
-        state = state._replace(metric=None, steps=0)
-        sight, trial = _sight(objective), compile_(_trial, xp)(state)
+        steps, metric, eyes = state.steps, state.metric, state.eyes
+        state = state._replace(metric=None, steps=0, eyes=0)
+        sight, trial = _sight(objective, eyes), compile_(_trial, xp)(state)
         seen = sight.seen(trial, xp=xp)
         Z, loss, grads = _evaluated(objective, sight.exact, seen)
         judge = compile_(_judge, smooth(objective), xp)
@@ -189,7 +192,7 @@ class NewtonCG:
         found = _direction(objective, sight, bent, gradient, metric, accept, _most(steps))
         bar = self.tol
         state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
-        return state._replace(metric=metric, steps=steps + 1)
+        return state._replace(metric=metric, steps=steps + 1, eyes=eyes)
 
     def follow(
         self, objective: Objective, params: Params, previous: NewtonCGState, before: Array
@@ -272,13 +275,16 @@ class Sight(NamedTuple):
         return _placed(self.order and self.order.place, params, xp=xp)
 
 
-def _sight(objective: Objective) -> Sight:
-    data, order = objective.data, None
+def _eyes(objective: Objective) -> int:
+    """Return whether to see the rows as they are (0), rounded (1), or in order too (2)."""
     if not _large(objective):
-        return Sight(data, data, None)
-    if objective.m * columns(objective.loss, objective.k) >= _WIDE:
-        data, order = data.ordered()
-    return Sight(data, data.narrowed(), order)
+        return 0
+    return 2 if objective.m * columns(objective.loss, objective.k) >= _WIDE else 1
+
+
+def _sight(objective: Objective, eyes: int) -> Sight:
+    data, order = objective.data.ordered() if eyes > 1 else (objective.data, None)
+    return Sight(data, data.narrowed() if eyes else data, order)
 
 
 def _placed(at: Array | None, params: Params, *, xp: Namespace) -> Params:
@@ -286,9 +292,7 @@ def _placed(at: Array | None, params: Params, *, xp: Namespace) -> Params:
     return params if at is None else Params(xp.take(params.W, at, axis=0), params.b)
 
 
-def _evaluated(
-    objective: Objective, data: Data, params: Params
-) -> tuple[Array, Array, Params]:
+def _evaluated(objective: Objective, data: Data, params: Params) -> tuple[Array, Array, Params]:
     """Return the scores of all rows held, the mean loss, and its gradient in W and b."""
     xp, width = objective.xp, _width(objective)
     parts = list(data.map(_scores, (xp,), params, scores=width))
@@ -356,7 +360,7 @@ def _direction(
         if backend.over(search.solved):
             break
         m = at.shape[0]
-        staying = _halved(backend, search.solved, xp=xp)
+        staying = _halved(backend.over, search.solved, xp=xp)
         if staying < m:
             order = xp.argsort(xp.astype(search.solved, xp.int32))
             gone, kept = order[staying:], order[:staying]
@@ -374,13 +378,13 @@ def _direction(
     return sight.unseen(found, xp=xp), compile_(_product, xp)(gradient, found), solved
 
 
-def _halved(backend: Backend, solved: Array, *, xp: Namespace) -> int:
+def _halved(over: Callable[[Array], bool], solved: Array, *, xp: Namespace) -> int:
     """Return how many of the models a search goes on for: all, or half as often as will do.
 
     Fewer are known to be enough only where to ask costs nothing.
     """
     staying, searching = solved.shape[0], xp.sum(xp.astype(~solved, xp.int32))
-    while staying > 1 and backend.over(searching <= staying // 2):
+    while staying > 1 and over(searching <= staying // 2):
         staying //= 2
     return staying
 
@@ -394,9 +398,7 @@ def _of_models(models: Array, part: Any, m: int, *, xp: Namespace) -> Any:
     return part if part.shape[axis] < m else xp.take(part, models, axis=axis)
 
 
-def _together(
-    parts: list[tuple[Array, Params, Array]], *, xp: Namespace
-) -> tuple[Params, Array]:
+def _together(parts: list[tuple[Array, Params, Array]], *, xp: Namespace) -> tuple[Params, Array]:
     """Return what was found, and whether it was, of models that left a search one after another."""
     if len(parts) == 1:
         return parts[0][1:]
