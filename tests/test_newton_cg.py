@@ -12,7 +12,9 @@ import scipy.sparse
 from sklearn.linear_model import LogisticRegression
 
 import xplinear as xl
+from xplinear.backends import numpy as numpy_module
 from xplinear.data import SparseData
+from xplinear.data.rows import FarStandard, Standard
 from xplinear.losses import LOSSES, SoftmaxLoss
 from xplinear.minimize import minimize
 from xplinear.model_selection.sweep import stack_width
@@ -179,3 +181,92 @@ def test_stacks_of_sparse_rows_are_bounded_by_their_weights(numpy_backend: Any) 
         backend = replace(numpy_backend.backend, block_bytes=models * 8 * P * K)
         little = replace(F, data=replace(F.data, backend=backend))
         assert stack_width(little, 6, follows=True) == (models, 1)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_features_in_another_order_are_the_same_rows(numpy_backend: Any, standardize: bool) -> None:
+    X = scipy.sparse.csr_array(DENSE)
+    data = SparseData(numpy_backend.backend.sparse(X), Y, backend=numpy_backend.backend)
+    if standardize:
+        data = data.with_standard(Standard(rng.standard_normal(P), 1.0 + rng.random(P)))
+    ordered, order = data.ordered()
+    assert order is not None
+    np.testing.assert_array_equal(order.place[order.first], np.arange(P))
+    entries = np.count_nonzero(DENSE[:, order.first], axis=0)
+    assert (np.diff(entries) <= 0).all()
+    for rows in (ordered, ordered.narrowed()):
+        expected, found = data.sample(N).rows.dense(), rows.sample(N).rows.dense()
+        np.testing.assert_allclose(found, expected[:, order.first], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(X.toarray(), DENSE)  # nothing of a user's is sorted
+    far = data.with_standard(FarStandard(np.ones(P), np.ones(P)))
+    assert far.ordered() == (far, None)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge", "squared_error"])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_a_search_in_place_and_in_order_finds_the_same_direction(
+    numpy_backend: Any, loss: str, fit_intercept: bool, dtype: str, monkeypatch: Any
+) -> None:
+    """The kernel beside the reference, a few features at a time."""
+    monkeypatch.setattr(numpy_module, "_FEATURES", 40)
+    weights = S.astype(dtype), np.asarray([0, 1, 1])
+    data = sparse(numpy_backend.backend, DENSE.astype(dtype)).with_weights(*weights)
+    F = replace(objective(data, LOSSES[loss]()), fit_intercept=fit_intercept)
+    plain = replace(F, data=replace(data, backend=data.backend.reference()))
+    expected = NewtonCG().init(plain, plain.zeros())
+    for large in (np.inf, 0.0):
+        monkeypatch.setattr(newton_cg, "_LARGE", large)
+        found = NewtonCG().init(F, F.zeros())
+        rtol = 1e-9 if large and dtype == "float64" else 1e-3
+        for a, b in zip(found.direction, expected.direction, strict=True):
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
+        np.testing.assert_allclose(found.decrement, expected.decrement, rtol=rtol)
+
+
+@pytest.mark.parametrize("accelerate", [True, False])
+def test_models_that_are_solved_leave_a_search(
+    numpy_backend: Any, accelerate: bool, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(newton_cg, "_PRODUCTS", 100)
+    widths, curved = [], newton_cg._curved
+
+    def counting(loss: Any, xp: Any, block: Any, A: Any, way: Any) -> Any:
+        widths.append(way.b.shape[0])
+        return curved(loss, xp, block, A, way)
+
+    monkeypatch.setattr(newton_cg, "_curved", counting)
+    backend = numpy_backend.backend.accelerating(accelerate)
+    alphas = np.asarray([1e-6, 100.0, 0.1, 30.0, 1e-3, 10.0, 50.0])
+    scales = np.logspace(-1.5, 0.5, P)
+    mixed = DENSE @ np.linalg.qr(rng.standard_normal((P, P)))[0] * scales
+    one_vs_rest = {"targets": None, "positives": np.arange(7) % K}
+    weights, columns = rng.random((N, 7)), np.arange(7)[::-1].copy()
+    for labels in ({}, one_vs_rest):
+        widths.clear()
+        data = sparse(backend, mixed, **labels).with_weights(weights, columns)
+        F = replace(objective(data, alpha=alphas), k=2 if labels else K)
+        together = NewtonCG().init(F, F.zeros())
+        assert widths[0] == 7
+        assert min(widths) == widths[-1] <= 3
+        for j in range(7):
+            one = F.take(np.asarray([j]))
+            alone = NewtonCG().init(one, one.zeros())
+            for a, b in zip(together.direction, alone.direction, strict=True):
+                own = np.moveaxis(a, -2, 0)[j : j + 1]
+                expected = np.moveaxis(b, -2, 0)
+                atol = 1e-6 * np.abs(expected).max()
+                np.testing.assert_allclose(own, expected, rtol=1e-6, atol=atol)
+            np.testing.assert_allclose(together.decrement[j], alone.decrement[0], rtol=1e-8)
+
+
+def test_rows_are_seen_alike_when_models_leave(numpy_backend: Any, monkeypatch: Any) -> None:
+    """The metric is of features in an order, which must not change."""
+    data = sparse(numpy_backend.backend)
+    monkeypatch.setattr(newton_cg, "_LARGE", float(data.entries * len(ALPHAS) * K))
+    F, solver = objective(data), NewtonCG(tol=1e-9)
+    state = solver.init(F, F.zeros())
+    kept = np.asarray([2])
+    step = solver.step(F.take(kept), solver.take(state, kept, xp=np))
+    assert (state.eyes, step.eyes) == (2, 2)
+    expected = solver.take(solver.step(F, state), kept, xp=np)
+    np.testing.assert_allclose(step.direction.W, expected.direction.W, rtol=1e-3, atol=1e-4)

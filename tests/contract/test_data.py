@@ -157,6 +157,9 @@ class Plain:
     def narrowed(self):
         return self
 
+    def ordered(self):
+        return self, None
+
     def take(self, models):
         s, standard, labels = self.s, self.standard, self.y
         labels = labels if labels.ndim == 1 else labels[:, models]

@@ -23,6 +23,7 @@ from xplinear.namespace import HostArray, Namespace
 __all__ = ["describe", "follow", "select"]
 
 _PIECE_BYTES = 4 * 2**20
+_FEATURES = 2**17  # numbers of weights that are worth another thread
 _FAR = 8.0  # standard deviations
 
 
@@ -240,6 +241,81 @@ def _two_classes(
     return value.sum(axis=0, dtype=np.float64), *rows.gradient(G, xp=xp)
 
 
+def _newton_cg(
+    loss: Loss,
+    fit_intercept: bool,
+    search: Any,
+    metric: Any,
+    product: tuple[HostArray, HostArray],
+    weight: HostArray,
+    ridge: HostArray,
+) -> Any:
+    """Return a search of `NewtonCG` a product further on, as its ``advanced`` does.
+
+    In place, in the memory of search and product: some features at a time, on all threads.
+    """
+    del loss
+    parameters, (p, m, c) = type(search.way), search.way.W.shape
+    pairs = (search.found, search.left, search.way, product, metric.centre, metric.inverse)
+    F, L, V, Q, centre, inverse = (np.ascontiguousarray(W).reshape(p, m * c) for W, _ in pairs)
+    size = max(1, _FEATURES // (m * c))
+    parts = [slice(i, i + size) for i in range(0, p, size)]
+
+    def of_columns(a: HostArray) -> HostArray:
+        return np.repeat(np.broadcast_to(a, (m,)).astype(V.dtype), c)
+
+    def summed(function: Callable[[slice], HostArray]) -> HostArray:
+        total = sum(blas.each(function, iter(parts), at_once=True))
+        return np.reshape(total, (-1, m, c))
+
+    def dots(a: HostArray, b: HostArray) -> HostArray:
+        return np.einsum("ij,ij->j", a, b)
+
+    own, curb = of_columns(weight), of_columns(ridge)
+
+    def bend(part: slice) -> HostArray:
+        Q[part] /= own
+        Q[part] += curb * V[part]
+        return dots(V[part], Q[part])
+
+    b = product[1] / own.reshape(m, c) if fit_intercept else np.zeros_like(product[1])
+    curvature = summed(bend)[0].sum(axis=1) + (search.way.b * b).sum(axis=1)
+    curved = curvature > 0.0
+    length = np.where(curved, search.bent / np.where(curved, curvature, 1.0), 1.0)
+    length = np.where(search.solved, 0.0, length).astype(V.dtype)
+    along, found, left = of_columns(length), length[:, None] * search.way.b, length[:, None] * b
+    found, left = search.found.b + found, search.left.b - left
+    of_centre = left.reshape(m * c)
+
+    def move(part: slice) -> HostArray:
+        own = Q[part]
+        F[part] += along * V[part]
+        own *= along
+        L[part] -= own
+        np.multiply(centre[part], of_centre, out=own)
+        np.subtract(L[part], own, out=own)
+        own *= inverse[part]
+        return np.stack([dots(L[part], own), dots(centre[part], own)])
+
+    rest, shift = summed(move)
+    step = metric.inverse.b * left - shift
+    rest = rest.sum(axis=1) + (left * step).sum(axis=1)
+    solved = search.solved | ~curved | ~(rest > search.enough)
+    share = np.where(search.bent > 0.0, search.bent, 1.0)
+    share = np.where(solved, 0.0, rest / share).astype(V.dtype)
+    further = of_columns(share)
+
+    def turn(part: slice) -> HostArray:
+        V[part] *= further
+        V[part] += Q[part]
+        return further
+
+    summed(turn)
+    W = (a.reshape(p, m, c) for a in (F, L, V))
+    found, left, way = map(parameters, W, (found, left, step + share[:, None] * search.way.b))
+    return type(search)(found, left, way, rest, search.enough, solved)
+
+
 _BACKEND = Backend(
     name="numpy",
     xp=xp,
@@ -263,6 +339,7 @@ _BACKEND = Backend(
             (loss, "sgd"): partial(_sgd, partial(_of_columns, _OF_DIFFERENCES.get(loss)))
             for loss in LOSSES.values()
         },
+        **{(loss, "newton_cg"): _newton_cg for loss in LOSSES.values()},
     },
 )
 

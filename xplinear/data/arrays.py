@@ -116,6 +116,7 @@ class ArrayData:
     with_labels = blocks.with_labels
     with_standard = blocks.with_standard
     narrowed = blocks.as_it_is
+    ordered = blocks.in_order
     take = blocks.take
     row_bytes = blocks.row_bytes
     rows_per_block = blocks.rows_per_block

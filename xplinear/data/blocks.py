@@ -42,6 +42,7 @@ __all__ = [
     "check_classes",
     "copies",
     "epoch",
+    "in_order",
     "joined",
     "map_",
     "padded",
@@ -395,6 +396,11 @@ def with_standard(source: _AnySource, standard: Standard | None) -> _AnySource:
 def as_it_is(source: _AnySource) -> _AnySource:
     """Return the rows themselves: copies of each block in another dtype would cost too much."""
     return source
+
+
+def in_order(source: _AnySource) -> tuple[_AnySource, None]:
+    """Return the rows themselves: products read all of each row."""
+    return source, None
 
 
 def take(source: _AnySource, models: Array) -> _AnySource:

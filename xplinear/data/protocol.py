@@ -14,7 +14,17 @@ from xplinear.backends.epoch import Epoch
 from xplinear.data.rows import Rows, Standard
 from xplinear.namespace import Array, Namespace
 
-__all__ = ["Batch", "Block", "Data", "Followed", "Kernel", "Standard", "compiled", "row_width"]
+__all__ = [
+    "Batch",
+    "Block",
+    "Data",
+    "Followed",
+    "Kernel",
+    "Order",
+    "Standard",
+    "compiled",
+    "row_width",
+]
 
 # Called with a `Block` as it is stored, a `Shared`, and the arguments of the function whose place
 # it takes; None leaves the block to that.
@@ -48,6 +58,13 @@ class Batch(NamedTuple):
     y: Array
     s: Array | None
     count: Any
+
+
+class Order(NamedTuple):
+    """An order of the features: which comes where, and the place of each, both ``(p,)``."""
+
+    first: Array
+    place: Array
 
 
 class Followed(NamedTuple):
@@ -136,6 +153,13 @@ class Data(Protocol):
         """Return the same rows in float32, for what need not be exact; or self, if that is no less.
 
         Both are kept.
+        """
+        ...
+
+    def ordered(self) -> tuple[Data, Order | None]:
+        """Return the same rows with features in an order that makes products of many columns fast.
+
+        None: there is no better one. They are kept.
         """
         ...
 

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 from xplinear.arguments import integer, number, settle
 from xplinear.data import Block, Data
 from xplinear.data.blocks import joined
+from xplinear.data.protocol import Order
 from xplinear.losses import Loss
-from xplinear.namespace import Array, Namespace, accumulator
-from xplinear.objective import Objective, Params, class_scores, column_gradient, weighted_penalty
+from xplinear.namespace import Array, Namespace, accumulator, device
+from xplinear.objective import (
+    Objective,
+    Params,
+    class_scores,
+    column_gradient,
+    columns,
+    weighted_penalty,
+)
 from xplinear.penalties import Penalty
 from xplinear.solvers.balance import Smooth, evened, smooth
 from xplinear.solvers.gram import LARGEST_GRAM
@@ -27,6 +36,7 @@ _LEFT = 0.25  # of the gradient, when a direction is good enough
 _PRODUCTS = 5  # with the Hessian, that every iteration may make more of than the one before
 _MOST_PRODUCTS = 200
 _LARGE = 1e7  # stored entries times scores, from which a pass takes some milliseconds
+_WIDE = 8  # columns, from which the order of the features matters
 _NOISE = 8.0  # times eps: what rounding leaves of a variance
 
 
@@ -52,6 +62,7 @@ class NewtonCGState(NamedTuple):
     idle: Array  # steps in a row without a decrease above rounding
     metric: Metric
     steps: int
+    eyes: int  # how `_sight` sees the rows: the metric is of these
 
     @property
     def point(self) -> Array:
@@ -138,14 +149,17 @@ class NewtonCG:
     def _started(self, objective: Objective, params: Params, steps: int) -> NewtonCGState:
         """Return the state before a step, where so many made before tell how hard it is."""
         params, xp, zero = evened(objective, params), objective.xp, objective.loss_at_zero()
-        compile_ = objective.data.backend.compile
-        Z, loss, grads = _evaluated(objective, params)
+        compile_, eyes = objective.data.backend.compile, _eyes(objective)
+        sight = _sight(objective, eyes)
+        seen = sight.seen(params, xp=xp)
+        Z, loss, grads = _evaluated(objective, sight.exact, seen)
         start = compile_(_start, smooth(objective), xp)
-        value, gradient, report = start(params, loss, grads, objective.alpha)
-        bent = _bent(objective, Z)
-        metric = _measured(objective, bent)
+        value, gradient, report = start(seen, loss, grads, objective.alpha)
+        bent = _bent(objective, sight.rough, Z)
+        metric = _measured(objective, sight.rough, bent)
         free = ~report.converged
-        way, decrement, known = _direction(objective, bent, gradient, metric, free, _most(steps))
+        found = _direction(objective, sight, bent, gradient, metric, free, _most(steps))
+        way, decrement, known = found
         residual = compile_(_residual, xp)(zero, value, decrement)
         reached = known & (residual <= self.tol)
         return NewtonCGState(
@@ -158,25 +172,27 @@ class NewtonCG:
             idle=xp.zeros_like(loss),
             metric=metric,
             steps=steps + 1,
+            eyes=eyes,
         )
 
     def step(self, objective: Objective, state: NewtonCGState) -> NewtonCGState:
         """Try one step for every model; where F decreases enough, find the next direction."""
         xp, compile_, alpha = objective.xp, objective.data.backend.compile, objective.alpha
-        steps, metric = state.steps, state.metric
-        state = state._replace(metric=None, steps=0)
-        trial = compile_(_trial, xp)(state)
-        Z, loss, grads = _evaluated(objective, trial)
+        steps, metric, eyes = state.steps, state.metric, state.eyes
+        state = state._replace(metric=None, steps=0, eyes=0)
+        sight, trial = _sight(objective, eyes), compile_(_trial, xp)(state)
+        seen = sight.seen(trial, xp=xp)
+        Z, loss, grads = _evaluated(objective, sight.exact, seen)
         judge = compile_(_judge, smooth(objective), xp)
-        accept, value, gradient = judge(state, trial, loss, grads, alpha)
-        del grads  # of many features, its memory counts
-        bent = _bent(objective, Z)
+        accept, value, gradient = judge(state, seen, loss, grads, alpha)
+        del seen, grads  # of many features, their memory counts
+        bent = _bent(objective, sight.rough, Z)
         if steps & (steps - 1) == 0:  # at first it changes most
-            metric = _measured(objective, bent)
-        found = _direction(objective, bent, gradient, metric, accept, _most(steps))
+            metric = _measured(objective, sight.rough, bent)
+        found = _direction(objective, sight, bent, gradient, metric, accept, _most(steps))
         bar = self.tol
         state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
-        return state._replace(metric=metric, steps=steps + 1)
+        return state._replace(metric=metric, steps=steps + 1, eyes=eyes)
 
     def follow(
         self, objective: Objective, params: Params, previous: NewtonCGState, before: Array
@@ -240,18 +256,45 @@ def _most(steps: int) -> int:
     return min(_PRODUCTS * (steps + 1), _MOST_PRODUCTS)
 
 
-def _rounded_rows(objective: Objective) -> tuple[Data, Callable[[Params], Params]]:
-    """Return rows for what need not be exact, and what parameters become for them."""
-    data, xp = objective.data, objective.xp
-    narrow = data.narrowed() if _large(objective) else data
-    if narrow is data:
-        return data, lambda params: params
-    return narrow, lambda params: Params(*(xp.astype(a, narrow.dtype) for a in params))
+class Sight(NamedTuple):
+    """The rows as products are fastest; ``rough`` ones for what need not be exact.
+
+    The features of both are in an ``order``, if they are not as they were.
+    """
+
+    exact: Data
+    rough: Data
+    order: Order | None
+
+    def seen(self, params: Params, *, xp: Namespace) -> Params:
+        """Return parameters for these rows."""
+        return _placed(self.order and self.order.first, params, xp=xp)
+
+    def unseen(self, params: Params, *, xp: Namespace) -> Params:
+        """Return such parameters for the features as they were."""
+        return _placed(self.order and self.order.place, params, xp=xp)
 
 
-def _evaluated(objective: Objective, params: Params) -> tuple[Array, Array, Params]:
+def _eyes(objective: Objective) -> int:
+    """Return whether to see the rows as they are (0), rounded (1), or in order too (2)."""
+    if not _large(objective):
+        return 0
+    return 2 if objective.m * columns(objective.loss, objective.k) >= _WIDE else 1
+
+
+def _sight(objective: Objective, eyes: int) -> Sight:
+    data, order = objective.data.ordered() if eyes > 1 else (objective.data, None)
+    return Sight(data, data.narrowed() if eyes else data, order)
+
+
+def _placed(at: Array | None, params: Params, *, xp: Namespace) -> Params:
+    """Return parameters of features in another order."""
+    return params if at is None else Params(xp.take(params.W, at, axis=0), params.b)
+
+
+def _evaluated(objective: Objective, data: Data, params: Params) -> tuple[Array, Array, Params]:
     """Return the scores of all rows held, the mean loss, and its gradient in W and b."""
-    data, xp, width = objective.data, objective.xp, _width(objective)
+    xp, width = objective.xp, _width(objective)
     parts = list(data.map(_scores, (xp,), params, scores=width))
     Z = data.as_held(joined(parts, backend=data.backend))
     sums = data.reduce(_of_scores, (objective.loss, xp), each=(Z,), scores=width)
@@ -270,9 +313,9 @@ def _means(
     return total / weight, Params(dW / own, db / own if fit_intercept else xp.zeros_like(db))
 
 
-def _bent(objective: Objective, Z: Array) -> Array:
+def _bent(objective: Objective, data: Data, Z: Array) -> Array:
     """Return what the Hessian is made of: the scores; of a single column, its curvatures."""
-    (data, _), xp = _rounded_rows(objective), objective.xp
+    xp = objective.xp
     Z = xp.astype(Z, data.dtype, copy=False)
     if Z.shape[-1] > 1:
         return Z
@@ -281,9 +324,9 @@ def _bent(objective: Objective, Z: Array) -> Array:
     return data.as_held(joined(parts, backend=data.backend))
 
 
-def _measured(objective: Objective, A: Array) -> Metric:
+def _measured(objective: Objective, data: Data, A: Array) -> Metric:
     """Return the metric there."""
-    (data, _), xp = _rounded_rows(objective), objective.xp
+    xp = objective.xp
     sums = data.reduce(_diagonal, (objective.loss, xp), each=(A,), scores=_width(objective))
     metric = data.backend.compile(_metric, objective.fit_intercept, xp)
     ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
@@ -291,25 +334,79 @@ def _measured(objective: Objective, A: Array) -> Metric:
 
 
 def _direction(
-    objective: Objective, A: Array, gradient: Params, metric: Metric, free: Array, most: int
+    objective: Objective,
+    sight: Sight,
+    A: Array,
+    gradient: Params,
+    metric: Metric,
+    free: Array,
+    most: int,
 ) -> tuple[Params, Array, Array]:
     """Return H⁻¹g and gᵀH⁻¹g of the models that are ``free``, by at most so many products.
 
     Where these do not suffice, which is told last, both are too small; the way leads downhill.
     """
-    (data, cast), xp, width = _rounded_rows(objective), objective.xp, _width(objective)
-    compile_, weight, static = data.backend.compile, objective.data.weight_sum, (objective.loss, xp)
+    data, xp, backend = sight.rough, objective.xp, objective.data.backend
+    compile_, static = backend.compile, (objective.loss, xp)
     ridge = xp.astype(penalty_curvature(objective), data.dtype, copy=False)
-    search = compile_(_first, xp)(cast(gradient), metric, free)
-    advance = compile_(_advanced, objective.fit_intercept, xp)
+    start = Params(*(xp.astype(a, data.dtype) for a in gradient))  # kernels write into a search
+    search = compile_(_first, xp)(start, metric, free)
+    kernel = backend.kernel(objective.loss, "newton_cg")
+    advance = kernel and partial(kernel, objective.fit_intercept)
+    advance = advance or compile_(_advanced, objective.fit_intercept, xp)
+    known, left = (A, metric, objective.data.weight_sum, ridge), []
+    at = xp.arange(objective.m, dtype=xp.int32, device=device(free))
     for _ in range(most):
-        if data.backend.over(search.solved):
+        if backend.over(search.solved):
             break
+        m = at.shape[0]
+        staying = _halved(backend.over, search.solved, xp=xp)
+        if staying < m:
+            order = xp.argsort(xp.astype(search.solved, xp.int32))
+            gone, kept = order[staying:], order[:staying]
+            left.append(_of_models(gone, (at, search.found, search.solved), m, xp=xp))
+            at, search, known = _of_models(kept, (at, search, known), m, xp=xp)
+            data = data.take(kept)
+        A, metric, weight, ridge = known
+        width = at.shape[0] * objective.k
         product = data.reduce(_curved, static, search.way, each=(A,), scores=width)
         search = advance(search, metric, product, weight, ridge)
-    found = Params(*(xp.astype(a, objective.data.dtype, copy=False) for a in search.found))
+    left.append((at, search.found, search.solved))
+    found, solved = _together(left, xp=xp)
+    found = Params(*(xp.astype(a, objective.data.dtype, copy=False) for a in found))
     found = evened(objective, found)
-    return found, compile_(_product, xp)(gradient, found), search.solved
+    return sight.unseen(found, xp=xp), compile_(_product, xp)(gradient, found), solved
+
+
+def _halved(over: Callable[[Array], bool], solved: Array, *, xp: Namespace) -> int:
+    """Return how many of the models a search goes on for: all, or half as often as will do.
+
+    Fewer are known to be enough only where to ask costs nothing.
+    """
+    staying, searching = solved.shape[0], xp.sum(xp.astype(~solved, xp.int32))
+    while staying > 1 and over(searching <= staying // 2):
+        staying //= 2
+    return staying
+
+
+def _of_models(models: Array, part: Any, m: int, *, xp: Namespace) -> Any:
+    """Return these models' part of arrays ``(·, m, ·)`` or ``(m, ·)``, and of tuples of such."""
+    if isinstance(part, tuple):
+        each = [_of_models(models, a, m, xp=xp) for a in cast("tuple[Any, ...]", part)]
+        return tuple(each) if type(part) is tuple else type(part)(*each)
+    axis = 1 if part.ndim == 3 else 0
+    return part if part.shape[axis] < m else xp.take(part, models, axis=axis)
+
+
+def _together(parts: list[tuple[Array, Params, Array]], *, xp: Namespace) -> tuple[Params, Array]:
+    """Return what was found, and whether it was, of models that left a search one after another."""
+    if len(parts) == 1:
+        return parts[0][1:]
+    at, found, solved = zip(*parts, strict=True)
+    W, b = zip(*found, strict=True)
+    order = xp.argsort(xp.concat(at))
+    all_ = Params(xp.concat(W, axis=1), xp.concat(b)), xp.concat(solved)
+    return _of_models(order, all_, order.shape[0], xp=xp)
 
 
 def _product(xp: Namespace, a: Params, b: Params) -> Array:
