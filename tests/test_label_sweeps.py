@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import f1_score, log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 
@@ -192,6 +192,37 @@ def test_strengths_chosen_for_the_data():
     mean = clf.cv_scores_.mean(1)
     error = clf.cv_scores_[mean.argmax()].std(ddof=1) / 3**0.5
     assert careful.fit(X, Y).best_index_ == np.argmax(mean >= mean.max() - error)
+
+
+def test_a_label_that_never_varies_makes_no_grid_longer():
+    own, with_constant = (
+        xl.LinearClassifierCV(4, penalty="l1", cv=2, max_iter=5) for _ in range(2)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own.fit(X, Y), with_constant.fit(X, np.concatenate([0 * Y[:, :1], Y], axis=1))
+    np.testing.assert_allclose(with_constant.alphas_[-1], own.alphas_[-1], rtol=0.5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"multi_class": "one_vs_rest"}])
+def test_the_end_of_the_grid_is_told(settings):
+    y = TestOneVsRest.labels if settings else Y
+    search = xl.LinearClassifierCV(Cs=[1e-8, 1e-7, 1e-6], scoring="log_loss", cv=2, **settings)
+    with pytest.warns(UserWarning, match="the largest C, 1e-06: better ones .* give larger Cs too"):
+        search.fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        xl.LinearClassifierCV(Cs=[1e-7, 1e-6], scoring="log_loss", cv=2, **settings).fit(X, y)
+
+
+def test_f1_where_no_label_is_held_out():
+    Y_none = Y.copy()
+    Y_none[:20] = 0
+    folds = [(np.arange(20, N), np.arange(20))]
+    search = xl.LinearClassifierCV([0.1], scoring="weighted_f1", cv=folds).fit(X, Y_none)
+    predicted = xl.LinearClassifier(alpha=0.1).fit(X[20:], Y[20:]).predict(X[:20])
+    expected = f1_score(Y_none[:20], predicted, average="weighted", zero_division=0)
+    assert search.cv_scores_.tolist() == [[expected]]
 
 
 def test_told_and_stopped(capsys):

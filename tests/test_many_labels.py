@@ -753,6 +753,29 @@ def test_what_is_scored_must_be_whole():
             fitted().score(X, y)
 
 
+def test_columns_of_a_table_in_another_order_are_refused():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(Y, columns=["rain", "wind", "sun", "fog"])
+    other, message = table[["rain", "sun", "wind", "fog"]], r"the column 'sun' where .* 'wind' is"
+    clf = xl.LinearClassifier().fit(X, table)
+    assert clf.score(X, table) == clf.score(X, Y)
+    in_turn = xl.LinearClassifier().partial_fit(X, table).partial_fit(X, Y)
+    for wrong in (
+        lambda: clf.score(X, other),
+        lambda: in_turn.partial_fit(X, other),
+        lambda: xl.LinearClassifier().partial_fit(X, other, classes=list(table.columns)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong()
+    with pytest.raises(ValueError, match="y: Expected unique column names, got: - 'rain' 2 times"):
+        xl.LinearClassifier().fit(X, table.rename(columns={"wind": "rain"}))
+
+
+def test_what_is_scored_weighs_something():
+    with pytest.raises(ValueError, match=r"sample_weight .* is zero everywhere"):
+        fitted().score(X, Y, np.zeros(N))
+
+
 def test_the_command_line_predicts_many_labels(tmp_path):
     from typer.testing import CliRunner
 

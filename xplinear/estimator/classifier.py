@@ -27,7 +27,6 @@ from xplinear.estimator.labels import (
     check_classes,
     check_labels,
     encode_labels,
-    host_weights,
     in_dtype,
     weights_of,
 )
@@ -458,7 +457,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         codes = self.predict(X)
         check_lengths(codes, Y)
         right = (backend_of(codes).to_host(codes) == Y).all(axis=1)
-        weights = None if sample_weight is None else host_weights(sample_weight, len(Y))
+        weights, _ = weights_of(sample_weight, None, np.zeros(len(Y)), self.classes_)
         return float(np.average(right, weights=weights))
 
     def to(self, backend: str | Backend) -> Self:

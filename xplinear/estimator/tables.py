@@ -24,12 +24,17 @@ def table_of(X: Any) -> DataFrame[Any] | None:
     ------
     TypeError
         If X is a table that is not computed yet.
+    ValueError
+        If it names two columns alike.
     """
     if is_array(X) or isinstance(X, (list, tuple)):
         return None
     import narwhals.stable.v2 as nw
 
-    table = nw.from_native(X, pass_through=True)
+    try:
+        table = nw.from_native(X, pass_through=True)
+    except nw.exceptions.DuplicateError as error:
+        raise ValueError(" ".join(str(error).split())) from error
     if isinstance(table, nw.LazyFrame):
         msg = f"X is a lazy table, {type(X).__name__}; compute it first: .collect() or .compute()"
         raise TypeError(msg)

@@ -161,7 +161,7 @@ class Targets(NamedTuple):
             if constant[code]:
                 warn(
                     f"y has no {what} row of label {_listed(constant[code])}, of {self.models}: "
-                    f"its model predicts {code} for every row like these; leave such columns out"
+                    f"its model predicts {code} wherever it can; leave such columns out"
                 )
 
 
@@ -225,7 +225,8 @@ def _indicator(y: Any) -> Indicator:
     if _is_sparse(y):
         codes, missing = _of_sparse(y)
     else:
-        table = table_of(y)
+        with naming("y"):
+            table = table_of(y)
         if table is None:
             columns = _matrix(y)
         else:
@@ -336,6 +337,8 @@ def targets_of(
                 f"{classes[:_NAMED].tolist()}: y needs a column for each, in this order"
             )
             raise ValueError(msg)
+        if classes is not None:
+            _check_names(names, classes)
         kind, classes = "labels", names if classes is None else classes
     else:
         if kind == "labels":
@@ -367,4 +370,19 @@ def whole_indicator(labels: HostArray | Indicator, classes: HostArray) -> HostAr
     if labels.missing is not None:
         msg = "y has missing values, and score needs every label; score rows that have them all"
         raise ValueError(msg)
+    _check_names(labels.names, classes)
     return _dense(labels.codes, slice(None))
+
+
+def _check_names(names: HostArray, classes: HostArray) -> None:
+    """Raise ValueError if the columns of a table are named otherwise than the labels."""
+    if names.dtype.kind != "U" or classes.dtype.kind not in "UO":
+        return
+    other = [(name, label) for name, label in zip(names, classes, strict=True) if name != label]
+    if other:
+        name, label = other[0]
+        msg = (
+            f"y has the column {str(name)!r} where the label {str(label)!r} is expected: its "
+            f"columns must be {_listed(classes.tolist())}, in this order: y[list(clf.classes_)]"
+        )
+        raise ValueError(msg)

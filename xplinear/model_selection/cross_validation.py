@@ -43,9 +43,11 @@ from xplinear.model_selection.sweep import (
     Grid,
     Run,
     SweepProgress,
+    end_of,
     held_out_decisions,
     scattered,
     stacks_beyond,
+    warn_of_an_end,
 )
 from xplinear.namespace import Array, HostArray
 from xplinear.objective import Objective, Params
@@ -130,9 +132,9 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     alphas : sequence of float, int or None
-        Strengths to try, more than 0; or how many, chosen by `automatic_alphas`; None is 20, and
-        up to 8 weaker ones while the weakest has the best score. A strength is the same α in
-        every fold and in the fit to all rows.
+        Strengths to try, more than 0; or how many, chosen by `automatic_alphas`; None is 20 and,
+        but of many models, up to 8 weaker ones while the weakest has the best score. A strength is
+        the same α in every fold and in the fit to all rows.
     Cs : sequence of float or int, optional
         In place of ``alphas``, scikit-learn's C: it is C that is the same in every fold and in the
         fit to all rows, and α is 1 / (C Σs) of the weights s that each is trained with, as in
@@ -229,7 +231,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     UserWarning
         If a class has fewer rows than there are stratified folds; as in scikit-learn, it is an
         error where all classes have fewer. If, of three or more strengths, the first or the last
-        has a better score than all others: better ones may lie beyond it.
+        has a better score than all others: better ones may lie beyond it. Not with
+        ``alpha_per_label``.
 
     Notes
     -----
@@ -395,6 +398,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             vars(self).update({name: a for name, a in vars(best).items() if name.endswith("_")})
         if interrupt is not None:
             raise interrupt
+        if not per_label and len(found.done) == len(strengths[0]):
+            warn_of_an_end(end_of(found.scores.mean(axis=1)), given, name)
         return self
 
     def _solve(self, objective: Objective, solver: Solver, run: Run, scoring: str | OfRows) -> None:

@@ -79,7 +79,10 @@ def scoring_of_models(scoring: Any, targets: Targets, *, per_label: bool) -> str
 def alphas_of_labels(problem: Problem, count: int) -> HostArray:
     """Return strengths from strong to weak, as `automatic_alphas`: from what a few labels need."""
     objective = problem.objective
-    some = np.unique(np.linspace(0, objective.m - 1, _FEW).astype(int))
+    true, _, _ = class_counts(objective, objective.zeros())
+    varied = np.flatnonzero((objective.data.backend.to_host(true) > 0).all(axis=1))
+    varied = varied if varied.size else np.zeros(1, dtype=int)  # others have no weights at any
+    some = varied[np.unique(np.linspace(0, len(varied) - 1, _FEW).astype(int))]
     asarray = objective.data.backend.asarray
     found = [automatic_alphas(objective.take(asarray(label[None])), 2) for label in some]
     return np.geomspace(np.max(found), np.min(found), count)
@@ -154,7 +157,8 @@ class _LabelScoring:
             return _f1(*np.moveaxis(parts.sum(axis=2), -1, 0))
         if self.name == "weighted_f1":
             true = parts[..., 1]
-            return (true * each).sum(axis=2) / true.sum(axis=2)
+            total = true.sum(axis=2)
+            return (true * each).sum(axis=2) / np.where(total > 0, total, 1.0)
         return _mean(each, 2)
 
 

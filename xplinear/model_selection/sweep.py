@@ -29,11 +29,13 @@ __all__ = [
     "Run",
     "Stack",
     "SweepProgress",
+    "end_of",
     "held_out_decisions",
     "scattered",
     "stack_width",
     "stacks",
     "stacks_beyond",
+    "warn_of_an_end",
 ]
 
 _EXTENSIONS, _FURTHER = 2, 5  # each by a fifth of the grid
@@ -374,6 +376,30 @@ def _one(result: Result, model: int, params: Params) -> Result:
     return replace(result, params=params, history=history, **own)
 
 
+def end_of(mean: HostArray) -> Literal["strongest", "weakest"] | None:
+    """Return the end of a grid whose score is better than all others, if it has an inside."""
+    if len(mean) < 3 or not np.isfinite(mean).all():  # or was stopped before its end
+        return None
+    if mean[-1] > mean[:-1].max():
+        return "weakest"
+    return "strongest" if mean[0] > mean[1:].max() else None
+
+
+def warn_of_an_end(
+    end: Literal["strongest", "weakest"] | None, strengths: HostArray, name: str
+) -> None:
+    """Say so where better strengths may lie beyond the grid; they are named alpha, or C."""
+    if end is None:
+        return
+    value, which = strengths[0 if end == "strongest" else -1], str(end)
+    if name == "C":
+        which = "smallest" if end == "strongest" else "largest"
+    warn(
+        f"the best mean score is that of the {which} {name}, {value:.3g}: better ones may "
+        f"lie beyond the grid; give {which.replace('est', 'er')} {name}s too"
+    )
+
+
 class Run:
     """Scores and solutions as they come in."""
 
@@ -478,24 +504,12 @@ class Run:
     @property
     def rises_to(self) -> Literal["strongest", "weakest"] | None:
         """The end of the grid that is better than all else there, if the grid has an inside."""
-        mean = np.where(self.diverged, -np.inf, self.scores.mean(axis=2)).max(axis=1)
-        if len(mean) < 3 or not np.isfinite(mean).all():  # or was stopped before its end
-            return None
-        if mean[-1] > mean[:-1].max():
-            return "weakest"
-        return "strongest" if mean[0] > mean[1:].max() else None
+        return end_of(np.where(self.diverged, -np.inf, self.scores.mean(axis=2)).max(axis=1))
 
     def warn_of_an_end(self) -> None:
         """Say so where better strengths may lie beyond the grid."""
-        end = self.rises_to
-        if end is not None:
-            name, value = self.grid.named(0 if end == "strongest" else -1)
-            if name == "C":
-                end = "smallest" if end == "strongest" else "largest"
-            warn(
-                f"the best mean score is that of the {end} {name}, {value:.3g}: better ones may "
-                f"lie beyond the grid; give {end.replace('est', 'er')} {name}s too"
-            )
+        given = self.grid.alphas if self.grid.Cs is None else self.grid.Cs
+        warn_of_an_end(self.rises_to, given, "alpha" if self.grid.Cs is None else "C")
 
     def best(self, *, one_standard_error: bool) -> tuple[int, int]:
         """Return the strength and learning rate to choose, as places in ``scores``."""
