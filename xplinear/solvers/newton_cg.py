@@ -145,7 +145,7 @@ class NewtonCG:
         bent = _bent(objective, Z)
         metric = _measured(objective, bent)
         free = ~report.converged
-        way, decrement, known = _direction(objective, bent, gradient, metric, free, _most(steps))
+        way, decrement, known, _ = _direction(objective, bent, gradient, metric, free, _most(steps))
         residual = compile_(_residual, xp)(zero, value, decrement)
         reached = known & (residual <= self.tol)
         return NewtonCGState(
@@ -170,11 +170,17 @@ class NewtonCG:
         judge = compile_(_judge, smooth(objective), xp)
         accept, value, gradient = judge(state, trial, loss, grads, alpha)
         bent = _bent(objective, Z)
-        if steps & (steps - 1) == 0:  # at first it changes most
+        fresh = steps & (steps - 1) == 0  # at first it changes most
+        if fresh:
             metric = _measured(objective, bent)
-        found = _direction(objective, bent, gradient, metric, accept, _most(steps))
+        *found, left = _direction(objective, bent, gradient, metric, accept, _most(steps))
+        ends = compile_(_ends, xp)(state, accept, value, *found[1:], self.tol)
+        if not (fresh or objective.data.backend.over(~ends)):
+            # An old metric hides what has begun to bend since.
+            metric = _measured(objective, bent)
+            found[2] = found[2] & compile_(_suffices, xp)(metric, gradient, left)
         bar = self.tol
-        state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
+        state = compile_(_after, xp)(state, accept, trial, loss, value, tuple(found), bar)
         return state._replace(metric=metric, steps=steps + 1)
 
     def follow(
@@ -291,10 +297,11 @@ def _measured(objective: Objective, A: Array) -> Metric:
 
 def _direction(
     objective: Objective, A: Array, gradient: Params, metric: Metric, free: Array, most: int
-) -> tuple[Params, Array, Array]:
+) -> tuple[Params, Array, Array, Params]:
     """Return H⁻¹g and gᵀH⁻¹g of the models that are ``free``, by at most so many products.
 
-    Where these do not suffice, which is told last, both are too small; the way leads downhill.
+    Where these do not suffice, which is told next, both are too small; the way leads downhill. Last
+    is what is left of the gradient.
     """
     (data, cast), xp, width = _rounded_rows(objective), objective.xp, _width(objective)
     compile_, weight, static = data.backend.compile, objective.data.weight_sum, (objective.loss, xp)
@@ -308,7 +315,7 @@ def _direction(
         search = advance(search, metric, product, weight, ridge)
     found = Params(*(xp.astype(a, objective.data.dtype, copy=False) for a in search.found))
     found = evened(objective, found)
-    return found, compile_(_product, xp)(gradient, found), search.solved
+    return found, compile_(_product, xp)(gradient, found), search.solved, search.left
 
 
 def _product(xp: Namespace, a: Params, b: Params) -> Array:
@@ -400,6 +407,26 @@ def _start(
 
 def _residual(xp: Namespace, zero: Array, value: Array, decrement: Array) -> Array:
     return relative_excess(zero, value, 0.5 * decrement, xp=xp)
+
+
+def _ends(
+    xp: Namespace,
+    state: NewtonCGState,
+    accept: Array,
+    value: Array,
+    decrement: Array,
+    known: Array,
+    tol: float,
+) -> Array:
+    """Return which models have arrived, as far as the direction tells ``(m,)``."""
+    return accept & known & (_residual(xp, state.zero, value, decrement) <= tol)
+
+
+def _suffices(xp: Namespace, metric: Metric, gradient: Params, left: Params) -> Array:
+    """Return whether conjugate gradients went far enough as this metric sees it ``(m,)``."""
+    gradient = Params(*(xp.astype(a, left.W.dtype, copy=False) for a in gradient))
+    whole, rest = (_product(xp, a, _preconditioned(metric, a, xp=xp)) for a in (gradient, left))
+    return rest <= _LEFT * whole
 
 
 def _trial(xp: Namespace, state: NewtonCGState) -> Params:
