@@ -144,6 +144,30 @@ def test_lbfgs_keeps_the_promise_too() -> None:
         assert told or clf.objective_ - best <= PROMISE * (first - best), seed
 
 
+def test_newton_cg_keeps_the_promise_too() -> None:
+    for seed in range(40):
+        case = random_case(seed)
+        first, best = minimum(case, "softmax")
+        clf, told = fitted(case, solver="newton_cg")
+        assert told or clf.objective_ - best <= PROMISE * (first - best), seed
+
+
+@pytest.mark.parametrize("seed", [21, 29])
+def test_newton_cg_sees_what_begins_to_bend(seed: int) -> None:
+    """A feature that no violated margin has weighs as much as α lets it, until one has it."""
+    rng = np.random.default_rng(seed)
+    n, p, k = 50, 14, 4
+    X = rng.normal(size=(n, p)) * (rng.random((n, p)) < 0.3)
+    y = (X @ rng.normal(size=(p, k)) + 0.3 * rng.gumbel(size=(n, k))).argmax(axis=1)
+    y[:k] = np.arange(k)
+    case = Case(X * 10.0 ** rng.uniform(-8, 8, p), y, None, 10.0 ** rng.uniform(-9, -5), k)
+    clf, told = fitted(case, loss="squared_hinge", solver="newton_cg")
+    best, reference_told = fitted(case, loss="squared_hinge", solver="newton")
+    assert not told
+    assert not reference_told
+    assert clf.objective_ - best.objective_ <= PROMISE * (k - best.objective_)
+
+
 class TestUnits:
     """One column in large units hid all others."""
 

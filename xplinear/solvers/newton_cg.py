@@ -159,7 +159,7 @@ class NewtonCG:
         metric = _measured(objective, sight.rough, bent)
         free = ~report.converged
         found = _direction(objective, sight, bent, gradient, metric, free, _most(steps))
-        way, decrement, known = found
+        way, decrement, known, _ = found
         residual = compile_(_residual, xp)(zero, value, decrement)
         reached = known & (residual <= self.tol)
         return NewtonCGState(
@@ -187,11 +187,18 @@ class NewtonCG:
         accept, value, gradient = judge(state, seen, loss, grads, alpha)
         del seen, grads  # of many features, their memory counts
         bent = _bent(objective, sight.rough, Z)
-        if steps & (steps - 1) == 0:  # at first it changes most
+        fresh = steps & (steps - 1) == 0  # at first it changes most
+        if fresh:
             metric = _measured(objective, sight.rough, bent)
-        found = _direction(objective, sight, bent, gradient, metric, accept, _most(steps))
+        most = _most(steps)
+        *found, left = _direction(objective, sight, bent, gradient, metric, accept, most)
+        ends = compile_(_ends, xp)(state, accept, value, *found[1:], self.tol)
+        if not (fresh or objective.data.backend.over(~ends)):
+            # An old metric hides what has begun to bend since.
+            metric = _measured(objective, sight.rough, bent)
+            found[2] = found[2] & compile_(_suffices, xp)(metric, gradient, left)
         bar = self.tol
-        state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
+        state = compile_(_after, xp)(state, accept, trial, loss, value, tuple(found), bar)
         return state._replace(metric=metric, steps=steps + 1, eyes=eyes)
 
     def follow(
@@ -341,10 +348,11 @@ def _direction(
     metric: Metric,
     free: Array,
     most: int,
-) -> tuple[Params, Array, Array]:
+) -> tuple[Params, Array, Array, Params]:
     """Return H⁻¹g and gᵀH⁻¹g of the models that are ``free``, by at most so many products.
 
-    Where these do not suffice, which is told last, both are too small; the way leads downhill.
+    Where these do not suffice, which is told next, both are too small; the way leads downhill. Last
+    is what is left of the gradient.
     """
     data, xp, backend = sight.rough, objective.xp, objective.data.backend
     compile_, static = backend.compile, (objective.loss, xp)
@@ -364,18 +372,19 @@ def _direction(
         if staying < m:
             order = xp.argsort(xp.astype(search.solved, xp.int32))
             gone, kept = order[staying:], order[:staying]
-            left.append(_of_models(gone, (at, search.found, search.solved), m, xp=xp))
+            part = at, search.found, search.solved, search.left
+            left.append(_of_models(gone, part, m, xp=xp))
             at, search, known = _of_models(kept, (at, search, known), m, xp=xp)
             data = data.take(kept)
         A, metric, weight, ridge = known
         width = at.shape[0] * objective.k
         product = data.reduce(_curved, static, search.way, each=(A,), scores=width)
         search = advance(search, metric, product, weight, ridge)
-    left.append((at, search.found, search.solved))
-    found, solved = _together(left, xp=xp)
+    left.append((at, search.found, search.solved, search.left))
+    found, solved, rest = _together(left, xp=xp)
     found = Params(*(xp.astype(a, objective.data.dtype, copy=False) for a in found))
     found = evened(objective, found)
-    return sight.unseen(found, xp=xp), compile_(_product, xp)(gradient, found), solved
+    return sight.unseen(found, xp=xp), compile_(_product, xp)(gradient, found), solved, rest
 
 
 def _halved(over: Callable[[Array], bool], solved: Array, *, xp: Namespace) -> int:
@@ -398,15 +407,17 @@ def _of_models(models: Array, part: Any, m: int, *, xp: Namespace) -> Any:
     return part if part.shape[axis] < m else xp.take(part, models, axis=axis)
 
 
-def _together(parts: list[tuple[Array, Params, Array]], *, xp: Namespace) -> tuple[Params, Array]:
-    """Return what was found, and whether it was, of models that left a search one after another."""
+def _together(
+    parts: list[tuple[Array, Params, Array, Params]], *, xp: Namespace
+) -> tuple[Params, Array, Params]:
+    """Return what was found, whether it was, and what was left, of all models of a search."""
     if len(parts) == 1:
         return parts[0][1:]
-    at, found, solved = zip(*parts, strict=True)
-    W, b = zip(*found, strict=True)
+    at, found, solved, left = zip(*parts, strict=True)
+    both = (zip(*each, strict=True) for each in (found, left))
+    found, left = (Params(xp.concat(W, axis=1), xp.concat(b)) for W, b in both)
     order = xp.argsort(xp.concat(at))
-    all_ = Params(xp.concat(W, axis=1), xp.concat(b)), xp.concat(solved)
-    return _of_models(order, all_, order.shape[0], xp=xp)
+    return _of_models(order, (found, xp.concat(solved), left), order.shape[0], xp=xp)
 
 
 def _product(xp: Namespace, a: Params, b: Params) -> Array:
@@ -498,6 +509,26 @@ def _start(
 
 def _residual(xp: Namespace, zero: Array, value: Array, decrement: Array) -> Array:
     return relative_excess(zero, value, 0.5 * decrement, xp=xp)
+
+
+def _ends(
+    xp: Namespace,
+    state: NewtonCGState,
+    accept: Array,
+    value: Array,
+    decrement: Array,
+    known: Array,
+    tol: float,
+) -> Array:
+    """Return which models have arrived, as far as the direction tells ``(m,)``."""
+    return accept & known & (_residual(xp, state.zero, value, decrement) <= tol)
+
+
+def _suffices(xp: Namespace, metric: Metric, gradient: Params, left: Params) -> Array:
+    """Return whether conjugate gradients went far enough as this metric sees it ``(m,)``."""
+    gradient = Params(*(xp.astype(a, left.W.dtype, copy=False) for a in gradient))
+    whole, rest = (_product(xp, a, _preconditioned(metric, a, xp=xp)) for a in (gradient, left))
+    return rest <= _LEFT * whole
 
 
 def _trial(xp: Namespace, state: NewtonCGState) -> Params:
