@@ -566,3 +566,13 @@ def test_streams_of_a_gpu_give_what_arrays_give(name):
         np.testing.assert_allclose(gpu.fetch(found), gpu.fetch(expected), rtol=1e-4, atol=1e-7)
     found = xl.minimize(streamed, xl.solvers.SGD(max_iter=1, batch_size=512)).params
     np.testing.assert_allclose(gpu.fetch(found.W), gpu.fetch(params.W), rtol=1e-3, atol=1e-5)
+
+
+def test_rows_taken_of_a_sample_copy_no_others() -> None:
+    """NumPy copies all of the rows that lie apart to take some: once is enough, for all labels."""
+    X = np.arange(60.0).reshape(20, 3)
+    data = ArrayData(X, np.zeros(20, dtype=np.int32), backend=xl.get_backend("numpy"))
+    few, every = data.sample(10).rows.dense(), data.sample(20).rows.dense()
+    np.testing.assert_array_equal(few, X[::2])
+    assert few.flags.c_contiguous
+    assert np.shares_memory(every, X)

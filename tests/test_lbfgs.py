@@ -155,6 +155,30 @@ def test_the_hessian_of_each_class_saves_iterations(
     assert (a - best <= np.maximum(b - best, near)).all()
 
 
+def test_hessians_in_threads_are_those_made_in_turn(
+    monkeypatch: pytest.MonkeyPatch, numpy_backend: Any
+) -> None:
+    """Of every model its own, from the rows of most curvature, which a label of them has."""
+    backend, rng = numpy_backend, np.random.default_rng(0)
+    rows, alpha = rng.standard_normal((500, 6)), [0.1, 0.2, 0.3, 0.4, 0.5]
+    labels = (rows @ rng.standard_normal((6, 5)) > [0, 1, 1.5, 2, 2.5]).astype(int)
+    objective = backend.objective(SoftmaxLoss(), L2Penalty(), rows, labels, alpha=alpha, k=2)
+    W, b = objective.zeros()
+    params = Params(W + 0.3, b - 1.0)
+    pre = preconditioner(objective, gram=True)
+    threads = own_inverse_hessians(objective, params, pre)
+    monkeypatch.setattr("xplinear.solvers.curvature._SMALL", 0)
+    in_turn = own_inverse_hessians(objective, params, pre)
+    np.testing.assert_array_equal(*map(backend.to_numpy, (threads, in_turn)))
+    for j, one in enumerate(backend.to_numpy(in_turn)[:, 0]):  # all rows are taken
+        z = rows @ np.full(6, 0.3) - 1.0
+        X = np.column_stack([rows - backend.to_numpy(pre.centre)[:, 0], np.ones(500)])
+        h = np.exp(-np.logaddexp(0.0, z) - np.logaddexp(0.0, -z)) / 500
+        H, damping = X.T @ (h[:, None] * X), np.linalg.inv(one)
+        np.testing.assert_allclose((damping - H)[:6, 6], 0.0, atol=1e-12)
+        assert (np.diag(damping - H)[:6] > alpha[j]).all()
+
+
 def test_the_hessian_is_measured_where_that_pays(numpy_backend: Any) -> None:
     """Not for few iterations, little work, many features or classes."""
     rng = np.random.default_rng(0)

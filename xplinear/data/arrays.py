@@ -127,7 +127,9 @@ class ArrayData:
     def gathered(self, rows: slice | Array) -> Array:
         """Return some rows of X as they are stored."""
         if isinstance(rows, slice):
-            return self.X[rows, :]
+            some = self.X[rows, :]
+            # NumPy takes nothing of rows that lie apart without copying all of them each time.
+            return some if rows.step in (None, 1) else self.backend.xp.asarray(some, copy=True)
         return self.backend.xp.take(self.X, rows, axis=0)
 
     def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:

@@ -10,7 +10,7 @@ from xplinear.data.rows import Rows
 from xplinear.losses.true_class import diagonal
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns
-from xplinear.solvers.hessian import augmented_rows, has_hessian, row_curvature
+from xplinear.solvers.hessian import augmented_rows, curvatures, has_hessian
 from xplinear.solvers.metric import safe_divisor
 
 __all__ = [
@@ -32,6 +32,7 @@ _LARGEST_SPARSE = 4096  # features of sparse rows that are ever written out
 _DAMPING = 0.1  # of the mean curvature of a feature
 _MANY = 16  # iterations: fewer are not worth shortening
 _SAVED = 0.75  # of the iterations that are left
+_SMALL = 1024  # features; Hessians of more are worth several threads each
 _SORTING = 1000  # operations per row, to find those of most curvature
 _WORTH = 3e9  # operations left: fewer take a fraction of a second
 
@@ -89,8 +90,8 @@ def own_inverse_hessians(objective: Objective, params: Params, pre: Any) -> Arra
 
 def _measured(objective: Objective, params: Params, pre: Any, *, shared: bool) -> Array:
     block = objective.data.sample(_sampled(objective))
-    curvatures = compiled(objective.data, _curvatures, objective.loss, shared, objective.xp)
-    weights = curvatures(block, params)
+    measure = compiled(objective.data, _curvatures, objective.loss, shared, objective.xp)
+    weights = measure(block, params)
     return inverse_hessians(objective, block.rows, weights, pre, most=_taken(objective.data.p))
 
 
@@ -101,21 +102,29 @@ def inverse_hessians(
 
     ``most`` rows are taken for each; ``objective.alpha`` holds the strengths of the g.
     """
-    xp, free = objective.xp, float(objective.fit_intercept)
+    xp, free, backend = objective.xp, float(objective.fit_intercept), objective.data.backend
     invert = compiled(objective.data, inverse_hessian, most, free, xp)
     g, c, _ = weights.shape
-    with objective.data.backend.products(objective.data.p**3):
-        inverses = [
-            invert(rows, weights[j, i, :], pre.centre[:, 0], pre.basis, objective.alpha[j])
-            for j in range(g)
-            for i in range(c)
-        ]
+
+    def inverse(column: tuple[int, int]) -> Array:
+        j, i = column
+        centre, basis = pre.centre[:, 0], pre.basis
+        return invert(rows, weights[j, i, :], centre, basis, objective.alpha[j])
+
+    one_by_one = iter([(j, i) for j in range(g) for i in range(c)])
+    if g * c > 1 and objective.data.p <= _SMALL:
+        inverses = list(backend.each(inverse, one_by_one))
+    else:
+        with backend.products(objective.data.p**3):
+            inverses = list(map(inverse, one_by_one))
     return xp.reshape(xp.stack(inverses), (g, c, *inverses[0].shape))
 
 
 def _curvatures(loss: Any, shared: bool, xp: Namespace, block: Block, params: Params) -> Array:
     """Return each row's share in the curvature of each column ``(m, c, n)``, or the mean's."""
-    h = xp.linalg.diagonal(row_curvature(loss, block, params, xp=xp))
+    rows, y, s = block
+    h = curvatures(loss, rows.scores(*params, xp=xp), y, xp=xp)
+    h = h if s is None else h * s[:, :, None]
     h = h / safe_divisor(xp.sum(block.weights(xp=xp), axis=0), xp=xp)[:, None]
     return xp.permute_dims(xp.mean(h, axis=1, keepdims=True) if shared else h, (1, 2, 0))
 
@@ -134,7 +143,7 @@ def inverse_hessian(
 
     ``weight (n,)`` is what each row has of its curvature; the ``most`` that have most are taken.
     """
-    index = xp.argsort(weight, descending=True)[: min(most, rows.shape[0])]
+    index = xp.argsort(weight, descending=True, stable=False)[: min(most, rows.shape[0])]
     h = xp.take(weight, index)
     h = h * (xp.sum(weight) / safe_divisor(xp.sum(h), xp=xp))
     X = augmented_rows(rows.take(index, xp=xp).common(xp=xp), centre, free, xp=xp)
