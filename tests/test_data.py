@@ -571,7 +571,7 @@ def test_streams_of_a_gpu_give_what_arrays_give(name):
 def test_rows_taken_of_a_sample_copy_no_others() -> None:
     """NumPy copies all of the rows that lie apart to take some: once is enough, for all labels."""
     X = np.arange(60.0).reshape(20, 3)
-    data = ArrayData(X, np.zeros(20, dtype=np.int32), backend=get_backend("numpy"))
+    data = ArrayData(X, np.zeros(20, dtype=np.int32), backend=xl.get_backend("numpy"))
     few, every = data.sample(10).rows.dense(), data.sample(20).rows.dense()
     np.testing.assert_array_equal(few, X[::2])
     assert few.flags.c_contiguous
