@@ -20,6 +20,7 @@ __all__ = [
     "computation_dtype",
     "on_host",
     "refuse_masked",
+    "sparse_on_host",
 ]
 
 _CHECK_BYTES = 2**26
@@ -66,7 +67,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         If X is not two-dimensional, empty, not numeric, not finite, or, unless ``reset``, has
         other columns than the estimator was fitted with.
     """
-    X = X if type(X) is np.ndarray else _sparse_on_host(X)
+    X = X if type(X) is np.ndarray else sparse_on_host(X)
     unnamed = reset or not hasattr(estimator, "feature_names_in_")
     if unnamed and _is_plain(X) and (reset or X.shape[1] == estimator.n_features_in_):
         return X, None
@@ -96,7 +97,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
     return _doubles(checked) if longer else checked, getattr(probe, "feature_names_in_", None)
 
 
-def _sparse_on_host(X: Any) -> Any:
+def sparse_on_host(X: Any) -> Any:
     """Return a sparse matrix of any library as a canonical one of SciPy, anything else as it is."""
     own = backend_of(X)
     if own.is_sparse(X):

@@ -21,6 +21,7 @@ from xplinear.estimator.labels import host_weights
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
 from xplinear.estimator.solve import certificate_of, solve, solver_for
+from xplinear.estimator.validation import sparse_on_host
 from xplinear.formats.fitted import keep, linear_coefficients
 from xplinear.minimize import minimize
 from xplinear.model_selection.alphas import automatic_alphas
@@ -594,7 +595,8 @@ def _scoring_of_rows(
         keep(clf, replace(problem, standard=standard).model(params).to("numpy"))
         return clf
 
-    return HostScoring(scoring, X, problem.sample.targets.labels, held_out, classifier)
+    rows = sparse_on_host(X)  # rows of which can be taken
+    return HostScoring(scoring, rows, problem.sample.targets.labels, held_out, classifier)
 
 
 def _held_out(problem: Problem, folds: Folds, sample_weight: Any) -> HeldOut:
