@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.cli.fitting import certificate_record
+from xplinear.cli.fitting import certificate_record, mean_of, range_of
 from xplinear.cli.options import Json, Model
 from xplinear.cli.terminal import show
 from xplinear.datasets.preparation import Preparation
@@ -26,6 +26,8 @@ def info(model: Model, as_json: Json = False) -> None:
         "penalty": clf.penalty,
         "alpha": getattr(clf, "alpha_", None),
         "C": clf.C,
+        "multi_class": clf.multi_class,
+        "multilabel": clf.multilabel_,
         "standardize": clf.standardize,
         "classes": clf.classes_.tolist(),
         "n_features": clf.n_features_in_,
@@ -45,7 +47,7 @@ def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
     # Weights that were given, not fitted, know no number of rows.
     strength = "1 / (C n)" if np.ndim(clf.C or 1.0) else f"1 / ({clf.C or 1.0:g} n)"
     if alpha is not None:
-        strength = " … ".join(f"{end:g}" for end in np.unique([np.min(alpha), np.max(alpha)]))
+        strength = range_of(alpha)
     rows = {
         "problem": problem_of(clf, strength) + ", standardized features" * record["standardize"],
         "labels" if clf.multilabel_ else "classes": _some(record["classes"]),
@@ -53,8 +55,7 @@ def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
         "coefficients": f"{record['shape']}, {record['dtype']}",
     }
     if record["objective"] is not None:
-        many = " in the mean of all models" if np.ndim(record["objective"]) else ""
-        rows["objective"] = f"{np.mean(record['objective']):.6g}{many}"
+        rows["objective"] = mean_of(record["objective"])
     if record["certificate"] is not None:
         rows["certificate"] = str(clf.certificate_)
     if record["preparation"] is not None:
