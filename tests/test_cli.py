@@ -16,7 +16,7 @@ from sklearn.datasets import dump_svmlight_file, make_blobs
 from typer.testing import CliRunner
 
 import xplinear
-from xplinear import LinearClassifier, cli, parity
+from xplinear import LinearClassifier, LinearClassifierCV, cli, parity
 from xplinear.estimator.problem import prepare
 from xplinear.estimator.settings import Settings, given
 from xplinear.losses import LOSSES, SoftmaxLoss
@@ -231,9 +231,10 @@ class TestTrainAndPredict:
         )
         assert train[:7] == ["data", "format_", "loss", "penalty", "alpha", "C", "l1_ratio"]
         assert train[7:11] == ["standardize", "solver", "batch_size", "learning_rate"]
-        assert train[11:16] == ["max_iter", "tol", "early_stopping", "backend", "dtype"]
-        assert train[16:20] == ["precision", "seed", "target", "impute"]
-        assert train[20:] == ["test_fraction", "accelerate", "plot", "out", "as_json"]
+        assert train[11] == "multi_class"
+        assert train[12:17] == ["max_iter", "tol", "early_stopping", "backend", "dtype"]
+        assert train[17:21] == ["precision", "seed", "target", "impute"]
+        assert train[21:] == ["test_fraction", "accelerate", "plot", "out", "as_json"]
         assert sweep[:6] == ["data", "format_", "alphas", "cv", "scoring", "one_se"]
         assert sweep[11] == "learning_rates"
         assert [name for name in sweep if name in train] == [
@@ -250,7 +251,7 @@ class TestTrainAndPredict:
         }
         assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 14
+        assert len(same) == 15
 
     def test_unlabelled_table(self, tmp_path, blobs):
         X, y = blobs
@@ -438,7 +439,7 @@ class TestSweep:
         assert same.pop("cv") == 5
         assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 14  # with Cs
+        assert len(same) == 16  # with Cs
 
     def test_progress_bar(self, monkeypatch):
         console = cli.terminal.Console
@@ -637,6 +638,50 @@ def test_the_program_starts():
     command = [sys.executable, "-m", "xplinear", "--version"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout == f"xplinear {xplinear.__version__}\n"
+
+
+@pytest.fixture
+def classes(tmp_path):
+    X, y = make_blobs(120, n_features=3, centers=3, random_state=0, cluster_std=3.0)
+    path, table = tmp_path / "rows.csv", np.column_stack([X, y])
+    np.savetxt(path, table, "%.18g", ",", header="a,b,c,kind", comments="")
+    return X, y, path
+
+
+def test_one_against_the_rest(tmp_path, classes):
+    X, y, path = classes
+    own = LinearClassifier(multi_class="one_vs_rest", standardize=True).fit(X, y)
+    model = tmp_path / "m.safetensors"
+    given = "train", path, "--multi-class=one_vs_rest", "--test-fraction=0", "--out", model
+    record = json.loads(run(*given, "--json"))
+    assert record["multi_class"] == "one_vs_rest"
+    for name in ("objective", "alpha"):
+        np.testing.assert_allclose(record[name], getattr(own, f"{name}_"))
+    told = json.loads(run("info", model, "--json"))
+    assert (told["multi_class"], told["multilabel"]) == ("one_vs_rest", False)
+    mean = f"{np.mean(own.objective_):.6g} in the mean of all models"
+    assert mean in run(*given)
+    assert mean in run("info", model)
+    accuracy = json.loads(run("predict", model, path, "--json"))["accuracy"]
+    assert accuracy == pytest.approx(own.score(X, y))
+
+
+def test_a_sweep_of_one_against_the_rest(classes):
+    X, y, path = classes
+    given = "sweep", path, "--multi-class=one_vs_rest", "--test-fraction=0", "--cv=3"
+    given = *given, "--Cs=0.1,1,100", "--scoring=roc_auc"
+    own = LinearClassifierCV(Cs=[0.1, 1, 100], cv=3, scoring="roc_auc", standardize=True)
+    own.set_params(multi_class="one_vs_rest").fit(X, y)
+    record = json.loads(run(*given, "--json"))
+    np.testing.assert_allclose(record["scores"], own.cv_scores_)
+    assert (record["models"], record["C"]) == (3 * (3 * 3 + 1), own.C_)
+    own.set_params(alpha_per_label=True).fit(X, y)
+    record = json.loads(run(*given, "--alpha-per-label", "--json"))
+    np.testing.assert_allclose(record["scores"], own.cv_scores_)
+    assert record["C"] == own.C_.tolist()
+    printed = run(*given, "--alpha-per-label")
+    assert sum(map(int, re.findall(r"chosen for (\d)", printed))) == 3
+    refused("--alpha-per-label needs many labels", "sweep", "digits", "--alpha-per-label")
 
 
 def test_help():

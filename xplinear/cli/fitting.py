@@ -36,7 +36,17 @@ from xplinear.namespace import name_of
 from xplinear.penalties import PENALTIES
 from xplinear.solvers import SOLVERS
 
-__all__ = ["Given", "Report", "certificate_record", "fit", "fits", "numbers_of", "save_picture"]
+__all__ = [
+    "Given",
+    "Report",
+    "certificate_record",
+    "fit",
+    "fits",
+    "mean_of",
+    "numbers_of",
+    "range_of",
+    "save_picture",
+]
 
 _NO_LABEL = np.zeros(1, dtype=int)
 _DPI = 150
@@ -64,6 +74,10 @@ _OPTIONS: dict[str, Any] = {
     "learning_rate": option(help="auto, or a number."),
     "learning_rates": option(help="Of sgd, all in the same stack: 0.001,0.01,…"),
     "Cs": option("--Cs", help="In place of --alphas: 0.01,0.1,…, or how many from 1e-4 to 1e4."),
+    "multi_class": option(help="joint, or one_vs_rest: a model of each class and the rest."),
+    "alpha_per_label": option(
+        "--alpha-per-label", help="A strength for each class, with one_vs_rest."
+    ),
     "max_iter": option(help="Iterations, epochs of sgd; the solver's own by default."),
     "tol": option(help="Tolerance of the stopping test."),
     "early_stopping": option("--early-stopping", help="Stop on a held-out tenth of the rows."),
@@ -254,6 +268,7 @@ def _record(clf: LinearClassifier, dataset: Dataset, seconds: float) -> dict[str
         "penalty": clf.penalty,
         "alpha": clf.alpha_,
         "C": clf.C,
+        "multi_class": clf.multi_class,
         "standardize": clf.standardize,
         "solver": clf.solver_,
         "objective": clf.objective_,
@@ -286,6 +301,17 @@ def certificate_record(clf: LinearClassifier) -> dict[str, Any] | None:
         "lower_bound": float(certificate.lower_bound[0]),
         "reason": certificate.reasons[0],
     }
+
+
+def range_of(numbers: Any, digits: int = 6) -> str:
+    """Return a number, or of many the least and the largest."""
+    ends = np.unique([np.min(numbers), np.max(numbers)])
+    return " … ".join(f"{end:.{digits}g}" for end in ends)
+
+
+def mean_of(objective: Any) -> str:
+    """Return the objective of a model, or the mean of many."""
+    return f"{np.mean(objective):.6g}" + " in the mean of all models" * bool(np.ndim(objective))
 
 
 def _described(record: Mapping[str, Any]) -> dict[str, str]:
@@ -332,6 +358,8 @@ def _how_far(clf: LinearClassifier) -> str:
     certificate: Certificate | None = getattr(clf, "certificate_", None)
     if certificate is None:
         return f"by {clf.solver_}, which does not measure what is left to gain"
+    if certificate.reasons[1:]:  # of many models
+        return str(certificate)
     end = _ENDS.get(certificate.reasons[0], certificate.reasons[0])
     if not np.isfinite(certificate.gap[0]):
         return f"{end} by the solver's own estimate; nothing is proven"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.cli.fitting import certificate_record
+from xplinear.cli.fitting import certificate_record, mean_of, range_of
 from xplinear.cli.options import Json, Model
 from xplinear.cli.terminal import show
 from xplinear.datasets.preparation import Preparation
@@ -47,7 +47,7 @@ def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
     # Weights that were given, not fitted, know no number of rows.
     strength = "1 / (C n)" if np.ndim(clf.C or 1.0) else f"1 / ({clf.C or 1.0:g} n)"
     if alpha is not None:
-        strength = " … ".join(f"{end:g}" for end in np.unique([np.min(alpha), np.max(alpha)]))
+        strength = range_of(alpha)
     problem = problem_of(clf, strength) + ", standardized features" * record["standardize"]
     if record["multi_class"] == "one_vs_rest" and not record["multilabel"] and len(clf.coef_) > 1:
         problem += ", each class against the rest"
@@ -58,8 +58,7 @@ def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
         "coefficients": f"{record['shape']}, {record['dtype']}",
     }
     if record["objective"] is not None:
-        many = " in the mean of all models" if np.ndim(record["objective"]) else ""
-        rows["objective"] = f"{np.mean(record['objective']):.6g}{many}"
+        rows["objective"] = mean_of(record["objective"])
     if record["certificate"] is not None:
         rows["certificate"] = str(clf.certificate_)
     if record["preparation"] is not None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from xplinear.cli.fitting import Given, Report, fit, fits, numbers_of
+from xplinear.cli.fitting import Given, Report, fit, fits, mean_of, numbers_of, range_of
 from xplinear.cli.options import Context, option
 from xplinear.cli.terminal import Table
 from xplinear.model_selection.cross_validation import LinearClassifierCV
@@ -47,8 +47,13 @@ def _strengths(option: str, text: str | None) -> list[float] | int | None:
 
 
 def _report(clf: LinearClassifierCV, record: dict[str, Any]) -> Report:
-    *grid, folds = clf.cv_scores_.shape
-    models = int(np.prod(grid)) * (folds + 1)  # those of the folds, and those to all rows
+    of_each = clf.alpha_per_label
+    every = np.nanmean(clf.cv_scores_, axis=2) if of_each else clf.cv_scores_
+    *grid, folds = every.shape
+    # Those of the folds, and those to all rows: of many at the strengths chosen only.
+    models = int(np.prod(grid)) * (folds + 1)
+    if np.ndim(clf.alpha_):
+        models = np.size(clf.alpha_) * (int(np.prod(grid)) * folds + 1)
     # As its numbers are: larger is better, so that log loss is negated.
     scoring = "neg_log_loss" if clf.scoring == "log_loss" else clf.scoring
     rates = clf.learning_rates or ()
@@ -56,17 +61,18 @@ def _report(clf: LinearClassifierCV, record: dict[str, Any]) -> Report:
     name, strengths = ("alpha", clf.alphas_) if clf.Cs is None else ("C", clf.Cs_)
     table = Table(name, *title, f"mean {scoring}", "standard error", "")
     for index in np.ndindex(*grid):
-        scores = clf.cv_scores_[index]
-        chosen = clf.best_index_ == (index if rates else index[0])
+        scores = every[index]
+        chosen = clf.best_index_ == index if rates else np.sum(clf.best_index_ == index[0])
         table.add_row(
             f"{strengths[index[0]]:.3e}",
             *(f"{rates[r]:g}" for r in index[1:]),
             f"{scores.mean():.4f}",
             f"{scores.std(ddof=1) / len(scores) ** 0.5:.4f}",
-            "chosen" if chosen else "",
+            f"chosen{f' for {chosen}' * of_each}" if chosen else "",
             style="bold" if chosen else None,
         )
-    given = "" if clf.Cs is None else f"C = {clf.C_:.4g}, "
+    given = "" if clf.Cs is None else f"C = {range_of(clf.C_, 4)}, "
+    strength = f"alpha = {range_of(clf.alpha_, 4)}"
     return Report(
         {
             "alphas": clf.alphas_,
@@ -77,9 +83,9 @@ def _report(clf: LinearClassifierCV, record: dict[str, Any]) -> Report:
             "models": models,
         },
         {
-            "objective": f"{record['objective']:.6g}",
+            "objective": mean_of(record["objective"]),
             "training": f"{models:,} models, {record['seconds']:.2f} s",
         },
-        {"chosen": f"{given}alpha = {clf.alpha_:.4g}  ({clf.loss} + alpha · {clf.penalty})"},
+        {"chosen": f"{given}{strength}  ({clf.loss} + alpha · {clf.penalty})"},
         [table],
     )

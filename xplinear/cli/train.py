@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from xplinear.cli.fitting import Given, Report, fit, fits
+import numpy as np
+
+from xplinear.cli.fitting import Given, Report, fit, fits, mean_of, range_of
 from xplinear.cli.options import Context, option
 from xplinear.estimator.classifier import LinearClassifier, problem_of
 from xplinear.solvers import SOLVERS
@@ -32,13 +34,13 @@ def train(
 
 
 def _report(clf: LinearClassifier, record: dict[str, Any]) -> Report:
-    n, seconds, iterations = record["n"], record["seconds"], clf.n_iter_
+    n, seconds, iterations = record["n"], record["seconds"], int(np.max(clf.n_iter_))
     unit = declared(SOLVERS[clf.solver_], "unit")
     made = f"{iterations:,} {unit}{'s' * (iterations != 1)} ({clf.solver_})"
     return Report(
         {"iterations": iterations, "examples_per_second": n * iterations / seconds},
         {
-            "objective": f"{clf.objective_:.6g}  ({problem_of(clf, f'{clf.alpha_:g}')})",
+            "objective": f"{mean_of(clf.objective_)}  ({problem_of(clf, range_of(clf.alpha_))})",
             "training": f"{made}, {seconds:.2f} s",
         },
     )
