@@ -385,7 +385,8 @@ class SparseRows(NamedTuple):
         weight = xp.mean(ones if s is None else s, axis=1)
         values = X.values if s is None else _of_counted(X, weight, xp=xp)
         # A product finds the row without asking a device where that is.
-        at = xp.arange(self.shape[0], device=device(weight)) == _counted(weight, xp=xp)
+        rows = xp.arange(self.shape[0], dtype=xp.int64, device=device(weight))
+        at = rows == _counted(weight, xp=xp)
         first = X.with_values(values).transposed_times(xp.astype(at, X.dtype)[:, None])[:, 0]
         first = xp.where(_full(X, weight[:, None], xp=xp)[:, 0], first, 0.0)
         left = X.with_values(values - xp.take(first, X.indices))

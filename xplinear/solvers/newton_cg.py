@@ -173,14 +173,15 @@ class NewtonCG:
         fresh = steps & (steps - 1) == 0  # at first it changes most
         if fresh:
             metric = _measured(objective, bent)
-        *found, left = _direction(objective, bent, gradient, metric, accept, _most(steps))
-        ends = compile_(_ends, xp)(state, accept, value, *found[1:], self.tol)
+        most = _most(steps)
+        way, decrement, known, left = _direction(objective, bent, gradient, metric, accept, most)
+        ends = compile_(_ends, xp)(state, accept, value, decrement, known, self.tol)
         if not (fresh or objective.data.backend.over(~ends)):
             # An old metric hides what has begun to bend since.
             metric = _measured(objective, bent)
-            found[2] = found[2] & compile_(_suffices, xp)(metric, gradient, left)
-        bar = self.tol
-        state = compile_(_after, xp)(state, accept, trial, loss, value, tuple(found), bar)
+            known = known & compile_(_suffices, xp)(metric, gradient, left)
+        found, bar = (way, decrement, known), self.tol
+        state = compile_(_after, xp)(state, accept, trial, loss, value, found, bar)
         return state._replace(metric=metric, steps=steps + 1)
 
     def follow(
