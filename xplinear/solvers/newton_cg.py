@@ -191,14 +191,15 @@ class NewtonCG:
         if fresh:
             metric = _measured(objective, sight.rough, bent)
         most = _most(steps)
-        *found, left = _direction(objective, sight, bent, gradient, metric, accept, most)
-        ends = compile_(_ends, xp)(state, accept, value, *found[1:], self.tol)
+        found = _direction(objective, sight, bent, gradient, metric, accept, most)
+        way, decrement, known, left = found
+        ends = compile_(_ends, xp)(state, accept, value, decrement, known, self.tol)
         if not (fresh or objective.data.backend.over(~ends)):
             # An old metric hides what has begun to bend since.
             metric = _measured(objective, sight.rough, bent)
-            found[2] = found[2] & compile_(_suffices, xp)(metric, gradient, left)
-        bar = self.tol
-        state = compile_(_after, xp)(state, accept, trial, loss, value, tuple(found), bar)
+            known = known & compile_(_suffices, xp)(metric, gradient, left)
+        found = way, decrement, known
+        state = compile_(_after, xp)(state, accept, trial, loss, value, found, self.tol)
         return state._replace(metric=metric, steps=steps + 1, eyes=eyes)
 
     def follow(
