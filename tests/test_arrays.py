@@ -355,8 +355,6 @@ class TestTensors:
         ("make", "message"),
         [
             ("x.to('meta')", "is on the device 'meta'"),
-            ("x.to_sparse()", "is a sparse tensor"),
-            ("x.to_sparse_csr() if x.ndim == 2 else x.to_sparse()", "is a sparse tensor"),
             ("x.to(torch.float8_e4m3fn)", "has dtype float8_e4m3fn; convert"),
             ("torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8)", "is quantized"),
             ("torch.nested.nested_tensor([x[:1], x[1:]])", "is a nested tensor"),
@@ -369,6 +367,13 @@ class TestTensors:
         given[place] = eval(make, {"torch": torch, "x": x})
         with pytest.raises((TypeError, ValueError), match=f"{place} {message}"):
             xl.LinearClassifier().fit(**given)
+
+    @pytest.mark.parametrize("place", ["y", "sample_weight"])
+    def test_sparse_vectors_are_refused(self, torch, place):
+        given = {"y": torch.from_numpy(Y), "sample_weight": torch.ones(60)}
+        given[place] = given[place].to_sparse()
+        with pytest.raises((TypeError, ValueError), match=f"{place} is a sparse tensor"):
+            xl.LinearClassifier().fit(torch.from_numpy(X), **given)
 
 
 @needs_jax

@@ -486,7 +486,7 @@ def test_bad_device_arrays_are_named(backend, rows, message):
         ({"alpha": np.nan}, "alpha must be a finite number"),
         ({"alpha": "big"}, "alpha must be a finite number of at least 0 or None, got 'big'"),
         ({"tol": -1}, "tol must be"),
-        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1 or None, got 0"),
         ({"max_iter": 0}, "max_iter must be"),
         (
             {"penalty": "elastic_net", "l1_ratio": 2},

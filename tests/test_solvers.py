@@ -12,6 +12,7 @@ from scipy.optimize import minimize as scipy_minimize
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+import xplinear as xl
 from xplinear.losses import (
     LOSSES,
     MulticlassHingeLoss,
@@ -312,7 +313,9 @@ def test_learning_rates_are_counted(numpy_backend):
 )
 def test_sgd_makes_epochs_by_updates_and_by_what_they_cost(numpy_backend, n, p, k, epochs):
     F = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=[0.1, 1.0])
-    objective = SimpleNamespace(data=SimpleNamespace(n=n, p=p), loss=F.loss, k=k)
+    objective = SimpleNamespace(
+        data=SimpleNamespace(n=n, p=p, entries=n * p, sparse=False), loss=F.loss, k=k
+    )
     assert SGD().iterations_on(objective) == epochs <= SGD().iterations(n)
     assert SGD(max_iter=7).iterations_on(objective) == 7
 
@@ -491,3 +494,13 @@ def test_params_of_a_stack_select_by_model(numpy_backend):
     assert not W[:, 1].any()
     assert intercepts[0].all()
     assert not intercepts[1].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"), [("newton", "softmax"), ("interior_point", "multiclass_hinge")]
+)
+def test_matrices_that_memory_does_not_hold_are_refused(name, loss):
+    X, y = np.zeros((3, 100_000)), [0, 1, 2]
+    X[:, 0] = y
+    with pytest.raises(MemoryError, match=rf"'{name}' makes a matrix of 300,003 × 300,003 numbers"):
+        xl.LinearClassifier(loss, solver=name).fit(X, y)

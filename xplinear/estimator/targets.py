@@ -22,7 +22,7 @@ from xplinear.estimator.labels import (
 from xplinear.estimator.tables import table_of
 from xplinear.estimator.validation import on_host
 from xplinear.formats.fitted import Kind, stack_of
-from xplinear.namespace import HostArray, name_of
+from xplinear.namespace import HostArray, is_array, name_of
 
 __all__ = ["Indicator", "Targets", "check_targets", "has_columns", "targets_of", "whole_indicator"]
 
@@ -200,6 +200,8 @@ def has_columns(y: Any) -> bool:
             return True
         listed = isinstance(first, (list, tuple)) or len(getattr(first, "shape", ())) > 0
         return listed and not all(len(row) == 1 for row in rows if hasattr(row, "__len__"))
+    if is_array(y) and backend_of(y).refuses(y) is not None:
+        return False  # `check_labels` tells why; some have no shape
     shape = getattr(y, "shape", ())
     return len(shape) == 2 and shape[1] != 1
 

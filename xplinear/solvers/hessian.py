@@ -17,6 +17,7 @@ from xplinear.objective import (
     Params,
     class_scores,
     column_gradient,
+    columns,
     loss_and_grads,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "Evaluated",
     "augmented",
     "augmented_rows",
+    "check_room",
     "column_curvature",
     "curvatures",
     "has_hessian",
@@ -35,12 +37,31 @@ __all__ = [
 ]
 
 
+_FEW_BYTES = 2**28  # there for any fit: how much is free is not asked
+
+
 class Evaluated(NamedTuple):
     """Mean loss ``(m,)``, its gradient in W and b, and its Hessian ``(m, c(p + 1), c(p + 1))``."""
 
     loss: Array
     grads: Params
     hessian: Array
+
+
+def check_room(objective: Objective, solver: str, dtype: Any, *, blocks: int = 1) -> None:
+    """Raise MemoryError where the Hessians of all models, and their factors, are beyond memory.
+
+    Each is of ``blocks`` square matrices along its diagonal.
+    """
+    size = columns(objective.loss, objective.k) // blocks * (objective.data.p + 1)
+    entry = objective.xp.finfo(dtype).bits // 8
+    bytes_ = 2 * entry * objective.m * blocks * size**2
+    if bytes_ > _FEW_BYTES and bytes_ > objective.data.backend.free_memory():
+        msg = (
+            f"solver {solver!r} makes a matrix of {size:,} × {size:,} numbers for each model, "
+            "which memory does not hold; solver='auto' takes one that makes none"
+        )
+        raise MemoryError(msg)
 
 
 def augmented(W: Array, b: Array, *, xp: Namespace) -> Array:

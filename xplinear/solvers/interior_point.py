@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from xplinear.arguments import integer, number, settle
 from xplinear.data import Block
@@ -11,11 +11,11 @@ from xplinear.data.protocol import compiled
 from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
 from xplinear.losses.true_class import of_true_class
-from xplinear.namespace import Array, Namespace
+from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, class_scores, columns
 from xplinear.penalties import L2Penalty, Penalty
 from xplinear.solvers.barrier import Point, Problem, Rows, iterated, made_ready, problem_of
-from xplinear.solvers.hessian import augmented, params_of_augmented
+from xplinear.solvers.hessian import augmented, check_room, params_of_augmented
 from xplinear.solvers.metric import safe_divisor
 from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
 from xplinear.solvers.report import Report, first_report
@@ -146,6 +146,10 @@ class InteriorPoint:
         data, backend = objective.data, objective.data.backend
         static = objective.loss, objective.fit_intercept, objective.k, objective.xp
         with backend.double_precision():
+            wide = accumulator(objective.alpha, xp=objective.xp)
+            pairwise: bool = cast("Any", objective.loss).polytope.pairwise
+            blocks = 1 if pairwise else columns(objective.loss, objective.k)
+            check_room(objective, "interior_point", wide, blocks=blocks)
             # Rows are few where this solver pays.
             start = compiled(data, _start, *static)
             return start(data.sample(data.n), params, objective.loss_at_zero(), objective.alpha)

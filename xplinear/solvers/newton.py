@@ -17,6 +17,7 @@ from xplinear.solvers.gram import sampled_centre
 from xplinear.solvers.hessian import (
     Evaluated,
     augmented,
+    check_room,
     has_hessian,
     loss_grad_and_hessian,
     params_of_augmented,
@@ -124,6 +125,7 @@ class Newton:
     def init(self, objective: Objective, params: Params) -> NewtonState:
         """Evaluate the start and make its Hessian."""
         check_suits(self, objective)
+        check_room(objective, "newton", objective.data.dtype)
         params, centre = evened(objective, params), sampled_centre(objective)
         start = objective.data.backend.compile(_start, smooth(objective), objective.xp)
         return start(
