@@ -4,8 +4,8 @@ Each contender is timed until its own objective is as low as that of
 ``LogisticRegression(solver="newton-cg", tol=1e-3)``, which is far from the optimum, or within 1e-4
 of that, or to its end: lbfgs, newton-cg, saga of scikit-learn, and ``LinearClassifier`` as it is.
 One that is not there in three times the time of newton-cg is given up: its seconds are what it took
-until then. Then one-vs-rest by the squared hinge beside ``LinearSVC``, to its objective but for what
-it adds for intercepts; and 45 values of C in 5 folds, beside what some of the fits of a
+until then. Then one-vs-rest by the squared hinge beside ``LinearSVC``, to its objective but for
+what it adds for intercepts; and 45 values of C in 5 folds, beside what some of the fits of a
 `GridSearchCV` take, times all. Contenders alternate; seconds are medians, peak memory is what a
 process grows by beyond its data.
 
