@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -38,6 +39,15 @@ def few_memory_maps() -> Iterator[None]:
     yield
     if "jax" in sys.modules and _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > 30_000:
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture
+def ends_of_grids_and_rounding() -> Iterator[None]:
+    """Let short grids fitted to the last digit say what they must."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the best mean score")
+        warnings.filterwarnings("ignore", ".*stopped at the float64 floor")
+        yield
 
 
 @dataclass(frozen=True)

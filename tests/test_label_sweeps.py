@@ -18,6 +18,8 @@ import xplinear as xl
 from xplinear.backends import backend_of
 from xplinear.estimator import problem
 
+pytestmark = pytest.mark.usefixtures("ends_of_grids_and_rounding")
+
 rng = np.random.default_rng(0)
 N, P, L = 120, 4, 5
 X = rng.standard_normal((N, P)) * [1.0, 2.0, 0.5, 1.0] + [0.0, 3.0, 0.0, 1.0]
@@ -27,14 +29,6 @@ MISSING = np.where(rng.random((N, L)) < 0.2, np.nan, Y)
 CS = [0.01, 0.1, 1.0, 10.0]
 FOLDS = list(KFold(3).split(X))
 EXACT = {"tol": 1e-9, "max_iter": 3000, "solver": "lbfgs"}
-
-
-@pytest.fixture(autouse=True)
-def ends_of_grids_and_rounding():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the best mean score")
-        warnings.filterwarnings("ignore", ".*stopped at the float64 floor")
-        yield
 
 
 def host(x):

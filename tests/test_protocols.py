@@ -30,6 +30,8 @@ from sklearn.preprocessing import StandardScaler
 import xplinear as xl
 from xplinear.backends import backend_of
 
+pytestmark = pytest.mark.usefixtures("ends_of_grids_and_rounding")
+
 rng = np.random.default_rng(0)
 N = 150
 X = rng.standard_normal((N, 5)) * [1.0, 3.0, 0.1, 1.0, 2.0] + [0.0, 5.0, 1.0, -1.0, 0.0]
@@ -60,14 +62,6 @@ def host(x):
 
 def logistic(**settings):
     return LogisticRegression(tol=1e-11, max_iter=10_000, **settings)
-
-
-@pytest.fixture(autouse=True)
-def ends_of_grids_and_rounding():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the best mean score")
-        warnings.filterwarnings("ignore", ".*stopped at the float64 floor")
-        yield
 
 
 @pytest.mark.parametrize("kind", SPLITTERS)

@@ -46,6 +46,12 @@ class PlainRows:
     def __init__(self, X: Any, mean: Any) -> None:
         self.X, self.mean, self.shape = X, mean, mean.shape
 
+    def product(self, V):
+        return self.mean @ V
+
+    def transposed_product(self, U):
+        return self.mean.T @ U
+
     def scores(self, W, b, *, xp=None):
         return np.stack([self._of(j) @ W[:, j] for j in range(W.shape[1])], axis=1) + b
 

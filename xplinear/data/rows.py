@@ -37,6 +37,14 @@ class Rows(Protocol):
     @property
     def shape(self) -> tuple[int, int]: ...
 
+    def product(self, V: Array) -> Array:
+        """Return XV ``(r, d)`` of ``V (p, d)``: of X as it is, whatever the standard."""
+        ...
+
+    def transposed_product(self, U: Array) -> Array:
+        """Return XᵀU ``(p, d)`` of ``U (r, d)``, likewise."""
+        ...
+
     def scores(self, W: Array, b: Array, *, xp: Namespace) -> Array:
         """Return XW + b ``(r, m, c)`` of ``W (p, m, c)`` and ``b (m, c)``."""
         ...
@@ -189,21 +197,23 @@ class DenseRows(NamedTuple):
     def shape(self) -> tuple[int, int]:
         return self.X.shape
 
+    def product(self, V: Array) -> Array:
+        """Return XV ``(r, d)``."""
+        return self.X @ V
+
+    def transposed_product(self, U: Array) -> Array:
+        """Return XᵀU ``(p, d)``; in this order each column is contiguous."""
+        return (U.T @ self.X).T
+
     def scores(self, W: Array, b: Array, *, xp: Namespace) -> Array:
         """Return XW + b ``(r, m, c)``."""
-        p, m, c = W.shape
-        W, b = _of_features(self.standard, W, b, xp=xp)
-        return xp.reshape(self.X @ xp.reshape(W, (p, m * c)), (self.X.shape[0], m, c)) + b
+        return _scores(self, self.standard, W, b, xp=xp)
 
     def gradient(
         self, G: Array, *, xp: Namespace, total: Array | None = None
     ) -> tuple[Array, Array]:
         """Return XᵀG ``(p, m, c)`` and 1ᵀG ``(m, c)``, which may be given."""
-        (r, m, c), p = G.shape, self.X.shape[1]
-        # The product in this order leaves each column contiguous.
-        dW = xp.reshape((xp.reshape(G, (r, m * c)).T @ self.X).T, (p, m, c))
-        db = xp.sum(G, axis=0) if total is None else total
-        return _of_standardized(self.standard, dW, db, xp=xp), db
+        return _gradient(self, self.standard, G, total, xp=xp)
 
     def squares(self, h: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Return Σ h x and Σ h x² ``(p, m, c)``."""
@@ -308,18 +318,21 @@ class SparseRows(NamedTuple):
     def shape(self) -> tuple[int, int]:
         return self.X.shape
 
+    def product(self, V: Array) -> Array:
+        """Return XV ``(r, d)``."""
+        return self.X.times(V)
+
+    def transposed_product(self, U: Array) -> Array:
+        """Return XᵀU ``(p, d)``."""
+        return self.X.transposed_times(U)
+
     def scores(self, W: Array, b: Array, *, xp: Namespace) -> Array:
         """Return XW + b ``(r, m, c)``."""
-        p, m, c = W.shape
-        W, b = _of_features(self.standard, W, b, xp=xp)
-        return xp.reshape(self.X.times(xp.reshape(W, (p, m * c))), (self.shape[0], m, c)) + b
+        return _scores(self, self.standard, W, b, xp=xp)
 
     def gradient(self, G: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Return XᵀG ``(p, m, c)`` and 1ᵀG ``(m, c)``."""
-        (r, m, c), p = G.shape, self.shape[1]
-        dW = xp.reshape(self.X.transposed_times(xp.reshape(G, (r, m * c))), (p, m, c))
-        db = xp.sum(G, axis=0)
-        return _of_standardized(self.standard, dW, db, xp=xp), db
+        return _gradient(self, self.standard, G, None, xp=xp)
 
     def squares(self, h: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Return Σ h x and Σ h x² ``(p, m, c)``."""
@@ -436,6 +449,24 @@ class SparseRows(NamedTuple):
         for rows in parts[1:]:
             total = total + part(rows)
         return total
+
+
+def _scores(rows: Rows, standard: Standard | None, W: Array, b: Array, *, xp: Namespace) -> Array:
+    """Return XW + b of the rows, standardized."""
+    p, m, c = W.shape
+    W, b = _of_features(standard, W, b, xp=xp)
+    return xp.reshape(rows.product(xp.reshape(W, (p, m * c))), (rows.shape[0], m, c)) + b
+
+
+def _gradient(
+    rows: Rows, standard: Standard | None, G: Array, total: Array | None, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """Return XᵀG and 1ᵀG, which may be given, of the rows, standardized."""
+    r, m, c = G.shape
+    dW = rows.transposed_product(xp.reshape(G, (r, m * c)))
+    dW = xp.reshape(dW, (rows.shape[1], m, c))
+    db = xp.sum(G, axis=0) if total is None else total
+    return _of_standardized(standard, dW, db, xp=xp), db
 
 
 def _squares(

@@ -15,7 +15,7 @@ from xplinear.namespace import Array, HostArray, Namespace, device
 from xplinear.objective import OBJECTIVE, Objective, Params
 from xplinear.penalties import L1Penalty, NoPenalty
 from xplinear.solvers import GD
-from xplinear.solvers.metric import loss_curvature, transposed_times
+from xplinear.solvers.metric import loss_curvature
 
 __all__ = ["automatic_alphas"]
 
@@ -119,7 +119,7 @@ def _dispersion(k: int, xp: Namespace, block: Block) -> tuple[Array, Array]:
     unit = xp.where(varies, 1.0 / xp.where(varies, size, 1.0), 0.0)  # squares stay in range
     classes = xp.arange(k, dtype=y.dtype, device=device(y))
     weight = s * xp.astype(xp.reshape(y, (-1, 1)) == classes, s.dtype)  # (r, k)
-    mass, sums = xp.sum(weight, axis=0), transposed_times(rows, weight, xp=xp) * unit[:, None]
+    mass, sums = xp.sum(weight, axis=0), rows.transposed_product(weight) * unit[:, None]
     moments = rows.moments(s, xp.zeros_like(unit), unit, xp=xp)
     mean, second = (xp.astype(a[:, 0], s.dtype) for a in moments)
     sums = sums - mass * mean[:, None]

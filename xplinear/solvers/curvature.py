@@ -10,6 +10,7 @@ from xplinear.data.rows import Rows
 from xplinear.losses.true_class import diagonal
 from xplinear.namespace import Array, Namespace
 from xplinear.objective import Objective, Params, columns
+from xplinear.solvers.gram import LARGEST_GRAM
 from xplinear.solvers.hessian import augmented_rows, curvatures, has_hessian
 from xplinear.solvers.metric import safe_divisor
 
@@ -28,7 +29,6 @@ _ROWS = 32768  # among which they are looked for, unless these hold more than so
 _ENTRIES = 2**26
 _CHEAP_ENTRIES = 2**20  # of rows that are taken even if they have little
 _BLOCK_ENTRIES = 2**27
-_LARGEST_SPARSE = 4096  # features of sparse rows that are ever written out
 _DAMPING = 0.1  # of the mean curvature of a feature
 _MANY = 16  # iterations: fewer are not worth shortening
 _SAVED = 0.75  # of the iterations that are left
@@ -58,7 +58,7 @@ def _feasible(objective: Objective, models: int) -> bool:
     """Return whether memory holds the Hessians of so many models, and the loss has one."""
     m, k, p = objective.m, objective.k, objective.data.p
     small = models * columns(objective.loss, k) * (p + 1) ** 2 <= _BLOCK_ENTRIES
-    small = small and (p <= _LARGEST_SPARSE or not objective.data.sparse)
+    small = small and (p <= LARGEST_GRAM or not objective.data.sparse)
     return small and CURVED * m * k**2 <= _ENTRIES and has_hessian(objective.loss)
 
 

@@ -19,8 +19,6 @@ from xplinear.solvers.metric import (
     feature_moments,
     loss_curvature,
     penalty_curvature,
-    times,
-    transposed_times,
 )
 from xplinear.solvers.protocol import take_models
 
@@ -78,9 +76,9 @@ class _Centred(NamedTuple):
 
     def times(self, v: Array, *, xp: Namespace) -> Array:
         """Return the product ``(p,)`` of the mean of x xᵀ, x from the centre, with a vector."""
-        u = times(self.rows, v[:, None], xp=xp) + xp.sum(self.gap * v)
+        u = self.rows.product(v[:, None]) + xp.sum(self.gap * v)
         u = u if self.s is None else self.s * u
-        total = transposed_times(self.rows, u, xp=xp)[:, 0] + self.gap * xp.sum(u)
+        total = self.rows.transposed_product(u)[:, 0] + self.gap * xp.sum(u)
         return total / self.rows.shape[0]
 
     def outer(self, G: Array) -> Array:
@@ -105,7 +103,7 @@ def _centred_rows(fit_intercept: bool, xp: Namespace, block: Block) -> tuple[Arr
         s = s / xp.where(total > 0.0, total, 1.0)
     point, rows = block.rows.near(s, xp=xp)
     ones = block.rows.ones(xp=xp) if s is None else s
-    mean = transposed_times(rows, ones, xp=xp)[:, 0] / r
+    mean = rows.transposed_product(ones)[:, 0] / r
     if fit_intercept:
         return point + mean, _Centred(rows, s, mean, -mean)
     return xp.zeros_like(mean), _Centred(rows, s, mean, point)
@@ -121,7 +119,7 @@ def _scaled_rows(
     """
     centre, rows = _centred_rows(fit_intercept, xp, block)
     ones = block.rows.ones(xp=xp) if rows.s is None else rows.s
-    square = transposed_times(rows.rows.squared(xp=xp), ones, xp=xp)[:, 0] / rows.rows.shape[0]
+    square = rows.rows.squared(xp=xp).transposed_product(ones)[:, 0] / rows.rows.shape[0]
     variance = rows.second(square)
     typical = xp.mean(variance)
     typical = xp.where(typical > 0.0, typical, 1.0)

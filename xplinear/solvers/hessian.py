@@ -20,6 +20,7 @@ from xplinear.objective import (
     columns,
     loss_and_grads,
 )
+from xplinear.penalties import Penalty
 
 __all__ = [
     "Evaluated",
@@ -32,6 +33,7 @@ __all__ = [
     "hessian_product",
     "loss_grad_and_hessian",
     "params_of_augmented",
+    "refusal_without_hessian",
     "row_curvature",
     "rows_hessian",
 ]
@@ -164,3 +166,13 @@ def curvatures(loss: Any, Z: Array, y: Array, *, xp: Namespace) -> Array:
         return column_gradient(hessian_product(loss, both, y, ends, xp=xp), 1)
     own = getattr(loss, "hessian_diagonal", None)
     return xp.linalg.diagonal(loss.hessian(Z, y, xp=xp)) if own is None else own(Z, y, xp=xp)
+
+
+def refusal_without_hessian(solver: str, loss: Loss, penalty: Penalty) -> str | None:
+    """Return why a solver by Hessians cannot do what is kinked, or has none; None where it can."""
+    if loss.smooth and penalty.smooth and has_hessian(loss):
+        return None
+    return (
+        f"solver {solver!r} needs a smooth penalty and a loss with a Hessian, got "
+        f"{loss!r} and {penalty!r}; use 'auto'"
+    )

@@ -14,7 +14,7 @@ import numpy as np
 
 from xplinear.data import Block
 from xplinear.data.protocol import compiled, row_width
-from xplinear.data.rows import Rows, centred_scores
+from xplinear.data.rows import centred_scores
 from xplinear.losses import Loss
 from xplinear.namespace import Array, Namespace, accumulator
 from xplinear.objective import Objective, Params, columns, loss_and_grads
@@ -31,8 +31,6 @@ __all__ = [
     "plain_metric",
     "safe_divisor",
     "small_sample",
-    "times",
-    "transposed_times",
     "uncentred",
     "vary",
 ]
@@ -85,17 +83,6 @@ def uncentred(fit_intercept: bool, centre: Array, params: Params, *, xp: Namespa
 def safe_divisor(x: Array, *, xp: Namespace) -> Array:
     """Return x where it is positive, else 1."""
     return xp.where(x > 0.0, x, 1.0)
-
-
-def times(rows: Rows, V: Array, *, xp: Namespace) -> Array:
-    """Return XV ``(r, d)`` of ``V (p, d)``."""
-    none = xp.zeros_like(V[:1, :]).T
-    return rows.scores(V[:, :, None], none, xp=xp)[:, :, 0]
-
-
-def transposed_times(rows: Rows, U: Array, *, xp: Namespace) -> Array:
-    """Return XᵀU ``(p, d)`` of ``U (r, d)``."""
-    return rows.gradient(U[:, :, None], xp=xp)[0][:, :, 0]
 
 
 def _block_moments(xp: Namespace, block: Block, shift: Array, unit: Array) -> tuple[Array, ...]:
@@ -245,17 +232,17 @@ def _norms(xp: Namespace, block: Block, centre: Array, scale: Array, start: Arra
     for _ in range(_POWER_ITERATIONS):
         v = v / xp.where(norm > 0, norm, 1.0)
         direction = root * v
-        u = s * (times(near, direction, xp=xp) - xp.sum(gap * direction, axis=0))
-        v = root * (transposed_times(near, u, xp=xp) - gap * xp.sum(u, axis=0)) / total
+        u = s * (near.product(direction) - xp.sum(gap * direction, axis=0))
+        v = root * (near.transposed_product(u) - gap * xp.sum(u, axis=0)) / total
         norm = xp.sqrt(xp.sum(v * v, axis=0))
 
     def squares(weights: Array) -> Array:
         """Return Σ_i weights_i (x_ij − μ_j)² ``(p, m)``."""
         total = xp.sum(weights, axis=0)
-        square, product = (transposed_times(a, weights, xp=xp) for a in (squared, near))
+        square, product = (a.transposed_product(weights) for a in (squared, near))
         return square - 2.0 * gap * product + gap * gap * total
 
-    rows = times(squared, scale, xp=xp) - 2.0 * times(near, scale * gap, xp=xp)
+    rows = squared.product(scale) - 2.0 * near.product(scale * gap)
     rows = 1.0 + rows + xp.sum(scale * gap * gap, axis=0)
     row = xp.sum(s * rows * rows, axis=0) / xp.maximum(xp.sum(s * rows, axis=0), 1e-30 * total)
     plain, weighted = squares(s), squares(s * rows)

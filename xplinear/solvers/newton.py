@@ -18,9 +18,9 @@ from xplinear.solvers.hessian import (
     Evaluated,
     augmented,
     check_room,
-    has_hessian,
     loss_grad_and_hessian,
     params_of_augmented,
+    refusal_without_hessian,
 )
 from xplinear.solvers.metric import penalty_curvature, safe_divisor, uncentred
 from xplinear.solvers.protocol import check_suits, max_iter_iterations, take_models
@@ -96,12 +96,7 @@ class Newton:
 
     def refuses(self, loss: Loss, penalty: Penalty) -> str | None:
         """Refuse what is kinked, and losses without a Hessian."""
-        if loss.smooth and penalty.smooth and has_hessian(loss):
-            return None
-        return (
-            "solver 'newton' needs a smooth penalty and a loss with a Hessian, got "
-            f"{loss!r} and {penalty!r}; use 'auto'"
-        )
+        return refusal_without_hessian("newton", loss, penalty)
 
     def pays(self, objective: Objective, models: int = 1, most: float = _CHEAP_STEP) -> bool:
         """Return whether a step costs at most so many operations, for so many models at once.

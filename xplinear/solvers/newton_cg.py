@@ -24,7 +24,7 @@ from xplinear.objective import (
 from xplinear.penalties import Penalty
 from xplinear.solvers.balance import Smooth, evened, smooth
 from xplinear.solvers.gram import LARGEST_GRAM
-from xplinear.solvers.hessian import curvatures, has_hessian, hessian_product
+from xplinear.solvers.hessian import curvatures, hessian_product, refusal_without_hessian
 from xplinear.solvers.metric import penalty_curvature, safe_divisor
 from xplinear.solvers.protocol import check_suits, max_iter_iterations, select, take_models
 from xplinear.solvers.report import Report, first_report
@@ -129,12 +129,7 @@ class NewtonCG:
 
     def refuses(self, loss: Loss, penalty: Penalty) -> str | None:
         """Refuse what is kinked, and losses without a Hessian."""
-        if loss.smooth and penalty.smooth and has_hessian(loss):
-            return None
-        return (
-            "solver 'newton_cg' needs a smooth penalty and a loss with a Hessian, got "
-            f"{loss!r} and {penalty!r}; use 'auto'"
-        )
+        return refusal_without_hessian("newton_cg", loss, penalty)
 
     def pays(self, objective: Objective, models: int = 1) -> bool:
         """Return whether rows are sparse, of too many features for the Gram matrix of L-BFGS."""
