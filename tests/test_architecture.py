@@ -75,6 +75,8 @@ class TestLaw1:
         "array_api_strict",
         "cupy",
         "dask",
+        "distributed",
+        "h5py",
         "jax",
         "matplotlib",
         "onnx",
@@ -82,6 +84,7 @@ class TestLaw1:
         "polars",
         "pyarrow",
         "torch",
+        "zarr",
     )
     FOREIGN = (*OPTIONAL, "array_api_compat", "narwhals", "rich", "safetensors", "typer")
 
