@@ -99,7 +99,7 @@ def surveyed(blocks: Iterable[HostArray], counted: HostArray | None = None) -> S
     lows: list[HostArray] = []
     highs: list[HostArray] = []
     for X in blocks:
-        digest = zlib.crc32(memoryview(np.ascontiguousarray(X).view(np.uint8)), digest)
+        digest = zlib.crc32(np.ascontiguousarray(X).view(np.uint8).data, digest)
         low, high = finite_bounds(X, first)
         if counted is not None:
             own = counted[slice(*np.searchsorted(counted, [first, first + len(X)]))] - first
