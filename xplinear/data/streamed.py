@@ -116,6 +116,7 @@ class StreamedData:
     map = blocks.map_
     reduce = blocks.reduce
     sample = blocks.sample
+    batches = blocks.batches
     epoch = blocks.epoch
 
     def gathered(self, rows: slice | Array) -> Array:
