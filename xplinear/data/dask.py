@@ -51,6 +51,7 @@ class Facts(NamedTuple):
     entries: int
     bytes: int
     sparse: bool
+    aligned: bool
 
 
 class Partitions:
@@ -91,6 +92,9 @@ class Partitions:
         self.given = tuple(own.rows for own in facts)
         self._names = [i for i, rows in enumerate(self.given) if rows]
         self.chunks, self._facts = ([a[i] for i in self._names] for a in (self.chunks, facts))
+        for i, own in enumerate(self._facts):
+            if not own.aligned:
+                (self.chunks[i],) = self.keep(_aligned, [(self.chunks[i],)])
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -244,7 +248,10 @@ class Partitions:
     def _located(self) -> list[str]:
         """Return the worker of each partition."""
         if self._workers is None:
+            import distributed
+
             client = self._open()
+            distributed.wait(self.chunks)
             holders, self._threads = client.who_has(self.chunks), client.nthreads()
             self._workers = [next(iter(holders[chunk.key]), "") for chunk in self.chunks]
         return self._workers
@@ -312,7 +319,7 @@ def _unlimited() -> AbstractContextManager[Any]:
     """Send labels and parameters of any size without a warning."""
     import dask
 
-    return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 EiB"})
+    return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"})
 
 
 def _facts(chunk: Any) -> Facts:
@@ -320,9 +327,20 @@ def _facts(chunk: Any) -> Facts:
     r, p = chunk.shape
     if not is_scipy(chunk) and not is_sparse(chunk):
         entries = r * p
-        return Facts(r, p, name_of(chunk.dtype), entries, entries * chunk.dtype.itemsize, False)
+        size = entries * chunk.dtype.itemsize
+        own = isinstance(chunk, np.ndarray) and not chunk.flags.aligned
+        return Facts(r, p, name_of(chunk.dtype), entries, size, sparse=False, aligned=not own)
     entries = max(r, chunk.nnz)
-    return Facts(r, p, name_of(chunk.dtype), entries, entries * (chunk.dtype.itemsize + 4), True)
+    size = entries * (chunk.dtype.itemsize + 4)
+    return Facts(r, p, name_of(chunk.dtype), entries, size, sparse=True, aligned=True)
+
+
+def _aligned(a: Any) -> Any:
+    """Return an array as products read it: what came over the network may lie at odd addresses.
+
+    NumPy would copy it for every product.
+    """
+    return a if not isinstance(a, np.ndarray) or a.flags.aligned else a.copy()
 
 
 def _each(results: Iterator[tuple[int, Any]]) -> list[tuple[int, Any]]:
@@ -483,7 +501,7 @@ def _native(backend: Backend, call: Any) -> Any:
             return backend.accelerated(part.loss)
         if isinstance(part, partial) and isinstance(part.func, _Kernel):
             return backend.kernel(part.args[0], part.func.operation)
-        return backend.asarray(part) if isinstance(part, np.ndarray) else part
+        return backend.asarray(_aligned(part)) if isinstance(part, np.ndarray) else part
 
     return _mapped(call, change)
 
@@ -518,7 +536,7 @@ def _data(view: View, rows: Any, y: Any, s: Any) -> Data:
     if isinstance(rows, Kept):
         return replace(rows.rows, y=y, s=s, models=models, **own)
     dtype, standard = getattr(backend.xp, view.dtype), _native(backend, view.standard)
-    return ArrayData(rows, y, s, dtype, models, standard=standard, **own)
+    return ArrayData(_aligned(rows), y, s, dtype, models, standard=standard, **own)
 
 
 def _reduced(view: View, call: Any, rows: Any, y: Any, s: Any, *each: Any) -> tuple[Any, ...]:
@@ -564,7 +582,7 @@ def _some_rows(view: View, rows: Any, index: HostArray) -> Any:
 def _same(rows: Any, part: Any) -> Any:
     """Keep a part of the labels or weights beside its rows."""
     del rows
-    return part
+    return _aligned(part)
 
 
 class Column:
