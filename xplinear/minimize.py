@@ -391,14 +391,12 @@ def minimize(
     if loop is None:
         loop = _first_loop(subject, objective, solver, params, state)
     loop = loop._replace(history=loop.history[: loop.iteration])  # this run's own
-    if loop.iteration and np.isnan(loop.last.validation_score).all() == (limit is not None):
-        loop = loop.judged_anew()
     start -= loop.last.seconds
-    reason, interrupt = loop.reason(limit) if loop.iteration else None, None
     stack = objective.take(backend.asarray(loop.running)) if loop.left else objective
     stack.check_params(loop.state.params, "the params of state")
     if loop.iteration:
-        _check_goes_on(objective, loop)
+        loop = _going_on(objective, loop, scored=limit is not None)
+    reason, interrupt = loop.reason(limit) if loop.iteration else None, None
     if copy:  # whoever goes on does not change where from
         loop = loop._replace(state=copy(loop.state, xp=objective.xp))
     counted = protocol.declared(solver, "iterations_on")
@@ -476,22 +474,23 @@ def _check_start(
         instance(kind, f"a {kind.__name__}, of this solver")("state", state)
 
 
-def _check_goes_on(objective: Objective, loop: Loop) -> None:
-    """Raise ArgumentError where the objective is not what it was when the loop was left.
+def _going_on(objective: Objective, loop: Loop, *, scored: bool) -> Loop:
+    """Return the loop as it goes on; raise ArgumentError where the objective is not what it was.
 
     It is told by its value there: its penalty, and in one pass its loss. That of SGD, which
     measures no residual, is a mean over an epoch, and tells nothing.
     """
-    xp, params = objective.xp, loop.whole(loop.state.params, objective)
+    xp, last, params = objective.xp, loop.last, loop.whole(loop.state.params, objective)
+    measured = not np.isnan(last.residual).all()
     zero, penalty = objective.loss_at_zero(), objective.penalty_value(params)
-    measured = not np.isnan(loop.last.residual).all()
     loss = objective.data_loss(params) if measured else zero
     table = xp.stack([xp.astype(a, zero.dtype) for a in (penalty, loss, zero)])
     penalty, loss, zero = objective.data.backend.to_host(table)
-    last, where = loop.last, "rows, labels or weights"
     _check_near("penalty", "strengths", penalty, last.penalty, last.penalty)
     if measured:
-        _check_near("loss", where, loss, last.loss, zero + np.abs(last.loss))
+        what = "rows, labels or weights"
+        _check_near("loss", what, loss, last.loss, zero + np.abs(last.loss))
+    return loop.judged_anew() if np.isnan(last.validation_score).all() == scored else loop
 
 
 def _check_near(name: str, what: str, here: HostArray, there: HostArray, scale: HostArray) -> None:
