@@ -39,6 +39,7 @@ __all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 
+_SAME = 1e-3  # relative: what tf32 may make of it
 _QUICK = 1e7  # products in a pass, of rows, features, models and classes
 
 _LOG = logging.getLogger("xplinear")
@@ -390,12 +391,12 @@ def minimize(
     if loop is None:
         loop = _first_loop(subject, objective, solver, params, state)
     loop = loop._replace(history=loop.history[: loop.iteration])  # this run's own
-    if loop.iteration and np.isnan(loop.last.validation_score).all() == (limit is not None):
-        loop = loop.judged_anew()
     start -= loop.last.seconds
-    reason, interrupt = loop.reason(limit) if loop.iteration else None, None
     stack = objective.take(backend.asarray(loop.running)) if loop.left else objective
     stack.check_params(loop.state.params, "the params of state")
+    if loop.iteration:
+        loop = _going_on(objective, loop, scored=limit is not None)
+    reason, interrupt = loop.reason(limit) if loop.iteration else None, None
     if copy:  # whoever goes on does not change where from
         loop = loop._replace(state=copy(loop.state, xp=objective.xp))
     counted = protocol.declared(solver, "iterations_on")
@@ -471,6 +472,36 @@ def _check_start(
     kind, state = protocol.declared(solver, "state_type"), loop.state if loop else state
     if kind is not None and state is not None:
         instance(kind, f"a {kind.__name__}, of this solver")("state", state)
+
+
+def _going_on(objective: Objective, loop: Loop, *, scored: bool) -> Loop:
+    """Return the loop as it goes on; raise ArgumentError where the objective is not what it was.
+
+    It is told by its value there: its penalty, and in one pass its loss. That of SGD, which
+    measures no residual, is a mean over an epoch, and tells nothing.
+    """
+    xp, last, params = objective.xp, loop.last, loop.whole(loop.state.params, objective)
+    measured = not np.isnan(last.residual).all()
+    zero, penalty = objective.loss_at_zero(), objective.penalty_value(params)
+    loss = objective.data_loss(params) if measured else zero
+    table = xp.stack([xp.astype(a, zero.dtype) for a in (penalty, loss, zero)])
+    penalty, loss, zero = objective.data.backend.to_host(table)
+    _check_near("penalty", "strengths", penalty, last.penalty, last.penalty)
+    if measured:
+        what = "rows, labels or weights"
+        _check_near("loss", what, loss, last.loss, zero + np.abs(last.loss))
+    return loop.judged_anew() if np.isnan(last.validation_score).all() == scored else loop
+
+
+def _check_near(name: str, what: str, here: HostArray, there: HostArray, scale: HostArray) -> None:
+    far = np.abs(here - there) > _SAME * scale
+    if far.any():
+        j = int(np.argmax(far))
+        msg = (
+            f"loop must be of this problem, and is of other {what}: the {name} of model {j} was "
+            f"{there[j]:.6g}, and is {here[j]:.6g} where it is to go on"
+        )
+        raise ArgumentError(msg)
 
 
 def _first_loop(

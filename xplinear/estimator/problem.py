@@ -219,10 +219,13 @@ class Problem:
         shape, targets = tuple(model.params.W.shape), self.sample.targets
         own = model.kind, list(model.classes)
         models = *tuple(start.W.shape)[:1], targets.models, *tuple(start.W.shape)[2:]
-        if shape != models or own != (targets.kind, list(targets.classes)):
+        old, new = ([] if a is None else list(a) for a in (model.feature_names, self.sample.names))
+        renamed = bool(old and new) and old != new
+        if shape != models or own != (targets.kind, list(targets.classes)) or renamed:
+            named = f" {', '.join(map(str, old[:10]))}" if renamed else ""
             msg = (
                 f"warm_start needs the features and classes of the last fit: {shape[0]} "
-                f"features, classes {model.classes[:10].tolist()}; set warm_start=False"
+                f"features{named}, classes {model.classes[:10].tolist()}; set warm_start=False"
             )
             raise ValueError(msg)
         data, xp = self.objective.data, self.objective.xp
