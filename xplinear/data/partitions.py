@@ -16,7 +16,7 @@ from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, finite_bounds, not_finite
 from xplinear.namespace import Array, HostArray
 
-__all__ = ["Collection", "DaskRows", "Held", "held", "is_collection", "mapped"]
+__all__ = ["Collection", "DaskRows", "Held", "computed", "held", "is_collection", "mapped"]
 
 Collection: TypeAlias = Any  # an array, a frame or a series of Dask
 Handle: TypeAlias = Any  # of a partition: where it is or, without a client, the partition itself
@@ -68,6 +68,23 @@ def held(*collections: Collection) -> Held:
         return Held(None, [list(dask.compute(*_partitions(one))) for one in collections])
     collections = client.persist(collections)
     return Held(client, [client.compute(_partitions(one)) for one in collections])
+
+
+def computed(*values: Any) -> list[Any]:
+    """Return values, those computed together that are collections.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> computed(dask.array.ones(2), None)
+    [array([1., 1.]), None]
+    """
+    if not any(map(is_collection, values)):
+        return list(values)
+    import dask
+
+    client = _client_of(*filter(is_collection, values))
+    return list(dask.compute(*values, traverse=False, scheduler=client))
 
 
 def _partitions(collection: Collection) -> list[Any]:

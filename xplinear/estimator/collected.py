@@ -14,13 +14,20 @@ from sklearn.exceptions import DataConversionWarning
 from xplinear.arguments import warn
 from xplinear.backends.sparse import canonical, is_scipy
 from xplinear.data.dask import Partitions
-from xplinear.data.partitions import Collection, DaskRows, held, is_collection, mapped
+from xplinear.data.partitions import (
+    Collection,
+    DaskRows,
+    computed,
+    held,
+    is_collection,
+    mapped,
+)
 from xplinear.estimator.labels import coded, coded_together
 from xplinear.estimator.tables import matrix_of, table_of
 from xplinear.estimator.targets import has_columns, indicator, indicators_together
 from xplinear.estimator.validation import check_features, on_host, refuse_masked
 
-__all__ = ["collected", "lazily", "of_each_row"]
+__all__ = ["collected", "lazily"]
 
 _KINDS = "a dask.array of two axes or a dask.dataframe"
 
@@ -86,7 +93,7 @@ def _one_row(X: Collection) -> Any:
 def collected(
     owner: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool
 ) -> tuple[Any, Any, Any]:
-    """Return X, y and weights as `prepare` takes them if X is of Dask, else as they are.
+    """Return X, y and weights of Dask as `prepare` takes them, others as they are.
 
     X then is `DaskRows`; labels come to the host as codes, and weights as they are given.
 
@@ -96,7 +103,7 @@ def collected(
         If X is what `check_features` refuses, or the others are not partitioned as X is.
     """
     if not is_collection(X):
-        return X, y, sample_weight
+        return X, *computed(y, sample_weight)
     _, names = check_features(owner, _one_row(X), reset=reset)
     given = {"y": y, "sample_weight": sample_weight}
     beside = {name: a for name, a in given.items() if is_collection(a)}
@@ -234,16 +241,6 @@ def lazily(clf: Any, X: Collection, method: str) -> Collection:
     row = _one_row(X)
     like = getattr(clf, method)(row)
     return mapped(partial(_predicted, method), X, _server(clf), _framed(like, row, clf.classes_))
-
-
-def of_each_row(
-    function: Callable[[Any, Any, Any], Any], clf: Any, X: Collection, y: Collection
-) -> HostArray:
-    """Return ``function(clf, X, y)`` of the rows of each partition, one after the other."""
-    _one_row(X)
-    _check_partitioned("y", y, X)
-    found = held(X, y)
-    return np.concatenate(found.each(partial(_of_part, function, _server(clf)), *found.parts))
 
 
 def _server(clf: Any) -> Any:

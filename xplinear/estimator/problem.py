@@ -18,6 +18,7 @@ from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
 from xplinear.data.remote import RemoteRows, Survey
 from xplinear.data.sources import remote_rows
+from xplinear.estimator.collected import collected
 from xplinear.estimator.memory import STATE_VECTORS, WIDE
 from xplinear.estimator.predictions import rows_on
 from xplinear.estimator.settings import STRENGTHS, Settings
@@ -312,6 +313,7 @@ def _sample(
     before: Fitted | None,
 ) -> Sample:
     backend = chosen_backend(settings.backend)
+    X, y, sample_weight = collected(owner, X, y, sample_weight, reset=before is None)
     X = remote_rows(X)
     if isinstance(X, RemoteRows):
         y, sample_weight = X.targets(y, sample_weight)

@@ -17,7 +17,6 @@ from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence,
 from xplinear.backends import Backend, matmul_precision
 from xplinear.backends.base import undisturbed
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
-from xplinear.estimator.labels import host_weights
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
 from xplinear.estimator.solve import certificate_of, solve, solver_for
@@ -314,7 +313,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         how = {"standardize": settings.standardize, "refit": search.refit}
         folds = folds_of(problem, splits, settings.class_weight, **how)
         search.check_folds(folds.tests)
-        held_out = _held_out(problem, folds, sample_weight)
+        held_out = _held_out(problem, folds)
         grid = Grid(alphas, search.learning_rates or [None], folds, Cs)
         if self.solver == "auto":  # what suits one model may be too much for many
             name = automatic_solver(objective, len(grid.lanes), len(alphas))
@@ -599,7 +598,6 @@ def _scoring_of_rows(
     return HostScoring(scoring, rows, problem.sample.targets.labels, held_out, classifier)
 
 
-def _held_out(problem: Problem, folds: Folds, sample_weight: Any) -> HeldOut:
-    codes = problem.sample.codes
-    weights = None if sample_weight is None else host_weights(sample_weight, len(codes))
-    return HeldOut(folds.tests, problem.places, codes, weights)
+def _held_out(problem: Problem, folds: Folds) -> HeldOut:
+    sample = problem.sample
+    return HeldOut(folds.tests, problem.places, sample.codes, sample.targets.sample_weight)
