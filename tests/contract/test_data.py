@@ -18,6 +18,7 @@ from xplinear.backends import BackendError, get_backend
 from xplinear.backends.sparse import ScipyRows
 from xplinear.data import ArrayData, Block, SparseData, Standard, StreamedData
 from xplinear.data.blocks import joined, padded, shuffled
+from xplinear.data.dask import DaskData, Partitions
 from xplinear.data.protocol import Batch
 from xplinear.data.rows import DenseRows, FarStandard, SparseRows
 from xplinear.estimator.predictions import block_scores
@@ -174,7 +175,7 @@ class Plain:
             standard = tuple(a[:, models] for a in standard)
         return replace(self, s=s, standard=standard, y=labels)
 
-    def _some(self, at):
+    def some(self, at):
         X, s = self.X[at], None if self.s is None else self.s[at]
         features, mean = X[:, None, :], X
         if self.standard is not None:
@@ -184,13 +185,16 @@ class Plain:
         return PlainRows(features, mean), self.y[at], s
 
     def map(self, function, static, *args, scores, each=()):
-        yield function(*static, Block(*self._some(slice(None))), *each, *args)
+        yield function(*static, Block(*self.some(slice(None))), *each, *args)
 
     def reduce(self, function, static, *args, scores=0, kernel=None, each=()):
         return next(self.map(function, static, *args, scores=scores, each=each))
 
     def sample(self, rows):
-        return Block(*self._some(slice(None, None, -(-self.n // rows))))
+        return Block(*self.some(slice(None, None, -(-self.n // rows))))
+
+    def batches(self, batch_size):
+        return -(-self.n // batch_size)
 
     def epoch(
         self, update, rule, carry, constants=None, *, batch_size, shuffle, schedule, fold=None
@@ -198,7 +202,7 @@ class Plain:
         order = shuffled(self.n, *shuffle)
         for i, factor in enumerate(schedule):
             at = order[i * batch_size : (i + 1) * batch_size]
-            batch = Batch(*self._some(at), len(at))
+            batch = Batch(*self.some(at), len(at))
             carry = update(rule, np, carry, batch, factor, constants)
         return carry
 
@@ -254,6 +258,18 @@ def sparse_stream(backend, own):
     return replace(there, X=host, cut=None)
 
 
+def partitions(backend, own, chunks=None, **settings):
+    """In this process; some of them are empty."""
+    if own.name != "numpy":
+        pytest.skip("the client computes with NumPy")
+    chunks = np.split(X, [0, 100, 101, 101, 250]) if chunks is None else chunks
+    return DaskData(Partitions(chunks), Y, backend=own, **settings)
+
+
+def sparse_partitions(backend, own):
+    return partitions(backend, own, [csr_array(X[:90]), csr_array(X[90:200]), csr_array(X[200:])])
+
+
 SOURCES = {
     "array": array,
     "float32": lambda backend, own: array(backend, own, "float32"),
@@ -273,6 +289,11 @@ SOURCES = {
     "sparse bytes": lambda backend, own: sparse(
         backend, own, X.astype(np.uint8), dtype=own.xp.float64
     ),
+    "partitions": partitions,
+    "partitions of bytes": lambda backend, own: partitions(
+        backend, own, np.split(X.astype(np.uint8), 5), dtype=own.xp.float64
+    ),
+    "sparse partitions": sparse_partitions,
 }
 
 
@@ -403,11 +424,29 @@ def test_samples_are_rows_with_their_labels(backend, source):
 
 
 def test_mini_batches(backend, source):
-    settings = {"batch_size": 64, "shuffle": (3, 1), "schedule": [1.0, 2.0, 1.0, 1.0, 1.0, 3.0]}
+    settings = {"batch_size": 64, "shuffle": (3, 1)}
+    batches = batches_of(source, **settings)
+    schedule = np.arange(1.0, 1.0 + len(batches)).tolist()
+    assert source.batches(64) == len(batches)
     for data, plain in kinds(backend, source):
-        zero = np.zeros((P, M, 1))
-        found = data.epoch(_decayed, 0.7, backend.asarray(zero), **settings)
-        assert_same(backend, [found], [plain.epoch(_decayed, 0.7, zero, **settings)])
+        zero = expected = np.zeros((P, M, 1))
+        for at, factor in zip(batches, schedule, strict=True):
+            batch = Batch(*plain.some(at), len(at))
+            expected = _decayed(0.7, np, expected, batch, factor, None)
+        found = data.epoch(_decayed, 0.7, backend.asarray(zero), schedule=schedule, **settings)
+        assert_same(backend, [found], [expected])
+
+
+def batches_of(source, batch_size, shuffle):
+    """Return the rows of each mini-batch: of partitions, those of one after the other."""
+    if not isinstance(source, DaskData):
+        return np.split(shuffled(N, *shuffle), range(batch_size, N, batch_size))
+    sizes, batches = source.X.sizes, []
+    for i in shuffled(len(sizes), *shuffle):
+        own = sum(sizes[:i]) + shuffled(sizes[i], *shuffle)
+        count = -(-sizes[i] // batch_size)
+        batches += np.split(own, range(-(-sizes[i] // count), sizes[i], -(-sizes[i] // count)))
+    return batches
 
 
 def _decayed(rule, xp, carry, batch, factor, constants):

@@ -123,6 +123,7 @@ class ArrayData:
     map = blocks.map_
     reduce = blocks.reduce
     sample = blocks.sample
+    batches = blocks.batches
     epoch = blocks.epoch
     nearby = blocks.anywhere
 

@@ -41,7 +41,9 @@ __all__ = [
     "anywhere",
     "as_held",
     "as_it_is",
+    "batches",
     "check_classes",
+    "chosen",
     "copies",
     "epoch",
     "in_order",
@@ -111,8 +113,8 @@ class Orders:
         self._drawn = following, coming.result()
 
 
-class Source(Data, Protocol):
-    """What the functions below need to know, besides, of a source: a frozen dataclass."""
+class Labelled(Data, Protocol):
+    """What is known of labels and weights: all that many of the functions below ask for."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -129,17 +131,22 @@ class Source(Data, Protocol):
     @property
     def classes(self) -> int | None: ...
     @property
+    def padding(self) -> int: ...
+    @property
+    def shares(self) -> Any: ...  # as `shares` gives them, once
+
+
+class Source(Labelled, Protocol):
+    """What the functions below need to know, besides, of a source: a frozen dataclass."""
+
+    @property
     def budget(self) -> Budget: ...
     @property
     def block_bytes(self) -> int: ...
     @property
     def orders(self) -> Orders: ...
     @property
-    def padding(self) -> int: ...
-    @property
     def weights(self) -> Array | None: ...
-    @property
-    def shares(self) -> Any: ...  # as `shares` gives them, once
     def row_bytes(self, scores: int) -> int:
         """Return the bytes of a row, with about four arrays of so many scores."""
         ...
@@ -173,7 +180,7 @@ class Source(Data, Protocol):
         ...
 
 
-_AnySource = TypeVar("_AnySource", bound=Source)
+_AnySource = TypeVar("_AnySource", bound=Labelled)
 
 
 def shuffled(
@@ -238,6 +245,11 @@ def joined(parts: Sequence[Array], *, backend: Backend) -> Array:
     if near and all(isinstance(part, np.ndarray) for part in near):
         return backend.asarray(np.concatenate(near))
     return backend.xp.concat(parts, axis=0)
+
+
+def batches(source: Labelled, batch_size: int) -> int:
+    """Return how many mini-batches an epoch has: all but the last are full."""
+    return -(-source.n // batch_size)
 
 
 def epoch(
@@ -312,7 +324,7 @@ def _weights_of(s: Array | None, models: Array | None, *, xp: Namespace) -> Arra
     return s if s is None or models is None else xp.take(s, models, axis=1)
 
 
-def shares(source: Source) -> tuple[Array, Array]:
+def shares(source: Labelled) -> tuple[Array, Array]:
     """Return the share ``(n,)`` of each row in the weights, mean of the columns, and their sums."""
     xp = source.backend.xp
     return source.backend.compile(_shares, xp)(source.s)
@@ -367,7 +379,7 @@ def _block(source: Source, X: _Stored, y: Array | None, s: Array | None) -> Bloc
     return Block(_rows_of(X, source.dtype, source.standard, xp=xp), y, s)
 
 
-def settle(source: Source, find: Callable[[], Array], n: int | None = None) -> None:
+def settle(source: Labelled, find: Callable[[], Array], n: int | None = None) -> None:
     """Check that the parts of a source belong together, and settle its dtype.
 
     ``find`` gives X on the backend, or the first of its n rows.
@@ -383,7 +395,7 @@ def settle(source: Source, find: Callable[[], Array], n: int | None = None) -> N
         check_dtype("dtype", source.dtype, xp=source.backend.xp)
 
 
-def weight_sum(source: Source) -> Array:
+def weight_sum(source: Labelled) -> Array:
     """Return Σ_i s_ij, ``(1,)`` or ``(m,)``."""
     xp = source.backend.xp
     if source.s is None:
@@ -393,7 +405,7 @@ def weight_sum(source: Source) -> Array:
     return total if source.models is None else xp.take(total, source.models)
 
 
-def as_held(source: Source, weights: Any) -> Array:
+def as_held(source: Labelled, weights: Any) -> Array:
     """Return weights ``(n, …)`` of the rows as ``s`` has them."""
     more = padded(weights, source.padding, backend=source.backend, weigh=True)
     return source.backend.asarray(more, source.dtype)
@@ -458,7 +470,7 @@ def take(source: _AnySource, models: Array) -> _AnySource:
     return replace(source, models=weights, targets=labels, positives=own)
 
 
-def check_classes(source: Source, k: int, m: int) -> None:
+def check_classes(source: Labelled, k: int, m: int) -> None:
     """Raise ArgumentError if y holds other codes than 0 … k − 1, or is not for m models.
 
     The labels are read once.
@@ -512,7 +524,7 @@ def _check_columns(name: str, a: Array, chosen: str, columns: Array | None, m: i
         raise ArgumentError(msg)
 
 
-def _check_positives(source: Source, positives: Array, m: int) -> None:
+def _check_positives(source: Labelled, positives: Array, m: int) -> None:
     """Raise ArgumentError unless a class is given for each of m models, and a column of labels."""
     check_array("positives", positives, ndim=1, kind="integral")
     if positives.shape[0] != m or math.prod(source.y.shape[1:]) != 1 or source.targets is not None:
@@ -524,7 +536,7 @@ def _check_positives(source: Source, positives: Array, m: int) -> None:
         raise ArgumentError(msg)
 
 
-def _check_chosen(source: Source, name: str, a: Array | None, columns: Array | None) -> None:
+def _check_chosen(source: Labelled, name: str, a: Array | None, columns: Array | None) -> None:
     """Raise ArgumentError where a model is given a column that there is not."""
     if a is not None and columns is not None:
         low, high = _range(columns, source.backend)
@@ -545,12 +557,21 @@ def _in_column(codes: HostArray, column: Any) -> str:
     return f" in column {column}" if len(codes) > 1 else ""
 
 
-def weights_held(source: Source) -> Array | None:
+def weights_held(source: Labelled) -> Array | None:
     """Return the weights of the rows held; None is 1 everywhere."""
     if source.s is not None or not source.padding:
         return source.s
     there = (np.arange(source.held) < source.n)[:, None]
     return source.backend.asarray(there, source.dtype)
+
+
+def chosen(source: Labelled, rows: int) -> tuple[Array, Array]:
+    """Return which rows to sample, evenly spaced in their weights, and the weights these then have.
+
+    They are in order.
+    """
+    share, sums = source.shares
+    return source.backend.compile(_sampled, rows, source.backend.xp)(share, sums, source.s)
 
 
 def sample(source: Source, rows: int) -> Block:
@@ -560,8 +581,7 @@ def sample(source: Source, rows: int) -> Block:
         some = slice(0, source.held, -(-n // rows))
         return _labelled(source, source.gathered(some), some)
     if source.s is not None:
-        share, sums = source.shares
-        index, s = source.backend.compile(_sampled, rows, xp)(share, sums, source.s)
+        index, s = chosen(source, rows)
     else:
         where = np.arange(0, n, -(-n // rows))
         there = np.ones((len(where), 1))

@@ -198,6 +198,10 @@ class Data(Protocol):
         """
         ...
 
+    def batches(self, batch_size: int) -> int:
+        """Return how many mini-batches an epoch has: n / batch_size, or more of fewer rows."""
+        ...
+
     def epoch(
         self,
         update: Callable[..., Any],

@@ -187,6 +187,7 @@ class SparseData:
     with_labels = blocks.with_labels
     take = blocks.take
     sample = blocks.sample
+    batches = blocks.batches
     epoch = blocks.epoch
     nearby = blocks.anywhere
 

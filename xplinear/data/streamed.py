@@ -124,6 +124,7 @@ class StreamedData:
     map = blocks.map_
     reduce = blocks.reduce
     sample = blocks.sample
+    batches = blocks.batches
     epoch = blocks.epoch
 
     def gathered(self, rows: slice | Array) -> Array:

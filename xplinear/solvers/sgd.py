@@ -255,7 +255,7 @@ class SGD:
     def iterations_on(self, objective: Objective) -> int:
         """Return the number of epochs of these rows, the same for one model and in a stack."""
         n, size = objective.data.n, self._batch(objective)
-        per_epoch, updates = math.ceil(n / size), _LEAST_UPDATES
+        per_epoch, updates = objective.data.batches(size), _LEAST_UPDATES
         if self.ends:
             data, c = objective.data, columns(objective.loss, objective.k)
             step = min(n, size) * row_width(data) + (_UPDATE * data.p if data.sparse else 0)
@@ -320,7 +320,7 @@ class SGD:
         else:
             # Long steps stir up noise. It averages out where there are many rows per parameter,
             # and dies away where there are many updates.
-            updates = self.iterations_on(objective) * math.ceil(n / self._batch(objective))
+            updates = self.iterations_on(objective) * objective.data.batches(self._batch(objective))
             most = min(most, max(0.1, updates / _SETTLING))
             least = min(_BOLD, most)
         rates = objective.data.backend.compile(_rates, objective.xp)
@@ -335,7 +335,7 @@ class SGD:
         """Make one epoch of mini-batch updates."""
         xp, data, penalty = objective.xp, objective.data, objective.penalty
         size = self._batch(objective)
-        epochs, per_epoch = self.iterations_on(objective), math.ceil(data.n / size)
+        epochs, per_epoch = self.iterations_on(objective), data.batches(size)
         factor = SCHEDULES[self.schedule]
         done, epoch = state.counts, (self.seed, state.counts.epochs)
         average = self.average and done.epochs >= (epochs // 2 if self.ends else 1)
