@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import pickle
+import sys
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager
@@ -33,7 +34,7 @@ from xplinear.data.streamed import data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["DaskData", "Partitions"]
+__all__ = ["DaskData", "Partitions", "libraries"]
 
 Client: TypeAlias = Any  # a `distributed.Client`
 Handle: TypeAlias = Any  # a `distributed.Future`; without a client, what it would stand for
@@ -312,7 +313,7 @@ def _unlimited() -> AbstractContextManager[Any]:
     """Send labels and parameters of any size without a warning."""
     import dask
 
-    return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 EiB"})
+    return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"})
 
 
 def _facts(chunk: Any) -> Facts:
@@ -770,3 +771,10 @@ class DaskData:
         few: Any = data_of(X, self.y[index], s, self.dtype, backend=self.backend)
         few = few.with_labels(few.y, self.targets, self.positives).with_weights(s, self.models)
         return few.with_standard(self.standard).sample(len(index))
+
+
+def libraries() -> tuple[Any, Any]:
+    """Return dask, and distributed where it is loaded: otherwise it holds nothing."""
+    import dask
+
+    return dask, sys.modules.get("distributed")

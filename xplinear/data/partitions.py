@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -11,7 +10,7 @@ import numpy as np
 
 from xplinear.backends.base import Backend, backend_of
 from xplinear.backends.sparse import HostRows, HostSparse, is_scipy
-from xplinear.data.dask import DaskData, Partitions
+from xplinear.data.dask import DaskData, Partitions, libraries
 from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, finite_bounds, not_finite
 from xplinear.namespace import Array, HostArray
@@ -60,8 +59,7 @@ def held(*collections: Collection) -> Held:
     ValueError
         If they are held by several clients, or by one that is closed.
     """
-    import dask
-
+    dask, _ = libraries()
     client = _client_of(*collections)
     if client is None:
         collections = dask.persist(*collections)
@@ -81,8 +79,7 @@ def computed(*values: Any) -> list[Any]:
     """
     if not any(map(is_collection, values)):
         return list(values)
-    import dask
-
+    dask, _ = libraries()
     client = _client_of(*filter(is_collection, values))
     return list(dask.compute(*values, traverse=False, scheduler=client))
 
@@ -95,11 +92,9 @@ def _partitions(collection: Collection) -> list[Any]:
 
 def _client_of(*collections: Collection) -> Any:
     """Return the client that holds collections, or else the one there is; None without any."""
-    if "distributed" not in sys.modules:
+    dask, distributed = libraries()
+    if distributed is None:
         return None
-    import distributed
-    from dask.base import get_scheduler
-
     clients = {own.client for one in collections for own in distributed.futures_of(one)}
     if any(client.status != "running" for client in clients):
         msg = (
@@ -110,7 +105,7 @@ def _client_of(*collections: Collection) -> Any:
     if len(clients) > 1:
         msg = "X, y and weights are held by several Dask clients; persist all of them with one"
         raise ValueError(msg)
-    scheduler = getattr(get_scheduler(), "__self__", None)
+    scheduler = getattr(dask.base.get_scheduler(), "__self__", None)
     default = scheduler if isinstance(scheduler, distributed.Client) else None
     return clients.pop() if clients else default
 
@@ -122,8 +117,7 @@ def mapped(
 
     ``like`` is what it gives of a row: an array, of X one, or a series or frame.
     """
-    import dask
-
+    dask, _ = libraries()
     shared = dask.delayed(constant, pure=False)  # pickled once, not in every task
     if not isinstance(like, np.ndarray):
         return X.map_partitions(function, shared, meta=like.iloc[:0])

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence, shown
 from xplinear.backends import Backend, matmul_precision
 from xplinear.backends.base import undisturbed
+from xplinear.data.remote import RemoteRows
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
@@ -295,7 +296,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         callbacks = CALLABLES("callbacks", callbacks)
         search, settings = given(_Search, self), given(Settings, self)
         problem = prepare(settings, X, y, sample_weight, owner=self, scored=True)
-        objective = problem.objective
+        objective, remote = problem.objective, isinstance(problem.sample.X, RemoteRows)
+        X = problem.sample.X if remote else X
         if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
