@@ -50,6 +50,18 @@ def ends_of_grids_and_rounding() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def dask_client() -> Iterator[Any]:
+    """Two workers of one thread, which start again when they die; nobody's default client."""
+    distributed = pytest.importorskip("distributed")
+    own = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with (
+        distributed.LocalCluster(**own) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
 @dataclass(frozen=True)
 class BackendCase:
     """A backend, and how a test makes and reads its arrays."""

@@ -52,6 +52,7 @@ class Facts(NamedTuple):
     entries: int
     bytes: int
     sparse: bool
+    aligned: bool
 
 
 class Partitions:
@@ -92,6 +93,9 @@ class Partitions:
         self.given = tuple(own.rows for own in facts)
         self._names = [i for i, rows in enumerate(self.given) if rows]
         self.chunks, self._facts = ([a[i] for i in self._names] for a in (self.chunks, facts))
+        for i, own in enumerate(self._facts):
+            if not own.aligned:
+                (self.chunks[i],) = self.keep(_aligned, [(self.chunks[i],)])
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -125,7 +129,7 @@ class Partitions:
         """Return the part of each partition of what there is of all rows."""
         if a is None:
             return [None] * len(self.chunks)
-        return np.split(a, self.ends[:-1])
+        return [np.ascontiguousarray(part) for part in np.split(a, self.ends[:-1])]
 
     def keep(
         self, function: Callable[..., Any], columns: Sequence[Sequence[Handle]], *args: Any
@@ -194,7 +198,7 @@ class Partitions:
                 state = submit(_chained, state, names, own, run is runs[-1], pure=False)
         ((worker, carry),) = self._gathered([state])
         self._look_again(worker, order[runs[-1][0]])
-        return carry
+        return _unpacked(carry)
 
     def _round(
         self,
@@ -218,7 +222,7 @@ class Partitions:
                 futures.append(submit(_some, how, payload, group, names, own, pure=False))
         for group, (worker, results) in zip(groups, self._gathered(futures), strict=True):
             self._look_again(worker, group[0])
-            yield from results
+            yield from _unpacked(results)
 
     def _groups(self, count: int) -> list[list[int]]:
         """Return partitions that lie on the same worker, some for each of its threads."""
@@ -245,7 +249,11 @@ class Partitions:
     def _located(self) -> list[str]:
         """Return the worker of each partition."""
         if self._workers is None:
+            import distributed
+
             client = self._open()
+            with client.as_current():
+                distributed.wait(self.chunks)
             holders, self._threads = client.who_has(self.chunks), client.nthreads()
             self._workers = [next(iter(holders[chunk.key]), "") for chunk in self.chunks]
         return self._workers
@@ -267,10 +275,8 @@ class Partitions:
 
     def _packed(self, *call: Any, times: int = 1) -> bytes:
         """Return what the workers are to do, for so many tasks."""
-        import cloudpickle
-
         try:
-            payload = cloudpickle.dumps(call, protocol=5)
+            payload = _packed(call)
         except Exception as error:
             msg = (
                 f"what is computed goes to the workers, and part of it cannot be pickled: {error}; "
@@ -321,9 +327,20 @@ def _facts(chunk: Any) -> Facts:
     r, p = chunk.shape
     if not is_scipy(chunk) and not is_sparse(chunk):
         entries = r * p
-        return Facts(r, p, name_of(chunk.dtype), entries, entries * chunk.dtype.itemsize, False)
+        size = entries * chunk.dtype.itemsize
+        own = isinstance(chunk, np.ndarray) and not chunk.flags.aligned
+        return Facts(r, p, name_of(chunk.dtype), entries, size, sparse=False, aligned=not own)
     entries = max(r, chunk.nnz)
-    return Facts(r, p, name_of(chunk.dtype), entries, entries * (chunk.dtype.itemsize + 4), True)
+    size = entries * (chunk.dtype.itemsize + 4)
+    return Facts(r, p, name_of(chunk.dtype), entries, size, sparse=True, aligned=True)
+
+
+def _aligned(a: Any) -> Any:
+    """Return an array as products read it: what came over the network may lie at odd addresses.
+
+    NumPy would copy it for every product.
+    """
+    return a if not isinstance(a, np.ndarray) or a.flags.aligned else a.copy()
 
 
 def _each(results: Iterator[tuple[int, Any]]) -> list[tuple[int, Any]]:
@@ -357,8 +374,15 @@ def _added(nodes: dict[tuple[int, int], Any], count: int) -> dict[tuple[int, int
     return nodes
 
 
+def _packed(what: Any) -> bytes:
+    """Return something for the network: arrays keep their order in memory, as not on Dask's way."""
+    import cloudpickle
+
+    return cloudpickle.dumps(what, protocol=5)
+
+
 def _unpacked(payload: bytes) -> Any:
-    """Return what `Partitions` packed."""
+    """Return what was packed."""
     return pickle.loads(payload)  # noqa: S301 - a cluster runs what its client sends
 
 
@@ -384,16 +408,16 @@ def _some(
                 result = function(*args, *own)
             yield i, result
 
-    return _worker(), how(results())
+    return _worker(), _packed(how(results()))
 
 
 def _chained(state: Any, names: list[int], columns: list[Any], last: bool) -> Any:
     """Take the state of a chain further, by some partitions; or return its end, and the worker."""
-    function, args, carry = _unpacked(state) if isinstance(state, bytes) else state
+    function, args, carry = _unpacked(state)
     for name, own in zip(names, columns, strict=True):
         with _naming(name):
             carry = function(carry, *args, *own)
-    return (_worker(), carry) if last else (function, args, carry)
+    return (_worker(), _packed(carry)) if last else _packed((function, args, carry))
 
 
 def _worker() -> str:
@@ -469,7 +493,7 @@ def _portable(backend: Backend, call: Any) -> Any:
     def change(part: Any) -> Any:
         if part is backend.xp:
             return _Namespace
-        return _Accelerated(part.loss) if isinstance(part, AcceleratedLoss) else part
+        return _Accelerated(part.loss) if isinstance(part, AcceleratedLoss) else _compact(part)
 
     return _mapped(call, change)
 
@@ -484,14 +508,20 @@ def _native(backend: Backend, call: Any) -> Any:
             return backend.accelerated(part.loss)
         if isinstance(part, partial) and isinstance(part.func, _Kernel):
             return backend.kernel(part.args[0], part.func.operation)
-        return backend.asarray(part) if isinstance(part, np.ndarray) else part
+        return backend.asarray(_aligned(part)) if isinstance(part, np.ndarray) else part
 
     return _mapped(call, change)
 
 
 def _fetched(backend: Backend, result: Any) -> Any:
     """Return nested tuples of arrays on the host."""
-    return _mapped(result, lambda a: backend.to_host(a) if is_array(a) else a)
+    return _mapped(result, lambda a: _compact(backend.to_host(a)) if is_array(a) else a)
+
+
+def _compact(part: Any) -> Any:
+    """Return an array without holes, its axes in the same order in memory: as one is packed."""
+    dense = not isinstance(part, np.ndarray) or part.flags.forc
+    return part if dense else part.copy(order="K")
 
 
 def _kept(dtype: str, chunk: Any) -> Kept:
@@ -519,7 +549,7 @@ def _data(view: View, rows: Any, y: Any, s: Any) -> Data:
     if isinstance(rows, Kept):
         return replace(rows.rows, y=y, s=s, models=models, **own)
     dtype, standard = getattr(backend.xp, view.dtype), _native(backend, view.standard)
-    return ArrayData(rows, y, s, dtype, models, standard=standard, **own)
+    return ArrayData(_aligned(rows), y, s, dtype, models, standard=standard, **own)
 
 
 def _reduced(view: View, call: Any, rows: Any, y: Any, s: Any, *each: Any) -> tuple[Any, ...]:
@@ -565,7 +595,7 @@ def _some_rows(view: View, rows: Any, index: HostArray) -> Any:
 def _same(rows: Any, part: Any) -> Any:
     """Keep a part of the labels or weights beside its rows."""
     del rows
-    return part
+    return _aligned(part)
 
 
 class Column:
@@ -758,7 +788,8 @@ class DaskData:
             own.append((*columns[i], schedule[done : done + batches]))
             done += batches
         call = _portable(self.backend, (update, rule, constants, (seed, epoch), fold))
-        return self.X.chain(_epoch, order, own, carry, self._view(), call)
+        start = _portable(self.backend, carry)
+        return self.X.chain(_epoch, order, own, start, self._view(), call)
 
     def sample(self, rows: int) -> Block:
         """Return at most ``rows`` rows, evenly spaced in their weights."""

@@ -1,0 +1,206 @@
+"""Rows on the workers of a cluster give what they give in this process, whatever happens there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+import xplinear as xl
+from xplinear.backends import get_backend
+from xplinear.data import ArrayData
+from xplinear.data.dask import DaskData, Partitions
+from xplinear.losses import SoftmaxLoss
+from xplinear.penalties import L2Penalty
+
+NUMPY = get_backend("numpy")
+SIZES, P, K = (40, 0, 70, 1, 55, 90, 64), 5, 3
+N, ENDS = sum(SIZES), np.cumsum(SIZES)
+rng = np.random.default_rng(0)
+X = rng.standard_normal((N, P)) + [0.0, 0.0, 0.0, 0.0, 3.0]
+Y = np.argmax(X[:, :K] + rng.gumbel(size=(N, K)), axis=1).astype(np.int8)
+S = rng.integers(0, 4, (N, 2)).astype(float)
+
+
+def made(i, kind):
+    """On a worker, again if it must be."""
+    time.sleep(0.01)
+    return kind(np.split(X, ENDS[:-1])[i])
+
+
+@pytest.fixture(params=[np.array, csr_array], ids=["dense", "sparse"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def partitions(dask_client, kind):
+    chunks = dask_client.map(made, range(len(SIZES)), kind=kind, pure=False)
+    return Partitions(chunks, dask_client)
+
+
+@pytest.fixture
+def here(kind):
+    return Partitions([made(i, kind) for i in range(len(SIZES))])
+
+
+def objective(rows, loss=None, alpha=(1e-3,), **settings):
+    data = DaskData(rows, Y, backend=NUMPY, **settings)
+    return xl.Objective(loss or SoftmaxLoss(), L2Penalty(), np.asarray(alpha), data, k=K)
+
+
+def array(alpha=(1e-3,), **settings):
+    data = ArrayData(X, Y, backend=NUMPY, **settings)
+    return xl.Objective(SoftmaxLoss(), L2Penalty(), np.asarray(alpha), data, k=K)
+
+
+SOLVERS = {
+    "lbfgs": xl.solvers.LBFGS(tol=1e-9),
+    "newton": xl.solvers.Newton(tol=1e-9),
+    "newton_cg": xl.solvers.NewtonCG(tol=1e-9),
+    "sgd": xl.solvers.SGD(max_iter=4, batch_size=16),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_cluster_gives_the_bits_of_one_process(partitions, here, name):
+    weights = {"s": S, "models": np.asarray([0, 1, 1])}
+    standard = xl.data.Standard(X.mean(axis=0), 1.0 / X.std(axis=0))
+    there, own = (
+        xl.minimize(
+            objective(rows, alpha=(0.1, 0.01, 1e-3), standard=standard, **weights), SOLVERS[name]
+        )
+        for rows in (partitions, here)
+    )
+    np.testing.assert_array_equal(there.params.W, own.params.W)
+    assert there.n_iter == own.n_iter
+    if name != "sgd":
+        F = array((0.1, 0.01, 1e-3), standard=standard, **weights)
+        expected = xl.minimize(F, SOLVERS[name])
+        np.testing.assert_allclose(there.params.W, expected.params.W, atol=1e-8)
+
+
+class Kills:
+    """A callback: SIGKILL to a worker after some iterations, while the next ones run."""
+
+    def __init__(self, client, at):
+        self.client, self.at = client, at
+        self.pids = list(client.run(os.getpid).values())
+
+    def __call__(self, progress):
+        if progress.iteration == self.at:
+            threading.Timer(0.005, os.kill, (self.pids[0], signal.SIGKILL)).start()
+
+
+@pytest.mark.parametrize("kind", [np.array], ids=["dense"], indirect=True)
+@pytest.mark.parametrize("name", ["lbfgs", "sgd"])
+def test_a_worker_killed_in_the_middle_changes_no_bit(partitions, here, name):
+    kills = Kills(partitions.client, at=2)
+    found = xl.minimize(objective(partitions), SOLVERS[name], callbacks=[kills])
+    expected = xl.minimize(objective(here), SOLVERS[name])
+    np.testing.assert_array_equal(found.params.W, expected.params.W)
+    assert kills.pids != list(partitions.client.run(os.getpid).values())
+
+
+ROUNDS = {  # of an iteration, beside those before the first
+    "lbfgs": (xl.solvers.LBFGS(max_iter=5, tol=0.0, gram=False), 1, 2),
+    "sgd": (xl.solvers.SGD(max_iter=5), 1, 2),
+    "newton": (xl.solvers.Newton(max_iter=5, tol=0.0), 1, 2),
+}
+
+
+def test_rounds_of_tasks(here):
+    for solver, each, first in ROUNDS.values():
+        before = here.rounds
+        result = xl.minimize(objective(here), solver)
+        assert here.rounds - before <= each * result.n_iter + first
+
+
+def test_rows_do_not_move_and_labels_go_once(partitions):
+    data = objective(partitions, s=S, models=np.asarray([0])).data
+    other = data.with_weights(S[:, :1])
+    assert other.take(np.asarray([0])).rows is data.rows
+    assert other.labels is data.labels
+    assert data.take(np.asarray([0])).weighing is data.weighing
+    assert other.weighing is not data.weighing
+    weight_bytes = 2**20
+    F, params = objective(partitions), xl.Params(np.zeros((P, 1, K)), np.zeros((1, K)))
+    F.value(params)
+    sent = partitions.sent
+    F.value(params)
+    assert partitions.sent - sent < 2 * 4096 < weight_bytes  # for each of two workers
+    keys = {key for keys in partitions.client.has_what().values() for key in keys}
+    copies = sum(len(at) for at in partitions.client.who_has(partitions.chunks).values())
+    assert copies == len(partitions.chunks)
+    assert keys
+
+
+@dataclass(frozen=True)
+class Failing(SoftmaxLoss):
+    """Fails, kills its worker or takes long, where it meets the partition of one row."""
+
+    how: str = "fails"
+
+    def value_and_grad(self, Z, y, *, xp=None):
+        if len(y) == 1 and self.how == "fails":
+            msg = "one row is too few"
+            raise ArithmeticError(msg)
+        if len(y) == 1 and self.how == "dies":
+            os._exit(1)
+        if self.how == "waits":
+            time.sleep(0.3)
+        return super().value_and_grad(Z, y, xp=xp)
+
+
+@pytest.mark.parametrize("kind", [np.array], ids=["dense"], indirect=True)
+def test_an_error_on_a_worker_names_the_partition(partitions):
+    F = objective(partitions, Failing("fails"))
+    with pytest.raises(ArithmeticError, match="one row is too few") as caught:
+        F.value(F.zeros())
+    assert "in partition 3 of X" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("kind", [np.array], ids=["dense"], indirect=True)
+def test_workers_that_die_again_and_again(partitions, monkeypatch):
+    F = objective(partitions, Failing("dies"))
+    monkeypatch.setattr(partitions.client.cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(RuntimeError, match=r"make its chunks smaller, as X\.rechunk"):
+        F.value(F.zeros())
+
+
+@pytest.mark.parametrize("kind", [np.array], ids=["dense"], indirect=True)
+def test_ctrl_c_calls_the_tasks_off(partitions):
+    F = objective(partitions, Failing("waits"))
+    threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()
+    with pytest.raises(KeyboardInterrupt):
+        F.value(F.zeros())
+    end = time.monotonic() + 5.0
+    while any(partitions.client.processing().values()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert np.isfinite(objective(partitions).value(F.zeros())).all()
+
+
+@pytest.mark.parametrize("kind", [np.array], ids=["dense"], indirect=True)
+def test_what_cannot_be_pickled(partitions):
+    loss = SoftmaxLoss()
+    object.__setattr__(loss, "lock", threading.Lock())
+    F = objective(partitions, loss)
+    with pytest.raises(TypeError, match=r"goes to the workers, and part of it cannot be pickled"):
+        F.value(F.zeros())
+
+
+def test_a_closed_client(dask_client):
+    distributed = pytest.importorskip("distributed")
+    with distributed.Client(dask_client.cluster, set_as_default=False) as client:
+        rows = Partitions(client.map(made, [0, 2], kind=np.array, pure=False), client)
+        data = DaskData(rows, Y[:110], backend=NUMPY)
+        F = xl.Objective(SoftmaxLoss(), L2Penalty(), np.ones(1), data, k=K)
+    with pytest.raises(RuntimeError, match="the Dask client that holds X is closed"):
+        F.value(F.zeros())
