@@ -61,27 +61,39 @@ def held(*collections: Collection) -> Held:
     """
     dask, _ = libraries()
     client = _client_of(*collections)
+    persist = (lambda own: dask.persist(*own)) if client is None else client.persist
+    persisted = _of_each_kind(persist, collections)
+    parts = [_partitions(one) for one in persisted]
     if client is None:
-        collections = dask.persist(*collections)
-        return Held(None, [list(dask.compute(*_partitions(one))) for one in collections])
-    collections = client.persist(collections)
-    return Held(client, [client.compute(_partitions(one)) for one in collections])
+        return Held(None, [list(dask.compute(*own)) for own in parts])
+    return Held(client, [client.compute(own) for own in parts])
 
 
-def computed(*values: Any) -> list[Any]:
-    """Return values, those computed together that are collections.
+def _of_each_kind(
+    function: Callable[..., Sequence[Any]], collections: Sequence[Collection]
+) -> Sequence[Any]:
+    """Return what a function gives of collections: of those together that have one kind of graph.
+
+    Dask warns where it cannot optimize what others have in common.
+    """
+    found = dict[int, Any]()
+    for kind in (True, False):
+        own = [i for i, one in enumerate(collections) if hasattr(one, "expr") is kind]
+        if own:
+            found |= zip(own, function([collections[i] for i in own]), strict=True)
+    return [found[i] for i in range(len(collections))]
+
+
+def computed(value: Any) -> Any:
+    """Return a collection as it is on the host, and anything else as it is.
 
     Examples
     --------
     >>> import dask.array
-    >>> computed(dask.array.ones(2), None)
-    [array([1., 1.]), None]
+    >>> computed(dask.array.ones(2)), computed(None)
+    (array([1., 1.]), None)
     """
-    if not any(map(is_collection, values)):
-        return list(values)
-    dask, _ = libraries()
-    client = _client_of(*filter(is_collection, values))
-    return list(dask.compute(*values, traverse=False, scheduler=client))
+    return value.compute(scheduler=_client_of(value)) if is_collection(value) else value
 
 
 def _partitions(collection: Collection) -> list[Any]:
@@ -110,9 +122,7 @@ def _client_of(*collections: Collection) -> Any:
     return clients.pop() if clients else default
 
 
-def mapped(
-    function: Callable[..., Any], X: Collection, constant: Any, like: Any
-) -> Collection:
+def mapped(function: Callable[..., Any], X: Collection, constant: Any, like: Any) -> Collection:
     """Return ``function(part, constant)`` of each partition, as a collection: nothing is computed.
 
     ``like`` is what it gives of a row: an array, of X one, or a series or frame.

@@ -50,6 +50,8 @@ class StreamedData:
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
+    samples : dict
+        Of rows in a file, shared as ``budget`` is.
 
     Examples
     --------
@@ -76,7 +78,9 @@ class StreamedData:
     orders: Orders = field(default_factory=Orders, kw_only=True, repr=False)
     padding: int = field(default=0, kw_only=True)
     rows: HostArray | None = field(default=None, kw_only=True)
-    samples: dict[bytes, Array] = field(default_factory=dict[bytes, Array], init=False, repr=False)
+    samples: dict[bytes, Array] = field(
+        default_factory=dict[bytes, Array], kw_only=True, repr=False
+    )
 
     def __post_init__(self) -> None:
         _HOST_ROWS("X", self.X)

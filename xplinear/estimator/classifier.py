@@ -24,6 +24,7 @@ from xplinear.arguments import (
 from xplinear.backends import Backend, backend_of, get_backend
 from xplinear.backends.base import undisturbed
 from xplinear.data.partitions import computed
+from xplinear.data.sources import rows_and_targets
 from xplinear.estimator.labels import (
     check_classes,
     check_labels,
@@ -340,6 +341,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         """
         callbacks = CALLABLES("callbacks", callbacks)
         settings = given(Settings, self)
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         problem = prepare(settings, X, y, sample_weight, owner=self)
         warm = settings.warm_start and hasattr(self, "params_")
         before = fitted_of(self) if warm else None
@@ -364,6 +366,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             All labels there will ever be; needed in the first call, but where rows have many:
             there they name the columns of y.
         """
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         before = fitted_of(self) if hasattr(self, "params_") else None
         labels = has_columns(y) if before is None else before.kind == "labels"
         if before is None and classes is None and not labels:
@@ -432,6 +435,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         Of many labels ``y (n, L)`` it is the share of the rows all of whose labels are right.
         """
         check_is_fitted(self)
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         if self._kind == "labels":
             return self._share_all_right(X, y, sample_weight)
         labels = check_labels(self, y)
@@ -441,7 +445,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
                 f"{self.classes_[:10].tolist()}; give y as numbers, or as text, as they are"
             )
             raise ValueError(msg)
-        (predicted,) = computed(self.predict(X))
+        predicted = computed(self.predict(X))
         check_lengths(predicted, labels)
         backend = backend_of(predicted)
         if backend.refuses(predicted) is not None:
@@ -455,7 +459,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
     def _share_all_right(self, X: Any, y: Any, sample_weight: Any) -> float:
         """Return the share of the rows all of whose labels are predicted right."""
         Y = whole_indicator(check_targets(self, y), self.classes_)
-        (codes,) = computed(self.predict(X))
+        codes = computed(self.predict(X))
         check_lengths(codes, Y)
         right = (backend_of(codes).to_host(codes) == Y).all(axis=1)
         weights, _ = weights_of(sample_weight, None, np.zeros(len(Y)), self.classes_)

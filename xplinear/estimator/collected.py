@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from sklearn.exceptions import DataConversionWarning
 
 from xplinear.arguments import warn
+from xplinear.backends import Backend
 from xplinear.backends.sparse import canonical, is_scipy
 from xplinear.data.dask import Partitions
 from xplinear.data.partitions import (
@@ -26,6 +27,7 @@ from xplinear.estimator.labels import coded, coded_together
 from xplinear.estimator.tables import matrix_of, table_of
 from xplinear.estimator.targets import has_columns, indicator, indicators_together
 from xplinear.estimator.validation import check_features, on_host, refuse_masked
+from xplinear.namespace import HostArray, is_array
 
 __all__ = ["collected", "lazily"]
 
@@ -53,7 +55,7 @@ class _Answer(NamedTuple):
 
 def _is_frame(X: Collection) -> bool:
     """Return whether a collection is a frame: it has columns with names."""
-    return hasattr(X, "columns")
+    return hasattr(X, "columns") and X.ndim == 2
 
 
 def _one_row(X: Collection) -> Any:
@@ -66,7 +68,7 @@ def _one_row(X: Collection) -> Any:
     """
     if _is_frame(X):
         return X._meta_nonempty.iloc[:1]
-    if not hasattr(X, "numblocks"):
+    if not is_array(X):
         msg = f"X is of Dask's type {type(X).__name__}; give {_KINDS}"
         raise TypeError(msg)
     if X.ndim != 2:
@@ -81,7 +83,7 @@ def _one_row(X: Collection) -> Any:
             "X.rechunk({1: -1})"
         )
         raise ValueError(msg)
-    if X.shape[1] != X.shape[1]:  # noqa: PLR0124 - only NaN differs from itself
+    if X.shape[1] != X.shape[1]:
         msg = "X has an unknown number of columns: X.compute_chunk_sizes() finds it"
         raise ValueError(msg)
     if X.dtype.kind == "O":
@@ -91,7 +93,7 @@ def _one_row(X: Collection) -> Any:
 
 
 def collected(
-    owner: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool
+    owner: Any, X: Any, y: Any, sample_weight: Any, chosen: Backend | None, *, reset: bool
 ) -> tuple[Any, Any, Any]:
     """Return X, y and weights of Dask as `prepare` takes them, others as they are.
 
@@ -100,10 +102,18 @@ def collected(
     Raises
     ------
     ValueError, TypeError
-        If X is what `check_features` refuses, or the others are not partitioned as X is.
+        If X is what `check_features` refuses, or the others are not partitioned as X is, or another
+        backend is ``chosen`` than NumPy.
     """
     if not is_collection(X):
-        return X, *computed(y, sample_weight)
+        return X, computed(y), computed(sample_weight)
+    if chosen is not None and chosen.name != "numpy":
+        msg = (
+            f"backend {chosen.name!r} was chosen, but X is of Dask: its partitions are computed "
+            "with where they are, by NumPy or CuPy, and the model is on NumPy; set backend=None, "
+            f"and move the model: clf.to({chosen.name!r})"
+        )
+        raise ValueError(msg)
     _, names = check_features(owner, _one_row(X), reset=reset)
     given = {"y": y, "sample_weight": sample_weight}
     beside = {name: a for name, a in given.items() if is_collection(a)}
@@ -137,14 +147,14 @@ def collected(
 
 def _check_partitioned(name: str, a: Collection, X: Collection) -> None:
     """Raise ValueError, or TypeError, if labels or weights are not partitioned as X is."""
-    array = hasattr(a, "numblocks")
-    if not (array or hasattr(a, "npartitions") and hasattr(a, "_meta")):
+    array = is_array(a)
+    if not (array or hasattr(a, "known_divisions")):
         msg = f"{name} is of Dask's type {type(a).__name__}; give an array, a series or a frame"
         raise TypeError(msg)
     if array and (a.ndim > 2 or math.prod(a.numblocks[1:]) > 1):
         msg = f"{name} has its columns in several chunks, {a.chunks[1:]}: {name}.rechunk({{1: -1}})"
         raise ValueError(msg)
-    both = hasattr(X, "numblocks") and array
+    both = array and is_array(X)
     known = both and not any(np.isnan([*a.chunks[0], *X.chunks[0]]))
     frames = not array and _is_frame(X) and X.known_divisions and a.known_divisions
     alike = a.npartitions == X.npartitions
@@ -261,7 +271,6 @@ def _framed(values: Any, rows: Any, classes: HostArray) -> Any:
     """Return predictions as a series or frame with the index of the rows, if these have one."""
     if not hasattr(rows, "columns"):
         return values
-    columns = values.reshape(len(values), -1).T
-    names = [0] if values.ndim == 1 else classes.tolist()
-    frame = type(rows)(dict(zip(names, columns, strict=True)), index=rows.index)
-    return frame[0].rename(None) if values.ndim == 1 else frame
+    if values.ndim == 1:
+        return type(rows)({0: values}, index=rows.index)[0].rename(None)
+    return type(rows)(dict(zip(classes.tolist(), values.T, strict=True)), index=rows.index)

@@ -235,7 +235,7 @@ _SEVERAL = (
 def indicator(y: Any) -> Indicator:
     """Return Y of 0 and 1, or of a part of its rows; raise ValueError if it is of others."""
     names = None
-    (y,) = computed(y)
+    y = computed(y)
     y = on_host("y", y) if _is_sparse(y) else y
     if _is_sparse(y) and y.shape[1] == 1:
         msg = f"{_ONE_COLUMN}; of one sparse column y.toarray().ravel() makes such an array"
