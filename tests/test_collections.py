@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def chunked(a, chunks=CHUNKS):
 def frame(table, parts=CHUNKS):
     ends = np.cumsum([0, *parts])
     return dd.from_delayed(
-        [dask.delayed(table.iloc[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)],
+        [dask.delayed(table.iloc[a:b]) for a, b in pairwise(ends)],
         meta=table.iloc[:0],
     )
 
@@ -68,23 +69,24 @@ def same(found, expected, atol=1e-9):
     np.testing.assert_array_equal(found.classes_, expected.classes_)
 
 
-class TestFit:
-    FORMS = {
-        "array": (chunked(X), chunked(Y), chunked(S)),
-        "unknown": (unknown(X), unknown(Y), unknown(S)),
-        "frame": (frame(FRAME), frame(pd.Series(Y)), frame(pd.Series(S))),
-        "frame and arrays": (frame(FRAME), chunked(Y), unknown(S)),
-        "array and series": (chunked(X), frame(pd.Series(Y)), chunked(S)),
-        "values of a frame": (frame(FRAME).values, frame(pd.Series(Y)).values, chunked(S)),
-        "labels on the host": (chunked(X), Y, S),
-        "frame, labels on the host": (frame(FRAME), list(Y), S),
-        "sparse": (chunked(X).map_blocks(csr_array), chunked(Y), chunked(S)),
-        "sparse matrices": (chunked(X).map_blocks(csr_matrix), chunked(Y), chunked(S)),
-    }
+FORMS = {
+    "array": (chunked(X), chunked(Y), chunked(S)),
+    "unknown": (unknown(X), unknown(Y), unknown(S)),
+    "frame": (frame(FRAME), frame(pd.Series(Y)), frame(pd.Series(S))),
+    "frame and arrays": (frame(FRAME), chunked(Y), unknown(S)),
+    "array and series": (chunked(X), frame(pd.Series(Y)), chunked(S)),
+    "values of a frame": (frame(FRAME).values, frame(pd.Series(Y)).values, chunked(S)),
+    "labels on the host": (chunked(X), Y, S),
+    "frame, labels on the host": (frame(FRAME), list(Y), S),
+    "sparse": (chunked(X).map_blocks(csr_array), chunked(Y), chunked(S)),
+    "sparse matrices": (chunked(X).map_blocks(csr_matrix), chunked(Y), chunked(S)),
+}
 
+
+class TestFit:
     @pytest.mark.parametrize("form", FORMS)
     def test_gives_what_arrays_in_memory_give(self, form):
-        rows, labels, weights = self.FORMS[form]
+        rows, labels, weights = FORMS[form]
         found = xl.LinearClassifier(**TIGHT).fit(rows, labels, weights)
         own = csr_array(X) if "sparse" in form else FRAME if "frame" in form else X
         own = X if form == "values of a frame" else own
@@ -294,9 +296,10 @@ def _numbers(a):
     return np.unique(TEXTS).searchsorted(a) if a.dtype.kind in "OU" else a
 
 
-class TestSweep:
-    SETTINGS = {"alphas": [1.0, 0.1, 0.01], "solver": "lbfgs", "tol": 1e-8}
+SWEEP = {"alphas": [1.0, 0.1, 0.01], "solver": "lbfgs", "tol": 1e-8}
 
+
+class TestSweep:
     @pytest.mark.parametrize(
         "settings",
         [
@@ -321,7 +324,7 @@ class TestSweep:
             ),
             "neg_brier": lambda y, Z: -np.mean((Z - np.eye(4)[y]) ** 2),
         }
-        settings = self.SETTINGS | settings
+        settings = SWEEP | settings
         if settings.get("scoring") in callables:
             settings["scoring"] = callables[settings["scoring"]]
         found = xl.LinearClassifierCV(**settings).fit(chunked(X), chunked(Y), chunked(S))
@@ -337,14 +340,14 @@ class TestSweep:
         from sklearn.model_selection import GroupKFold
 
         groups = np.arange(N) % 7
-        settings = self.SETTINGS | {"cv": GroupKFold(3)}
+        settings = SWEEP | {"cv": GroupKFold(3)}
         found = xl.LinearClassifierCV(**settings).fit(
             frame(FRAME), frame(pd.Series(TEXTS)), groups=chunked(groups)
         )
         expected = xl.LinearClassifierCV(**settings).fit(FRAME, TEXTS, groups=groups)
         same(found, expected, atol=1e-6)
-        found = xl.LinearClassifierCV(**self.SETTINGS).fit(chunked(X), chunked(TAGS))
-        expected = xl.LinearClassifierCV(**self.SETTINGS).fit(X, TAGS)
+        found = xl.LinearClassifierCV(**SWEEP).fit(chunked(X), chunked(TAGS))
+        expected = xl.LinearClassifierCV(**SWEEP).fit(X, TAGS)
         same(found, expected, atol=1e-6)
         np.testing.assert_array_equal(found.predict(chunked(X)).compute(), expected.predict(X))
 
@@ -502,7 +505,7 @@ class TestCluster:
     def test_two_clients_and_one_that_is_closed_are_refused(self, dask_client, held):
         import distributed
 
-        rows, labels, _ = held
+        rows, _, _ = held
         with distributed.Client(dask_client.scheduler.address, set_as_default=False) as other:
             foreign = other.persist(chunked(TEXTS))
             with pytest.raises(ValueError, match="several Dask clients"):

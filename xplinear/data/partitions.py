@@ -173,7 +173,7 @@ class DaskRows:
         found: list[Survey] = rows.each(_surveyed, columns)
         digests = np.asarray([one.digest for one in found])
         low, high = (np.concatenate([one[i] for one in found]) for i in (0, 1))
-        return Survey(low.min(axis=0), high.max(axis=0), zlib.crc32(digests))
+        return Survey(low.min(axis=0), high.max(axis=0), zlib.crc32(digests.data))
 
     def data(
         self,
@@ -204,7 +204,7 @@ def _surveyed(rows: Any, start: int, counted: HostArray | None) -> Survey:
     bounds = _sparse_bounds if is_scipy(near) else finite_bounds
     digest = 0
     for a in (near.data, near.indices, near.indptr) if is_scipy(near) else (near,):
-        digest = zlib.crc32(np.ascontiguousarray(a).view(np.uint8), digest)
+        digest = zlib.crc32(np.ascontiguousarray(a).view(np.uint8).data, digest)
     low, high = bounds(near, start)
     if counted is not None and not counted.all():
         low, high = bounds(near[np.flatnonzero(counted)], start)

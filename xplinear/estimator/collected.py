@@ -27,7 +27,7 @@ from xplinear.estimator.labels import coded, coded_together
 from xplinear.estimator.tables import matrix_of, table_of
 from xplinear.estimator.targets import has_columns, indicator, indicators_together
 from xplinear.estimator.validation import check_features, on_host, refuse_masked
-from xplinear.namespace import HostArray, is_array
+from xplinear.namespace import HostArray
 
 __all__ = ["collected", "lazily"]
 
@@ -54,8 +54,11 @@ class _Answer(NamedTuple):
 
 
 def _is_frame(X: Collection) -> bool:
-    """Return whether a collection is a frame: it has columns with names."""
     return hasattr(X, "columns") and X.ndim == 2
+
+
+def _is_array(X: Collection) -> bool:
+    return hasattr(X, "chunks")
 
 
 def _one_row(X: Collection) -> Any:
@@ -67,8 +70,8 @@ def _one_row(X: Collection) -> Any:
         If X is another collection, or its columns are not in one chunk.
     """
     if _is_frame(X):
-        return X._meta_nonempty.iloc[:1]
-    if not is_array(X):
+        return X._meta_nonempty.iloc[:1]  # noqa: SLF001 - Dask's own name of it for others
+    if not _is_array(X):
         msg = f"X is of Dask's type {type(X).__name__}; give {_KINDS}"
         raise TypeError(msg)
     if X.ndim != 2:
@@ -129,7 +132,7 @@ def collected(
     found = held(X, *beside.values())
     parts = dict(zip(["X", *beside], found.parts, strict=True))
     rows, none = parts["X"], [None] * len(parts["X"])
-    if type(X._meta) is not np.ndarray:
+    if type(X._meta) is not np.ndarray:  # noqa: SLF001 - likewise
         columns = list(X.columns) if _is_frame(X) else None
         rows = found.each(partial(_rows, columns), rows, keep=True)
     own = rows, parts.get("y", none), parts.get("sample_weight", none)
@@ -147,14 +150,14 @@ def collected(
 
 def _check_partitioned(name: str, a: Collection, X: Collection) -> None:
     """Raise ValueError, or TypeError, if labels or weights are not partitioned as X is."""
-    array = is_array(a)
+    array = _is_array(a)
     if not (array or hasattr(a, "known_divisions")):
         msg = f"{name} is of Dask's type {type(a).__name__}; give an array, a series or a frame"
         raise TypeError(msg)
     if array and (a.ndim > 2 or math.prod(a.numblocks[1:]) > 1):
         msg = f"{name} has its columns in several chunks, {a.chunks[1:]}: {name}.rechunk({{1: -1}})"
         raise ValueError(msg)
-    both = array and is_array(X)
+    both = array and _is_array(X)
     known = both and not any(np.isnan([*a.chunks[0], *X.chunks[0]]))
     frames = not array and _is_frame(X) and X.known_divisions and a.known_divisions
     alike = a.npartitions == X.npartitions

@@ -74,7 +74,8 @@ def coded_together(parts: Sequence[Coded]) -> Coded:
     there = [part for part in parts if part.codes.size]
     values = [part.values for part in there]
     alike = len({one.dtype.kind for one in values}) == 1
-    every = np.concatenate(values) if alike else check_labels(None, sum(map(list, values), []))
+    every = np.concatenate(values if alike else [one.astype(object) for one in values])
+    every = every if alike else check_labels(None, every.tolist())
     found, places = np.unique(every, return_inverse=True)
     places = places.astype(np.min_scalar_type(len(found)))
     ends = np.cumsum([len(one) for one in values])[:-1]
