@@ -23,7 +23,7 @@ NUMPY = get_backend("numpy")
 SIZES, P, K = (40, 0, 70, 1, 55, 90, 64), 5, 3
 N, ENDS = sum(SIZES), np.cumsum(SIZES)
 rng = np.random.default_rng(0)
-X = rng.standard_normal((N, P)) + [0.0, 0.0, 0.0, 0.0, 3.0]
+X = rng.standard_normal((N, P)) + np.asarray([0.0, 0.0, 0.0, 0.0, 3.0])
 Y = np.argmax(X[:, :K] + rng.gumbel(size=(N, K)), axis=1).astype(np.int8)
 S = rng.integers(0, 4, (N, 2)).astype(float)
 
@@ -204,3 +204,20 @@ def test_a_closed_client(dask_client):
         F = xl.Objective(SoftmaxLoss(), L2Penalty(), np.ones(1), data, k=K)
     with pytest.raises(RuntimeError, match="the Dask client that holds X is closed"):
         F.value(F.zeros())
+
+
+def test_what_stands_in_rows_that_do_not_count(kind):
+    counted = np.flatnonzero(np.arange(N) % 7)
+    poisoned = np.where(np.arange(N)[:, None] % 7 == 0, 1e300 * (X > 0), X)
+    rows = Partitions([kind(part) for part in np.split(poisoned, ENDS[:-1])])
+    s = np.zeros((N, 1))
+    s[counted] = 1.0
+    loss, params = xl.losses.SquaredHingeLoss(), xl.Params(np.ones((P, 1, K)), np.zeros((1, K)))
+    found = objective(rows.counted(counted), loss, s=s).value_and_grad(params)
+    there = ArrayData(X[counted], Y[counted], backend=NUMPY)
+    F = xl.Objective(loss, L2Penalty(), np.asarray([1e-3]), there, k=K)
+    expected = F.value_and_grad(params)
+    np.testing.assert_allclose(found[0], expected[0])
+    np.testing.assert_allclose(found[1].W, expected[1].W)
+    calm = Partitions([kind(part) for part in np.split(X, ENDS[:-1])])
+    assert calm.counted(counted) is calm

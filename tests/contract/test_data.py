@@ -122,6 +122,7 @@ class Plain:
     backend: Any = NUMPY
     dtype: Any = np.float64
     sparse: bool = False
+    distant: bool = False
 
     @property
     def n(self):

@@ -107,6 +107,7 @@ class ArrayData:
         return self.backend.block_bytes
 
     sparse = False
+    distant = False
     weight_sum = cached_property(blocks.weight_sum)
     weights = cached_property(blocks.weights_held)
     shares = cached_property(blocks.shares)

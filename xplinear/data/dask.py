@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import pickle
+import sys
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager
@@ -21,7 +22,7 @@ from scipy.sparse import vstack
 
 from xplinear.backends.base import AcceleratedLoss, Backend, backend_of
 from xplinear.backends.epoch import Epoch
-from xplinear.backends.sparse import ScipyRows, is_scipy, is_sparse
+from xplinear.backends.sparse import ScipyRows, canonical, is_scipy, is_sparse
 from xplinear.backends.threads import blas
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
@@ -33,12 +34,13 @@ from xplinear.data.streamed import data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["DaskData", "Partitions"]
+__all__ = ["DaskData", "Partitions", "libraries"]
 
 Client: TypeAlias = Any  # a `distributed.Client`
 Handle: TypeAlias = Any  # a `distributed.Future`; without a client, what it would stand for
 
 _TASK_BYTES = 2**28  # a task reads all its partitions into memory, also those that were spilled
+_FAR = 1e6  # times as far as the rows that count: squares of scores are still finite in float32
 _OF_ROWS = "loss_and_grad", "sgd"  # kernels that are given rows
 
 
@@ -81,7 +83,8 @@ class Partitions:
     """
 
     def __init__(self, chunks: Sequence[Handle], client: Client | None = None) -> None:
-        self.client, self.chunks = client, list(chunks)
+        self.client = client
+        self.chunks: list[Handle] = list(chunks)
         self.rounds = self.sent = 0
         self._workers: list[str] | None = None  # where each partition was last
         self._threads: dict[str, int] = {}
@@ -91,7 +94,8 @@ class Partitions:
         #: rows of each partition as it was given, those without any included
         self.given = tuple(own.rows for own in facts)
         self._names = [i for i, rows in enumerate(self.given) if rows]
-        self.chunks, self._facts = ([a[i] for i in self._names] for a in (self.chunks, facts))
+        self.chunks = [chunks[i] for i in self._names]
+        self._facts = [facts[i] for i in self._names]
         for i, own in enumerate(self._facts):
             if not own.aligned:
                 (self.chunks[i],) = self.keep(_aligned, [(self.chunks[i],)])
@@ -171,6 +175,25 @@ class Partitions:
             X = vstack([X.matrix for X in there]) if self.sparse else np.concatenate(there)
             self._sampled = {key: X}
         return self._sampled[key]
+
+    def counted(self, index: HostArray) -> Partitions:
+        """Return the same rows where only some count: what stands in others must not matter.
+
+        The others weigh nothing; of a partition in which one is far beyond those that count, it is
+        0 in a copy.
+        """
+        there = np.zeros(self.shape[0], dtype=bool)
+        there[index] = True
+        columns = list(zip(self.chunks, self.cut(there), strict=True))
+        own, others = np.asarray(self.each(_reach, columns)).T
+        limit = _FAR * float(own.max())
+        if others.max() <= limit:
+            return self
+        cleared = self.keep(_cleared, [columns[i] for i in np.flatnonzero(others > limit)], limit)
+        chunks = self.chunks.copy()
+        for i, chunk in zip(np.flatnonzero(others > limit), cleared, strict=True):
+            chunks[i] = chunk
+        return Partitions(chunks, self.client)
 
     def chain(
         self,
@@ -316,9 +339,9 @@ _KILLED = (
 
 def _unlimited() -> AbstractContextManager[Any]:
     """Send labels and parameters of any size without a warning."""
-    import dask
+    from dask import config
 
-    return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"})
+    return config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"})
 
 
 def _facts(chunk: Any) -> Facts:
@@ -371,6 +394,35 @@ def _added(nodes: dict[tuple[int, int], Any], count: int) -> dict[tuple[int, int
             elif (i + 1) << level >= count:  # it has no neighbour
                 nodes[level + 1, i // 2] = nodes.pop(left)
     return nodes
+
+
+def _sizes(rows: Any) -> HostArray:
+    """Return the largest number ``(r,)`` of each row."""
+    if is_scipy(rows):
+        X, size = ScipyRows(canonical(rows)), np.zeros(rows.shape[0])
+        np.maximum.at(size, X.owners, np.abs(X.values))
+        return size
+    backend = backend_of(rows)
+    ends = (f(rows, axis=1) for f in (backend.xp.max, backend.xp.min))
+    high, low = (backend.to_host(end).astype(np.float64) for end in ends)
+    return np.maximum(high, -low)
+
+
+def _reach(rows: Any, counted: HostArray) -> tuple[float, float]:
+    """Return how far from 0 rows go that count, and others."""
+    size = _sizes(rows)
+    own, others = (size[at].max(initial=0.0) for at in (counted, ~counted))
+    return float(own), float(others)
+
+
+def _cleared(limit: float, rows: Any, counted: HostArray) -> Any:
+    """Return rows with 0 in those that do not count and go beyond a limit."""
+    stay = counted | (_sizes(rows) <= limit)
+    if is_scipy(rows):
+        X = ScipyRows(canonical(rows))
+        return X.with_values(np.where(stay[X.owners], X.values, 0)).matrix
+    backend = backend_of(rows)
+    return rows * backend.asarray(stay[:, None], rows.dtype)
 
 
 def _packed(what: Any) -> bytes:
@@ -481,6 +533,7 @@ class Kept:
 def _mapped(part: Any, change: Callable[[Any], Any]) -> Any:
     """Return nested tuples with other parts."""
     if isinstance(part, tuple) and not isinstance(part, _Accelerated):
+        part = cast("Any", part)
         own = [_mapped(a, change) for a in part]
         return tuple(own) if type(part) is tuple else part._make(own)
     return change(part)
@@ -674,6 +727,7 @@ class DaskData:
     rows: Prepared = field(default=cast("Prepared", None), kw_only=True, repr=False)
 
     padding = 0
+    distant = True
 
     def __post_init__(self) -> None:
         # A partition takes the kernel of its own library, by name.
@@ -801,3 +855,10 @@ class DaskData:
         few: Any = data_of(X, self.y[index], s, self.dtype, backend=self.backend)
         few = few.with_labels(few.y, self.targets, self.positives).with_weights(s, self.models)
         return few.with_standard(self.standard).sample(len(index))
+
+
+def libraries() -> tuple[Any, Any]:
+    """Return dask, and distributed where it is loaded: otherwise it holds nothing."""
+    import dask
+
+    return dask, sys.modules.get("distributed")

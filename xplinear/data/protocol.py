@@ -113,6 +113,14 @@ class Data(Protocol):
         ...
 
     @property
+    def distant(self) -> bool:
+        """Whether rows lie in partitions, on other machines: each pass waits for them.
+
+        Arrays by row travel there in each pass, mini-batches are made in one place after another.
+        """
+        ...
+
+    @property
     def y(self) -> Array: ...  # of the rows held
 
     @property

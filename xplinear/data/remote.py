@@ -13,7 +13,15 @@ from xplinear.backends.transfer import Slices
 from xplinear.data.protocol import Data
 from xplinear.namespace import Array, HostArray, name_of
 
-__all__ = ["RemoteRows", "Slices", "Survey", "finite_bounds", "is_remote", "surveyed"]
+__all__ = [
+    "RemoteRows",
+    "Slices",
+    "Survey",
+    "finite_bounds",
+    "is_remote",
+    "not_finite",
+    "surveyed",
+]
 
 _LOOK_BYTES = 2**20  # the second look at rows finds them in the cache
 
@@ -133,12 +141,16 @@ def finite_bounds(X: HostArray, first: int) -> tuple[HostArray, HostArray]:
         low, high = part.min(axis=0), part.max(axis=0)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             row, column = np.argwhere(~np.isfinite(part))[0]
-            msg = (
-                f"Input X contains NaN or infinity: {part[row, column]} in row "
-                f"{first + start + row}, column {column}; impute it, or leave the row out"
-            )
-            raise ValueError(msg)
+            raise not_finite(part[row, column], first + start + row, column)
         lows.append(low)
         highs.append(high)
     none = X[:0].astype(np.float32) if short else X[:0]
     return np.stack(lows) if lows else none, np.stack(highs) if highs else none
+
+
+def not_finite(number: Any, row: Any, column: Any) -> ValueError:
+    """Return the error about a number that nothing can be computed with."""
+    return ValueError(
+        f"Input X contains NaN or infinity: {number} in row {row}, column {column}; impute it, or "
+        "leave the row out"
+    )

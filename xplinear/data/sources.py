@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xplinear.data.partitions import is_collection
 from xplinear.data.remote import RemoteRows, is_remote
 from xplinear.data.sliced import sliced_rows
 from xplinear.namespace import HostArray
@@ -22,12 +23,14 @@ SOURCES: dict[str, Callable[[Any], RemoteRows | HostArray | None]] = {
 def remote_rows(X: Any) -> Any:
     """Return rows that are not in memory as `RemoteRows`, or an array; anything else as it is.
 
+    Collections of Dask too: labels and weights are to be computed together with their rows.
+
     Examples
     --------
     >>> remote_rows([[1.0, 2.0]])
     [[1.0, 2.0]]
     """
-    if type(X) is np.ndarray or is_remote(X):
+    if type(X) is np.ndarray or is_remote(X) or is_collection(X):
         return X
     for rows_of in SOURCES.values():
         found = rows_of(X)

@@ -178,6 +178,7 @@ class SparseData:
         """Working set of a block."""
         return self.backend.block_bytes
 
+    distant = False
     weight_sum = cached_property(blocks.weight_sum)
     weights = cached_property(blocks.weights_held)
     shares = cached_property(blocks.shares)

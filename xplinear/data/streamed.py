@@ -112,6 +112,7 @@ class StreamedData:
         return min(self.backend.block_bytes, _MOST_BYTES)
 
     sparse = False
+    distant = False
     weight_sum = cached_property(blocks.weight_sum)
     weights = cached_property(blocks.weights_held)
     shares = cached_property(blocks.shares)

@@ -23,6 +23,7 @@ from xplinear.arguments import (
 )
 from xplinear.backends import Backend, backend_of, get_backend
 from xplinear.backends.base import undisturbed
+from xplinear.data.partitions import computed
 from xplinear.data.sources import rows_and_targets
 from xplinear.estimator.labels import (
     check_classes,
@@ -444,7 +445,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
                 f"{self.classes_[:10].tolist()}; give y as numbers, or as text, as they are"
             )
             raise ValueError(msg)
-        predicted = self.predict(X)
+        predicted = computed(self.predict(X))
         check_lengths(predicted, labels)
         backend = backend_of(predicted)
         if backend.refuses(predicted) is not None:
@@ -458,7 +459,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
     def _share_all_right(self, X: Any, y: Any, sample_weight: Any) -> float:
         """Return the share of the rows all of whose labels are predicted right."""
         Y = whole_indicator(check_targets(self, y), self.classes_)
-        codes = self.predict(X)
+        codes = computed(self.predict(X))
         check_lengths(codes, Y)
         right = (backend_of(codes).to_host(codes) == Y).all(axis=1)
         weights, _ = weights_of(sample_weight, None, np.zeros(len(Y)), self.classes_)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
@@ -18,9 +18,12 @@ from xplinear.estimator.validation import on_host, refuse_masked
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
 __all__ = [
+    "Coded",
     "check_classes",
     "check_labels",
     "check_two_classes",
+    "coded",
+    "coded_together",
     "encode_labels",
     "factors_of",
     "host_weights",
@@ -34,6 +37,50 @@ _MISSING_LABELS = (
     "Input {} contains NaN or infinity, or labels are missing (None, NA); every row needs a label: "
     "drop the others"
 )
+
+
+class Coded(NamedTuple):
+    """Labels: the different ones there are, and the place among them of each row's ``(n,)``."""
+
+    values: HostArray
+    codes: HostArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+
+def coded(y: Any) -> Coded:
+    """Return labels, of a part of all rows, in little memory.
+
+    Examples
+    --------
+    >>> coded(["no", "yes", "no"])
+    Coded(values=array(['no', 'yes'], dtype='<U3'), codes=array([0, 1, 0], dtype=uint8))
+    """
+    labels = check_labels(None, y) if len(y) else np.empty(0)
+    values, codes = np.unique(labels, return_inverse=True)
+    return Coded(values, codes.astype(np.min_scalar_type(len(values))))
+
+
+def coded_together(parts: Sequence[Coded]) -> Coded:
+    """Return the labels of all parts, one after the other.
+
+    Examples
+    --------
+    >>> coded_together([coded(["b", "a"]), coded(["c", "b"])]).codes
+    array([1, 0, 2, 1], dtype=uint8)
+    """
+    there = [part for part in parts if part.codes.size]
+    values = [part.values for part in there]
+    alike = len({one.dtype.kind for one in values}) == 1
+    every = np.concatenate(values if alike else [one.astype(object) for one in values])
+    every = every if alike else check_labels(None, every.tolist())
+    found, places = np.unique(every, return_inverse=True)
+    places = places.astype(np.min_scalar_type(len(found)))
+    ends = np.cumsum([len(one) for one in values])[:-1]
+    own = zip(np.split(places, ends), there, strict=True)
+    return Coded(found, np.concatenate([place[part.codes] for place, part in own]))
 
 
 def check_classes(classes: Any) -> HostArray:
@@ -155,7 +202,7 @@ def _numbers(y: Sequence[Any], name: str) -> HostArray:
 
 
 def encode_labels(
-    y: HostArray, classes: HostArray | None = None, *, name: str = "y"
+    y: HostArray | Coded, classes: HostArray | None = None, *, name: str = "y"
 ) -> tuple[HostArray, HostArray]:
     """Return the classes, sorted unless they are given, and the code 0 … k−1 of each label.
 
@@ -166,6 +213,9 @@ def encode_labels(
     ValueError
         If there are fewer than two classes, or a label is not among the ``classes`` given.
     """
+    if isinstance(y, Coded):
+        classes, codes = encode_labels(y.values, classes, name=name)
+        return classes, codes[y.codes]
     if classes is None:
         with naming(name):
             check_classification_targets(y)

@@ -13,8 +13,10 @@ from xplinear.backends import Backend, backend_of
 from xplinear.backends.sparse import ScipyRows, is_scipy
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
+from xplinear.data.partitions import is_collection
 from xplinear.data.remote import is_remote
 from xplinear.data.sources import remote_rows
+from xplinear.estimator.collected import lazily
 from xplinear.estimator.labels import labels_on
 from xplinear.estimator.standardize import column_bounds, with_full_columns
 from xplinear.estimator.validation import check_features
@@ -111,6 +113,8 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
 def predicted(clf: Any, X: Any, method: str) -> Array:
     """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
     check_is_fitted(clf)
+    if is_collection(X):
+        return lazily(clf, X, method)
     X = remote_rows(X)
     if is_remote(X):
         check_features(clf, X, reset=False)
@@ -154,7 +158,12 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
 
 
 def labels_of(codes: Array, classes: HostArray) -> Array:
-    """Return the labels of class codes, in their library where it holds every one exactly."""
+    """Return the labels of class codes, in their library where it holds every one exactly.
+
+    What is to be computed of a collection of Dask are labels already.
+    """
+    if is_collection(codes):
+        return codes
     backend = backend_of(codes)
     if backend.name == "numpy":
         return classes[codes]

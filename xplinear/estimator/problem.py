@@ -17,6 +17,7 @@ from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
 from xplinear.data.remote import Survey, is_remote
+from xplinear.estimator.collected import collected
 from xplinear.estimator.memory import STATE_VECTORS, WIDE
 from xplinear.estimator.predictions import rows_on
 from xplinear.estimator.settings import STRENGTHS, Settings
@@ -320,8 +321,10 @@ def _sample(
     before: Fitted | None,
 ) -> Sample:
     backend = chosen_backend(settings.backend)
+    reset = before is None
+    X, y, sample_weight = collected(owner, X, y, sample_weight, backend, reset=reset)
     labels, own = check_targets(owner, y), backend_of(X)
-    X, names = check_features(owner, X, reset=before is None)
+    X, names = check_features(owner, X, reset=reset)
     check_lengths(X, labels)
     backend = (backend or own).accelerating(settings.accelerate)
     targets = targets_of(

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from scipy import sparse
 
 from xplinear.arguments import naming, warn
 from xplinear.backends import backend_of
 from xplinear.backends.sparse import canonical, is_scipy
+from xplinear.data.partitions import computed
 from xplinear.estimator.labels import (
+    Coded,
     check_labels,
     check_two_classes,
     encode_labels,
@@ -24,7 +27,16 @@ from xplinear.estimator.validation import on_host
 from xplinear.formats.fitted import Kind, stack_of
 from xplinear.namespace import HostArray, is_array, name_of
 
-__all__ = ["Indicator", "Targets", "check_targets", "has_columns", "targets_of", "whole_indicator"]
+__all__ = [
+    "Indicator",
+    "Targets",
+    "check_targets",
+    "has_columns",
+    "indicator",
+    "indicators_together",
+    "targets_of",
+    "whole_indicator",
+]
 
 _BINARY = np.asarray([0, 1])
 _NUMBERS = bool, int, float, np.number, np.bool_
@@ -178,7 +190,7 @@ def _dense(columns: Any, models: slice) -> HostArray:
     return some if isinstance(some, np.ndarray) else some.toarray()
 
 
-def check_targets(estimator: Any, y: Any) -> HostArray | Indicator:
+def check_targets(estimator: Any, y: Any) -> HostArray | Coded | Indicator:
     """Return labels ``(n,)``, or Y of 0 and 1 ``(n, L)``, on the host.
 
     Raises
@@ -186,7 +198,9 @@ def check_targets(estimator: Any, y: Any) -> HostArray | Indicator:
     ValueError
         If it is neither.
     """
-    return _indicator(y) if has_columns(y) else check_labels(estimator, y)
+    if isinstance(y, (Coded, Indicator)):
+        return y
+    return _checked(indicator(y)) if has_columns(y) else check_labels(estimator, y)
 
 
 def has_columns(y: Any) -> bool:
@@ -218,8 +232,10 @@ _SEVERAL = (
 )
 
 
-def _indicator(y: Any) -> Indicator:
+def indicator(y: Any) -> Indicator:
+    """Return Y of 0 and 1, or of a part of its rows; raise ValueError if it is of others."""
     names = None
+    y = computed(y)
     y = on_host("y", y) if _is_sparse(y) else y
     if _is_sparse(y) and y.shape[1] == 1:
         msg = f"{_ONE_COLUMN}; of one sparse column y.toarray().ravel() makes such an array"
@@ -236,17 +252,36 @@ def _indicator(y: Any) -> Indicator:
             texts = all(isinstance(name, str) for name in table.columns)
             names = np.asarray(table.columns) if texts else None
         codes, missing = _codes(columns)
-    n, labels = codes.shape
+    return Indicator(codes, missing, np.arange(codes.shape[1]) if names is None else names)
+
+
+def indicators_together(parts: Sequence[Indicator]) -> Indicator:
+    """Return Y of all parts, one after the other."""
+
+    def joined(several: Sequence[Any]) -> Any:
+        if isinstance(several[0], np.ndarray):
+            return np.concatenate(several)
+        return sparse.vstack(several, format="csc")
+
+    codes, missing, names = zip(*parts, strict=True)
+    if any(one is not None for one in missing):
+        none = [abs(part) > 1 for part in codes]
+        missing = [b if a is None else a for a, b in zip(missing, none, strict=True)]
+        return _checked(Indicator(joined(codes), joined(missing), names[0]))
+    return _checked(Indicator(joined(codes), None, names[0]))
+
+
+def _checked(whole: Indicator) -> Indicator:
+    n, labels = whole.shape
     if labels < 1:
         msg = f"{_NEEDS}; this one has no columns: its shape is {(n, labels)}"
         raise ValueError(msg)
-    lost = _all_missing(missing)
-    names = np.arange(labels) if names is None else names
+    lost = _all_missing(whole.missing)
     if lost.size:
-        listed = _listed(names[lost].tolist())
+        listed = _listed(whole.names[lost].tolist())
         msg = f"y has no value, only missing ones, of label {listed}: leave such columns out"
         raise ValueError(msg)
-    return Indicator(codes, missing, names)
+    return whole
 
 
 def _all_missing(missing: Any) -> np.ndarray[Any, np.dtype[np.intp]]:
@@ -313,7 +348,7 @@ def _numbers_in(y: HostArray) -> HostArray:
 
 
 def targets_of(
-    labels: HostArray | Indicator,
+    labels: HostArray | Coded | Indicator,
     sample_weight: Any,
     class_weight: Mapping[Any, float] | str | None,
     *,
@@ -358,7 +393,7 @@ def targets_of(
     return Targets(kind, classes, codes, missing, weights, class_weight)
 
 
-def whole_indicator(labels: HostArray | Indicator, classes: HostArray) -> HostArray:
+def whole_indicator(labels: HostArray | Coded | Indicator, classes: HostArray) -> HostArray:
     """Return Y of 0 and 1 ``(n, L)``, of which nothing may be missing, for labels that are known.
 
     Raises

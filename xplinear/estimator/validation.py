@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_array, validate_data
 from xplinear.arguments import naming, shown
 from xplinear.backends import Backend, backend_of
 from xplinear.backends.sparse import HostRows, canonical, is_scipy
+from xplinear.data.partitions import computed
 from xplinear.data.remote import RemoteRows, is_remote
 from xplinear.estimator.tables import matrix_of, table_of
 from xplinear.namespace import Array, HostArray, accumulator, is_array, name_of
@@ -47,7 +48,11 @@ def _check_values(name: str, x: Array) -> Backend:
 
 
 def on_host(name: str, values: Any) -> Any:
-    """Return arrays of any library, also in a list, on the host; anything else as it is."""
+    """Return arrays of any library, also in a list, on the host; anything else as it is.
+
+    A collection of Dask is computed.
+    """
+    values = computed(values)
     if is_array(values) or backend_of(values).is_sparse(values):
         return _check_values(name, values).to_host(values)
     if isinstance(values, (list, tuple)) and values:

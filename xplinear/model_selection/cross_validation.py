@@ -14,16 +14,16 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence, shown
-from xplinear.backends import Backend, matmul_precision
+from xplinear.backends import Backend, backend_of, matmul_precision
 from xplinear.backends.base import undisturbed
+from xplinear.data.remote import is_remote
 from xplinear.data.sources import rows_and_targets
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
-from xplinear.estimator.labels import host_weights
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
 from xplinear.estimator.solve import certificate_of, solve, solver_for
 from xplinear.estimator.validation import sparse_on_host
-from xplinear.formats.fitted import keep, linear_coefficients
+from xplinear.formats.fitted import Fitted, keep, linear_coefficients
 from xplinear.minimize import minimize
 from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.folds import CV, Folds, folds_of, splits_of
@@ -299,6 +299,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         problem = prepare(settings, X, y, sample_weight, owner=self, scored=True)
         objective = problem.objective
+        X = problem.sample.X if is_remote(problem.sample.X) else X
         if not has_strength(objective.penalty):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
@@ -316,7 +317,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         how = {"standardize": settings.standardize, "refit": search.refit}
         folds = folds_of(problem, splits, settings.class_weight, **how)
         search.check_folds(folds.tests)
-        held_out = _held_out(problem, folds, sample_weight)
+        held_out = _held_out(problem, folds)
         grid = Grid(alphas, search.learning_rates or [None], folds, Cs)
         if self.solver == "auto":  # what suits one model may be too much for many
             name = automatic_solver(objective, len(grid.lanes), len(alphas))
@@ -593,6 +594,9 @@ def _scoring_of_rows(
 
     def classifier(params: Params, alpha: float, fold: int) -> LinearClassifier:
         clf = LinearClassifier(**parameters).set_params(alpha=alpha, backend=None)
+        if is_remote(X):
+            keep(clf, Fitted(params, problem.sample.classes, backend_of(params.W)))
+            return clf
         standard = folds.standard_of([fold], backend=problem.sample.backend) or problem.standard
         keep(clf, replace(problem, standard=standard).model(params).to("numpy"))
         return clf
@@ -601,7 +605,6 @@ def _scoring_of_rows(
     return HostScoring(scoring, rows, problem.sample.targets.labels, held_out, classifier)
 
 
-def _held_out(problem: Problem, folds: Folds, sample_weight: Any) -> HeldOut:
-    codes = problem.sample.codes
-    weights = None if sample_weight is None else host_weights(sample_weight, len(codes))
-    return HeldOut(folds.tests, problem.places, codes, weights)
+def _held_out(problem: Problem, folds: Folds) -> HeldOut:
+    sample = problem.sample
+    return HeldOut(folds.tests, problem.places, sample.codes, sample.targets.sample_weight)

@@ -68,7 +68,8 @@ class Folds(NamedTuple):
 def splits_of(cv: Any, X: Any, labels: Any, groups: Any) -> list[Split]:
     """Return the training and test rows of each fold; ``cv`` has been checked.
 
-    ``labels`` are ``(n,)``, or ``(n, L)`` of 0 and 1, dense or sparse.
+    ``labels`` are ``(n,)``, or ``(n, L)`` of 0 and 1, dense or sparse. Of rows that are not in
+    memory a splitter learns only how many they are.
     """
     n = labels.shape[0]
     X = np.empty((n, 0)) if is_remote(X) else X

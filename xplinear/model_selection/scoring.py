@@ -323,7 +323,8 @@ class HostScoring:
     held_out : HeldOut
         Its weights are given as ``sample_weight`` to a function that takes it.
     classifier : callable
-        Makes a `LinearClassifier` on NumPy of the parameters of one model, its α and its fold.
+        Makes a `LinearClassifier` on NumPy of the parameters of one model, its α and its fold; of
+        parameters for scores, where X is not in memory.
     """
 
     function: Callable[..., Any]
@@ -346,10 +347,12 @@ class HostScoring:
                 f"scoring(estimator, X, y); it needs {self._positional} arguments"
             )
             raise TypeError(msg)
-        if self._positional == 3 and is_remote(self.X):
+        reads = self._positional == 3 and not hasattr(self.function, "_score_func")
+        if reads and is_remote(self.X):
             msg = (
                 f"scoring={self.function!r} is given rows of X, which are not in memory; use a "
-                "scoring by name, or scoring(y, Z) of scores"
+                "scoring by name, scoring(y, Z) of scores, or a scorer of "
+                "sklearn.metrics.make_scorer"
             )
             raise TypeError(msg)
 
@@ -380,7 +383,9 @@ class HostScoring:
     def scores(self, part: Objective, params: Params, folds: Sequence[int]) -> HostArray:
         """Return the score ``(m,)`` of each model on the rows that its fold holds out."""
         alphas: list[float] = part.data.backend.to_host(part.alpha).tolist()
-        if self._positional == 3:
+        if self._positional == 3 and is_remote(self.X):
+            given = self._readers(part.data, params, folds, alphas)
+        elif self._positional == 3:
             given = self._estimators(part, params, folds, alphas)
         else:
             given = self._decisions(part.data, params, folds)
@@ -406,6 +411,21 @@ class HostScoring:
             here = part.data.backend.asarray(np.asarray([model]))
             one = take_models(params, here, xp=part.xp)
             yield self.classifier(one, alpha, fold), _rows_of(self.X, index), self.y[index]
+
+    def _readers(
+        self, data: Data, params: Params, folds: Sequence[int], alphas: Sequence[float]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield what `_estimators` does of rows that are not in memory.
+
+        What a scorer of scikit-learn asks of an estimator, a linear one reads from the scores that
+        stand in the place of rows.
+        """
+        c, decisions = params.b.shape[1], self.held_out.decisions(data, params, folds)
+        for Z, fold, alpha in zip(decisions, folds, alphas, strict=True):
+            z = data.backend.to_host(Z)
+            W = np.eye(c, dtype=z.dtype) if c > 1 else np.asarray([[-1.0], [1.0]], z.dtype)
+            one = Params(W[:, None, :], np.zeros((1, c), z.dtype))
+            yield self.classifier(one, alpha, fold), z, self.y[self.held_out.tests[fold]]
 
 
 def _rows_of(X: Any, index: HostArray) -> Any:

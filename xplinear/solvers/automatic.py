@@ -23,9 +23,12 @@ def cheap_passes(entries: int, k: int) -> bool:
 def cheap_optimum(objective: Objective) -> bool:
     """Whether going to the optimum takes seconds: of sparse rows that needs some 100 passes.
 
-    A step of SGD moves all weights, however few entries a row has: there it saves less, too.
+    A step of SGD moves all weights, however few entries a row has: there it saves less, too; and
+    of rows in partitions its epochs gain nothing by further machines.
     """
     data = objective.data
+    if data.distant:  # passes have all machines at once, epochs one at a time
+        return True
     fewer = _FEWER if data.sparse and automatic_solver(objective) == "newton_cg" else 1
     return cheap_passes(data.entries // fewer, objective.k)
 

@@ -119,6 +119,8 @@ class InteriorPoint:
     def pays(self, objective: Objective, models: int = 1) -> bool:
         """Return whether it fits in memory and takes seconds at most, for all models.
 
+        Rows on other machines would have to move.
+
         Examples
         --------
         >>> import numpy as np
@@ -131,7 +133,7 @@ class InteriorPoint:
         True
         """
         loss: Any = objective.loss
-        if self.refuses(loss, objective.penalty) is not None:
+        if self.refuses(loss, objective.penalty) is not None or objective.data.distant:
             return False
         n, k, d = objective.data.n, objective.k, objective.data.p + 1
         c = columns(loss, k)

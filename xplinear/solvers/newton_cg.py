@@ -132,9 +132,13 @@ class NewtonCG:
         return refusal_without_hessian("newton_cg", loss, penalty)
 
     def pays(self, objective: Objective, models: int = 1) -> bool:
-        """Return whether rows are sparse, of too many features for the Gram matrix of L-BFGS."""
+        """Return whether rows are sparse, of too many features for the Gram matrix of L-BFGS.
+
+        Scores of rows on other machines would travel there for each of its products.
+        """
         del models
-        return objective.data.sparse and objective.data.p > LARGEST_GRAM
+        data = objective.data
+        return data.sparse and data.p > LARGEST_GRAM and not data.distant
 
     def init(self, objective: Objective, params: Params) -> NewtonCGState:
         """Evaluate the start and find the first direction."""
