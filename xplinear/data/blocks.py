@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -261,14 +262,22 @@ def copies(standard: Standard, dtype: Any) -> bool:
     return isinstance(standard, FarStandard) or standard.centre.dtype != dtype
 
 
-def _rows_of(X: _Stored, dtype: Any, standard: Standard | None, *, xp: Namespace) -> Rows:
+def _rows_of(
+    X: _Stored,
+    dtype: Any,
+    standard: Standard | None,
+    *,
+    xp: Namespace,
+    astype: Callable[[Array, Any], Array] | None = None,
+) -> Rows:
     """Return rows as they are stored in the dtype of the computation, standardized if asked."""
     if is_sparse(X):
         return SparseRows(X, standard)
+    astype = astype or partial(xp.astype, copy=False)
     if standard is None or not copies(standard, dtype):
-        return DenseRows(xp.astype(X, dtype, copy=False), standard)
+        return DenseRows(astype(X, dtype), standard)
     # In the dtype of the standard: another may not hold what is stored before it is brought near.
-    X, (centre, scale) = xp.astype(X, standard.centre.dtype, copy=False), standard
+    X, (centre, scale) = astype(X, standard.centre.dtype), standard
     if len(centre.shape) == 1:
         return DenseRows(xp.astype((X - centre) * scale, dtype, copy=False))
     near = xp.mean(centre, axis=1, keepdims=True)
@@ -323,7 +332,8 @@ def _as_stored(source: Source, X: Array, rows: slice) -> Block:
     """Return rows as a kernel takes them: X, and the labels and weights of all models, as held."""
     standard, own = source.standard, DenseRows(X, source.standard)
     if standard is not None and copies(standard, source.dtype):
-        own = _rows_of(X, source.dtype, standard, xp=source.backend.xp)
+        backend = source.backend
+        own = _rows_of(X, source.dtype, standard, xp=backend.xp, astype=backend.astype)
     return Block(
         own, source.y[rows, ...], None if source.weights is None else source.weights[rows, :]
     )
@@ -333,7 +343,8 @@ def _block(source: Source, X: _Stored, y: Array | None, s: Array | None) -> Bloc
     xp = source.backend.xp
     y = None if y is None else labels_of(y, source.targets, source.positives, xp=xp)
     s = _weights_of(s, source.models, xp=xp)
-    return Block(_rows_of(X, source.dtype, source.standard, xp=xp), y, s)
+    standard, astype = source.standard, source.backend.astype
+    return Block(_rows_of(X, source.dtype, standard, xp=xp, astype=astype), y, s)
 
 
 def settle(source: Source, find: Callable[[], Array], n: int | None = None) -> None:
