@@ -69,6 +69,7 @@ _BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
 _CLASSES, _ROWS = NONE | integer(1), integer(0)
 _FEW_ROWS = 256  # a block of fewer rows wastes the matrix product ...
 _FEW_BYTES = 64 * 2**20  # ... unless even these would take more than this
+_ALIKE = 0.1  # by how much the weight of a few rows may differ from their number
 _FEW_TO_DRAW = 10_000  # an order of fewer rows is there before a thread is
 
 
@@ -147,6 +148,11 @@ class Source(Data, Protocol):
 
     def rows_per_block(self, scores: int) -> int:
         """Return how many rows to go through at a time."""
+        ...
+
+    @property
+    def spacing(self) -> int:
+        """Of every so many rows one costs little to sample."""
         ...
 
     def nearby(self, batch_size: int) -> Nearby | None:
@@ -567,20 +573,36 @@ def weights_held(source: Source) -> Array | None:
 def sample(source: Source, rows: int) -> Block:
     """Return at most ``rows`` rows, evenly spaced in their weights."""
     n, xp, asarray = source.n, source.backend.xp, source.backend.asarray
+    step, spacing = -(-n // rows), source.spacing
+    step = step if step < spacing else -(-step // spacing) * spacing
     if n <= rows or (source.s is None and not source.padding):
-        some = slice(0, source.held, -(-n // rows))
+        some = slice(0, source.held, step)
         return _labelled(source, source.gathered(some), some)
     if source.s is not None:
-        share, sums = source.shares
-        index, s = source.backend.compile(_sampled, rows, xp)(share, sums, source.s)
+        share, sums, weights = *source.shares, source.s
+        spacing = spacing if step >= spacing and _alike(source, spacing) else 1
+        if spacing > 1:
+            share, weights = spacing * share[::spacing], weights[::spacing, :]
+            sums = xp.cumulative_sum(share)
+        index, s = source.backend.compile(_sampled, rows, xp)(share, sums, weights)
+        index = index * spacing
     else:
-        where = np.arange(0, n, -(-n // rows))
+        where = np.arange(0, n, step)
         there = np.ones((len(where), 1))
         more = source.backend.padding(source.gathered(slice(1)), len(where))
         index = padded(where, more, backend=source.backend)
         s = asarray(padded(there, more, backend=source.backend, weigh=True), source.dtype)
     y = None if source.y is None else xp.take(source.y, index, axis=0)
     return _block(source, source.gathered(index), y, s)
+
+
+def _alike(source: Source, spacing: int) -> bool:
+    """Whether every so-manieth row is weighted as all rows are."""
+    if spacing == 1:
+        return True
+    share, sums = source.shares
+    part = spacing * source.backend.xp.sum(share[::spacing]) / sums[-1]
+    return abs(float(source.backend.to_host(part)) - 1.0) < _ALIKE
 
 
 def row_bytes(source: Source, scores: int) -> int:
