@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Generator, Iterable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from xplinear.backends.transfer import Slices
 from xplinear.data.protocol import Data
 from xplinear.namespace import Array, HostArray, name_of
 
-__all__ = ["RemoteRows", "Slices", "Survey", "finite_bounds", "surveyed"]
+__all__ = ["RemoteRows", "Slices", "Survey", "finite_bounds", "is_remote", "surveyed"]
 
 _LOOK_BYTES = 2**20  # the second look at rows finds them in the cache
 
@@ -27,7 +27,6 @@ class Survey(NamedTuple):
     digest: int  # of every number, in the order of the rows
 
 
-@runtime_checkable
 class RemoteRows(Protocol):
     """X ``(n, p)`` at the door, where it is no array and no sparse matrix."""
 
@@ -81,6 +80,11 @@ class RemoteRows(Protocol):
     def blocks(self) -> Generator[HostArray]:
         """Yield all rows in order, some at a time, finite: for predictions."""
         ...
+
+
+def is_remote(X: Any) -> TypeGuard[RemoteRows]:
+    """Return whether X is rows that are not in memory, and no array."""
+    return hasattr(type(X), "survey")
 
 
 def surveyed(blocks: Iterable[HostArray], counted: HostArray | None = None) -> Survey:

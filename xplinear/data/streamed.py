@@ -57,6 +57,10 @@ class StreamedData:
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
+    spaced : Spaced, optional
+        Rows of a file that are in memory, to be sampled.
+    samples : dict
+        Of rows in a file, shared as ``budget`` is.
 
     Examples
     --------
@@ -84,7 +88,9 @@ class StreamedData:
     padding: int = field(default=0, kw_only=True)
     rows: HostArray | None = field(default=None, kw_only=True)
     spaced: Spaced | None = field(default=None, kw_only=True, repr=False)
-    samples: dict[bytes, Array] = field(default_factory=dict[bytes, Array], init=False, repr=False)
+    samples: dict[bytes, Array] = field(
+        default_factory=dict[bytes, Array], kw_only=True, repr=False
+    )
 
     def __post_init__(self) -> None:
         _HOST_ROWS("X", self.X)
