@@ -1,4 +1,4 @@
-"""Tables of Parquet; the only file that imports pyarrow."""
+"""Tables of Parquet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xplinear.data.arrow import pyarrow_for
 from xplinear.datasets import tables
 from xplinear.datasets.dataset import Dataset
 from xplinear.datasets.reader import DAMAGED, File, Request
@@ -50,13 +51,9 @@ def read_parquet(file: File, request: Request) -> Dataset:
 
 def _parquet_table(file: File, request: Request) -> tuple[Any, Any]:
     """Return the table of a file, and pyarrow's functions that tell types."""
+    pa = pyarrow_for("reading .parquet")
     try:
-        from pyarrow import parquet, types
-    except ImportError as error:
-        msg = "reading .parquet needs pyarrow: pip install 'xplinear[parquet]'"
-        raise ImportError(msg) from error
-    try:
-        table = parquet.ParquetFile(file.path).read()  # read_table refuses names that come twice
+        table = pa.parquet.ParquetFile(file.path).read()  # read_table refuses names that come twice
     except DAMAGED as error:
         file.refuse(f" cannot be read as .parquet: {error}")
     columns = request.columns
@@ -75,7 +72,7 @@ def _parquet_table(file: File, request: Request) -> tuple[Any, Any]:
     kept = [j for j, name in enumerate(table.column_names) if name not in index | nameless]
     if not kept:
         file.refuse(" is empty: it has no columns")
-    return table.select(kept), types
+    return table.select(kept), pa.types
 
 
 def _plain(column: Any, types: Any) -> Any:
