@@ -26,8 +26,16 @@ class Survey(NamedTuple):
     digest: int  # of every number, in the order of the rows
 
 
+class _ByMethods(type(Protocol)):
+    """Tells instances by the methods of their class: to look at a shape may be a pass over all."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        kind = type(instance)
+        return all(hasattr(kind, name) for name in ("survey", "targets", "data", "blocks"))
+
+
 @runtime_checkable
-class RemoteRows(Protocol):
+class RemoteRows(Protocol, metaclass=_ByMethods):
     """X ``(n, p)`` at the door, where it is no array and no sparse matrix."""
 
     @property

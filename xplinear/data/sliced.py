@@ -15,9 +15,8 @@ import numpy as np
 
 from xplinear.backends.base import Backend, fetched
 from xplinear.backends.transfer import Slices, read_ahead
-from xplinear.data.blocks import padded
 from xplinear.data.remote import Survey, finite_bounds, surveyed
-from xplinear.data.streamed import StreamedData
+from xplinear.data.streamed import StreamedData, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
 __all__ = ["SlicedRows", "sliced_rows"]
@@ -160,11 +159,7 @@ class SlicedRows:
             one = np.empty((1, p), self.dtype.newbyteorder("="))
             slices.read(int(counted[0]), int(counted[0]) + 1, one)
             slices = Counted(slices, counts, one, self.shape, self.dtype, slices.chunk)
-        padding = backend.padding(np.empty((1, p), np.int8), n)
-        y = padded(y, padding, backend=backend)
-        s = None if s is None else padded(s, padding, backend=backend, weigh=True)
-        s = s if s is None or dtype is None else backend.asarray(s, dtype)
-        return StreamedData(slices, y, s, dtype, backend=backend, classes=classes, padding=padding)
+        return streamed(slices, y, s, dtype, backend=backend, classes=classes)
 
     def array(self) -> HostArray:
         """Return all rows."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xplinear.data.batches import batches_of
 from xplinear.data.remote import RemoteRows
 from xplinear.data.sliced import sliced_rows
 from xplinear.namespace import HostArray
@@ -16,6 +17,7 @@ __all__ = ["SOURCES", "remote_rows"]
 # Each gives the rows of an object that it knows, an array where these are few, else None.
 SOURCES: dict[str, Callable[[Any], RemoteRows | HostArray | None]] = {
     "slices": sliced_rows,
+    "batches": batches_of,
 }
 
 

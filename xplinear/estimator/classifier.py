@@ -292,7 +292,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         callbacks: Sequence[Callable[[Progress], bool | None]] = (),
