@@ -354,7 +354,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
 
     @available_if(_takes_rows_in_turn)
     @undisturbed(place_of)
-    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
+    ) -> Self:
         """Make one epoch of SGD over the given rows, going on from the last call.
 
         Parameters
@@ -428,7 +430,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
         return predicted(self, X, "predict_log_proba")
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given.
 
         Of many labels ``y (n, L)`` it is the share of the rows all of whose labels are right.

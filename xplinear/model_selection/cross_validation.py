@@ -464,7 +464,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
         return self._best().predict_log_proba(X)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, whatever ``scoring`` is.
 
         Of many labels it is the share of the rows all of whose labels are right.
