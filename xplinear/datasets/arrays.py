@@ -16,7 +16,7 @@ from sklearn.datasets import load_svmlight_file
 
 from xplinear.backends.sparse import HostRows, canonical, sparse_pays
 from xplinear.datasets.dataset import Dataset
-from xplinear.datasets.reader import DAMAGED, PART_BYTES, File, Request, no_target, rows_at_once
+from xplinear.datasets.reader import DAMAGED, File, Request, no_target, rows_at_once
 from xplinear.datasets.tables import EXACT
 from xplinear.namespace import HostArray
 
@@ -171,16 +171,18 @@ def svmlight_parts(file: File, request: Request) -> Generator[Dataset]:
 
 
 def _svmlight_parts(file: File) -> Generator[tuple[Any, HostArray]]:
-    first, part = 1, [b""]
+    """Yield the rows of some lines at a time; no rows once, if there are none."""
+    first, none, lines = 1, True, list[bytes]()
     try:
         with file.open() as content:
-            while part:
-                part = content.readlines(PART_BYTES)
-                if part or first == 1:
-                    yield _svmlight_rows(io.BytesIO(b"".join(part)))
-                first += len(part)
+            while (lines := content.readlines(8 * rows_at_once(1))) or none:
+                rows = _svmlight_rows(io.BytesIO(b"".join(lines)))
+                if len(rows[1]) or not lines:
+                    none = False
+                    yield rows
+                first += len(lines)
     except (*DAMAGED, OverflowError) as error:
-        _refuse_svmlight(file, error, _bad_line(part, first))
+        _refuse_svmlight(file, error, _bad_line(lines, first))
 
 
 def _svmlight_rows(lines: Any) -> tuple[Any, HostArray]:

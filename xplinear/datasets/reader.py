@@ -16,10 +16,10 @@ from typing import IO, NamedTuple, NoReturn, cast
 from xplinear.datasets.dataset import Columns
 from xplinear.namespace import HostArray
 
-__all__ = ["DAMAGED", "DENSE_BYTES", "PART_BYTES", "File", "Request", "no_target", "rows_at_once"]
+__all__ = ["DAMAGED", "DENSE_BYTES", "File", "Request", "no_target", "rows_at_once"]
 
 DENSE_BYTES = 4 * 2**30  # what takes more than this when it is dense is refused
-PART_BYTES = 2**25
+_PART_BYTES = 2**25
 DAMAGED = (EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 
@@ -98,4 +98,4 @@ def no_target(source: str, target: str | None) -> None:
 
 def rows_at_once(columns: int) -> int:
     """Return how many rows of a table are read at a time, where not all are."""
-    return max(1, PART_BYTES // (8 * columns))
+    return max(1, _PART_BYTES // (8 * columns))

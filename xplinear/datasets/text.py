@@ -6,6 +6,7 @@ import csv
 import gzip
 import math
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -224,15 +225,17 @@ def _cells(
     converters |= {j: lambda cell: float(tables.TRUTHS.get(cell.strip(), math.nan)) for j in truths}
     converters |= {j: lambda _: 0.0 for j in {*range(len(names))} - {label, *features}}
     try:
-        cells = np.loadtxt(
-            lines,
-            delimiter=file.separator,
-            comments=None,
-            quotechar='"',
-            converters=converters,
-            ndmin=2,
-            max_rows=rows,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Input line .* contained no data", UserWarning)
+            cells = np.loadtxt(
+                lines,
+                delimiter=file.separator,
+                comments=None,
+                quotechar='"',
+                converters=converters,
+                ndmin=2,
+                max_rows=rows,
+            )
     except UnicodeDecodeError:
         raise
     except ValueError as error:
