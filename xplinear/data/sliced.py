@@ -15,10 +15,9 @@ import numpy as np
 
 from xplinear.backends.base import Backend, fetched
 from xplinear.backends.transfer import Slices, read_ahead
-from xplinear.data.blocks import padded
 from xplinear.data.mapped import in_file
 from xplinear.data.remote import Survey, finite_bounds, surveyed
-from xplinear.data.streamed import Spaced, StreamedData
+from xplinear.data.streamed import Spaced, StreamedData, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
 __all__ = ["SlicedRows", "sliced_rows"]
@@ -178,12 +177,8 @@ class SlicedRows:
             one = np.empty((1, p), self.dtype.newbyteorder("="))
             slices.read(int(counted[0]), int(counted[0]) + 1, one)
             slices = Counted(slices, counts, one, self.shape, self.dtype, slices.chunk)
-        padding = backend.padding(np.empty((1, p), np.int8), n)
-        y = padded(y, padding, backend=backend)
-        s = None if s is None else padded(s, padding, backend=backend, weigh=True)
-        s = s if s is None or dtype is None else backend.asarray(s, dtype)
-        held: dict[str, Any] = {"backend": backend, "classes": classes, "padding": padding}
-        return StreamedData(slices, y, s, dtype, spaced=next(iter(self.spaced), None), **held)
+        spaced = next(iter(self.spaced), None)
+        return streamed(slices, y, s, dtype, backend=backend, classes=classes, spaced=spaced)
 
     def array(self) -> HostArray:
         """Return all rows."""

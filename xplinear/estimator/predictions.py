@@ -113,7 +113,8 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
     check_is_fitted(clf)
     X = remote_rows(X)
     if is_remote(X):
-        check_features(clf, X, reset=False)
+        if X.names is not None:
+            check_features(clf, X, reset=False)
         with closing(X.blocks()) as blocks:
             return np.concatenate([predicted(clf, block, method) for block in blocks])
     kept, backend, own = vars(clf), clf.backend_, backend_of(X)
