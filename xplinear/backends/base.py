@@ -20,7 +20,7 @@ import numpy as np
 from xplinear.arguments import TEXT, instance
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.sparse import SparseMatrix
-from xplinear.backends.transfer import RowIndices, read_ahead
+from xplinear.backends.transfer import RowIndices, Slices, read_ahead
 from xplinear.losses import Loss
 from xplinear.namespace import (
     Array,
@@ -211,8 +211,9 @@ class Backend:
     free_memory : callable
         Bytes that can still be allocated, about.
     upload : callable
-        ``upload(X, pieces)`` yields rows of a host array, on the device or to be moved there,
-        reading ahead; see `read_ahead`. Each piece may be overwritten once the next is asked for.
+        ``upload(X, pieces)`` yields rows of a host array, or of a file, on the device or to be
+        moved there, reading ahead; see `read_ahead`. Each piece may be overwritten once the next
+        is asked for.
     out_of_memory : callable
         Whether an exception says that memory ran out.
     release_memory : callable
@@ -277,7 +278,7 @@ class Backend:
     block_bytes: int = 16 * 2**20
     free_columns: int = 1
     free_memory: Callable[[], int] = free_host_memory
-    upload: Callable[[HostArray, Sequence[RowIndices]], Generator[Any]] = read_ahead
+    upload: Callable[[HostArray | Slices, Sequence[RowIndices]], Generator[Any]] = read_ahead
     out_of_memory: Callable[[BaseException], bool] = is_memory_error
     release_memory: Callable[[], None] = lambda: None
     synchronize: Callable[[], None] = lambda: None

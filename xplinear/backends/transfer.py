@@ -7,22 +7,43 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import cache
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from xplinear.namespace import Array, HostArray
 
-__all__ = ["Copier", "RowIndices", "read_ahead", "read_rows", "upload_ahead"]
+__all__ = ["Copier", "RowIndices", "Slices", "read_ahead", "read_rows", "upload_ahead"]
 
 RowIndices: TypeAlias = "range | HostArray"  # a run of rows, or the indices of some
 
 # A core copies 5 to 10 GB/s, a bus 25 to 55. More than these would wait for the memory.
 _READERS = 8
 _PART_BYTES = 2**22  # read at a time: 0.5 ms
+_RUN_BYTES = 2**24  # of rows that lie apart, read together with those between them
 
 
-def read_rows(X: HostArray, rows: RowIndices, buffer: HostArray) -> HostArray:
+@runtime_checkable
+class Slices(Protocol):
+    """Rows that are in no array, of which any contiguous run can be read."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def chunk(self) -> int:
+        """How many rows are stored together: runs that begin and end there cost least."""
+        ...
+
+    def read(self, start: int, stop: int, into: HostArray) -> None:
+        """Write rows to an array of their shape; several threads may call it."""
+        ...
+
+
+def read_rows(X: HostArray | Slices, rows: RowIndices, buffer: HostArray) -> HostArray:
     """Return some rows of a host array, written to the first rows of a buffer.
 
     Examples
@@ -31,13 +52,37 @@ def read_rows(X: HostArray, rows: RowIndices, buffer: HostArray) -> HostArray:
     array([3, 1])
     """
     into = buffer[: len(rows)]
-    if isinstance(rows, range):
+    if not isinstance(X, np.ndarray):
+        _read_runs(X, rows, into)
+    elif isinstance(rows, range):
         np.copyto(into, X[rows.start : rows.stop : rows.step])
     elif X.flags.c_contiguous and X.flags.aligned and X.dtype == into.dtype:
         np.take(X, rows, 0, into, "clip")  # only "clip" writes straight there; indices are valid
     else:
         np.copyto(into, X[rows])  # `take` would first copy all of X
     return into
+
+
+def _read_runs(X: Slices, rows: RowIndices, into: HostArray) -> None:
+    """Read rows in runs: those of one chunk, or of chunks side by side, together."""
+    if isinstance(rows, range) and rows.step == 1:
+        X.read(rows.start, rows.stop, into)
+        return
+    rows = np.asarray(rows)
+    order = np.argsort(rows, kind="stable")
+    chunks = rows[order] // X.chunk
+    row_bytes = into.nbytes // len(into)
+    most = max(1, _RUN_BYTES // (X.chunk * row_bytes))  # chunks
+    ends = (np.diff(chunks) > 1) | (np.diff(chunks // most) > 0)
+    for at in np.split(order, np.flatnonzero(ends) + 1):
+        own = rows[at]
+        first, last = int(own[0]), int(own[-1]) + 1
+        if (np.diff(own) == 1).all() and (np.diff(at) == 1).all():
+            X.read(first, last, into[at[0] : at[-1] + 1])
+        else:
+            run = np.empty((last - first, *into.shape[1:]), into.dtype)
+            X.read(first, last, run)
+            into[at] = run[own - first]
 
 
 def _cores() -> int:
@@ -55,9 +100,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_readers.cache_clear)
 
 
-def _read_together(X: HostArray, rows: RowIndices, buffer: HostArray) -> None:
+def _read_together(X: HostArray | Slices, rows: RowIndices, buffer: HostArray) -> None:
     """Read as `read_rows` does, by several threads: NumPy copies without the interpreter."""
     size = max(1, _PART_BYTES * len(buffer) // max(1, buffer.nbytes))
+    if not isinstance(X, np.ndarray):
+        size = -(-size // X.chunk) * X.chunk
 
     def read(start: int) -> None:
         read_rows(X, rows[start : start + size], buffer[start : start + size])
@@ -85,7 +132,7 @@ def _ahead(make: Callable[[int, Any], Any], count: int, mark: Callable[[], Any])
             yield made
 
 
-def read_ahead(X: HostArray, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
+def read_ahead(X: HostArray | Slices, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
     """Yield pieces of the rows of a host array, copied; a thread reads the next one meanwhile.
 
     Each has memory of its own, which `Backend.move` may share.
@@ -132,7 +179,10 @@ class Copier(Protocol):
 
 
 def upload_ahead(
-    X: HostArray, pieces: Sequence[RowIndices], *, copier: Callable[[tuple[int, ...], Any], Copier]
+    X: HostArray | Slices,
+    pieces: Sequence[RowIndices],
+    *,
+    copier: Callable[[tuple[int, ...], Any], Copier],
 ) -> Generator[Array]:
     """Yield pieces of the rows of a host array on the device, each until the next is asked for.
 

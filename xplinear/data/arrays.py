@@ -124,6 +124,7 @@ class ArrayData:
     reduce = blocks.reduce
     sample = blocks.sample
     epoch = blocks.epoch
+    nearby = blocks.anywhere
 
     def gathered(self, rows: slice | Array) -> Array:
         """Return some rows of X as they are stored."""

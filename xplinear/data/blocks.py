@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -35,8 +35,10 @@ from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_n
 
 __all__ = [
     "Budget",
+    "Nearby",
     "Orders",
     "Source",
+    "anywhere",
     "as_held",
     "as_it_is",
     "check_classes",
@@ -76,21 +78,33 @@ class Budget:
     bytes: int = sys.maxsize
 
 
+class Nearby(NamedTuple):
+    """How rows in a file are shuffled: blocks of so many, then the rows of a window of blocks.
+
+    A window holds whole blocks and whole mini-batches.
+    """
+
+    block: int
+    window: int
+
+
 class Orders:
     """The orders of epochs: that of the next one is drawn by a thread while this one runs."""
 
     def __init__(self) -> None:
-        self._drawn: tuple[tuple[int, int, int], HostArray] | None = None
+        self._drawn: tuple[tuple[int, int, int, Nearby | None], HostArray] | None = None
 
     @contextmanager
-    def order(self, n: int, shuffle: tuple[int, int]) -> Generator[HostArray]:
+    def order(
+        self, n: int, shuffle: tuple[int, int], nearby: Nearby | None
+    ) -> Generator[HostArray]:
         """Give the order of an epoch; nothing is drawn any more at its end, however it ends."""
-        (drawn, self._drawn), key = (self._drawn, None), (n, *shuffle)
+        (drawn, self._drawn), key = (self._drawn, None), (n, *shuffle, nearby)
         order = drawn[1] if drawn and drawn[0] == key else shuffled(*key)
         if n < _FEW_TO_DRAW or not isinstance(shuffle, Followed):
             yield order
             return
-        following = n, shuffle.seed, shuffle.epoch + 1
+        following = n, shuffle.seed, shuffle.epoch + 1, nearby
         with ThreadPoolExecutor(1) as thread:
             coming = thread.submit(shuffled, *following)
             yield order
@@ -134,6 +148,10 @@ class Source(Data, Protocol):
         """Return how many rows to go through at a time."""
         ...
 
+    def nearby(self, batch_size: int) -> Nearby | None:
+        """Return among which rows an epoch is shuffled; None is all."""
+        ...
+
     def gathered(self, rows: slice | Array) -> _Stored:
         """Return some rows of X as they are stored, on the device."""
         ...
@@ -158,16 +176,29 @@ class Source(Data, Protocol):
 _AnySource = TypeVar("_AnySource", bound=Source)
 
 
-def shuffled(n: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int32 | np.int64]]:
+def shuffled(
+    n: int, seed: int, epoch: int, nearby: Nearby | None = None
+) -> np.ndarray[Any, np.dtype[np.int32 | np.int64]]:
     """Return the row order ``(n,)`` of one epoch, from NumPy's generator on every backend.
 
     Examples
     --------
     >>> shuffled(5, seed=0, epoch=0)
     array([2, 4, 3, 0, 1], dtype=int32)
+    >>> shuffled(9, seed=0, epoch=0, nearby=Nearby(2, 4))
+    array([1, 0, 5, 4, 3, 7, 2, 6, 8], dtype=int32)
     """
-    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
-    return order.permutation(n).astype(np.int32 if n < 2**31 else np.int64)
+    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
+    dtype = np.int32 if n < 2**31 else np.int64
+    if nearby is None:
+        return random.permutation(n).astype(dtype)
+    # What is left of a last block comes last, so that all windows but the last are whole.
+    order, (block, window) = np.arange(n, dtype=dtype), nearby
+    whole = order[: n // block * block].reshape(-1, block)
+    order[: whole.size] = random.permutation(whole).reshape(-1)
+    for start in range(0, n, window):
+        random.shuffle(order[start : start + window])
+    return order
 
 
 def padded(rows: Array, padding: int, *, backend: Backend, weigh: bool = False) -> Array:
@@ -227,7 +258,7 @@ def epoch(
     changes = Update(update, rule, source.backend.xp, source.dtype)
     shared = Shared(constants, source.models, source.targets, source.standard, source.positives)
     with (
-        source.orders.order(source.n, shuffle) as drawn,
+        source.orders.order(source.n, shuffle, source.nearby(batch_size)) as drawn,
         closing(source.drawn(drawn, batch_size)) as parts,
     ):
         for rows, order in parts:
@@ -396,6 +427,11 @@ def with_standard(source: _AnySource, standard: Standard | None) -> _AnySource:
 def as_it_is(source: _AnySource) -> _AnySource:
     """Return the rows themselves: copies of each block in another dtype would cost too much."""
     return source
+
+
+def anywhere(source: Source, batch_size: int) -> None:
+    """Return None: an epoch is shuffled among all rows."""
+    del source, batch_size
 
 
 def in_order(source: _AnySource) -> tuple[_AnySource, None]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import zlib
+from collections.abc import Generator, Iterable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from xplinear.backends.base import Backend
-from xplinear.data.protocol import Data
-from xplinear.namespace import Array, HostArray
+import numpy as np
 
-__all__ = ["RemoteRows", "Slices", "Survey"]
+from xplinear.backends.base import Backend
+from xplinear.backends.transfer import Slices
+from xplinear.data.protocol import Data
+from xplinear.namespace import Array, HostArray, name_of
+
+__all__ = ["RemoteRows", "Slices", "Survey", "finite_bounds", "surveyed"]
+
+_LOOK_BYTES = 2**20  # the second look at rows finds them in the cache
 
 
 class Survey(NamedTuple):
@@ -32,6 +38,18 @@ class RemoteRows(Protocol):
         """NumPy's dtype of the numbers as they are stored."""
         ...
 
+    @property
+    def names(self) -> HostArray | None:
+        """The names of the features, if they have any."""
+        ...
+
+    def targets(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """Return y and weights of all rows, as arrays or tables on the host: what `fit` was given.
+
+        ``y`` may be None, where labels come with the rows, or say where they are.
+        """
+        ...
+
     def survey(self, counted: HostArray | None = None) -> Survey:
         """Look at every number once; bounds are those of the rows that count, all if None.
 
@@ -50,29 +68,73 @@ class RemoteRows(Protocol):
         *,
         backend: Backend,
         classes: int | None = None,
+        counted: HostArray | None = None,
     ) -> Data:
-        """Return the rows with labels and weights of all of them, for a computation."""
+        """Return the rows with labels and weights of all of them, for a computation.
+
+        What stands in a row that is not ``counted``, if that is given, does not matter: of a weight
+        that becomes 0, it may be huge.
+        """
         ...
 
     def blocks(self) -> Generator[HostArray]:
-        """Yield all rows in order, some at a time: for predictions."""
+        """Yield all rows in order, some at a time, finite: for predictions."""
         ...
 
 
-class Slices(Protocol):
-    """Rows of which any contiguous run can be read."""
+def surveyed(blocks: Iterable[HostArray], counted: HostArray | None = None) -> Survey:
+    """Return what is found in blocks of rows, in order; ``counted`` are indices, sorted.
 
-    @property
-    def shape(self) -> tuple[int, int]: ...
+    Raises
+    ------
+    ValueError
+        If a number is not finite.
 
-    @property
-    def dtype(self) -> Any: ...
+    Examples
+    --------
+    >>> surveyed([np.eye(2), np.zeros((1, 2))], np.asarray([1, 2]))[:2]
+    (array([0., 0.]), array([0., 1.]))
+    """
+    first = digest = 0
+    lows: list[HostArray] = []
+    highs: list[HostArray] = []
+    for X in blocks:
+        digest = zlib.crc32(np.ascontiguousarray(X).view(np.uint8).data, digest)
+        low, high = finite_bounds(X, first)
+        if counted is not None:
+            own = counted[slice(*np.searchsorted(counted, [first, first + len(X)]))] - first
+            low, high = finite_bounds(X[own], first) if len(own) < len(X) else (low, high)
+        lows.append(low)
+        highs.append(high)
+        first += len(X)
+    low, high = (np.concatenate(ends).reshape(-1, lows[0].shape[-1]) for ends in (lows, highs))
+    return Survey(low.min(axis=0), high.max(axis=0), digest)
 
-    @property
-    def chunk(self) -> int:
-        """How many rows are stored together: runs that begin and end there cost least."""
-        ...
 
-    def read(self, start: int, stop: int, into: HostArray) -> None:
-        """Write rows to an array of their shape, in its dtype; several threads may call it."""
-        ...
+def finite_bounds(X: HostArray, first: int) -> tuple[HostArray, HostArray]:
+    """Return the least and the largest value ``(b, p)`` of each column, of some rows at a time.
+
+    Raises
+    ------
+    ValueError
+        If one is not finite; ``first`` is the number of the first row.
+    """
+    short = name_of(X.dtype) in ("bool", "float16", "bfloat16")  # slow, or not to be compared
+    lows: list[HostArray] = []
+    highs: list[HostArray] = []
+    size = max(1, _LOOK_BYTES // max(1, X[:1].nbytes))
+    for start in range(0, len(X), size):
+        part = X[start : start + size]
+        part = part.astype(np.float32) if short else part
+        low, high = part.min(axis=0), part.max(axis=0)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            row, column = np.argwhere(~np.isfinite(part))[0]
+            msg = (
+                f"Input X contains NaN or infinity: {part[row, column]} in row "
+                f"{first + start + row}, column {column}; impute it, or leave the row out"
+            )
+            raise ValueError(msg)
+        lows.append(low)
+        highs.append(high)
+    none = X[:0].astype(np.float32) if short else X[:0]
+    return np.stack(lows) if lows else none, np.stack(highs) if highs else none

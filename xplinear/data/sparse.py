@@ -188,6 +188,7 @@ class SparseData:
     take = blocks.take
     sample = blocks.sample
     epoch = blocks.epoch
+    nearby = blocks.anywhere
 
     def map(
         self,

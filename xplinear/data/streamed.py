@@ -1,22 +1,24 @@
-"""Rows held in host memory, or in a file, that pass through the device piece by piece."""
+"""Rows held in host memory, or in files, that pass through the device piece by piece."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from xplinear.arguments import instance
+from xplinear.arguments import instance, offering
 from xplinear.backends.base import Backend
 from xplinear.backends.sparse import ScipyRows, SparseMatrix, canonical, is_scipy, is_sparse
-from xplinear.backends.transfer import RowIndices
+from xplinear.backends.transfer import RowIndices, Slices, read_rows
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
-from xplinear.data.blocks import Budget, Orders, padded
+from xplinear.data.blocks import Budget, Nearby, Orders, padded
 from xplinear.data.protocol import Data
 from xplinear.data.rows import Standard
 from xplinear.data.sparse import SparseData
@@ -24,20 +26,25 @@ from xplinear.namespace import Array, HostArray
 
 __all__ = ["StreamedData", "data_of"]
 
-_HOST_ARRAY = instance(np.ndarray, "a NumPy array")
+_HOST_ROWS = instance(np.ndarray, "a NumPy array") | offering(Slices, "slices of rows in a file")
 _MOST_BYTES = 256 * 2**20
+_RUN_BYTES = 2**24  # of a file, read at a time
+_BLOCK_BYTES, _WINDOW_BYTES = 2**20, 2**26  # that are shuffled, and among which rows are
+_FEW_BLOCKS = 8  # of a window, however large they are
+_SAMPLES = 2  # of rows in a file that are kept
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedData:
-    """X in host memory, y and weights on the device: for an X larger than the device.
+    """X in host memory or in files, y and weights on the device: for an X larger than the device.
 
     Rows go to the device while those before them are computed with; each serves all models of
-    the stack. Results are those of `ArrayData`, mini-batches included.
+    the stack. Results are those of `ArrayData`, mini-batches included; but those of files too large
+    for that are shuffled in blocks, and rows among a few of these.
 
     Parameters
     ----------
-    X : ndarray of shape (n, p)
+    X : ndarray or Slices of shape (n, p)
         Or a memory map; any numeric dtype and layout, read-only too.
     y, s, dtype, models, backend, targets, positives, standard, classes, budget, orders, padding
         As in `ArrayData`; X itself is not padded.
@@ -55,7 +62,7 @@ class StreamedData:
            [0., 0., 1.]])
     """
 
-    X: HostArray
+    X: HostArray | Slices
     y: Array
     s: Array | None = None
     dtype: Any = None
@@ -69,10 +76,11 @@ class StreamedData:
     orders: Orders = field(default_factory=Orders, kw_only=True, repr=False)
     padding: int = field(default=0, kw_only=True)
     rows: HostArray | None = field(default=None, kw_only=True)
+    samples: dict[bytes, Array] = field(default_factory=dict[bytes, Array], init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _HOST_ARRAY("X", self.X)
-        blocks.settle(self, lambda: self._moved(slice(1)), self.held)
+        _HOST_ROWS("X", self.X)
+        blocks.settle(self, self._first, self.held)
 
     @property
     def n(self) -> int:
@@ -125,6 +133,16 @@ class StreamedData:
         start, stop, step = rows.indices(self.held)
         return self._moved(rows if stop <= self.n else self._within(start, stop, step))
 
+    def _first(self) -> Array:
+        """Return the first row, or one like it: a file is not read."""
+        if isinstance(self.X, np.ndarray):
+            return self._moved(slice(1))
+        return self.backend.asarray(np.zeros((1, self.p), self._dtype))
+
+    @property
+    def _dtype(self) -> Any:
+        return self.X.dtype.newbyteorder("=")
+
     def _within(self, start: int, stop: int, step: int = 1) -> RowIndices:
         """Return a run of rows; the first stands for those that weigh nothing."""
         if stop <= self.n:
@@ -135,17 +153,41 @@ class StreamedData:
     def _moved(self, rows: slice | RowIndices) -> Array:
         """Return some rows, copied: no backend shares memory with the host's X."""
         at = rows if self.rows is None else self.rows[rows]
-        return self.backend.asarray(np.array(self.X[at], self.X.dtype.newbyteorder("=")))
+        if isinstance(self.X, np.ndarray):
+            return self.backend.asarray(np.array(self.X[at], self._dtype))
+        index = np.arange(self.n)[at] if isinstance(at, slice) else np.asarray(at)
+        key = index.tobytes()
+        if key not in self.samples:
+            found = read_rows(self.X, index, np.empty((len(index), self.p), self._dtype))
+            for old in list(self.samples)[: 1 - _SAMPLES]:
+                self.samples.pop(old, None)
+            self.samples[key] = self.backend.asarray(found)
+        return self.samples[key]
 
     def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:
         """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are.
 
         They last until the next ones are asked for.
         """
-        ends = [(i, min(i + size, self.held)) for i in range(start, self.n, size)]
+        run = self._run(size)
+        cuts = [start, *range((start // run + 1) * run, self.n, run), self.held]
+        ends = list(pairwise(cuts))
         with closing(self._uploaded([self._within(*end) for end in ends])) as uploaded:
-            for X, end in zip(uploaded, ends, strict=True):
-                yield X, slice(*end)
+            for X, (first, stop) in zip(uploaded, ends, strict=True):
+                for i in range(first, stop, size):
+                    here = slice(i, min(i + size, stop))
+                    yield (
+                        X if here == slice(first, stop) else X[i - first : here.stop - first, :],
+                        here,
+                    )
+
+    def _run(self, size: int) -> int:
+        """Return how many rows to read at a time, for blocks of so many: of files whole chunks."""
+        if isinstance(self.X, np.ndarray):
+            return size
+        row = self.p * self._dtype.itemsize
+        run = size * max(1, _RUN_BYTES // (size * row))
+        return -(-run // self.X.chunk) * self.X.chunk
 
     def _uploaded(self, pieces: Sequence[RowIndices]) -> Generator[Array]:
         """Yield pieces of X on the device, each until the next is asked for."""
@@ -164,18 +206,38 @@ class StreamedData:
         Those of many whole mini-batches are gathered on the host and go to the device together.
         """
         xp, asarray = self.backend.xp, self.backend.asarray
-        batch_bytes = batch_size * self.p * self.X.itemsize
+        batch_bytes = batch_size * self.p * self.X.dtype.itemsize
         size = batch_size * max(1, self.block_bytes // batch_bytes)
+        nearby = self.nearby(batch_size)
+        size = size if nearby is None else nearby.window
         pieces = [order[i : i + size] for i in range(0, self.n, size)]
-        counts = [len(piece) for piece in pieces]
+        places = [np.arange(len(piece), dtype=order.dtype) for piece in pieces]
+        if not isinstance(self.X, np.ndarray):  # read in order, taken in that of the batches
+            first = [np.argsort(piece) for piece in pieces]
+            for at, index in zip(places, first, strict=True):
+                at[index] = np.arange(len(index), dtype=order.dtype)
+            pieces = [piece[index] for piece, index in zip(pieces, first, strict=True)]
         if self.padding:
-            more = self.backend.padding(self.X, counts[-1])
+            more = self.backend.padding(self.X, len(pieces[-1]))
             pieces[-1] = np.append(pieces[-1], np.zeros(more, order.dtype))
         with closing(self._uploaded(pieces)) as uploaded:
-            for X, piece, count in zip(uploaded, pieces, counts, strict=True):
+            for X, piece, place in zip(uploaded, pieces, places, strict=True):
                 at = asarray(piece)
                 y, s = (None if a is None else xp.take(a, at, axis=0) for a in (self.y, self.s))
-                yield (X, y, s), asarray(np.arange(count, dtype=order.dtype))
+                yield (X, y, s), asarray(place)
+
+    def nearby(self, batch_size: int) -> Nearby | None:
+        """Return among which rows of a file an epoch is shuffled, the same on every backend."""
+        if isinstance(self.X, np.ndarray):
+            return None
+        row, chunk = self.p * self.X.dtype.itemsize, self.X.chunk
+        block = -(-max(1, _BLOCK_BYTES // row) // chunk) * chunk
+        step = batch_size // math.gcd(block, batch_size)  # blocks of whole batches together
+        if step * block * row > _WINDOW_BYTES:
+            block, step = -(-block // batch_size) * batch_size, 1
+        blocks = max(_FEW_BLOCKS, _WINDOW_BYTES // (block * row))
+        window = -(-blocks // step) * step * block
+        return None if window >= self.n else Nearby(block, window)
 
 
 def _held(X: Any, backend: Backend) -> SparseMatrix:

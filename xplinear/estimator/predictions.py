@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from xplinear.backends import Backend, backend_of
 from xplinear.backends.sparse import ScipyRows, is_scipy
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
+from xplinear.data.remote import RemoteRows
+from xplinear.data.sources import remote_rows
 from xplinear.estimator.labels import labels_on
 from xplinear.estimator.standardize import column_bounds, with_full_columns
 from xplinear.estimator.validation import check_features
@@ -80,10 +83,12 @@ def accuracy(objective: Objective, params: Params) -> Array:
 def rows_on(backend: Backend, X: Array, own: Backend) -> Array:
     """Return X on the backend, or on the host where it comes from another library or is sparse.
 
-    Sparse matrices are canonical.
+    Sparse matrices are canonical; rows that are not in memory stay where they are.
     """
     if is_scipy(X):
         return ScipyRows(X)
+    if isinstance(X, RemoteRows):
+        return X
     return backend.asarray(X) if own.xp is backend.xp and own.name != "numpy" else own.fetch(X)
 
 
@@ -106,6 +111,11 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
 def predicted(clf: Any, X: Any, method: str) -> Array:
     """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
     check_is_fitted(clf)
+    X = remote_rows(X)
+    if isinstance(X, RemoteRows):
+        check_features(clf, X, reset=False)
+        with closing(X.blocks()) as blocks:
+            return np.concatenate([predicted(clf, block, method) for block in blocks])
     kept, backend, own = vars(clf), clf.backend_, backend_of(X)
     if own.traced(X) and own.xp is backend.xp:
         own = backend  # wherever it will be computed

@@ -27,6 +27,7 @@ from xplinear.solvers.metric import Moments, feature_moments, vary
 
 __all__ = [
     "Nearby",
+    "apart",
     "column_bounds",
     "composed",
     "moments_in",
@@ -70,7 +71,7 @@ def column_bounds(
     (array([ 1., -5.]), array([3., 5.]))
     """
     if isinstance(X, ScipyRows):
-        return _apart(*_sparse_bounds((X if rows is None else X.rows(rows)).matrix))
+        return apart(*_sparse_bounds((X if rows is None else X.rows(rows)).matrix))
     X = backend.near(X)
     host = isinstance(X, np.ndarray)
     xp = np if host else backend.xp
@@ -98,7 +99,7 @@ def column_bounds(
     blocks = iter(range(0, n, size))
     both = xp.stack(list(backend.each(lambda i: bounds(block(i)), blocks)))
     both = both if host else backend.to_host(both)
-    return _apart(both[:, 0].min(axis=0), both[:, 1].max(axis=0))
+    return apart(both[:, 0].min(axis=0), both[:, 1].max(axis=0))
 
 
 def with_full_columns(X: Any, standard: Standard | None, bits: int, *, backend: Backend) -> Any:
@@ -131,7 +132,7 @@ def _sparse_bounds(X: HostSparse) -> tuple[HostArray, HostArray]:
     return low, high
 
 
-def _apart(low: HostArray, high: HostArray) -> tuple[HostArray, HostArray]:
+def apart(low: HostArray, high: HostArray) -> tuple[HostArray, HostArray]:
     """Return bounds in float64, still apart where they are."""
     rounded, above = low.astype(np.float64), high.astype(np.float64)
     # Integers may be one in float64; what varies must be seen to.

@@ -1,0 +1,36 @@
+"""Which objects are rows that are not in memory, and what each becomes: one line, one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xplinear.data.remote import RemoteRows
+from xplinear.data.sliced import sliced_rows
+from xplinear.namespace import HostArray
+
+__all__ = ["SOURCES", "remote_rows"]
+
+# Each gives the rows of an object that it knows, an array where these are few, else None.
+SOURCES: dict[str, Callable[[Any], RemoteRows | HostArray | None]] = {
+    "slices": sliced_rows,
+}
+
+
+def remote_rows(X: Any) -> Any:
+    """Return rows that are not in memory as `RemoteRows`, or an array; anything else as it is.
+
+    Examples
+    --------
+    >>> remote_rows([[1.0, 2.0]])
+    [[1.0, 2.0]]
+    """
+    if type(X) is np.ndarray or isinstance(X, RemoteRows):
+        return X
+    for rows_of in SOURCES.values():
+        found = rows_of(X)
+        if found is not None:
+            return found
+    return X
