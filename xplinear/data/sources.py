@@ -11,7 +11,7 @@ from xplinear.data.remote import RemoteRows
 from xplinear.data.sliced import sliced_rows
 from xplinear.namespace import HostArray
 
-__all__ = ["SOURCES", "remote_rows"]
+__all__ = ["SOURCES", "remote_rows", "rows_and_targets"]
 
 # Each gives the rows of an object that it knows, an array where these are few, else None.
 SOURCES: dict[str, Callable[[Any], RemoteRows | HostArray | None]] = {
@@ -34,3 +34,11 @@ def remote_rows(X: Any) -> Any:
         if found is not None:
             return found
     return X
+
+
+def rows_and_targets(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """Return what a fit is given, with rows as `remote_rows` has them, and their y and weights."""
+    X = remote_rows(X)
+    if isinstance(X, RemoteRows):
+        return X, *X.targets(y, sample_weight)
+    return X, y, sample_weight

@@ -23,6 +23,7 @@ from xplinear.arguments import (
 )
 from xplinear.backends import Backend, backend_of, get_backend
 from xplinear.backends.base import undisturbed
+from xplinear.data.sources import rows_and_targets
 from xplinear.estimator.labels import (
     check_classes,
     check_labels,
@@ -339,6 +340,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         """
         callbacks = CALLABLES("callbacks", callbacks)
         settings = given(Settings, self)
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         problem = prepare(settings, X, y, sample_weight, owner=self)
         warm = settings.warm_start and hasattr(self, "params_")
         before = fitted_of(self) if warm else None
@@ -363,6 +365,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             All labels there will ever be; needed in the first call, but where rows have many:
             there they name the columns of y.
         """
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         before = fitted_of(self) if hasattr(self, "params_") else None
         labels = has_columns(y) if before is None else before.kind == "labels"
         if before is None and classes is None and not labels:
@@ -431,6 +434,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         Of many labels ``y (n, L)`` it is the share of the rows all of whose labels are right.
         """
         check_is_fitted(self)
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         if self._kind == "labels":
             return self._share_all_right(X, y, sample_weight)
         labels = check_labels(self, y)

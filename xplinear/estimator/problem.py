@@ -17,7 +17,6 @@ from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
 from xplinear.data.remote import RemoteRows, Survey
-from xplinear.data.sources import remote_rows
 from xplinear.estimator.memory import STATE_VECTORS, WIDE
 from xplinear.estimator.predictions import rows_on
 from xplinear.estimator.settings import STRENGTHS, Settings
@@ -143,8 +142,8 @@ class Sample(NamedTuple):
 class Problem:
     """A fit made ready: everything checked, nothing of the estimator changed yet.
 
-    The objective has only the ``rows`` of the sample that count, all if None, as where they are not
-    in memory: ``survey`` is then what was found in them. ``shifted`` says that
+    The objective has only the ``rows`` of the sample that count, all if None; where they are not in
+    memory it has all, and ``survey`` is what was found in them. ``shifted`` says that
     scores must be computed in the standard's features; ``reach`` is what they were before they were
     standardized, where that was asked for.
     """
@@ -255,11 +254,17 @@ class Problem:
         params = (xp.astype(a, wide, copy=False) for a in self.held(result.params))
         return replace(result, params=Params(*params))
 
+    @property
+    def present(self) -> HostArray | slice:
+        """The rows of the sample that the objective has."""
+        return slice(None) if self.rows is None or self.survey else self.rows
+
     def places(self, index: HostArray) -> HostArray:
         """Return where the given rows of X are among those that count, without the others."""
         if self.rows is None:
             return index
-        return np.searchsorted(self.rows, index[np.isin(index, self.rows)])
+        index = index[np.isin(index, self.rows)]
+        return index if self.survey else np.searchsorted(self.rows, index)
 
 
 def _counted_rows(weights: HostArray | None, dtype: Any, backend: Backend) -> HostArray | None:
@@ -312,9 +317,6 @@ def _sample(
     before: Fitted | None,
 ) -> Sample:
     backend = chosen_backend(settings.backend)
-    X = remote_rows(X)
-    if isinstance(X, RemoteRows):
-        y, sample_weight = X.targets(y, sample_weight)
     labels, own = check_targets(owner, y), backend_of(X)
     X, names = check_features(owner, X, reset=before is None)
     check_lengths(X, labels)
@@ -533,8 +535,10 @@ def _posed(
         measured = (data, within(own, moments)) if same else None
         objective = replace(objective, data=data, measured=measured)
     held_out = held_out and held_out.with_standard(standard)
-    rows, reach = None if survey else counted, shared.standard
-    return Problem(objective, sample, rows, held_out, standard, shifted, seed, alpha, reach, survey)
+    reach = shared.standard
+    return Problem(
+        objective, sample, counted, held_out, standard, shifted, seed, alpha, reach, survey
+    )
 
 
 def prepare(
@@ -555,7 +559,7 @@ def prepare(
     ----------
     settings : Settings
     X, y, sample_weight : arrays
-        As `LinearClassifier.fit` takes them.
+        As `LinearClassifier.fit` takes them, after `rows_and_targets`.
     owner : estimator
         Whose name errors give; it is not changed.
     partial : bool, default False

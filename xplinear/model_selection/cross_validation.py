@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence, shown
 from xplinear.backends import Backend, matmul_precision
 from xplinear.backends.base import undisturbed
+from xplinear.data.sources import rows_and_targets
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
 from xplinear.estimator.labels import host_weights
 from xplinear.estimator.problem import Problem, place_of, prepare
@@ -295,6 +296,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         """
         callbacks = CALLABLES("callbacks", callbacks)
         search, settings = given(_Search, self), given(Settings, self)
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         problem = prepare(settings, X, y, sample_weight, owner=self, scored=True)
         objective = problem.objective
         if not has_strength(objective.penalty):
