@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from xplinear.data.remote import RemoteRows
+from xplinear.data.scanned import by_name
 from xplinear.data.sliced import sliced_rows
 from xplinear.namespace import HostArray
 
@@ -19,8 +20,10 @@ SOURCES: dict[str, Callable[[Any], RemoteRows | HostArray | None]] = {
 }
 
 
-def remote_rows(X: Any) -> Any:
+def remote_rows(X: Any, model: Any = None) -> Any:
     """Return rows that are not in memory as `RemoteRows`, or an array; anything else as it is.
+
+    A table becomes the features of a ``model``, if it is given, or all its columns.
 
     Examples
     --------
@@ -29,6 +32,7 @@ def remote_rows(X: Any) -> Any:
     """
     if type(X) is np.ndarray or isinstance(X, RemoteRows):
         return X
+    (X,) = by_name(X, model)
     for rows_of in SOURCES.values():
         found = rows_of(X)
         if found is not None:
@@ -36,8 +40,12 @@ def remote_rows(X: Any) -> Any:
     return X
 
 
-def rows_and_targets(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-    """Return what a fit is given, with rows as `remote_rows` has them, and their y and weights."""
+def rows_and_targets(X: Any, y: Any, sample_weight: Any, model: Any = None) -> tuple[Any, Any, Any]:
+    """Return what a fit is given, with rows as `remote_rows` has them, and their y and weights.
+
+    Of a table these may be the names of columns.
+    """
+    X, y, sample_weight = by_name(X, model, y=y, sample_weight=sample_weight)
     X = remote_rows(X)
     if isinstance(X, RemoteRows):
         return X, *X.targets(y, sample_weight)

@@ -111,7 +111,7 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
 def predicted(clf: Any, X: Any, method: str) -> Array:
     """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
     check_is_fitted(clf)
-    X = remote_rows(X)
+    X = remote_rows(X, clf)
     if isinstance(X, RemoteRows):
         check_features(clf, X, reset=False)
         with closing(X.blocks()) as blocks:
