@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -59,12 +60,18 @@ class Part(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """All rows of a source, and its columns; ``names`` are those it shows."""
+    """All rows of a source.
+
+    ``columns`` are those it shows; ``table`` is all of it where it is in memory, and ``beyond``
+    tells of a column that is not in all files.
+    """
 
     name: str
     schema: Any
-    names: tuple[str, ...]
+    columns: tuple[str, ...]
     parts: tuple[Part, ...]
+    table: Any = None
+    beyond: str = ""
 
 
 class Form(NamedTuple):
@@ -208,7 +215,17 @@ def _of_paths(source: Any) -> Parts:
     if not dataset.files:
         msg = f"X: the folder {name} holds no Parquet files"
         raise ValueError(msg)
-    return _of_dataset(dataset, name)
+    found = _of_dataset(dataset, name)
+    for fragment in dataset.get_fragments():
+        more = [
+            column
+            for column in fragment.physical_schema.names
+            if column not in dataset.schema.names
+        ]
+        if more:
+            first, other = dataset.files[0], fragment.path
+            return found._replace(beyond=f"{other!r} has a column {more[0]!r}, {first!r} has none")
+    return found
 
 
 def _no_parquet(name: str, error: Exception) -> ValueError:
@@ -219,23 +236,30 @@ def _no_parquet(name: str, error: Exception) -> ValueError:
 
 
 def _of_dataset(dataset: Any, name: str = "the pyarrow Dataset") -> Parts:
-    schema, rows = dataset.schema, dataset.count_rows()
-    pa = pyarrow_for("Arrow")
+    pa, schema = pyarrow_for("Arrow"), dataset.schema
     if isinstance(dataset, pa.dataset.InMemoryDataset):
-        return _of_runs(name, schema, rows, cache(dataset.to_table().select))
-    parts = [
-        part
-        for fragment in dataset.get_fragments()
-        for part in _of_fragment(fragment, schema, name)
-    ]
-    there = sum(part.rows for part in parts)
-    if there != rows:
+        return _of_table(dataset.to_table(), name)
+    try:
+        fragments = list(dataset.get_fragments())
+    except ValueError as error:
         msg = (
-            f"X: {name} is filtered to {rows:,} of {there:,} rows; write these, "
-            "pyarrow.dataset.write_dataset(...), or take them to memory, .to_table()"
+            f"X: {name} is filtered or projected; write it, pyarrow.dataset.write_dataset(...), or "
+            "take it to memory, .to_table()"
         )
-        raise ValueError(msg)
+        raise ValueError(msg) from error
+    parts = [part for fragment in fragments for part in _of_fragment(fragment, schema, name)]
     return _shown(name, schema, parts)
+
+
+def _of_arrays(arrays: Any) -> Parts:
+    pa = pyarrow_for("Arrow")
+    if isinstance(arrays, pa.RecordBatch):
+        return _of_table(pa.Table.from_batches([arrays]), "the pyarrow RecordBatch")
+    return _of_table(pa.table({"X": arrays}), "the pyarrow array")
+
+
+def _of_table(table: Any, name: str = "the pyarrow Table") -> Parts:
+    return _of_runs(name, table.schema, len(table), table.select)._replace(table=table)
 
 
 def _shown(name: str, schema: Any, parts: Iterable[Part]) -> Parts:
@@ -245,8 +269,8 @@ def _shown(name: str, schema: Any, parts: Iterable[Part]) -> Parts:
         msg = f"X: {name} names two columns {min(twice)!r}"
         raise ValueError(msg)
     index = row_index(schema)
-    names = tuple(column for column in schema.names if column not in index)
-    return Parts(name, schema, names, tuple(parts))
+    columns = tuple(column for column in schema.names if column not in index)
+    return Parts(name, schema, columns, tuple(parts))
 
 
 def _of_runs(name: str, schema: Any, rows: int, of: Callable[[tuple[str, ...]], Any]) -> Parts:
@@ -333,10 +357,17 @@ class _ParquetFile:
         pa = pyarrow_for("Arrow")
         if _seen(self.fragment) != self.seen:
             raise changed(self.file)
-        with pa.parquet.ParquetFile(
-            self.fragment.open(), metadata=self.metadata, pre_buffer=False, buffer_size=_PAGE_BYTES
-        ) as file:
-            stored = [name for name in columns if self._is_stored(file.schema_arrow, name)]
+        own = self.metadata.schema.to_arrow_schema()
+        stored = [name for name in columns if self._is_stored(own, name)]
+        with (
+            _reading(self.file),
+            pa.parquet.ParquetFile(
+                self.fragment.open(),
+                metadata=self.metadata,
+                pre_buffer=False,
+                buffer_size=_PAGE_BYTES,
+            ) as file,
+        ):
             for batch in file.iter_batches(size, row_groups=[group], columns=stored):
                 arrays = [
                     batch.column(name)
@@ -361,6 +392,16 @@ class _ParquetFile:
             )
             raise ValueError(msg)
         return True
+
+
+@contextmanager
+def _reading(file: str) -> Generator[None]:
+    """Let errors name the file that is read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        msg = f"X: {file} cannot be read: {error}"
+        raise OSError(msg) from error
 
 
 def _seen(fragment: Any) -> tuple[int, int] | None:
@@ -390,28 +431,31 @@ def _of_hugging_face(dataset: Any) -> Parts:
 
     schema, shown = dataset.features.arrow_schema, dataset.format["columns"]
     found = _of_runs("the Dataset", schema, len(dataset), of)
-    return found._replace(names=tuple(name for name in found.names if name in shown))
+    return found._replace(columns=tuple(name for name in found.columns if name in shown))
 
 
 def _of_column(column: Any) -> Parts:
-    found = _of_hugging_face(column.source)
-    return found._replace(names=(column.column_name,))
+    return _of_hugging_face(column.source)._replace(columns=(column.column_name,))
 
 
 def _refuse(what: str) -> Callable[[Any], NoReturn]:
     def refuse(source: Any) -> NoReturn:
         names = f" ({', '.join(map(repr, source))})" if isinstance(source, dict) else ""
-        msg = f"X is a {type(source).__name__}{names}: {what}"
+        msg = f"X is of type {type(source).__name__}{names}: {what}"
         raise TypeError(msg)
 
     return refuse
 
 
 _ONCE = _refuse("it gives its rows once; pass the Dataset or the file that it reads")
-_STREAM = _refuse("it gives no rows but the next; load it without streaming")
+_STREAM = _refuse("its rows come one after another only; load it without streaming")
 _MAKERS: dict[str, Callable[[Any], Parts]] = {
     "pyarrow._dataset.Dataset": _of_dataset,
     "pyarrow.parquet.core.ParquetFile": _of_file,
+    "pyarrow.lib.Array": _of_arrays,
+    "pyarrow.lib.ChunkedArray": _of_arrays,
+    "pyarrow.lib.RecordBatch": _of_arrays,
+    "pyarrow.lib.Table": _of_table,
     "pyarrow.lib.RecordBatchReader": _ONCE,
     "pyarrow._dataset.Scanner": _ONCE,
     "datasets.arrow_dataset.Dataset": _of_hugging_face,

@@ -15,6 +15,7 @@ from xplinear.arguments import TEXT, sequence, shown
 from xplinear.data.arrow import (
     Form,
     Part,
+    Parts,
     changed,
     check_present,
     form_of,
@@ -100,34 +101,35 @@ class Scanned:
 
     Parameters
     ----------
-    name : str
-        Of the table, for messages.
-    schema : pyarrow.Schema
-        Of all its columns.
+    source : Parts
+        All columns of the table, and where its rows are.
     columns : tuple of str
         Those that are rows.
-    parts : tuple of Part
     chosen : bool, default False
         Whether the columns were named by the user.
     argument : str, default "X"
         What messages call the rows.
     """
 
-    name: str
-    schema: Any = field(repr=False)
+    source: Parts
     columns: tuple[str, ...]
-    parts: tuple[Part, ...] = field(repr=False)
     chosen: bool = False
     argument: str = "X"
     cursors: _Cursors = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cursors", _Cursors(len(self.parts)))
+        object.__setattr__(self, "cursors", _Cursors(len(self.source.parts)))
 
     @cached_property
     def ends(self) -> HostArray:
         """The row after the last of each part."""
-        return np.cumsum([part.rows for part in self.parts], dtype=np.int64)
+        return np.cumsum([part.rows for part in self.source.parts], dtype=np.int64)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a table in memory without lists, as others take it."""
+        forms = (form_of(self.source.schema.field(name).type) for name in self.columns)
+        return self.source.table is not None and all(a is None or a.width is None for a in forms)
 
     @cached_property
     def form(self) -> Form:
@@ -136,14 +138,16 @@ class Scanned:
         lists = [name for name, form in forms.items() if form.width is not None]
         problem = None
         if not forms:
-            problem = f"{self.name} has no columns left for the features"
+            problem = f"{self.source.name} has no columns left for the features"
         elif lists and len(forms) > 1:
             others = ", ".join(repr(name) for name in self.columns if name != lists[0])
             problem = (
-                f"column {lists[0]!r} of {self.name} holds lists, beside {others}; features are "
-                "one column of lists, or columns of numbers: "
+                f"column {lists[0]!r} of {self.source.name} holds lists, beside {others}; features "
+                "are one column of lists, or columns of numbers: "
                 f"xplinear.scan(..., columns=[{lists[0]!r}])"
             )
+        elif self.source.beyond and not self.chosen:
+            problem = f"{self.source.beyond}; xplinear.scan(..., columns=[...]) chooses"
         if problem is not None:
             msg = f"{self.argument}: {problem}"
             raise ValueError(msg)
@@ -153,19 +157,19 @@ class Scanned:
         return form._replace(width=form.width or self._first_length(lists[0]))
 
     def _form_of(self, name: str) -> Form:
-        kind = self.schema.field(name).type
+        kind = self.source.schema.field(name).type
         form = form_of(kind)
         if form is None:
             msg = (
-                f"{self.argument}: column {name!r} of {self.name} is of type {kind}; features are "
-                "columns of numbers or truth values, or one column of lists of numbers: encode "
-                "it, or leave it out, xplinear.scan(..., columns=[...])"
+                f"{self.argument}: column {name!r} of {self.source.name} is of type {kind}; "
+                "features are columns of numbers or truth values, or one column of lists of "
+                "numbers: encode it, or leave it out, xplinear.scan(..., columns=[...])"
             )
             raise ValueError(msg)
         return form
 
     def _first_length(self, name: str) -> int:
-        part = next((part for part in self.parts if part.rows), None)
+        part = next((part for part in self.source.parts if part.rows), None)
         if part is None:
             return 0
         with closing(_Cursor(part.batches([name], 1))) as cursor:
@@ -180,7 +184,7 @@ class Scanned:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows, and the numbers of each."""
-        n, width = int(self.ends[-1]) if self.parts else 0, self.form.width
+        n, width = int(self.ends[-1]) if self.source.parts else 0, self.form.width
         return n, len(self.columns) if width is None else width
 
     @property
@@ -191,19 +195,19 @@ class Scanned:
     @property
     def chunk(self) -> int:
         """The rows of the largest part."""
-        return max((part.rows for part in self.parts), default=1)
+        return max((part.rows for part in self.source.parts), default=1)
 
     def read(self, start: int, stop: int, into: HostArray) -> None:
         """Write rows to an array of their shape; several threads may call it."""
         at = start
-        for i in range(int(np.searchsorted(self.ends, start, "right")), len(self.parts)):
-            begin, end = int(self.ends[i]) - self.parts[i].rows, min(stop, int(self.ends[i]))
+        for i in range(int(np.searchsorted(self.ends, start, "right")), len(self.source.parts)):
+            begin, end = int(self.ends[i]) - self.source.parts[i].rows, min(stop, int(self.ends[i]))
             if at < end:
                 self._read_part(i, at - begin, into[at - start : end - start])
                 at = end
 
     def _read_part(self, i: int, start: int, into: HostArray) -> None:
-        part, done = self.parts[i], 0
+        part, done = self.source.parts[i], 0
         with self.cursors.locks[i]:
             cursor = self.cursors.taken(i, start)
             if cursor is None:
@@ -231,21 +235,21 @@ class Scanned:
             else:
                 into[...] = found
 
-    def of(self, columns: Sequence[str], argument: str = "X", **other: Any) -> Scanned:
-        """Return the same rows of other columns."""
-        there = self.schema.names
-        missing = [name for name in columns if name not in there]
+    def of(self, columns: Sequence[str], argument: str = "X") -> Scanned:
+        """Return the same rows of columns chosen."""
+        name, there = self.source.name, self.source.schema.names
+        missing = [column for column in columns if column not in there]
         if missing:
-            msg = f"{argument}: {self.name} has no column {missing[0]!r}; it has {shown(there)}"
+            msg = f"{argument}: {name} has no column {missing[0]!r}; it has {shown(there)}"
             raise ValueError(msg)
-        return replace(self, columns=tuple(columns), argument=argument, **other)
+        return replace(self, columns=tuple(columns), chosen=True, argument=argument)
 
     def table(self) -> Any:
         """Return the columns as a table of Arrow in memory, without missing values."""
         pa = pyarrow_for("Arrow")
-        schema = pa.schema([self.schema.field(name) for name in self.columns])
+        schema = pa.schema([self.source.schema.field(name) for name in self.columns])
         found: list[Any] = []
-        for part in self.parts:
+        for part in self.source.parts:
             row = 0
             for batch in part.batches(self.columns, 1 + _TABLE_CELLS // len(self.columns)):
                 for column, name in zip(batch.columns, self.columns, strict=True):
@@ -259,9 +263,11 @@ class Scanned:
     def column(self, name: str, argument: str) -> HostArray:
         """Return all values of a column, for an argument: ``(n,)``, or of lists ``(n, w)``."""
         one = self.of([name], argument)
-        kind = self.schema.field(name).type
+        kind = self.source.schema.field(name).type
         if form_of(kind) is None:
-            return labels_in(one.table().column(0), f"{argument}: column {name!r} of {self.name}")
+            return labels_in(
+                one.table().column(0), f"{argument}: column {name!r} of {self.source.name}"
+            )
         values = np.empty(one.shape, one.dtype)
         one.read(0, len(values), values)
         return values[:, 0] if one.form.width is None else values
@@ -273,18 +279,30 @@ class Scanned:
             return self
         if names is not None:
             return self.of(names)
-        forms = {name: form_of(self.schema.field(name).type) for name in self.columns}
+        forms = {name: form_of(self.source.schema.field(name).type) for name in self.columns}
         lists = [self.of([name]) for name, form in forms.items() if form and form.width is not None]
         fit = [one for one in lists if one.shape[1] == p]
         return fit[0] if len(fit) == 1 else self
+
+    def _lists_of(self, table: Any) -> HostArray:
+        """Return lists in memory as a matrix, which is their memory where that is in one piece."""
+        (name,), row, found = self.columns, 0, list[HostArray]()
+        whole = Part(self.source.name, 0, len(table), lambda *_: iter(()))
+        for piece in table.column(name).chunks:
+            cell = self._cell(whole, name, row)
+            found.append(numbers_in(piece, self.form.width, self.argument, cell))
+            row += len(piece)
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def in_memory(self) -> Any:
         """Return rows that are few as a table or an array, others as those of a file."""
         n, p = self.shape
         if n == 0:
-            msg = f"X: {self.name} has no rows"
+            msg = f"X: {self.source.name} has no rows"
             raise ValueError(msg)
-        lists = self.form.width is not None
+        lists, table = self.form.width is not None, self.source.table
+        if table is not None:
+            return self._lists_of(table) if lists else table.select(self.columns)
         rows = SlicedRows(self, None if lists else np.asarray(self.columns, dtype=object))
         if n * p * self.dtype.itemsize > KEPT_BYTES:
             return rows
@@ -340,7 +358,7 @@ def scan(source: Any, *, columns: Sequence[str] | None = None) -> Scanned:
     if rows is None:
         msg = f"source must be {_WANTS}, got {shown(source)}"
         raise TypeError(msg)
-    return rows if columns is None else rows.of(_NAMES("columns", columns), chosen=True)
+    return rows if columns is None else rows.of(_NAMES("columns", columns))
 
 
 def by_name(X: Any, model: Any = None, **given: Any) -> tuple[Any, ...]:
@@ -362,9 +380,12 @@ def by_name(X: Any, model: Any = None, **given: Any) -> tuple[Any, ...]:
     """
     taken = {name: _of_hugging_face(value, name) for name, value in given.items()}
     rows = None if is_array(X) or isinstance(X, (list, tuple)) else _scanned(X)
-    if rows is None:
-        return X, *taken.values()
     columns = {name: value for name, value in taken.items() if isinstance(value, str)}
+    if rows is None or (rows is not X and rows.is_plain):
+        return X, *taken.values()
+    if "y" in taken and taken["y"] is None:
+        msg = f"y must be the labels of all rows, or the name of a column of {rows.source.name}"
+        raise ValueError(msg)
     others = [name for name in rows.columns if name not in columns.values()]
     features = replace(rows, columns=tuple(others)).features_of(model)
     taken |= {name: rows.column(value, name) for name, value in columns.items()}
@@ -376,7 +397,7 @@ def _scanned(source: Any) -> Scanned | None:
     if isinstance(source, Scanned):
         return source
     found = parts_of(source)
-    return found and Scanned(found.name, found.schema, found.names, found.parts)
+    return found and Scanned(found, found.columns)
 
 
 def _of_hugging_face(values: Any, argument: str) -> Any:
