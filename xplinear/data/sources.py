@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xplinear.data.remote import RemoteRows
+from xplinear.data.remote import RemoteRows, is_remote
 from xplinear.data.scanned import by_name
 from xplinear.data.sliced import sliced_rows
 from xplinear.namespace import HostArray
@@ -30,7 +30,7 @@ def remote_rows(X: Any, model: Any = None) -> Any:
     >>> remote_rows([[1.0, 2.0]])
     [[1.0, 2.0]]
     """
-    if type(X) is np.ndarray or isinstance(X, RemoteRows):
+    if type(X) is np.ndarray or is_remote(X):
         return X
     (X,) = by_name(X, model)
     for rows_of in SOURCES.values():
@@ -47,6 +47,6 @@ def rows_and_targets(X: Any, y: Any, sample_weight: Any, model: Any = None) -> t
     """
     X, y, sample_weight = by_name(X, model, y=y, sample_weight=sample_weight)
     X = remote_rows(X)
-    if isinstance(X, RemoteRows):
+    if is_remote(X):
         return X, *X.targets(y, sample_weight)
     return X, y, sample_weight

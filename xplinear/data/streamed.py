@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from xplinear.data.rows import Standard
 from xplinear.data.sparse import SparseData
 from xplinear.namespace import Array, HostArray
 
-__all__ = ["StreamedData", "data_of"]
+__all__ = ["Spaced", "StreamedData", "data_of"]
 
 _HOST_ROWS = instance(np.ndarray, "a NumPy array") | offering(Slices, "slices of rows in a file")
 _MOST_BYTES = 256 * 2**20
@@ -32,6 +32,13 @@ _RUN_BYTES = 2**24  # of a file, read at a time
 _BLOCK_BYTES, _WINDOW_BYTES = 2**20, 2**26  # that are shuffled, and among which rows are
 _FEW_BLOCKS = 8  # of a window, however large they are
 _SAMPLES = 2  # of rows in a file that are kept
+
+
+class Spaced(NamedTuple):
+    """Rows of a file that are in memory: one of every ``step``, from the first on."""
+
+    step: int
+    rows: HostArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +57,10 @@ class StreamedData:
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
+    spaced : Spaced, optional
+        Rows of a file that are in memory, to be sampled.
+    samples : dict
+        Of rows in a file, shared as ``budget`` is.
 
     Examples
     --------
@@ -76,7 +87,10 @@ class StreamedData:
     orders: Orders = field(default_factory=Orders, kw_only=True, repr=False)
     padding: int = field(default=0, kw_only=True)
     rows: HostArray | None = field(default=None, kw_only=True)
-    samples: dict[bytes, Array] = field(default_factory=dict[bytes, Array], init=False, repr=False)
+    spaced: Spaced | None = field(default=None, kw_only=True, repr=False)
+    samples: dict[bytes, Array] = field(
+        default_factory=dict[bytes, Array], kw_only=True, repr=False
+    )
 
     def __post_init__(self) -> None:
         _HOST_ROWS("X", self.X)
@@ -133,6 +147,11 @@ class StreamedData:
         start, stop, step = rows.indices(self.held)
         return self._moved(rows if stop <= self.n else self._within(start, stop, step))
 
+    @property
+    def spacing(self) -> int:
+        """Of every so many rows one is in memory."""
+        return 1 if self.spaced is None else self.spaced.step
+
     def _first(self) -> Array:
         """Return the first row, or one like it: a file is not read."""
         if isinstance(self.X, np.ndarray):
@@ -158,7 +177,10 @@ class StreamedData:
         index = np.arange(self.n)[at] if isinstance(at, slice) else np.asarray(at)
         key = index.tobytes()
         if key not in self.samples:
-            found = read_rows(self.X, index, np.empty((len(index), self.p), self._dtype))
+            if self.spaced is not None and not (index % self.spaced.step).any():
+                found = self.spaced.rows[index // self.spaced.step]
+            else:
+                found = read_rows(self.X, index, np.empty((len(index), self.p), self._dtype))
             for old in list(self.samples)[: 1 - _SAMPLES]:
                 self.samples.pop(old, None)
             self.samples[key] = self.backend.asarray(found)
