@@ -20,9 +20,9 @@ from xplinear.data.remote import Survey, finite_bounds, surveyed
 from xplinear.data.streamed import Spaced, StreamedData, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["SlicedRows", "sliced_rows"]
+__all__ = ["KEPT_BYTES", "SlicedRows", "sliced_rows"]
 
-_KEPT_BYTES = 2**28  # of a file that is read once, and then is an array
+KEPT_BYTES = 2**28  # of a file that is read once, and then is an array
 _MAPPED_BYTES = 2**30  # of a memory map that is used as an array
 _RUN_BYTES = 2**24  # read at a time
 _MOST_BYTES = 2**30  # of rows that can only be read together
@@ -211,7 +211,7 @@ def sliced_rows(X: Any) -> SlicedRows | HostArray | None:
     if slices is None:
         return None
     rows, (n, p) = SlicedRows(slices), slices.shape
-    if n * p * slices.dtype.itemsize > _KEPT_BYTES:
+    if n * p * slices.dtype.itemsize > KEPT_BYTES:
         return rows
     X = rows.array()
     finite_bounds(X, 0)

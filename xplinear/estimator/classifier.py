@@ -368,7 +368,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             All labels there will ever be; needed in the first call, but where rows have many:
             there they name the columns of y.
         """
-        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight, self)
         before = fitted_of(self) if hasattr(self, "params_") else None
         labels = has_columns(y) if before is None else before.kind == "labels"
         if before is None and classes is None and not labels:
@@ -466,7 +466,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         Of many labels ``y (n, L)`` it is the share of the rows all of whose labels are right.
         """
         check_is_fitted(self)
-        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight, self)
         if self._kind == "labels":
             return self._share_all_right(X, y, sample_weight)
         labels = check_labels(self, y)
