@@ -115,11 +115,18 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
     check_is_fitted(clf)
     if is_collection(X):
         return lazily(clf, X, method)
-    X = remote_rows(X)
+    X = remote_rows(X, clf)
     if is_remote(X):
-        check_features(clf, X, reset=False)
+        if X.names is not None:
+            check_features(clf, X, reset=False)
         with closing(X.blocks()) as blocks:
-            return np.concatenate([predicted(clf, block, method) for block in blocks])
+            parts = [_predicted(clf, block, method, checked=True) for block in blocks]
+            return np.concatenate(parts)
+    return _predicted(clf, X, method)
+
+
+def _predicted(clf: Any, X: Any, method: str, *, checked: bool = False) -> Array:
+    """Return it of rows in memory, which may have been checked already."""
     kept, backend, own = vars(clf), clf.backend_, backend_of(X)
     if own.traced(X) and own.xp is backend.xp:
         own = backend  # wherever it will be computed
@@ -136,7 +143,7 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
         )
         raise ValueError(msg)
     with backend.usual_settings(gradients=True):
-        X, _ = check_features(clf, X, reset=False)
+        X = X if checked else check_features(clf, X, reset=False)[0]
         params, standard = kept.get("_shifted") or (clf.params_, None)
         rows = rows_on(backend, X, own)
         wide = (params.b if standard is None else standard.centre).dtype
