@@ -94,19 +94,20 @@ class Orders:
     """The orders of epochs: that of the next one is drawn by a thread while this one runs."""
 
     def __init__(self) -> None:
-        self._drawn: tuple[tuple[int, int, int, Nearby | None], HostArray] | None = None
+        self._drawn: tuple[tuple[Any, ...], HostArray] | None = None
 
     @contextmanager
     def order(
-        self, n: int, shuffle: tuple[int, int], nearby: Nearby | None
+        self, n: int, shuffle: tuple[int, int], nearby: Nearby | None = None
     ) -> Generator[HostArray]:
         """Give the order of an epoch; nothing is drawn any more at its end, however it ends."""
-        (drawn, self._drawn), key = (self._drawn, None), (n, *shuffle, nearby)
+        among = () if nearby is None else (nearby,)
+        (drawn, self._drawn), key = (self._drawn, None), (n, *shuffle, *among)
         order = drawn[1] if drawn and drawn[0] == key else shuffled(*key)
         if n < _FEW_TO_DRAW or not isinstance(shuffle, Followed):
             yield order
             return
-        following = n, shuffle.seed, shuffle.epoch + 1, nearby
+        following = n, shuffle.seed, shuffle.epoch + 1, *among
         with ThreadPoolExecutor(1) as thread:
             coming = thread.submit(shuffled, *following)
             yield order

@@ -15,15 +15,14 @@ import numpy as np
 
 from xplinear.backends.base import Backend, fetched
 from xplinear.backends.transfer import Slices, read_ahead
-from xplinear.data.blocks import padded
 from xplinear.data.mapped import in_file
 from xplinear.data.remote import Survey, finite_bounds, surveyed
-from xplinear.data.streamed import Spaced, StreamedData
+from xplinear.data.streamed import Spaced, StreamedData, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["SlicedRows", "sliced_rows"]
+__all__ = ["KEPT_BYTES", "SlicedRows", "sliced_rows"]
 
-_KEPT_BYTES = 2**28  # of a file that is read once, and then is an array
+KEPT_BYTES = 2**28  # of a file that is read once, and then is an array
 _MAPPED_BYTES = 2**30  # of a memory map that is used as an array
 _RUN_BYTES = 2**24  # read at a time
 _MOST_BYTES = 2**30  # of rows that can only be read together
@@ -178,12 +177,8 @@ class SlicedRows:
             one = np.empty((1, p), self.dtype.newbyteorder("="))
             slices.read(int(counted[0]), int(counted[0]) + 1, one)
             slices = Counted(slices, counts, one, self.shape, self.dtype, slices.chunk)
-        padding = backend.padding(np.empty((1, p), np.int8), n)
-        y = padded(y, padding, backend=backend)
-        s = None if s is None else padded(s, padding, backend=backend, weigh=True)
-        s = s if s is None or dtype is None else backend.asarray(s, dtype)
-        held: dict[str, Any] = {"backend": backend, "classes": classes, "padding": padding}
-        return StreamedData(slices, y, s, dtype, spaced=next(iter(self.spaced), None), **held)
+        spaced = next(iter(self.spaced), None)
+        return streamed(slices, y, s, dtype, backend=backend, classes=classes, spaced=spaced)
 
     def array(self) -> HostArray:
         """Return all rows."""
@@ -216,7 +211,7 @@ def sliced_rows(X: Any) -> SlicedRows | HostArray | None:
     if slices is None:
         return None
     rows, (n, p) = SlicedRows(slices), slices.shape
-    if n * p * slices.dtype.itemsize > _KEPT_BYTES:
+    if n * p * slices.dtype.itemsize > KEPT_BYTES:
         return rows
     X = rows.array()
     finite_bounds(X, 0)

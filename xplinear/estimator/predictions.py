@@ -111,11 +111,18 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
 def predicted(clf: Any, X: Any, method: str) -> Array:
     """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
     check_is_fitted(clf)
-    X = remote_rows(X)
+    X = remote_rows(X, clf)
     if is_remote(X):
-        check_features(clf, X, reset=False)
+        if X.names is not None:
+            check_features(clf, X, reset=False)
         with closing(X.blocks()) as blocks:
-            return np.concatenate([predicted(clf, block, method) for block in blocks])
+            parts = [_predicted(clf, block, method, checked=True) for block in blocks]
+            return np.concatenate(parts)
+    return _predicted(clf, X, method)
+
+
+def _predicted(clf: Any, X: Any, method: str, *, checked: bool = False) -> Array:
+    """Return it of rows in memory, which may have been checked already."""
     kept, backend, own = vars(clf), clf.backend_, backend_of(X)
     if own.traced(X) and own.xp is backend.xp:
         own = backend  # wherever it will be computed
@@ -132,7 +139,7 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
         )
         raise ValueError(msg)
     with backend.usual_settings(gradients=True):
-        X, _ = check_features(clf, X, reset=False)
+        X = X if checked else check_features(clf, X, reset=False)[0]
         params, standard = kept.get("_shifted") or (clf.params_, None)
         rows = rows_on(backend, X, own)
         wide = (params.b if standard is None else standard.centre).dtype
