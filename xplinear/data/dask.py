@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 from scipy.sparse import vstack
 
+from xplinear.arguments import ArgumentError
 from xplinear.backends.base import AcceleratedLoss, Backend, backend_of
 from xplinear.backends.epoch import Epoch
 from xplinear.backends.sparse import ScipyRows, canonical, is_scipy, is_sparse
@@ -173,7 +174,8 @@ class Partitions:
             found = self.each(_some_rows, columns, view)
             there = [X for X in found if X.shape[0]]
             X = vstack([X.matrix for X in there]) if self.sparse else np.concatenate(there)
-            self._sampled = {key: X}
+            last = list(self._sampled.items())[-1:]  # solvers look at two samples
+            self._sampled = {**dict(last), key: X}
         return self._sampled[key]
 
     def counted(self, index: HostArray) -> Partitions:
@@ -293,6 +295,8 @@ class Partitions:
         """Return the client, which must be open."""
         if self.client is None or self.client.status != "running":
             raise RuntimeError(_CLOSED)
+        if self.client.asynchronous:
+            raise RuntimeError(_ASYNCHRONOUS)
         return self.client
 
     def _packed(self, *call: Any, times: int = 1) -> bytes:
@@ -330,6 +334,10 @@ _CLOSED = (
 )
 
 
+_ASYNCHRONOUS = (
+    "the Dask client is asynchronous, and a fit waits for results: use one made with "
+    "Client(asynchronous=False), outside of the event loop"
+)
 _KILLED = (
     "workers died again and again while they computed with the same partitions of X, as they do "
     "where memory runs out: make its chunks smaller, as X.rechunk({0: rows}) does, or give each "
@@ -730,6 +738,12 @@ class DaskData:
     distant = True
 
     def __post_init__(self) -> None:
+        if self.backend.name != "numpy":
+            msg = (
+                "backend must be 'numpy', or be left out, where X is in partitions: the library "
+                f"that each is of computes with it, NumPy the rest; got {self.backend.name!r}"
+            )
+            raise ArgumentError(msg)
         # A partition takes the kernel of its own library, by name.
         there = {(loss, name): _Kernel(name) for loss in LOSSES.values() for name in _OF_ROWS}
         kernels = {**self.backend.kernels, **there} if self.backend.accelerates else {}
@@ -789,6 +803,7 @@ class DaskData:
     def _columns(self, *each: Any) -> list[tuple[Any, ...]]:
         """Return what each partition has of its own."""
         own = self.rows.parts, self.labels.parts, self.weighing.parts
+        self.X.sent += sum(a.nbytes for a in each)
         return list(zip(*own, *(self.X.cut(a) for a in each), strict=True))
 
     def map(
