@@ -40,6 +40,7 @@ from xplinear.backends import BackendError, available_backends, get_backend, use
 from xplinear.certificate import Certificate
 from xplinear.data.scanned import scan
 from xplinear.estimator import LinearClassifier
+from xplinear.formats.checkpoint import Checkpoint
 from xplinear.gradients import check_gradient, numerical_gradient
 from xplinear.minimize import minimize
 from xplinear.model_selection import LinearClassifierCV
@@ -79,6 +80,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until a 
 __all__ = [
     "BackendError",
     "Certificate",
+    "Checkpoint",
     "LinearClassifier",
     "LinearClassifierCV",
     "Objective",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -25,6 +26,7 @@ from xplinear.backends import Backend, backend_of, get_backend
 from xplinear.backends.base import undisturbed
 from xplinear.data.partitions import computed
 from xplinear.data.sources import rows_and_targets
+from xplinear.estimator.journal import Journal, told
 from xplinear.estimator.labels import (
     check_classes,
     check_labels,
@@ -205,6 +207,11 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         float32 whatever the settings of CuPy, torch or JAX, which come back after each call.
     accelerate : bool, default True
         Use the backend's own kernels where it has them.
+    checkpoint : path-like, Checkpoint or None
+        A file that keeps how far the fit is: every minute, after each run of a solver, and at
+        Ctrl-C. A fit with the same file, settings and data goes on from there, and ends with the
+        bits it would have had; then the file goes. See `xplinear.Checkpoint`. `partial_fit` uses
+        none.
     verbose : int, default 0
         1 prints a line per iteration: loss, penalty, seconds, and the time left until
         ``max_iter``. The logger ``xplinear`` is told the same, and more; see `minimize`.
@@ -343,14 +350,16 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         callbacks = CALLABLES("callbacks", callbacks)
         settings = given(Settings, self)
         X, y, sample_weight = rows_and_targets(X, y, sample_weight)
-        problem = prepare(settings, X, y, sample_weight, owner=self)
-        warm = settings.warm_start and hasattr(self, "params_")
-        before = fitted_of(self) if warm else None
-        shown = [print] if settings.verbose else []
-        fitted, interrupt = solve(settings, problem, before, [*callbacks, *shown])
-        keep(self, fitted)
-        if interrupt is not None:
-            raise interrupt
+        with Journal(settings.checkpoint, partial(told, self, settings)) as journal:
+            problem = prepare(journal.seeded(settings), X, y, sample_weight, owner=self)
+            warm = settings.warm_start and hasattr(self, "params_")
+            before = fitted_of(self) if warm else None
+            journal.begin(problem, before)
+            shown = [print] if settings.verbose else []
+            fitted, interrupt = solve(settings, problem, before, [*callbacks, *shown], journal)
+            keep(self, fitted)
+            if interrupt is not None:
+                raise interrupt
         warn_of_no_optimum(problem.objective, fitted)
         return self
 
