@@ -27,7 +27,7 @@ from xplinear.backends import backend_of
 from xplinear.backends.base import native
 from xplinear.backends.sparse import is_scipy, is_sparse
 from xplinear.checks.certificate import Certificate
-from xplinear.data.remote import RemoteRows
+from xplinear.data.remote import is_remote
 from xplinear.estimator.problem import Problem, drawn_seed
 from xplinear.estimator.settings import Settings
 from xplinear.formats.checkpoint import (
@@ -392,7 +392,7 @@ def _told_of_data(problem: Problem, warm: Fitted | None) -> dict[str, str]:
     X, targets = sample.X, sample.targets
     rows = f"{tuple(X.shape)} {name_of(X.dtype)}"
     data = {
-        "X": f"{rows} crc {X.survey().digest:x}" if isinstance(X, RemoteRows) else digest(X),
+        "X": f"{rows} crc {X.survey().digest:x}" if is_remote(X) else digest(X),
         "y": digest(targets.codes),
         "the classes of y": str(targets.classes.tolist()),
         "what is missing of y": digest(targets.missing),
