@@ -318,6 +318,7 @@ def minimize(
     min_improvement: float = 1e-4,
     release: bool = True,
     callbacks: Callbacks = (),
+    keep: Callable[[Loop], None] | None = None,
 ) -> Result:
     """Minimize the objective.
 
@@ -342,6 +343,8 @@ def minimize(
         Whether models that converged leave the stack, and with it the last state.
     callbacks : sequence of callables
         Each is given a `Progress`; a true value returned stops the run.
+    keep : callable, optional
+        Told the loop after each iteration, so that it can be gone on from whatever happens.
 
     Returns
     -------
@@ -378,12 +381,13 @@ def minimize(
     >>> result.reason, result.params.W.shape
     ('converged', (3, 2, 3))
     """
-    subject = _subject(objective)
+    subject = subject_of(objective)
     _check_start(objective, solver, subject, params, state, loop, validation_score)
     patience = integer(1)("patience", patience)
     min_improvement = number("[0, inf)")("min_improvement", min_improvement)
     release = FLAG("release", release)
     callbacks = CALLABLES("callbacks", callbacks)
+    note = (CALLABLE | NONE)("keep", keep) or _forget
     backend, start = objective.data.backend, time.perf_counter()
     callbacks = _logged(subject, objective, solver, callbacks)
     least, limit = (None, None) if validation_score is None else (min_improvement, patience)
@@ -413,6 +417,7 @@ def minimize(
             observed = loop.observing(table.astype(np.float64), time.perf_counter() - start)
             _warn_of_divergence(iteration, observed)
             loop = loop.after(state, observed, stack, least)
+            note(loop)
             stopped = callbacks and _stopped(callbacks, loop, iterations, objective)
             reason = "callback" if stopped else loop.reason(limit)
     except KeyboardInterrupt as error:
@@ -420,7 +425,7 @@ def minimize(
             raise
         reason, interrupt = "interrupted", error
     best = limit is not None or interrupt is not None
-    result = _result(objective, loop, reason or "max_iter", best=best)
+    result = result_of(objective, loop, reason or "max_iter", best=best)
     reasons, seconds = " or ".join(dict.fromkeys(result.reasons)), time.perf_counter() - start
     _LOG.info("%s after %d iterations, %.2f s", reasons, result.n_iter, seconds)
     if interrupt is not None:
@@ -428,7 +433,7 @@ def minimize(
     return result
 
 
-def _subject(objective: Objective) -> str:
+def subject_of(objective: Objective) -> str:
     """Return what is minimized, for the log, and to know it again."""
     data, loss, penalty = objective.data, objective.loss, objective.penalty
     shape = f"{name_of(data.dtype)}, n={data.n}, p={data.p}, k={objective.k}, {objective.m} models"
@@ -517,6 +522,10 @@ def _first_loop(
     return Loop(subject, 0, state, np.arange(m), (), state.params, *nothing, [])
 
 
+def _forget(loop: Loop) -> None:
+    del loop
+
+
 def _observed(
     objective: Objective, state: State, validation_score: Callable[[Params], Array] | None
 ) -> Array:
@@ -592,7 +601,7 @@ def _stopped(callbacks: Callbacks, loop: Loop, iterations: int, objective: Objec
     return sum(bool(callback(progress)) for callback in callbacks) > 0
 
 
-def _result(objective: Objective, loop: Loop, reason: str, *, best: bool) -> Result:
+def result_of(objective: Objective, loop: Loop, reason: str, *, best: bool) -> Result:
     """Return what was found by the last iteration that is complete."""
     loop = loop._replace(history=loop.history[: loop.iteration])
     last, shape = loop.last, (loop.iteration, objective.m)

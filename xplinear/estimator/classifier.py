@@ -23,6 +23,7 @@ from xplinear.arguments import (
 )
 from xplinear.backends import Backend, backend_of, get_backend
 from xplinear.backends.base import undisturbed
+from xplinear.estimator.journal import Journal, told
 from xplinear.estimator.labels import (
     check_classes,
     check_labels,
@@ -202,6 +203,11 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         float32 whatever the settings of CuPy, torch or JAX, which come back after each call.
     accelerate : bool, default True
         Use the backend's own kernels where it has them.
+    checkpoint : path-like, Checkpoint or None
+        A file that keeps how far the fit is: every minute, after each run of a solver, and at
+        Ctrl-C. A fit with the same file, settings and data goes on from there, and ends with the
+        bits it would have had; then the file goes. See `xplinear.Checkpoint`. `partial_fit` uses
+        none.
     verbose : int, default 0
         1 prints a line per iteration: loss, penalty, seconds, and the time left until
         ``max_iter``. The logger ``xplinear`` is told the same, and more; see `minimize`.
@@ -339,14 +345,16 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         """
         callbacks = CALLABLES("callbacks", callbacks)
         settings = given(Settings, self)
-        problem = prepare(settings, X, y, sample_weight, owner=self)
-        warm = settings.warm_start and hasattr(self, "params_")
-        before = fitted_of(self) if warm else None
-        shown = [print] if settings.verbose else []
-        fitted, interrupt = solve(settings, problem, before, [*callbacks, *shown])
-        keep(self, fitted)
-        if interrupt is not None:
-            raise interrupt
+        with Journal(settings.checkpoint, told(settings)) as journal:
+            problem = prepare(journal.seeded(settings), X, y, sample_weight, owner=self)
+            warm = settings.warm_start and hasattr(self, "params_")
+            before = fitted_of(self) if warm else None
+            journal.begin(problem, before)
+            shown = [print] if settings.verbose else []
+            fitted, interrupt = solve(settings, problem, before, [*callbacks, *shown], journal)
+            keep(self, fitted)
+            if interrupt is not None:
+                raise interrupt
         warn_of_no_optimum(problem.objective, fitted)
         return self
 

@@ -44,7 +44,7 @@ from xplinear.solvers.automatic import cheap_passes
 from xplinear.solvers.metric import feature_moments
 from xplinear.solvers.protocol import declared
 
-__all__ = ["Problem", "Sample", "history_of_one", "place_of", "prepare"]
+__all__ = ["Problem", "Sample", "drawn_seed", "history_of_one", "place_of", "prepare"]
 
 
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
@@ -247,6 +247,11 @@ class Problem:
         if self.rows is None:
             return index
         return np.searchsorted(self.rows, index[np.isin(index, self.rows)])
+
+
+def drawn_seed(random_state: Any) -> int:
+    """Return a number drawn from a state, or where it is None from that of NumPy."""
+    return int(check_random_state(random_state).randint(2**31 - 1))
 
 
 def _counted_rows(weights: HostArray | None, dtype: Any, backend: Backend) -> HostArray | None:
@@ -551,8 +556,7 @@ def prepare(
     """
     seed = settings.random_state
     sample = _sample(settings, X, y, sample_weight, owner, classes, partial=partial, before=before)
-    if not isinstance(seed, int):
-        seed = int(check_random_state(seed).randint(2**31 - 1))
+    seed = seed if isinstance(seed, int) else drawn_seed(seed)
     backend, dtype, targets = sample.backend, sample.dtype, sample.targets
     largest = targets.largest_weights() if targets.own_rows else sample.unclassed
     visible = _counted_rows(largest, dtype, backend)

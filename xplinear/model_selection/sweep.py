@@ -12,8 +12,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from xplinear.arguments import warn
-from xplinear.backends import matmul_precision
 from xplinear.data import Data
+from xplinear.estimator.journal import Runs
 from xplinear.estimator.memory import STATE_VECTORS, WIDE, within_memory
 from xplinear.estimator.solve import at_the_floor, minimized
 from xplinear.minimize import Progress, Result, time_left
@@ -153,7 +153,7 @@ def stacks(
     solver: Solver,
     grid: Grid,
     callback: Callable[[range, Progress], bool] | None,
-    precision: str = "float32",
+    runs: Runs,
     first: int = 0,
 ) -> Iterator[Stack]:
     """Solve the models from the ``first`` strength on: each starts from the stronger ones before.
@@ -188,8 +188,9 @@ def stacks(
             new = grid.alphas[at.start : at.stop]
             follow = partial(_followed, stack, own, last, solved, new) if follows and last else None
             solve = partial(
-                _solved,
-                *(stack, own, precision, follow),
+                minimized,
+                *(runs, stack, own),
+                state=follow,
                 release=not follows or at.stop == len(grid.alphas),
                 callbacks=[partial(callback, at)] if callback else (),
             )
@@ -227,7 +228,7 @@ def stacks_beyond(
     objective: Objective,
     solver: Solver,
     run: Run,
-    precision: str,
+    runs: Runs,
     *,
     extends: bool,
 ) -> Iterator[Stack]:
@@ -238,13 +239,13 @@ def stacks_beyond(
     step = run.grid.alphas[-1] / run.grid.alphas[-2:][0]
     more = max(1, len(run.grid.alphas) // _FURTHER)
     callback = run.show if run.callbacks else None
-    yield from stacks(objective, solver, run.grid, callback, precision)
+    yield from stacks(objective, solver, run.grid, callback, runs)
     for _ in range(_EXTENSIONS):
         if not extends or run.rises_to != "weakest":
             return
         first = len(run.grid.alphas)
         run.extend(run.grid.alphas[-1] * step ** np.arange(1, more + 1))
-        yield from stacks(objective, solver, run.grid, callback, precision, first)
+        yield from stacks(objective, solver, run.grid, callback, runs, first)
 
 
 def held_out_decisions(
@@ -253,7 +254,7 @@ def held_out_decisions(
     grid: Grid,
     place: tuple[int, int],
     held_out: HeldOut,
-    precision: str,
+    runs: Runs,
 ) -> list[Array]:
     """Return the class scores ``(r, k)`` of each fold, of the rows that it holds out."""
     (a, r), count = place, len(grid.folds.tests)
@@ -264,7 +265,7 @@ def held_out_decisions(
         Cs=None if grid.Cs is None else grid.Cs[a : a + 1],
     )
     found: dict[int, Array] = {}
-    for stack in stacks(objective, solver, one, None, precision):
+    for stack in stacks(objective, solver, one, None, runs):
         folds = [f for _, f in stack.lanes]
         params = _known(grid, stack.result.params, folds, objective)
         found |= zip(folds, held_out.decisions(stack.objective.data, params, folds), strict=True)
@@ -277,17 +278,6 @@ def scattered(Z: Array, rows: HostArray, n: int, objective: Objective) -> Array:
     at[rows] = np.arange(len(rows))
     Z = xp.concat([Z, xp.full_like(Z[:1, ...], float("nan"))], axis=0)
     return xp.take(Z, objective.data.backend.asarray(at), axis=0)
-
-
-def _solved(
-    stack: Objective,
-    solver: Solver,
-    precision: str,
-    follow: Callable[[], Any] | None,
-    **settings: Any,
-) -> tuple[Result, KeyboardInterrupt | None]:
-    with matmul_precision(precision):
-        return minimized(precision, stack, solver, state=follow and follow(), **settings)
 
 
 def _stacked(

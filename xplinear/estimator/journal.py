@@ -1,0 +1,422 @@
+"""What a fit has found so far, in a file that the same fit goes on from.
+
+A fit is a series of runs of `minimize`, each decided by the settings, the data, and what the runs
+before it found. So its journal is a list: of each run that is done where it ended, of the one under
+way how far it came. A fit that goes on asks for all of them again, and is answered at once.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import re
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from xplinear.arguments import warn
+from xplinear.backends import backend_of
+from xplinear.backends.base import native
+from xplinear.backends.sparse import is_scipy, is_sparse
+from xplinear.checks.certificate import Certificate
+from xplinear.data.remote import RemoteRows
+from xplinear.estimator.problem import Problem, drawn_seed
+from xplinear.estimator.settings import Settings
+from xplinear.formats.checkpoint import (
+    Bare,
+    Checkpoint,
+    Packed,
+    kinds_of,
+    packed,
+    read,
+    unpacked,
+    write,
+)
+from xplinear.formats.fitted import Fitted
+from xplinear.formats.writing import check_writable
+from xplinear.minimize import Loop, Result, result_of, subject_of
+from xplinear.namespace import Array, name_of
+from xplinear.objective import Objective
+from xplinear.version import VERSION
+
+__all__ = ["Journal", "Runs", "digest", "told"]
+
+_REST = 24  # times what writing took, until it is done again
+_UNTOLD = "verbose", "checkpoint", "backend"  # decide nothing, or are told otherwise
+_DIGEST_BYTES = 2**24
+_REMEDY = "fit as then, name another file, or delete this one to begin anew"
+
+
+class Runs(NamedTuple):
+    """How the runs of a fit are made, and where they are kept."""
+
+    precision: str
+    journal: Journal
+
+
+class _Entry(NamedTuple):
+    """A run, or a certificate, as the file holds it."""
+
+    about: dict[str, Any]
+    part: Packed
+
+
+class _Run(NamedTuple):
+    """A run of `minimize`: what it is, how far it came, and how it ended, if it has."""
+
+    about: dict[str, Any]
+    solver: Any
+    objective: Objective
+    whole: bool
+    loop: Loop | None = None
+    end: str = ""
+
+    def entry(self, *, bare: bool = False) -> _Entry:
+        """Return the run for the file; if ``bare``, without what only the next run goes on from."""
+        loop = self.loop
+        assert loop is not None
+        loop = loop._replace(history=loop.history[: loop.iteration])
+        if bare and not self.whole:
+            loop = loop._replace(state=Bare(loop.state.params, loop.state.report))
+        part = packed(loop, kinds_of(self.solver), self.objective.data.backend)
+        return _Entry({**self.about, "end": self.end}, part)
+
+    def recalled(self, entry: _Entry) -> _Run:
+        """Return the run as it is in the file."""
+        loop = unpacked(entry.part, kinds_of(self.solver), self.objective.data.backend)
+        return self._replace(loop=loop, end=entry.about["end"])
+
+
+class Journal:
+    """The runs of a fit in a file; without a ``checkpoint``, nothing is kept.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint, optional
+    settings : mapping of str to str
+        What the fit is told besides the data: see `told`.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or of another version or fit.
+    OSError
+        If no file of that name can be written.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None, settings: Mapping[str, str]) -> None:
+        self._checkpoint, self._told = checkpoint, dict(settings)
+        self._then: Mapping[str, str] | None = None  # what the fit in the file was told
+        self._drawn: dict[str, Any] = {}
+        self._coming: deque[_Entry] = deque()  # of the file, not asked for yet
+        self._done: list[_Entry] = []
+        self._last: _Run | None = None  # ended: the next one may go on from its state
+        self._now: _Run | None = None
+        self._refused: list[dict[str, Any]] = []  # by memory, since the last run
+        self._open = checkpoint is not None  # for more
+        self._cut = self._changed = False
+        self._said = ""  # of what went wrong last
+        self._written = self._took = 0.0
+        if checkpoint is not None:
+            self._read(str(checkpoint.path))
+
+    def _read(self, path: str) -> None:
+        check_writable(path)
+        file = Path(path)
+        ours = f".{glob.escape(file.stem)}.*.unfinished{glob.escape(file.suffix)}"
+        for rest in file.parent.glob(ours):  # of a process that was killed
+            rest.unlink(missing_ok=True)
+        if not file.exists():
+            return
+        content, parts = read(path)
+        if content["xplinear"] != VERSION:
+            msg = (
+                f"{self._name} was begun by xplinear {content['xplinear']}, and this is {VERSION}: "
+                "go on with that one, name another file, or delete this one to begin anew"
+            )
+            raise ValueError(msg)
+        self._then, self._drawn = content["told"], content["drawn"]
+        self._coming.extend(map(_Entry, content["entries"], parts))
+        self._compare(self._told)
+        own, libraries = _libraries(), content["libraries"]
+        other = [name for name, version in libraries.items() if own.get(name) != version]
+        if other:
+            then = ", ".join(f"{name} {libraries[name]}" for name in other)
+            warn(f"{self._name} was begun with {then}: results will be as good, in other bits")
+
+    def _compare(self, told: Mapping[str, str]) -> None:
+        """Raise ValueError where the fit is told otherwise than the one in the file."""
+        if self._then is None:
+            return
+        for name, value in told.items():
+            then = self._then.get(name, "not told")
+            if then != value:
+                what = f"{name} was {then}, and is {value}"
+                if "crc" in value and then.partition(" crc")[0] == value.partition(" crc")[0]:
+                    what = f"{name} holds other values"
+                msg = f"{self._name} is of another fit: {what}; {_REMEDY}"
+                raise ValueError(msg)
+
+    @property
+    def _path(self) -> str:
+        return str(self._checkpoint and self._checkpoint.path)
+
+    @property
+    def _name(self) -> str:
+        return f"checkpoint={self._path!r}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write what is new where the fit was cut short; else the file goes, unless it is kept."""
+        if self._checkpoint is None:
+            return
+        if kind is None and not self._cut and not self._checkpoint.keep:
+            Path(self._path).unlink(missing_ok=True)
+        elif self._changed:
+            self._write()
+
+    def drawn(self, name: str, draw: Callable[[], Any]) -> Any:
+        """Return what was drawn when the fit began, a value for JSON; if it begins now, draw it."""
+        if self._checkpoint is None:
+            return draw()
+        if name not in self._drawn:
+            self._drawn[name] = draw()
+        return self._drawn[name]
+
+    def seeded(self, settings: Settings) -> Settings:
+        """Return the settings with a number for ``random_state``, drawn if it is none."""
+        state = settings.random_state
+        if self._checkpoint is None or isinstance(state, int):
+            return settings
+        return replace(settings, random_state=self.drawn("seed", partial(drawn_seed, state)))
+
+    def begin(
+        self, problem: Problem, warm: Fitted | None = None, more: Mapping[str, str] | None = None
+    ) -> None:
+        """Compare the data with those of the file; where there is none yet, write it.
+
+        Raises
+        ------
+        ValueError
+            If the data are others.
+        OSError
+            If the file cannot be written.
+        """
+        if self._checkpoint is None:
+            return
+        data = _told_of_data(problem, warm) | dict(more or {})
+        self._compare(data)
+        self._told |= data
+        if self._then is None:
+            write(self._path, *self._content([]))
+        self._written = time.monotonic()
+
+    def recalled(
+        self, objective: Objective, solver: Any, *, best: bool, whole: bool = False
+    ) -> Result | Loop | None:
+        """Return the result of the next run, or the loop to go on from; None where it is new.
+
+        Its state is kept for the run after it, and ``whole`` for more than that; its result is
+        the ``best`` of its loop, or the last.
+
+        Raises
+        ------
+        MemoryError
+            If memory did not hold it.
+        """
+        if not self._open:
+            return None
+        about: dict[str, Any] = {
+            "subject": subject_of(objective),
+            "solver": repr(solver),
+            "alpha": digest(objective.alpha),
+            "best": best,
+        }
+        refused = self._coming[0].about.get("refused", []) if self._coming else []
+        if about in refused[len(self._refused) :][:1]:
+            self._refused.append(about)
+            msg = "memory did not hold this stack when the fit began"
+            raise MemoryError(msg)
+        self._now = now = _Run({**about, "refused": self._refused}, solver, objective, whole)
+        self._refused = []
+        entry = self._next(about)
+        if entry is None:
+            return None
+        self._now = now = now.recalled(entry)
+        if now.loop is None or not now.end:
+            return now.loop
+        self._last, self._now = now, None
+        return result_of(objective, now.loop, now.end, best=best)
+
+    def refused(self) -> None:
+        """Keep in mind that memory did not hold the run under way."""
+        if self._open and self._now is not None:
+            about = {name: a for name, a in self._now.about.items() if name != "refused"}
+            self._refused, self._now = [*self._now.about["refused"], about], None
+
+    def keep(self, loop: Loop) -> None:
+        """Take note of how far the run under way has come."""
+        now = self._now
+        if not self._open or now is None:
+            return
+        self._now, self._changed = now._replace(loop=loop), True
+        self._settle()
+        every = 0.0 if self._checkpoint is None else self._checkpoint.every
+        if time.monotonic() - self._written >= max(every, _REST * self._took):
+            self._write()
+
+    def found(self, result: Result) -> None:
+        """Take note of the end of the run under way."""
+        now = self._now
+        if not self._open or now is None:
+            return
+        if result.reason in ("callback", "interrupted"):  # to go on there another time
+            self._open, self._cut = False, True
+            return
+        self._last, self._now = now._replace(loop=result.loop, end=result.reason), None
+        self._changed = True
+        if time.monotonic() - self._written >= _REST * self._took:
+            self._write()
+
+    def certified(self, certify: Callable[[], Certificate | None]) -> Certificate | None:
+        """Return the certificate of the last run, which no state is needed for afterwards."""
+        if not self._open:
+            return certify()
+        entry = self._next({"certificate": True})
+        if entry is not None:
+            known = unpacked(entry.part, {}, backend_of(None))
+            self._done.append(entry)
+            return known and Certificate(**known)
+        certificate = certify()
+        self._settle()
+        part = packed(certificate and vars(certificate), {}, backend_of(None))
+        self._done.append(_Entry({"certificate": True}, part))
+        self._changed = True
+        return certificate
+
+    def _next(self, about: Mapping[str, Any]) -> _Entry | None:
+        """Return what the file holds next; None where it is at its end, or decides no more."""
+        if not self._coming:
+            return None
+        if any(self._coming[0].about.get(name) != a for name, a in about.items()):
+            # The stacks of a sweep, say, are as large as memory allows.
+            warn(
+                f"{self._name} went on otherwise, perhaps with other memory: what it holds from "
+                "there on is found anew"
+            )
+            self._coming.clear()
+            return None
+        if self._last is not None:
+            self._settle()
+        return self._coming.popleft()
+
+    def _settle(self) -> None:
+        """Take leave of the state of the last run: the next one, or a certificate, has begun."""
+        if self._last is not None:
+            self._done.append(self._last.entry(bare=True))
+            self._last = None
+
+    def _content(self, entries: Sequence[_Entry]) -> tuple[dict[str, Any], list[Packed]]:
+        content = {
+            "xplinear": VERSION,
+            "libraries": _libraries(),
+            "told": self._told,
+            "drawn": self._drawn,
+            "entries": [entry.about for entry in entries],
+        }
+        return content, [entry.part for entry in entries]
+
+    def _write(self) -> None:
+        """Write the file; where that fails, say so, and leave the one that is there."""
+        start = time.monotonic()
+        runs = (run for run in (self._last, self._now) if run is not None and run.loop is not None)
+        try:
+            entries = [*self._done, *(run.entry() for run in runs)]
+            write(self._path, *self._content(entries))
+            self._changed, self._said = False, ""
+        except TypeError as error:
+            self._open = self._changed = False
+            self._say(f"cannot hold this solver's state, in which there is {error}: it ends here")
+        except (OSError, MemoryError) as error:
+            self._say(f"was not written ({error}): it stays as it was")
+        self._written = time.monotonic()
+        self._took = self._written - start
+
+    def _say(self, what: str) -> None:
+        if what != self._said:
+            warn(f"{self._name} {what}, and the fit goes on", RuntimeWarning)
+        self._said = what
+
+
+def _told_of_data(problem: Problem, warm: Fitted | None) -> dict[str, str]:
+    """Return what a fit is told by its data, and by where it computes."""
+    sample = problem.sample
+    X, targets = sample.X, sample.targets
+    rows = f"{tuple(X.shape)} {name_of(X.dtype)}"
+    data = {
+        "X": f"{rows} crc {X.survey().digest:x}" if isinstance(X, RemoteRows) else digest(X),
+        "y": f"{digest(targets.codes)} of {targets.classes.tolist()}",
+        "what is missing of y": digest(targets.missing),
+        "sample_weight": digest(targets.sample_weight),
+        "backend": sample.backend.name,
+        "the dtype of the computation": name_of(sample.dtype),
+    }
+    if warm is not None:
+        data["the model to start from"] = ", ".join(map(digest, warm.params))
+    return data
+
+
+def told(*settings: Any, without: Sequence[str] = ()) -> dict[str, str]:
+    """Return what settings, dataclasses, say: objects as they show themselves."""
+    return {
+        one.name: re.sub(r" at 0x\w+", "", repr(getattr(own, one.name)))
+        for own in settings
+        for one in fields(own)
+        if one.name not in (*_UNTOLD, *without)
+    }
+
+
+def digest(x: Any) -> str:
+    """Return shape, dtype and checksum of all numbers of an array of any library, sparse or not.
+
+    Examples
+    --------
+    >>> digest(np.asarray([1.0, 2.0]))
+    '(2,) float64 crc 3f8a8a2b'
+    """
+    if x is None:
+        return "None"
+    about, parts = f"{tuple(x.shape)} {name_of(x.dtype)} crc ", (x,)
+    if is_scipy(x):
+        parts = x.data, x.indices, x.indptr
+    elif is_sparse(x):
+        parts = x.values, x.indices, x.starts
+    checksum = 0
+    for block in (block for part in parts for block in _blocks(part)):
+        checksum = zlib.crc32(np.asarray(block, order="C").data, checksum)
+    return f"{about}{checksum:x}"
+
+
+def _blocks(x: Array) -> Iterator[Any]:
+    """Yield rows of an array on the host, some at a time."""
+    backend, n = backend_of(x), x.shape[0]
+    # Where code is compiled for every slice, all at once.
+    few = n if backend.compiles else _DIGEST_BYTES // (8 * math.prod(x.shape[1:]) or 1)
+    few = max(1, few)
+    for start in range(0, n, few):
+        yield native(x if few >= n else x[start : start + few, ...])
+
+
+def _libraries() -> dict[str, str]:
+    from xplinear.backends.machine import libraries  # with subprocess and joblib
+
+    return libraries()
