@@ -33,15 +33,11 @@ _WRITERS = "formats/checkpoint.py", "formats/writing.py"
 
 
 def _fit(y: Any = Y, **settings: Any) -> Callable[[Any], Any]:
-    return lambda checkpoint: xl.LinearClassifier(
-        checkpoint=checkpoint, **settings
-    ).fit(X, y)
+    return lambda checkpoint: xl.LinearClassifier(checkpoint=checkpoint, **settings).fit(X, y)
 
 
 def _sweep(y: Any = Y, **settings: Any) -> Callable[[Any], Any]:
-    return lambda checkpoint: xl.LinearClassifierCV(
-        checkpoint=checkpoint, **settings
-    ).fit(X, y)
+    return lambda checkpoint: xl.LinearClassifierCV(checkpoint=checkpoint, **settings).fit(X, y)
 
 
 KINDS: Mapping[str, Callable[[Any], Any]] = {
@@ -53,11 +49,11 @@ KINDS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def found(clf: Any) -> Mapping[str, Any]:
-    """Return all that a fit found, as bytes; but not the clock."""
+    """Return all that a fit found, to the last bit; but not the clock."""
     own = {name: a for name, a in vars(clf).items() if name.endswith("_")}
     own = {name: a for name, a in own.items() if name not in ("backend_", "best_estimator_")}
     own["history_"] = {k: a for k, a in own.get("history_", {}).items() if k != "seconds"}
-    return {name: pickle.dumps(_plain(a)) for name, a in own.items()}
+    return {name: repr(_plain(a)) for name, a in own.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ _SPEC.loader.exec_module(kill)
 rng = np.random.default_rng(3)
 X = rng.standard_normal((150, 6))
 Y = np.argmax(X[:, :3] + 0.7 * rng.gumbel(size=(150, 3)), axis=1)
-LABELS = (X[:, :4] + rng.standard_normal((150, 4)) > 0.3).astype(int)
+LABELS = (X[:, :3] + rng.standard_normal((150, 3)) > 0.3).astype(int)
 GRID = [1.0, 0.1, 0.03, 0.01]
 FOLDS = list(StratifiedKFold(3).split(X, Y))
 pytestmark = pytest.mark.usefixtures("ends_of_grids_and_rounding")
@@ -81,7 +81,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     return Files(tmp_path / "run.ckpt", monkeypatch)
 
 
-def check(files: Files, fit: Callable[[Any], Any], few: int = 6) -> None:
+def check(files: Files, fit: Callable[[Any], Any], few: int = 4) -> None:
     """Fit without a file, with one, and from contents of it."""
     expected = kill.found(fit(None))
     checkpoint = xl.Checkpoint(files.path, every=0.0)
@@ -100,3 +100,64 @@ def test_every_kind_of_sweep(files: Files, name: str) -> None:
     settings, y = SWEEPS[name]
     settings = {"alphas": GRID, "cv": FOLDS, "random_state": 0} | dict(settings)
     check(files, lambda at: xl.LinearClassifierCV(**settings, checkpoint=at).fit(X, y))
+
+
+@pytest.mark.parametrize(
+    ("fits", "free_columns"),
+    [
+        (lambda F: F.m <= 5, 1000),
+        (lambda F: F.m <= 3, 1000),
+        (lambda F: F.m <= 1 or F.alpha.min() > 0.02, 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:out of memory")
+def test_stacks_that_memory_did_not_hold(
+    files: Files,
+    numpy_backend: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    fits: Callable[[Any], bool],
+    free_columns: int,
+) -> None:
+    """They are not tried again: those that follow would be others."""
+    own = replace(numpy_backend.backend, free_columns=free_columns)
+    minimize, tried = solve.minimize, list[int]()
+
+    def limited(objective: Any, *args: Any, **settings: Any) -> Any:
+        if not fits(objective):
+            tried.append(objective.m)
+            raise MemoryError
+        return minimize(objective, *args, **settings)
+
+    monkeypatch.setattr(solve, "minimize", limited)
+    settings = {"alphas": GRID, "cv": FOLDS, "tol": 1e-2, "backend": own, "solver": "lbfgs"}
+    check(files, lambda at: xl.LinearClassifierCV(**settings, checkpoint=at).fit(X, Y), 3)
+    monkeypatch.setattr(solve, "minimize", minimize)  # there is more memory by now
+    count, content = len(tried), files.contents[-1]
+    expected = kill.found(xl.LinearClassifierCV(**settings).fit(X, Y))
+    files.path.write_bytes(content)
+    found = kill.found(xl.LinearClassifierCV(**settings, checkpoint=files.path).fit(X, Y))
+    assert len(tried) == count
+    assert found["alphas_"] == expected["alphas_"]
+
+
+@pytest.mark.parametrize("y", [LABELS, Y], ids=["labels", "one_vs_rest"])
+@pytest.mark.parametrize("estimator", [xl.LinearClassifier, xl.LinearClassifierCV])
+def test_memory_is_another_when_it_goes_on(
+    files: Files, numpy_backend: Any, estimator: Any, y: Any
+) -> None:
+    """Then stacks would have other widths, and sums other bits."""
+
+    def fit(checkpoint: Any, free_memory: Callable[[], int]) -> Any:
+        own = replace(numpy_backend.backend, free_memory=free_memory)
+        settings: dict[str, Any] = {"solver": "lbfgs", "tol": 1e-6, "backend": own}
+        if y is Y:
+            settings["multi_class"] = "one_vs_rest"
+        if estimator is xl.LinearClassifierCV:
+            settings |= {"cv": 2, "alphas": [1.0, 0.1], "alpha_per_label": True}
+        return estimator(**settings, checkpoint=checkpoint).fit(X[:80], y[:80])
+
+    checkpoint = xl.Checkpoint(files.path, every=0.0)
+    expected = kill.found(fit(checkpoint, lambda: 1))
+    for content in files.some(3):
+        files.path.write_bytes(content)
+        assert kill.found(fit(checkpoint, lambda: 2**40)) == expected

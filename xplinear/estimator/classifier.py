@@ -347,6 +347,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         settings = given(Settings, self)
         with Journal(settings.checkpoint, told(settings)) as journal:
             problem = prepare(journal.seeded(settings), X, y, sample_weight, owner=self)
+            problem = journal.as_wide(problem)
             warm = settings.warm_start and hasattr(self, "params_")
             before = fitted_of(self) if warm else None
             journal.begin(problem, before)

@@ -43,9 +43,7 @@ def write_tensors(
 
     A ``durable`` file is on the disk when this returns, whatever becomes of the machine.
     """
-    own = {
-        key: np.asarray(a, a.dtype.newbyteorder("="), order="C") for key, a in tensors.items()
-    }
+    own = {key: np.asarray(a, a.dtype.newbyteorder("="), order="C") for key, a in tensors.items()}
     text = json.dumps(content)
     metadata = {
         "format": kind.name,
