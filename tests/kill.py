@@ -28,7 +28,7 @@ from xplinear.estimator import journal
 
 X, Y = load_digits(return_X_y=True)
 LABELS = (Y[:, None] == np.arange(4)).astype(int)
-MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk takes its time to be sure
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a disk takes its time to be sure
 _WRITERS = "formats/checkpoint.py", "formats/writing.py"
 
 
@@ -78,7 +78,7 @@ def run(kind: str, folder: Path, before: Callable[[], Any] = lambda: None) -> in
         sys.setprofile(None)
         (folder / "found").write_bytes(pickle.dumps(found(clf)))
         os._exit(0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a fork never returns
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
@@ -189,10 +189,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     journal._REST = 0.0
     for kind in given.kinds:
-        if given.moments:
-            print(at_moments(kind, given.moments, given.seed), flush=True)
-        if given.steps:
-            print(at_steps(kind, given.steps), flush=True)
+        for line in (
+            given.moments and at_moments(kind, given.moments, given.seed),
+            given.steps and at_steps(kind, given.steps),
+        ):
+            if line:
+                print(line, flush=True)  # noqa: T201 - what it is run for
 
 
 if __name__ == "__main__":

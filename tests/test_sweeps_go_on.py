@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedKFold
 
 import xplinear as xl
@@ -105,7 +104,6 @@ def test_every_kind_of_sweep(files: Files, name: str) -> None:
 @pytest.mark.parametrize(
     ("fits", "free_columns"),
     [
-        (lambda F: F.m <= 5, 1000),
         (lambda F: F.m <= 3, 1000),
         (lambda F: F.m <= 1 or F.alpha.min() > 0.02, 1),
     ],

@@ -15,7 +15,7 @@ import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -441,7 +441,6 @@ def _blocks(x: Array) -> Iterator[Any]:
         yield native(x if few >= n else x[start : start + few, ...])
 
 
-@cache
 def _libraries() -> dict[str, str]:
     from xplinear.backends.machine import libraries  # with subprocess and joblib
 
