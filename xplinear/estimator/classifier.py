@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -345,7 +346,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         """
         callbacks = CALLABLES("callbacks", callbacks)
         settings = given(Settings, self)
-        with Journal(settings.checkpoint, told(settings)) as journal:
+        with Journal(settings.checkpoint, partial(told, self, settings)) as journal:
             problem = prepare(journal.seeded(settings), X, y, sample_weight, owner=self)
             problem = journal.as_wide(problem)
             warm = settings.warm_start and hasattr(self, "params_")

@@ -8,6 +8,7 @@ way how far it came. A fit that goes on asks for all of them again, and is answe
 from __future__ import annotations
 
 import glob
+import logging
 import math
 import re
 import time
@@ -42,14 +43,16 @@ from xplinear.formats.checkpoint import (
 from xplinear.formats.fitted import Fitted
 from xplinear.formats.writing import check_writable
 from xplinear.minimize import Loop, Result, result_of, subject_of
-from xplinear.namespace import Array, name_of
+from xplinear.namespace import Array, HostArray, name_of
 from xplinear.objective import Objective
 from xplinear.version import VERSION
 
 __all__ = ["Journal", "Runs", "digest", "told"]
 
+_LOG = logging.getLogger("xplinear")
 _REST = 24  # times what writing took, until it is done again
-_UNTOLD = "verbose", "checkpoint", "backend"  # decide nothing, or are told otherwise
+_UNTOLD = "verbose", "checkpoint", "backend", "cv"  # decide nothing, or are told otherwise
+_LONG = 300  # letters of a message
 _DIGEST_BYTES = 2**24
 _REMEDY = "fit as then, name another file, or delete this one to begin anew"
 
@@ -100,8 +103,8 @@ class Journal:
     Parameters
     ----------
     checkpoint : Checkpoint, optional
-    settings : mapping of str to str
-        What the fit is told besides the data: see `told`.
+    say : callable
+        Returns what the fit is told besides the data: see `told`.
 
     Raises
     ------
@@ -111,8 +114,10 @@ class Journal:
         If no file of that name can be written.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None, settings: Mapping[str, str]) -> None:
-        self._checkpoint, self._told = checkpoint, dict(settings)
+    def __init__(
+        self, checkpoint: Checkpoint | None, say: Callable[[], dict[str, str]] = dict[str, str]
+    ) -> None:
+        self._checkpoint, self._told = checkpoint, say() if checkpoint else {}
         self._then: Mapping[str, str] | None = None  # what the fit in the file was told
         self._drawn: dict[str, list[Any]] = {}
         self._asked: defaultdict[str, int] = defaultdict(int)
@@ -126,7 +131,11 @@ class Journal:
         self._cut = self._changed = False
         self._said = ""  # of what went wrong last
         self._written = self._took = 0.0
+        self._libraries: dict[str, str] = {}
         if checkpoint is not None:
+            from xplinear.backends.machine import libraries  # with subprocess and joblib
+
+            self._libraries = libraries()
             self._read(str(checkpoint.path))
 
     def _read(self, path: str) -> None:
@@ -147,8 +156,10 @@ class Journal:
         self._then, self._drawn = content["told"], content["drawn"]
         self._coming.extend(map(_Entry, content["entries"], parts))
         self._compare(self._told)
-        own, libraries = _libraries(), content["libraries"]
-        other = [name for name, version in libraries.items() if own.get(name) != version]
+        done = sum(bool(entry.about.get("end")) for entry in self._coming)
+        _LOG.info("going on from %s: %d runs done", path, done)
+        libraries = content["libraries"]
+        other = [name for name, its in libraries.items() if self._libraries.get(name) != its]
         if other:
             then = ", ".join(f"{name} {libraries[name]}" for name in other)
             warn(f"{self._name} was begun with {then}: results will be as good, in other bits")
@@ -160,8 +171,9 @@ class Journal:
         for name, value in told.items():
             then = self._then.get(name, "not told")
             if then != value:
-                what = f"{name} was {then}, and is {value}"
-                if "crc" in value and then.partition(" crc")[0] == value.partition(" crc")[0]:
+                both = _short(then), _short(value)
+                what = "{} was {}, and is {}".format(name, *both)
+                if both[0].partition(" crc")[0] == both[1].partition(" crc")[0]:
                     what = f"{name} holds other values"
                 msg = f"{self._name} is of another fit: {what}; {_REMEDY}"
                 raise ValueError(msg)
@@ -181,10 +193,15 @@ class Journal:
         """Write what is new where the fit was cut short; else the file goes, unless it is kept."""
         if self._checkpoint is None:
             return
-        if kind is None and not self._cut and not self._checkpoint.keep:
+        found = self._then is not None or self._runs() or self._done
+        if found and (kind is not None or self._cut or self._checkpoint.keep):
+            if self._changed:
+                self._write()
+            return
+        try:
             Path(self._path).unlink(missing_ok=True)
-        elif self._changed:
-            self._write()
+        except OSError as error:
+            warn(f"{self._name} is of no more use, and cannot be deleted: {error}")
 
     def drawn(self, name: str, draw: Callable[[], Any]) -> Any:
         """Return what came of it when the fit came here first, a value for JSON; else draw it now.
@@ -222,7 +239,10 @@ class Journal:
         return f"what is done is in {self._name}, and the same fit goes on from there"
 
     def begin(
-        self, problem: Problem, warm: Fitted | None = None, more: Mapping[str, str] | None = None
+        self,
+        problem: Problem,
+        warm: Fitted | None = None,
+        folds: Sequence[tuple[HostArray, HostArray]] = (),
     ) -> None:
         """Compare the data with those of the file; where there is none yet, write it.
 
@@ -235,7 +255,8 @@ class Journal:
         """
         if self._checkpoint is None:
             return
-        data = _told_of_data(problem, warm) | dict(more or {})
+        data = _told_of_data(problem, warm)
+        data["the folds of cv"] = ", ".join(digest(rows) for fold in folds for rows in fold)
         self._compare(data)
         self._told |= data
         if self._then is None:
@@ -350,10 +371,15 @@ class Journal:
             self._done.append(self._last.entry(bare=True))
             self._last = None
 
+    def _runs(self) -> list[_Run]:
+        """Return the last run and the one under way, as far as there is something of them."""
+        runs = self._last, self._now
+        return [run for run in runs if run is not None and run.loop is not None]
+
     def _content(self, entries: Sequence[_Entry]) -> tuple[dict[str, Any], list[Packed]]:
         content = {
             "xplinear": VERSION,
-            "libraries": _libraries(),
+            "libraries": self._libraries,
             "told": self._told,
             "drawn": self._drawn,
             "entries": [entry.about for entry in entries],
@@ -363,9 +389,8 @@ class Journal:
     def _write(self) -> None:
         """Write the file; where that fails, say so, and leave the one that is there."""
         start = time.monotonic()
-        runs = (run for run in (self._last, self._now) if run is not None and run.loop is not None)
         try:
-            entries = [*self._done, *(run.entry() for run in runs)]
+            entries = [*self._done, *(run.entry() for run in self._runs())]
             write(self._path, *self._content(entries))
             self._changed, self._said = False, ""
         except TypeError as error:
@@ -382,6 +407,10 @@ class Journal:
         self._said = what
 
 
+def _short(text: str) -> str:
+    return text if len(text) < _LONG else f"{text[:_LONG]}…"
+
+
 def _told_of_data(problem: Problem, warm: Fitted | None) -> dict[str, str]:
     """Return what a fit is told by its data, and by where it computes."""
     sample = problem.sample
@@ -389,25 +418,31 @@ def _told_of_data(problem: Problem, warm: Fitted | None) -> dict[str, str]:
     rows = f"{tuple(X.shape)} {name_of(X.dtype)}"
     data = {
         "X": f"{rows} crc {X.survey().digest:x}" if isinstance(X, RemoteRows) else digest(X),
-        "y": f"{digest(targets.codes)} of {targets.classes.tolist()}",
+        "y": digest(targets.codes),
+        "the classes of y": str(targets.classes.tolist()),
         "what is missing of y": digest(targets.missing),
         "sample_weight": digest(targets.sample_weight),
         "backend": sample.backend.name,
         "the dtype of the computation": name_of(sample.dtype),
     }
-    if warm is not None:
-        data["the model to start from"] = ", ".join(map(digest, warm.params))
+    if problem.objective.m < targets.models:  # those that follow start from it too
+        params = () if warm is None else warm.params
+        data["the model to start from"] = ", ".join(map(digest, params))
     return data
 
 
-def told(*settings: Any, without: Sequence[str] = ()) -> dict[str, str]:
-    """Return what settings, dataclasses, say: objects as they show themselves."""
-    return {
-        one.name: re.sub(r" at 0x\w+", "", repr(getattr(own, one.name)))
-        for own in settings
-        for one in fields(own)
-        if one.name not in (*_UNTOLD, *without)
-    }
+def told(owner: Any, *settings: Any, **more: Any) -> dict[str, str]:
+    """Return what an estimator is told by its settings, dataclasses, and by ``more``, in words."""
+    said = {one.name: getattr(own, one.name) for own in settings for one in fields(own)} | more
+    shown = {name: _shown(value) for name, value in said.items() if name not in _UNTOLD}
+    return {"the estimator": type(owner).__name__, **shown}
+
+
+def _shown(value: Any) -> str:
+    """Return what an object shows; what it holds, where that is only where it is."""
+    text = re.sub(r" at 0x\w+", "", own := repr(value))
+    held = vars(value) if text != own and hasattr(value, "__dict__") else {}
+    return f"{text} {dict(sorted(held.items()))}" if held else text
 
 
 def digest(x: Any) -> str:
@@ -439,9 +474,3 @@ def _blocks(x: Array) -> Iterator[Any]:
     few = max(1, few)
     for start in range(0, n, few):
         yield native(x if few >= n else x[start : start + few, ...])
-
-
-def _libraries() -> dict[str, str]:
-    from xplinear.backends.machine import libraries  # with subprocess and joblib
-
-    return libraries()

@@ -271,7 +271,7 @@ def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) ->
     unit = objective.data.backend.asarray(unit, objective.data.dtype) if unit.ndim else float(unit)
     with matmul_precision(settings.precision):
         state = solver.init(objective, start, previous, unit)
-    runs = Runs(settings.precision, Journal(None, {}))
+    runs = Runs(settings.precision, Journal(None))
     result, interrupt = minimized(runs, objective, solver, state=lambda: state)
     before = model if model is not None and previous is not None else None
     n_iter = result.iterations_of_each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, get_args, get_type_hints
 
@@ -91,7 +92,8 @@ def kinds_of(solver: Any) -> dict[str, type[Any]]:
             name = f"{kind.__module__}.{kind.__qualname__}"
             if name not in found:
                 found[name] = kind
-                waiting += get_type_hints(kind).values()
+                with suppress(NameError):  # of a class in a function, say: it tells nothing
+                    waiting += get_type_hints(kind).values()
     return found
 
 

@@ -19,7 +19,7 @@ from safetensors.numpy import save as serialized
 from xplinear.formats.writing import written
 from xplinear.namespace import HostArray
 
-__all__ = ["Format", "read_tensors", "write_tensors"]
+__all__ = ["Format", "checksum", "read_tensors", "write_tensors"]
 
 
 class Format(NamedTuple):
@@ -49,7 +49,7 @@ def write_tensors(
         "format": kind.name,
         "version": kind.version,
         "content": text,
-        "checksum": _checksum(text, own),
+        "checksum": checksum(text, own),
     }
     # safetensors would give a file that it writes itself a mode of its own.
     with written(path, durable=durable) as (file,):
@@ -92,7 +92,7 @@ def read_tensors(
             "upgrade xplinear"
         )
         raise ValueError(msg)
-    if metadata.get("checksum") != _checksum(text, tensors):
+    if metadata.get("checksum") != checksum(text, tensors):
         what = "does not hold what was written"
         if "checksum" not in metadata:
             what = "has no checksum (development versions wrote none: train once more)"
@@ -101,10 +101,10 @@ def read_tensors(
     return json.loads(text), tensors
 
 
-def _checksum(content: str, tensors: Mapping[str, HostArray]) -> str:
+def checksum(content: str, tensors: Mapping[str, HostArray]) -> str:
     """Return the CRC-32 of all that a file holds."""
-    checksum = zlib.crc32(content.encode())
+    found = zlib.crc32(content.encode())
     for key, a in sorted(tensors.items()):
         about = f"{key} {a.dtype.str} {a.shape}"
-        checksum = zlib.crc32(a.data, zlib.crc32(about.encode(), checksum))
-    return f"{checksum:08x}"
+        found = zlib.crc32(a.data, zlib.crc32(about.encode(), found))
+    return f"{found:08x}"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence,
 from xplinear.backends import Backend
 from xplinear.backends.base import undisturbed
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
-from xplinear.estimator.journal import Journal, Runs, digest, told
+from xplinear.estimator.journal import Journal, Runs, told
 from xplinear.estimator.labels import host_weights
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
@@ -25,7 +26,7 @@ from xplinear.estimator.solve import certificate_of, minimized, solve, solver_fo
 from xplinear.estimator.validation import sparse_on_host
 from xplinear.formats.fitted import keep, linear_coefficients
 from xplinear.model_selection.alphas import automatic_alphas
-from xplinear.model_selection.folds import CV, Folds, Split, folds_of, splits_of
+from xplinear.model_selection.folds import CV, Folds, folds_of, splits_of
 from xplinear.model_selection.labels import (
     alphas_of_labels,
     scoring_of_models,
@@ -297,8 +298,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         """
         callbacks = CALLABLES("callbacks", callbacks)
         search, settings = given(_Search, self), given(Settings, self)
-        said = told(settings, search, without=["cv"]) | {"scoring": repr(self.scoring)}
-        with Journal(settings.checkpoint, said) as journal:
+        say = partial(told, self, settings, search, scoring=self.scoring)
+        with Journal(settings.checkpoint, say) as journal:
             settings = journal.seeded(settings)
             return self._fit(search, settings, X, y, sample_weight, groups, callbacks, journal)
 
@@ -330,7 +331,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         scoring = self._scoring(objective)
         alphas, Cs = search.strengths(problem)
         splits = splits_of(search.cv, X, problem.sample.targets.labels, groups)
-        journal.begin(problem, more=_told_of(splits))
+        journal.begin(problem, folds=splits)
         how = {"standardize": settings.standardize, "refit": search.refit}
         folds = folds_of(problem, splits, settings.class_weight, **how)
         search.check_folds(folds.tests)
@@ -382,7 +383,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         self._check_probabilities(scoring, problem.objective)
         alphas, Cs = strengths = search.strengths(problem)
         splits = splits_of(search.cv, X, targets.labels, groups)
-        journal.begin(problem, more=_told_of(splits))
+        journal.begin(problem, folds=splits)
         search.check_folds([rows for _, rows in splits])
         if self.solver == "auto":
             lanes = problem.objective.m * len(splits)
@@ -602,10 +603,6 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             self.coefs_paths_, self.intercepts_paths_ = paths
             self.best_estimator_ = best
             vars(self).update({name: a for name, a in vars(best).items() if name.endswith("_")})
-
-
-def _told_of(splits: Sequence[Split]) -> dict[str, str]:
-    return {"cv": ", ".join(digest(rows) for split in splits for rows in split)}
 
 
 def _of_strength(objective: Objective, alpha: float) -> Objective:
