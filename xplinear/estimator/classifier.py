@@ -352,6 +352,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         with Journal(settings.checkpoint, partial(told, self, settings)) as journal:
             problem = prepare(journal.seeded(settings), X, y, sample_weight, owner=self)
+            problem = journal.as_wide(problem)
             warm = settings.warm_start and hasattr(self, "params_")
             before = fitted_of(self) if warm else None
             journal.begin(problem, before)

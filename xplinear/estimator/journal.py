@@ -13,7 +13,7 @@ import math
 import re
 import time
 import zlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -119,7 +119,9 @@ class Journal:
     ) -> None:
         self._checkpoint, self._told = checkpoint, say() if checkpoint else {}
         self._then: Mapping[str, str] | None = None  # what the fit in the file was told
-        self._drawn: dict[str, Any] = {}
+        self._drawn: dict[str, list[Any]] = {}
+        self._asked: defaultdict[str, int] = defaultdict(int)
+        self.passed = 0.0  # seconds that recalled runs took
         self._coming: deque[_Entry] = deque()  # of the file, not asked for yet
         self._done: list[_Entry] = []
         self._last: _Run | None = None  # ended: the next one may go on from its state
@@ -202,12 +204,18 @@ class Journal:
             warn(f"{self._name} is of no more use, and cannot be deleted: {error}")
 
     def drawn(self, name: str, draw: Callable[[], Any]) -> Any:
-        """Return what was drawn when the fit began, a value for JSON; if it begins now, draw it."""
-        if self._checkpoint is None:
+        """Return what came of it when the fit came here first, a value for JSON; else draw it now.
+
+        What must be the same again may depend on chance, on free memory, or on a user's function.
+        """
+        if not self._open:
             return draw()
-        if name not in self._drawn:
-            self._drawn[name] = draw()
-        return self._drawn[name]
+        drawn, at = self._drawn.setdefault(name, []), self._asked[name]
+        self._asked[name] += 1
+        if at == len(drawn):
+            drawn.append(draw())
+            self._changed = True
+        return drawn[at]
 
     def seeded(self, settings: Settings) -> Settings:
         """Return the settings with a number for ``random_state``, drawn if it is none."""
@@ -215,6 +223,20 @@ class Journal:
         if self._checkpoint is None or isinstance(state, int):
             return settings
         return replace(settings, random_state=self.drawn("seed", partial(drawn_seed, state)))
+
+    def as_wide(self, problem: Problem) -> Problem:
+        """Return the problem of as many models at once as when the fit began: what memory held."""
+        width = self.drawn("models at once", lambda: problem.objective.m)
+        if width == problem.objective.m:
+            return problem
+        return replace(problem.of(slice(0, width)), others=problem.others)
+
+    @property
+    def rest(self) -> str:
+        """What is left of a fit that Ctrl-C cut short with no result."""
+        if self._checkpoint is None:
+            return "nothing new is kept"
+        return f"what is done is in {self._name}, and the same fit goes on from there"
 
     def begin(
         self,
@@ -273,6 +295,7 @@ class Journal:
         if entry is None:
             return None
         self._now = now = now.recalled(entry)
+        self.passed += now.loop.last.seconds if now.loop else 0.0
         if now.loop is None or not now.end:
             return now.loop
         self._last, self._now = now, None
@@ -335,6 +358,8 @@ class Journal:
                 "there on is found anew"
             )
             self._coming.clear()
+            for name, drawn in self._drawn.items():
+                del drawn[self._asked[name] :]
             return None
         if self._last is not None:
             self._settle()

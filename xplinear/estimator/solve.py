@@ -145,7 +145,7 @@ def solve(
         if done == models:
             break
         if interrupt is not None:
-            msg = "interrupted before every label had its turn; nothing new is kept"
+            msg = f"interrupted before every label had its turn; {journal.rest}"
             raise KeyboardInterrupt(msg) from interrupt
         part = problem.of(slice(done, min(done + width, models)))
     _warn_of_early_ends(settings, problem.objective, outcomes)

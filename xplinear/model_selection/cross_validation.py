@@ -323,6 +323,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
         if problem.sample.targets.kind != "classes":
+            problem = journal.as_wide(problem)
             return self._fit_many(search, settings, problem, X, groups, callbacks, journal)
         if search.alpha_per_label:
             msg = (
@@ -349,7 +350,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
         chosen |= {"solver": settings.solver, "checkpoint": None}
         scored = _scoring_of_rows(scoring, chosen, problem, X, folds, held_out)
-        run, own, runs = Run(grid, callbacks), None, Runs(settings.precision, journal)
+        run, own, runs = Run(grid, callbacks, journal), None, Runs(settings.precision, journal)
         try:
             self._solve(objective, solver, run, scored, runs)
             if search.refit and declared(solver, "follow") is not None:
@@ -360,7 +361,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             with suppress(Exception):  # nothing to choose from, say: it is Ctrl-C that counts
                 self._choose(chosen, problem, solver, run)
                 raise
-            msg = "interrupted before a strength was done in all folds; nothing new is kept"
+            msg = f"interrupted before a strength was done in all folds; {journal.rest}"
             raise KeyboardInterrupt(msg) from interrupt
         run.warn(objective, settings.precision, getattr(solver, "tol", settings.tol))
         self._choose(chosen, problem, solver, run, own)

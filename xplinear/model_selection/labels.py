@@ -374,7 +374,7 @@ def sweep_labels(
             scorer = _class_scoring(scoring, one, folds, held_out, known)
         else:
             scorer = _LabelScoring(scoring, held_out, folds.models, one.sample.models.start, there)
-        run = Run(Grid(alphas, [None], folds, Cs), callbacks, (scorer.parts,))
+        run = Run(Grid(alphas, [None], folds, Cs), callbacks, journal, (scorer.parts,))
         solver = solver_for(settings, one.objective, one.seed)
         parts.append(_Part(one, solver, run, held_out, scorer))
         if parts[-1].solve(runs, verbose=bool(settings.verbose)):

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from xplinear.arguments import warn
 from xplinear.data import Data
-from xplinear.estimator.journal import Runs
+from xplinear.estimator.journal import Journal, Runs
 from xplinear.estimator.memory import STATE_VECTORS, WIDE, within_memory
 from xplinear.estimator.solve import at_the_floor, minimized
 from xplinear.minimize import Progress, Result, time_left
@@ -167,7 +167,8 @@ def stacks(
         solver = planned(_stacked(objective, grid, range(first, len(grid.alphas)), grid.lanes))
     follows = declared(solver, "follow") is not None
     groups = _together(grid, solver)
-    width, depth = stack_width(objective, max(map(len, groups)), follows=follows)
+    widest = partial(stack_width, objective, max(map(len, groups)), follows=follows)
+    width, depth = runs.journal.drawn("widths of stacks", widest)
     width -= width % grid.folds.models if width > grid.folds.models else 0  # whole folds
     # And the first of the strengths that are left to do.
     waiting = [(group, first) for group in reversed(groups)]
@@ -397,9 +398,10 @@ class Run:
         self,
         grid: Grid,
         callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+        journal: Journal,
         parts: tuple[int, ...] = (),
     ) -> None:
-        self.grid, self.callbacks = grid, callbacks
+        self.grid, self.callbacks, self._journal = grid, callbacks, journal
         shape = len(grid.alphas), len(grid.rates), len(grid.folds.tests), *parts
         self.scores = np.full(shape, np.nan)  # each in parts, if so
         self.diverged = np.zeros(self.scores.shape[:2], dtype=bool)
@@ -416,8 +418,8 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
-        return time.perf_counter() - self._start
+        """Since the start, those included that a checkpoint saved."""
+        return time.perf_counter() - self._start + self._journal.passed
 
     def show(self, at: range, progress: Progress) -> bool:
         """Tell the callbacks; return whether one wants to stop."""
@@ -452,7 +454,8 @@ class Run:
         solved = [i for i, (a, *_) in enumerate(place) if whole[a - stack.at.start]]
         models = [i for i in solved if place[i][2] < folds]
         if models:
-            values: Any = _held_out_scores(stack, self.grid, models, scoring)
+            score = partial(_held_out_scores, stack, self.grid, models, scoring)
+            values = self._journal.drawn("scores", lambda: score().tolist())
             for model, value in zip(models, values, strict=True):
                 self.scores[place[model]] = value
         for model in sorted(set(solved) - set(models)):
