@@ -125,6 +125,7 @@ class ArrayData:
     sample = blocks.sample
     epoch = blocks.epoch
     nearby = blocks.anywhere
+    spacing = 1
 
     def gathered(self, rows: slice | Array) -> Array:
         """Return some rows of X as they are stored."""

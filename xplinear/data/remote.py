@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Generator, Iterable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
 from xplinear.backends.base import Backend
+from xplinear.backends.halves import half_bounds
 from xplinear.backends.transfer import Slices
 from xplinear.data.protocol import Data
 from xplinear.namespace import Array, HostArray, name_of
 
-__all__ = ["RemoteRows", "Slices", "Survey", "finite_bounds", "surveyed"]
+__all__ = ["RemoteRows", "Slices", "Survey", "finite_bounds", "is_remote", "surveyed"]
 
 _LOOK_BYTES = 2**20  # the second look at rows finds them in the cache
 
@@ -26,16 +27,7 @@ class Survey(NamedTuple):
     digest: int  # of every number, in the order of the rows
 
 
-class _ByMethods(type(Protocol)):
-    """Tells instances by the methods of their class: to look at a shape may be a pass over all."""
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        kind = type(instance)
-        return all(hasattr(kind, name) for name in ("survey", "targets", "data", "blocks"))
-
-
-@runtime_checkable
-class RemoteRows(Protocol, metaclass=_ByMethods):
+class RemoteRows(Protocol):
     """X ``(n, p)`` at the door, where it is no array and no sparse matrix."""
 
     @property
@@ -90,6 +82,11 @@ class RemoteRows(Protocol, metaclass=_ByMethods):
         ...
 
 
+def is_remote(X: Any) -> TypeGuard[RemoteRows]:
+    """Return whether X is rows that are not in memory, and no array."""
+    return hasattr(type(X), "survey")
+
+
 def surveyed(blocks: Iterable[HostArray], counted: HostArray | None = None) -> Survey:
     """Return what is found in blocks of rows, in order; ``counted`` are indices, sorted.
 
@@ -127,14 +124,14 @@ def finite_bounds(X: HostArray, first: int) -> tuple[HostArray, HostArray]:
     ValueError
         If one is not finite; ``first`` is the number of the first row.
     """
-    short = name_of(X.dtype) in ("bool", "float16", "bfloat16")  # slow, or not to be compared
+    half, short = X.dtype == np.float16, name_of(X.dtype) in ("bool", "bfloat16")  # slow, or none
     lows: list[HostArray] = []
     highs: list[HostArray] = []
     size = max(1, _LOOK_BYTES // max(1, X[:1].nbytes))
     for start in range(0, len(X), size):
         part = X[start : start + size]
         part = part.astype(np.float32) if short else part
-        low, high = part.min(axis=0), part.max(axis=0)
+        low, high = half_bounds(part) if half else (part.min(axis=0), part.max(axis=0))
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             row, column = np.argwhere(~np.isfinite(part))[0]
             msg = (

@@ -15,8 +15,9 @@ import numpy as np
 
 from xplinear.backends.base import Backend, fetched
 from xplinear.backends.transfer import Slices, read_ahead
+from xplinear.data.mapped import in_file
 from xplinear.data.remote import Survey, finite_bounds, surveyed
-from xplinear.data.streamed import StreamedData, streamed
+from xplinear.data.streamed import Spaced, StreamedData, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
 __all__ = ["SlicedRows", "sliced_rows"]
@@ -25,6 +26,7 @@ _KEPT_BYTES = 2**28  # of a file that is read once, and then is an array
 _MAPPED_BYTES = 2**30  # of a memory map that is used as an array
 _RUN_BYTES = 2**24  # read at a time
 _MOST_BYTES = 2**30  # of rows that can only be read together
+_SAMPLED, _SAMPLED_BYTES = 2**15, 2**26  # rows that are kept to be sampled, and what they may take
 # What the names of safetensors mean.
 _SAFETENSORS = {
     "BOOL": "bool",
@@ -49,12 +51,15 @@ class Sliced:
 
     def read(self, start: int, stop: int, into: HostArray) -> None:
         """Write some rows to an array."""
-        found = fetched(self.source[start:stop])
-        if found.shape != into.shape:
-            now = _shape_of(self.source)
+        try:
+            found, shape = fetched(self.source[start:stop]), _shape_of(self.source)
+        except Exception as error:
+            error.add_note(f"while rows {start} to {stop} of X were read")
+            raise
+        if found.shape != into.shape or shape != self.shape:
             msg = (
-                f"X has changed while it was read: rows {start} to {stop} have the shape "
-                f"{found.shape}, and X, which had {self.shape}, now has {now}"
+                f"X has changed while it was read: it had the shape {self.shape}, and now has "
+                f"{shape}; fit again, to a file that nobody writes to"
             )
             raise ValueError(msg)
         into[...] = found
@@ -74,7 +79,7 @@ class Shards:
         counts = [part.shape[0] for part in self.parts]
         found = {
             "shape": (sum(counts), self.parts[0].shape[1]),
-            "dtype": np.result_type(*(part.dtype for part in self.parts)),
+            "dtype": _promoted([part.dtype for part in self.parts]),
             "chunk": max(part.chunk for part in self.parts),
             "starts": np.asarray([0, *accumulate(counts)]),
         }
@@ -114,6 +119,7 @@ class SlicedRows:
 
     slices: Slices
     names: HostArray | None = None
+    spaced: list[Spaced] = field(default_factory=list[Spaced], init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -128,9 +134,21 @@ class SlicedRows:
         return _whole(y), _whole(sample_weight)
 
     def survey(self, counted: HostArray | None = None) -> Survey:
-        """Look at every number once."""
-        with closing(self._runs()) as runs:
-            return surveyed(runs, counted)
+        """Look at every number once, and keep a few rows."""
+        (n, p), kept = self.shape, list[HostArray]()
+        step = -(-n // max(1, min(_SAMPLED, _SAMPLED_BYTES // (p * self.dtype.itemsize))))
+
+        def seen() -> Generator[HostArray]:
+            first = 0
+            with closing(self._runs()) as runs:
+                for X in runs:
+                    kept.append(X[-first % step :: step].copy())
+                    first += len(X)
+                    yield X
+
+        survey = surveyed(seen(), counted)
+        self.spaced[:] = [Spaced(step, np.concatenate(kept))]
+        return survey
 
     def blocks(self) -> Generator[HostArray]:
         """Yield all rows in order, some at a time, finite."""
@@ -159,7 +177,8 @@ class SlicedRows:
             one = np.empty((1, p), self.dtype.newbyteorder("="))
             slices.read(int(counted[0]), int(counted[0]) + 1, one)
             slices = Counted(slices, counts, one, self.shape, self.dtype, slices.chunk)
-        return streamed(slices, y, s, dtype, backend=backend, classes=classes)
+        spaced = next(iter(self.spaced), None)
+        return streamed(slices, y, s, dtype, backend=backend, classes=classes, spaced=spaced)
 
     def array(self) -> HostArray:
         """Return all rows."""
@@ -192,16 +211,23 @@ def sliced_rows(X: Any) -> SlicedRows | HostArray | None:
     if slices is None:
         return None
     rows, (n, p) = SlicedRows(slices), slices.shape
-    return rows.array() if n * p * slices.dtype.itemsize <= _KEPT_BYTES else rows
+    if n * p * slices.dtype.itemsize > _KEPT_BYTES:
+        return rows
+    X = rows.array()
+    finite_bounds(X, 0)
+    return X
 
 
 def _is_sliced(X: Any) -> bool:
     """Whether it has a shape, a dtype and slices, and is neither an array nor a table."""
-    kind = type(X)
-    if hasattr(kind, "get_shape") and hasattr(kind, "get_dtype"):  # of safetensors
-        return True
-    offers = all(hasattr(kind, name) for name in ("__getitem__", "shape", "dtype"))
-    return offers and not (is_array(X) or hasattr(kind, "to_numpy") or hasattr(kind, "todense"))
+    if is_array(X) or hasattr(type(X), "to_numpy") or hasattr(type(X), "todense"):
+        return False
+    slices = all(_offers(X, name) for name in ("__getitem__", "shape", "dtype"))
+    return slices or (_offers(X, "get_shape") and _offers(X, "get_dtype"))  # of safetensors
+
+
+def _offers(X: Any, name: str) -> bool:
+    return hasattr(type(X), name) or hasattr(X, name)  # first without computing it
 
 
 def _slices(X: Any, mapped: int = 0) -> Slices | None:
@@ -247,15 +273,37 @@ def _shape_of(X: Any) -> tuple[int, ...]:
     return tuple(X.get_shape() if hasattr(X, "get_shape") else X.shape)
 
 
-def _dtype_of(X: Any) -> Any:
-    if hasattr(X, "get_dtype"):
-        return _SAFETENSORS.get(X.get_dtype(), X.get_dtype())
-    return X.dtype
+def _dtype_of(X: Any) -> np.dtype[Any] | None:
+    """Return NumPy's dtype; None where it has none."""
+    found: Any = X.dtype if hasattr(X, "dtype") else _SAFETENSORS.get(X.get_dtype())
+    if found == "bfloat16":
+        try:
+            import ml_dtypes
+
+            found = ml_dtypes.bfloat16
+        except ImportError as error:
+            msg = "X is of dtype bfloat16, which NumPy has from ml_dtypes: pip install ml_dtypes"
+            raise TypeError(msg) from error
+    try:
+        return None if found is None else np.dtype(found)
+    except TypeError:
+        return None
 
 
-def _checked(X: Any, name: str = "X") -> Sliced:
+def _promoted(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
+    """Return the dtype that holds all of these."""
+    if len(set(dtypes)) > 1:  # bfloat16 goes with few
+        dtypes = [np.dtype(np.float32) if name_of(d) == "bfloat16" else d for d in dtypes]
+    return np.result_type(*dtypes)
+
+
+def _checked(X: Any, name: str = "X") -> Slices:
     """Return a matrix of numbers as slices."""
-    shape, dtype = _shape_of(X), _dtype_of(X)
+    try:
+        shape, dtype = _shape_of(X), _dtype_of(X)
+    except (ValueError, RuntimeError, OSError) as error:
+        msg = f"{name} cannot be read: {error}; is its file open?"
+        raise ValueError(msg) from error
     if len(shape) != 2:
         msg = f"{name} must have two axes, samples and features; it has shape {shape}"
         raise ValueError(msg)
@@ -265,16 +313,10 @@ def _checked(X: Any, name: str = "X") -> Sliced:
             f"{name} is empty: {n} sample(s) and {p} feature(s) (shape={shape}) while 1 is required"
         )
         raise ValueError(msg)
-    try:
-        dtype = np.dtype(dtype)
-    except TypeError as error:
-        msg = f"{name} is of dtype {dtype}, which NumPy does not know" + (
-            ": pip install ml_dtypes, and import it" * (str(dtype) == "bfloat16")
-        )
-        raise TypeError(msg) from error
-    plain = dtype.kind in "biuf" and dtype.itemsize <= 8
-    if not (plain or name_of(dtype) == "bfloat16"):
-        msg = f"{name} is of dtype {dtype}, but features must be numbers of at most 64 bits"
+    plain = dtype is not None and dtype.kind in "biuf" and dtype.itemsize <= 8
+    if dtype is None or not (plain or name_of(dtype) == "bfloat16"):
+        own = X.get_dtype() if dtype is None and hasattr(X, "get_dtype") else X.dtype
+        msg = f"{name} is of dtype {own}, but features must be numbers of at most 64 bits"
         raise ValueError(msg)
     chunks: Any = getattr(X, "chunks", None)
     chunk = int(chunks[0]) if isinstance(chunks, tuple) and len(chunks) == 2 else 1
@@ -285,7 +327,8 @@ def _checked(X: Any, name: str = "X") -> Sliced:
             "be; store it in chunks of few rows and all columns"
         )
         raise ValueError(msg)
-    return Sliced(X, (int(n), int(p)), dtype, max(1, min(chunk, int(n))))
+    rows = Sliced(X, (int(n), int(p)), dtype, max(1, min(chunk, int(n))))
+    return (in_file(X) if isinstance(X, np.memmap) else None) or rows
 
 
 def _refuse_group(X: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xplinear.data.batches import Batches, batches_of
-from xplinear.data.remote import RemoteRows
+from xplinear.data.remote import RemoteRows, is_remote
 from xplinear.data.sliced import sliced_rows
 from xplinear.namespace import HostArray
 
@@ -29,7 +29,7 @@ def remote_rows(X: Any) -> Any:
     >>> remote_rows([[1.0, 2.0]])
     [[1.0, 2.0]]
     """
-    if type(X) is np.ndarray or isinstance(X, RemoteRows):
+    if type(X) is np.ndarray or is_remote(X):
         return X
     for rows_of in SOURCES.values():
         found = rows_of(X)
@@ -41,7 +41,7 @@ def remote_rows(X: Any) -> Any:
 def rows_and_targets(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     """Return what a fit is given, with rows as `remote_rows` has them, and their y and weights."""
     X = remote_rows(X)
-    if isinstance(X, RemoteRows):
+    if is_remote(X):
         return X, *X.targets(y, sample_weight)
     return X, y, sample_weight
 

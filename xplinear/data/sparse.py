@@ -189,6 +189,7 @@ class SparseData:
     sample = blocks.sample
     epoch = blocks.epoch
     nearby = blocks.anywhere
+    spacing = 1
 
     def map(
         self,

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from xplinear.data.rows import Standard
 from xplinear.data.sparse import SparseData
 from xplinear.namespace import Array, HostArray
 
-__all__ = ["InOrder", "StreamedData", "data_of", "streamed"]
+__all__ = ["InOrder", "Spaced", "StreamedData", "data_of", "streamed"]
 
 _HOST_ROWS = instance(np.ndarray, "a NumPy array") | offering(Slices, "slices of rows in a file")
 _MOST_BYTES = 256 * 2**20
@@ -34,13 +34,23 @@ _FEW_BLOCKS = 8  # of a window, however large they are
 _SAMPLES = 2  # of rows in a file that are kept
 
 
-@runtime_checkable
 class InOrder(Slices, Protocol):
     """Rows that come one after another: what is left out, or read again, is a pass over all."""
 
     def in_order(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
         """Yield pieces of the rows, each after the last one, in one pass."""
         ...
+
+
+def _come_in_order(X: HostArray | Slices) -> TypeGuard[InOrder]:
+    return hasattr(type(X), "in_order")
+
+
+class Spaced(NamedTuple):
+    """Rows of a file that are in memory: one of every ``step``, from the first on."""
+
+    step: int
+    rows: HostArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +69,10 @@ class StreamedData:
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
+    spaced : Spaced, optional
+        Rows of a file that are in memory, to be sampled.
+    samples : dict
+        Of rows in a file, shared as ``budget`` is.
 
     Examples
     --------
@@ -85,7 +99,10 @@ class StreamedData:
     orders: Orders = field(default_factory=Orders, kw_only=True, repr=False)
     padding: int = field(default=0, kw_only=True)
     rows: HostArray | None = field(default=None, kw_only=True)
-    samples: dict[bytes, Array] = field(default_factory=dict[bytes, Array], init=False, repr=False)
+    spaced: Spaced | None = field(default=None, kw_only=True, repr=False)
+    samples: dict[bytes, Array] = field(
+        default_factory=dict[bytes, Array], kw_only=True, repr=False
+    )
 
     def __post_init__(self) -> None:
         _HOST_ROWS("X", self.X)
@@ -142,6 +159,11 @@ class StreamedData:
         start, stop, step = rows.indices(self.held)
         return self._moved(rows if stop <= self.n else self._within(start, stop, step))
 
+    @property
+    def spacing(self) -> int:
+        """Of every so many rows one is in memory."""
+        return 1 if self.spaced is None else self.spaced.step
+
     def _first(self) -> Array:
         """Return the first row, or one like it: a file is not read."""
         if isinstance(self.X, np.ndarray):
@@ -167,7 +189,9 @@ class StreamedData:
         index = np.arange(self.n)[at] if isinstance(at, slice) else np.asarray(at)
         key = index.tobytes()
         if key not in self.samples:
-            if isinstance(self.X, InOrder):
+            if self.spaced is not None and not (index % self.spaced.step).any():
+                found = self.spaced.rows[index // self.spaced.step]
+            elif _come_in_order(self.X):
                 with closing(self.X.in_order([index])) as passed:
                     found = next(passed)
             else:
@@ -207,7 +231,7 @@ class StreamedData:
         if self.rows is not None:
             slices = (slice(a.start, a.stop) if isinstance(a, range) else a for a in pieces)
             pieces = [self.rows[a] for a in slices]
-        if isinstance(self.X, InOrder):
+        if _come_in_order(self.X):
             read = self.X.in_order(pieces)
         else:
             read = self.backend.upload(self.X, pieces)
@@ -248,7 +272,7 @@ class StreamedData:
         if isinstance(self.X, np.ndarray):
             return None
         row, chunk = self.p * self.X.dtype.itemsize, self.X.chunk
-        if isinstance(self.X, InOrder):
+        if _come_in_order(self.X):
             return Nearby(self.n, max(1, _WINDOW_BYTES // (row * batch_size)) * batch_size)
         block = -(-max(1, _BLOCK_BYTES // row) // chunk) * chunk
         step = batch_size // math.gcd(block, batch_size)  # blocks of whole batches together
@@ -267,13 +291,15 @@ def streamed(
     *,
     backend: Backend,
     classes: int | None,
+    spaced: Spaced | None = None,
 ) -> StreamedData:
     """Return rows of files, or in batches, with labels and weights on the backend."""
     padding = backend.padding(np.empty((1, X.shape[1]), np.int8), X.shape[0])
     y = padded(y, padding, backend=backend)
     s = None if s is None else padded(s, padding, backend=backend, weigh=True)
     s = s if s is None or dtype is None else backend.asarray(s, dtype)
-    return StreamedData(X, y, s, dtype, backend=backend, classes=classes, padding=padding)
+    held: dict[str, Any] = {"backend": backend, "classes": classes, "padding": padding}
+    return StreamedData(X, y, s, dtype, spaced=spaced, **held)
 
 
 def _held(X: Any, backend: Backend) -> SparseMatrix:

@@ -15,7 +15,7 @@ from xplinear.arguments import one_of, shown
 from xplinear.backends import backend_of
 from xplinear.backends.base import fetched
 from xplinear.data.arrow import write_parquet
-from xplinear.data.remote import RemoteRows
+from xplinear.data.remote import is_remote
 from xplinear.data.sources import known_rows, remote_rows
 from xplinear.estimator.validation import check_features
 from xplinear.formats.writing import check_writable, written
@@ -36,7 +36,7 @@ def blocks_of(clf: Any, X: Any) -> Generator[Any]:
     """Yield rows to predict, some at a time; a table is one block."""
     X = remote_rows(X)
     array: Any = X if is_array(X) and not backend_of(X).traced(X) else None
-    if isinstance(X, RemoteRows):
+    if is_remote(X):
         if X.names is not None:
             check_features(clf, X, reset=False)
         with closing(X.blocks()) as blocks:

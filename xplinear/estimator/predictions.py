@@ -13,7 +13,7 @@ from xplinear.backends import Backend, backend_of
 from xplinear.backends.sparse import ScipyRows, is_scipy
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
-from xplinear.data.remote import RemoteRows
+from xplinear.data.remote import is_remote
 from xplinear.data.sources import remote_rows
 from xplinear.estimator.labels import labels_on
 from xplinear.estimator.standardize import column_bounds, with_full_columns
@@ -87,7 +87,7 @@ def rows_on(backend: Backend, X: Array, own: Backend) -> Array:
     """
     if is_scipy(X):
         return ScipyRows(X)
-    if isinstance(X, RemoteRows):
+    if is_remote(X):
         return X
     return backend.asarray(X) if own.xp is backend.xp and own.name != "numpy" else own.fetch(X)
 
@@ -112,7 +112,7 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
     """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
     check_is_fitted(clf)
     X = remote_rows(X)
-    if isinstance(X, RemoteRows):
+    if is_remote(X):
         if X.names is not None:
             check_features(clf, X, reset=False)
         with closing(X.blocks()) as blocks:

@@ -16,7 +16,7 @@ from xplinear.backends.sparse import is_sparse
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
-from xplinear.data.remote import RemoteRows, Survey
+from xplinear.data.remote import Survey, is_remote
 from xplinear.estimator.memory import STATE_VECTORS, WIDE
 from xplinear.estimator.predictions import rows_on
 from xplinear.estimator.settings import STRENGTHS, Settings
@@ -114,7 +114,7 @@ class Sample(NamedTuple):
         Of rows that are not in memory the others are there too, and weigh nothing.
         """
         X, s, backend = self.X, self.weighed(index, weights), self.backend
-        against, remote = self.targets.positives, isinstance(X, RemoteRows)
+        against, remote = self.targets.positives, is_remote(X)
         codes = self.codes if index is None or remote else self.codes[index]
         if remote and index is not None:
             own = np.ones((len(index), 1)) if s is None else s
@@ -582,7 +582,7 @@ def prepare(
     one = targets.kind == "classes" and not scored
     counted = _counted_rows(sample.weights, dtype, backend) if one else visible
     scaled = visible if settings.standardize else counted
-    survey = sample.X.survey(scaled) if isinstance(sample.X, RemoteRows) else None
+    survey = sample.X.survey(scaled) if is_remote(sample.X) else None
     if before is not None and before.near is not None:  # it goes on in the same coordinates
         standard = before.near.to(backend, before.backend).standard
         bits = backend.xp.finfo(dtype).bits

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_array, validate_data
 from xplinear.arguments import naming, shown
 from xplinear.backends import Backend, backend_of
 from xplinear.backends.sparse import HostRows, canonical, is_scipy
-from xplinear.data.remote import RemoteRows
+from xplinear.data.remote import RemoteRows, is_remote
 from xplinear.estimator.tables import matrix_of, table_of
 from xplinear.namespace import Array, HostArray, accumulator, is_array, name_of
 
@@ -69,7 +69,7 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         If X is not two-dimensional, empty, not numeric, not finite, or, unless ``reset``, has
         other columns than the estimator was fitted with.
     """
-    if isinstance(X, RemoteRows):
+    if is_remote(X):
         return X, _check_names(estimator, X, reset=reset)
     X = X if type(X) is np.ndarray else sparse_on_host(X)
     unnamed = reset or not hasattr(estimator, "feature_names_in_")

@@ -12,7 +12,7 @@ from sklearn.model_selection import KFold, check_cv
 from xplinear.arguments import NONE, integer, naming, satisfying
 from xplinear.backends import Backend, backend_of
 from xplinear.data import Standard
-from xplinear.data.remote import RemoteRows
+from xplinear.data.remote import is_remote
 from xplinear.data.rows import FarStandard
 from xplinear.estimator.labels import weights_of
 from xplinear.estimator.problem import Problem
@@ -71,7 +71,7 @@ def splits_of(cv: Any, X: Any, labels: Any, groups: Any) -> list[Split]:
     ``labels`` are ``(n,)``, or ``(n, L)`` of 0 and 1, dense or sparse.
     """
     n = labels.shape[0]
-    X = np.empty((n, 0)) if isinstance(X, RemoteRows) else X
+    X = np.empty((n, 0)) if is_remote(X) else X
     if groups is not None:
         refuse_masked("groups", groups)
         with naming("groups"):
