@@ -37,6 +37,7 @@ _ANEW = (
     "no random transforms; from rows that are other ones each time learn by partial_fit"
 )
 _MARKED = "numbers of rows", "rows", "labels", "weights"
+_NO_ROWS = "X gives no rows: there were none in a whole pass"
 _FORM = "a batch is (X, y) or (X, y, weights), with X of shape (rows, features)"
 
 
@@ -103,7 +104,7 @@ class _Gathered:
         ):
             if parts and (own is None) != (parts[0] is None):
                 _refuse(batch.number, f"has {'no ' * (own is None)}{name}, unlike the first one")
-            parts.append(own)
+            parts.append(None if own is None else np.array(own))
         self.marks.append(batch.mark)
         self.bytes += X.nbytes
         self.rows.append(X)
@@ -177,8 +178,7 @@ class Batches:
                 if len(batch.X):
                     yield batch.X
             if not gathered.n:
-                msg = "X gives no rows: there were none in a first pass"
-                raise ValueError(msg)
+                raise ValueError(_NO_ROWS)
 
         with closing(_ahead(_batches(self._begin()))) as batches:
             survey = surveyed(seen(batches))
@@ -245,9 +245,12 @@ class Batches:
         first = 0
         with closing(_ahead(_batches(self._begin()))) as batches:
             for batch in batches:
-                finite_bounds(batch.X, first)
-                first += len(batch.X)
-                yield batch.X
+                if len(batch.X):
+                    finite_bounds(batch.X, first)
+                    first += len(batch.X)
+                    yield batch.X
+        if not first:
+            raise ValueError(_NO_ROWS)
 
     def passed(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
         """Yield pieces of the rows, each after the last one: what lies between is left out.
@@ -435,7 +438,7 @@ def _checksum(values: HostArray | None) -> int:
 
 def _joined(name: str, parts: Sequence[HostArray | None]) -> HostArray | None:
     """Return what all batches have of labels or weights."""
-    there = [part for part in parts if part is not None]
+    there = [part for part in parts if part is not None and len(part)]
     if not there:
         return None
     kinds = {"n" if part.dtype.kind in "biuf" else part.dtype.kind for part in there}
