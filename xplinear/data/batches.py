@@ -18,13 +18,14 @@ from xplinear.backends.sparse import is_scipy
 from xplinear.backends.transfer import RowIndices
 from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, finite_bounds, surveyed
-from xplinear.data.streamed import data_of, streamed
+from xplinear.data.streamed import Spaced, data_of, streamed
 from xplinear.namespace import Array, HostArray, is_array
 
 __all__ = ["Batches", "batches_of"]
 
 _Made = TypeVar("_Made")
 _KEPT_BYTES = 2**28  # of rows that come once, and then are an array
+_SAMPLED, _SAMPLED_BYTES = 2**15, 2**26  # rows that are kept to be sampled, and what they may take
 
 _ONE_SHOT = (
     "X is {}, which can be gone through once, and a fit makes many passes: give a function that "
@@ -36,6 +37,7 @@ _ANEW = (
     "no random transforms; from rows that are other ones each time learn by partial_fit"
 )
 _MARKED = "numbers of rows", "rows", "labels", "weights"
+_NO_ROWS = "X gives no rows: there were none in a whole pass"
 _FORM = "a batch is (X, y) or (X, y, weights), with X of shape (rows, features)"
 
 
@@ -79,8 +81,47 @@ class _Found(NamedTuple):
     weights: HostArray | None
     survey: Survey
     marks: list[tuple[int, ...]]  # of the batches
-    first: HostArray  # row
+    spaced: Spaced
     kept: HostArray | None  # all rows, where these are few
+
+
+class _Gathered:
+    """What is kept of the batches of the first pass."""
+
+    def __init__(self) -> None:
+        self.n = self.bytes = 0
+        self.marks: list[tuple[int, ...]] = []
+        self.y: list[HostArray | None] = []
+        self.weights: list[HostArray | None] = []
+        self.rows: list[HostArray] = []  # all, as long as they are few
+        self.step, self.count, self.spaced = 1, 0, list[HostArray]()
+
+    def add(self, batch: _Batch) -> None:
+        X = np.array(batch.X)  # an iterator may use its memory again
+        for name, own, parts in (
+            ("labels", batch.y, self.y),
+            ("weights", batch.weights, self.weights),
+        ):
+            if parts and (own is None) != (parts[0] is None):
+                _refuse(batch.number, f"has {'no ' * (own is None)}{name}, unlike the first one")
+            parts.append(None if own is None else np.array(own))
+        self.marks.append(batch.mark)
+        self.bytes += X.nbytes
+        self.rows.append(X)
+        if self.bytes > _KEPT_BYTES:
+            self.rows.clear()
+        self.spaced.append(X[-self.n % self.step :: self.step].copy())
+        self.n, self.count = self.n + len(X), self.count + len(self.spaced[-1])
+        if self.count > 2 * _SAMPLED or self.count * X.shape[1] * X.itemsize > 2 * _SAMPLED_BYTES:
+            self.step, self.spaced = 2 * self.step, [np.concatenate(self.spaced)[::2].copy()]
+            self.count = len(self.spaced[0])
+
+    def found(self, survey: Survey) -> _Found:
+        spaced = np.concatenate(self.spaced)
+        kept = np.concatenate(self.rows, dtype=spaced.dtype) if self.rows else None
+        y, weights = _joined("labels", self.y), _joined("weights", self.weights)
+        shape, few = (self.n, spaced.shape[1]), Spaced(self.step, spaced)
+        return _Found(shape, spaced.dtype, y, weights, survey, self.marks, few, kept)
 
 
 class Batches:
@@ -129,33 +170,19 @@ class Batches:
         source = self._source
         if hasattr(source, "__iter__") and iter(cast("Iterable[Any]", source)) is source:
             raise TypeError(_ONE_SHOT.format(f"a {type(source).__name__}"))
-        marks: list[tuple[int, ...]] = []
-        ys: list[HostArray | None] = []
-        weights: list[HostArray | None] = []
-        rows: list[HostArray] = []  # as long as they are few, and then the first of each dtype
+        gathered = _Gathered()
 
-        def noted(batches: Iterable[_Batch]) -> Generator[HostArray]:
-            for X, y, s, number in batches:
-                marks.append(_Batch(X, y, s, number).mark)
-                for name, own, parts in (("labels", y, ys), ("weights", s, weights)):
-                    if parts and (own is None) != (parts[0] is None):
-                        _refuse(number, f"has {'no ' * (own is None)}{name}, unlike the first one")
-                    parts.append(own)
-                rows.append(np.array(X))  # an iterator may use its memory again
-                if sum(part.nbytes for part in rows) > _KEPT_BYTES:
-                    rows[:] = [part[:1] for part in rows]
-                yield X
+        def seen(batches: Iterable[_Batch]) -> Generator[HostArray]:
+            for batch in batches:
+                gathered.add(batch)
+                if len(batch.X):
+                    yield batch.X
+            if not gathered.n:
+                raise ValueError(_NO_ROWS)
 
         with closing(_ahead(_batches(self._begin()))) as batches:
-            survey = surveyed(noted(batches))
-        if not rows:
-            msg = "X gives no rows: there was none in a first pass"
-            raise ValueError(msg)
-        n, p = sum(mark[0] for mark in marks), rows[0].shape[1]
-        dtype = np.result_type(*rows)
-        kept = np.concatenate(rows, dtype=dtype) if sum(map(len, rows)) == n else None
-        labels, s = _joined("labels", ys), _joined("weights", weights)
-        return _Found((n, p), dtype, labels, s, survey, marks, rows[0][:1], kept)
+            survey = surveyed(seen(batches))
+        return gathered.found(survey)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -210,16 +237,20 @@ class Batches:
             kept = kept if kept is None else np.where(counts[:, None], kept, kept[counted[:1]])
         if kept is not None:
             return data_of(kept, y, s, dtype, backend=backend, classes=classes)
-        return streamed(_InOrder(self, counts), y, s, dtype, backend=backend, classes=classes)
+        held: dict[str, Any] = {"backend": backend, "classes": classes}
+        return streamed(_InOrder(self, counts), y, s, dtype, spaced=self._found.spaced, **held)
 
     def blocks(self) -> Generator[HostArray]:
         """Yield the rows of each batch, finite; of an iterator too, which is gone through."""
         first = 0
         with closing(_ahead(_batches(self._begin()))) as batches:
             for batch in batches:
-                finite_bounds(batch.X, first)
-                first += len(batch.X)
-                yield batch.X
+                if len(batch.X):
+                    finite_bounds(batch.X, first)
+                    first += len(batch.X)
+                    yield batch.X
+        if not first:
+            raise ValueError(_NO_ROWS)
 
     def passed(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
         """Yield pieces of the rows, each after the last one: what lies between is left out.
@@ -231,7 +262,7 @@ class Batches:
     def _passed(
         self, pieces: Sequence[RowIndices], iterator: Iterator[Any]
     ) -> Generator[HostArray]:
-        (n, p), first = self.shape, self._found.first
+        (n, p), first = self.shape, self._found.spaced.rows[:1]
         with closing(self._same(iterator)) as batches:
             X, start = first[:0], 0
             for piece in pieces:
@@ -407,7 +438,7 @@ def _checksum(values: HostArray | None) -> int:
 
 def _joined(name: str, parts: Sequence[HostArray | None]) -> HostArray | None:
     """Return what all batches have of labels or weights."""
-    there = [part for part in parts if part is not None]
+    there = [part for part in parts if part is not None and len(part)]
     if not there:
         return None
     kinds = {"n" if part.dtype.kind in "biuf" else part.dtype.kind for part in there}

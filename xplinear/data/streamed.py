@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
@@ -34,20 +34,23 @@ _FEW_BLOCKS = 8  # of a window, however large they are
 _SAMPLES = 2  # of rows in a file that are kept
 
 
-class Spaced(NamedTuple):
-    """Rows of a file that are in memory: one of every ``step``, from the first on."""
-
-    step: int
-    rows: HostArray
-
-
-@runtime_checkable
 class InOrder(Slices, Protocol):
     """Rows that come one after another: what is left out, or read again, is a pass over all."""
 
     def in_order(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
         """Yield pieces of the rows, each after the last one, in one pass."""
         ...
+
+
+def _come_in_order(X: HostArray | Slices) -> TypeGuard[InOrder]:
+    return hasattr(type(X), "in_order")
+
+
+class Spaced(NamedTuple):
+    """Rows of a file that are in memory: one of every ``step``, from the first on."""
+
+    step: int
+    rows: HostArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +193,7 @@ class StreamedData:
         if key not in self.samples:
             if self.spaced is not None and not (index % self.spaced.step).any():
                 found = self.spaced.rows[index // self.spaced.step]
-            elif isinstance(self.X, InOrder):
+            elif _come_in_order(self.X):
                 with closing(self.X.in_order([index])) as passed:
                     found = next(passed)
             else:
@@ -230,7 +233,7 @@ class StreamedData:
         if self.rows is not None:
             slices = (slice(a.start, a.stop) if isinstance(a, range) else a for a in pieces)
             pieces = [self.rows[a] for a in slices]
-        if isinstance(self.X, InOrder):
+        if _come_in_order(self.X):
             read = self.X.in_order(pieces)
         else:
             read = self.backend.upload(self.X, pieces)
@@ -271,7 +274,7 @@ class StreamedData:
         if isinstance(self.X, np.ndarray):
             return None
         row, chunk = self.p * self.X.dtype.itemsize, self.X.chunk
-        if isinstance(self.X, InOrder):
+        if _come_in_order(self.X):
             return Nearby(self.n, max(1, _WINDOW_BYTES // (row * batch_size)) * batch_size)
         block = -(-max(1, _BLOCK_BYTES // row) // chunk) * chunk
         step = batch_size // math.gcd(block, batch_size)  # blocks of whole batches together
