@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import replace
 from typing import Any
@@ -323,6 +324,16 @@ def test_epochs_shuffle_blocks_and_then_rows(monkeypatch, chunk, batch):
     np.testing.assert_array_equal(rows, X[order])
     np.testing.assert_array_equal(labels, Y[order])
     assert rows_read(source) == N
+
+
+def test_it_is_said_that_mini_batches_are_other_ones(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="xplinear")
+    fitted(Runs(X), solver="sgd", max_iter=2)
+    assert "mini-batches are not" not in caplog.text  # one window holds them all
+    monkeypatch.setattr(streamed, "_BLOCK_BYTES", 2**9)
+    monkeypatch.setattr(streamed, "_WINDOW_BYTES", 2**13)
+    fitted(Runs(X), solver="sgd", max_iter=2)
+    assert caplog.text.count("mini-batches are not those of an array: blocks of 10 rows") == 1
 
 
 def test_what_is_left_of_the_blocks_comes_last():
