@@ -333,7 +333,7 @@ def test_it_is_said_that_mini_batches_are_other_ones(monkeypatch, caplog):
     monkeypatch.setattr(streamed, "_BLOCK_BYTES", 2**9)
     monkeypatch.setattr(streamed, "_WINDOW_BYTES", 2**13)
     fitted(Runs(X), solver="sgd", max_iter=2)
-    assert caplog.text.count("mini-batches are not those of an array: blocks of 10 rows") == 1
+    assert caplog.text.count("mini-batches are not those of an array: blocks of 64 rows") == 1
 
 
 def test_what_is_left_of_the_blocks_comes_last():
