@@ -237,7 +237,7 @@ class TestMemoryMaps:
         del big
         rows = np.load(tmp_path / "X.npy", mmap_mode="r")
         monkeypatch.setattr(sliced, "_MAPPED_BYTES", 0)
-        monkeypatch.setattr(sliced, "_KEPT_BYTES", 0)
+        monkeypatch.setattr(sliced, "KEPT_BYTES", 0)
         xl.LinearClassifier(solver="lbfgs", tol=0.1).fit(rows, np.arange(n) % 3)
         maps = Path("/proc/self/smaps").read_text(encoding="utf-8").split(str(tmp_path))[1:]
         resident = sum(int(part.split("Rss:")[1].split()[0]) for part in maps)
@@ -317,7 +317,7 @@ class TestSamples:
 
 def test_a_fit_reads_rows_once_before_and_in_every_evaluation(monkeypatch):
     """One survey, two passes for the certificate, and what the solver evaluates."""
-    monkeypatch.setattr(sliced, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(sliced, "KEPT_BYTES", 0)
     file, evaluated = File((8 * X).astype(np.float16)), []
     reduce = StreamedData.reduce
 

@@ -16,8 +16,9 @@ import numpy as np
 from xplinear.backends.base import Backend, fetched
 from xplinear.backends.transfer import Slices, read_ahead
 from xplinear.data.mapped import in_file
+from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, finite_bounds, surveyed
-from xplinear.data.streamed import Spaced, StreamedData, streamed
+from xplinear.data.streamed import Spaced, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
 __all__ = ["KEPT_BYTES", "SlicedRows", "sliced_rows"]
@@ -168,17 +169,22 @@ class SlicedRows:
         backend: Backend,
         classes: int | None = None,
         counted: HostArray | None = None,
-    ) -> StreamedData:
-        """Return the rows as a stream, with labels and weights of all of them."""
-        slices, (n, p) = self.slices, self.shape
+    ) -> Data:
+        """Return the rows as a stream; as an array on a device of own memory that holds them."""
+        slices, (n, p), spaced = self.slices, self.shape, next(iter(self.spaced), None)
         if counted is not None:
             counts = np.zeros(n, bool)
             counts[counted] = True
             one = np.empty((1, p), self.dtype.newbyteorder("="))
             slices.read(int(counted[0]), int(counted[0]) + 1, one)
             slices = Counted(slices, counts, one, self.shape, self.dtype, slices.chunk)
-        spaced = next(iter(self.spaced), None)
-        return streamed(slices, y, s, dtype, backend=backend, classes=classes, spaced=spaced)
+            if spaced is not None:
+                own = counts[:: spaced.step, None]
+                spaced = spaced._replace(rows=np.where(own, spaced.rows, one))
+        stream = streamed(slices, y, s, dtype, backend=backend, classes=classes, spaced=spaced)
+        # A third: while they are joined there are two of them.
+        fits = n * p * self.dtype.itemsize <= backend.free_memory() // 3
+        return stream.on_device() if backend.own_memory and fits else stream
 
     def array(self) -> HostArray:
         """Return all rows."""

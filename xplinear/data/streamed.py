@@ -215,6 +215,14 @@ class StreamedData:
                         here,
                     )
 
+    def on_device(self) -> ArrayData:
+        """Return the same rows in an array on the device."""
+        xp = self.backend.xp
+        how: dict[str, Any] = {"classes": self.classes, "padding": self.padding}
+        with closing(self.stored(0, self.rows_per_block(0))) as stored:
+            X = xp.concat([xp.asarray(some, copy=True) for some, _ in stored], axis=0)
+        return ArrayData(X, self.y, self.s, self.dtype, backend=self.backend, **how)
+
     def _run(self, size: int) -> int:
         """Return how many rows to read at a time, for blocks of so many: of files whole chunks."""
         if isinstance(self.X, np.ndarray):
