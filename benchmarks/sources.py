@@ -122,7 +122,7 @@ def read_hdf5(path: Path) -> None:
 
     buffer = np.empty((2 * CHUNK, P), np.float16)
     with h5py.File(path) as file:
-        X = file["X"]
+        X: Any = file["X"]
         for start in range(0, len(X), len(buffer)):
             size = min(len(buffer), len(X) - start)
             X.read_direct(buffer, np.s_[start : start + size], np.s_[:size])
@@ -219,7 +219,7 @@ def bytes_asked() -> float:
     return float((PROCESS / "io").read_text(encoding="ascii").split()[1])  # rchar
 
 
-def fit(name: str, path: Path, warm: bool) -> dict[str, float]:
+def fit(name: str, path: Path, warm: bool) -> dict[str, Any]:
     """Return what a fit took, in this process."""
     warnings.simplefilter("ignore")
     X, y = FORMATS[name][3](path), np.load(path.parent / LABELS)
