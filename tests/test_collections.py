@@ -155,6 +155,15 @@ class TestFit:
         assert clf.n_iter_ == 5
         assert clf.score(X, Y) > 0.7
 
+    @pytest.mark.parametrize("form", [np.asarray, csr_array])
+    def test_what_stands_in_rows_of_weight_0_does_not_matter(self, form):
+        rows = np.where((S == 0)[:, None], 1e300 * (1.0 + X), X)
+        settings = TIGHT | {"standardize": True}
+        found = xl.LinearClassifier(**settings).fit(
+            chunked(rows).map_blocks(form), chunked(Y), chunked(S)
+        )
+        same(found, xl.LinearClassifier(**settings).fit(form(X), Y, S))
+
     def test_is_computed_once(self):
         calls = []
 

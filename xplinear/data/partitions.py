@@ -186,7 +186,8 @@ class DaskRows:
         counted: HostArray | None = None,
     ) -> Data:
         """Return the rows with labels and weights of all of them, for a computation."""
-        return DaskData(self._rows, y, s, dtype, backend=backend, classes=classes)
+        rows = self._rows if counted is None else self._rows.counted(counted)
+        return DaskData(rows, y, s, dtype, backend=backend, classes=classes)
 
     def blocks(self) -> Generator[HostArray]:
         """Yield all rows in order, a partition at a time."""
