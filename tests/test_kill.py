@@ -17,7 +17,12 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 def test_killed_runs_end_with_the_same_bits() -> None:
     command = [sys.executable, str(SCRIPT), "--moments=2", "--steps=4"]
     ran = subprocess.run(
-        command, check=False, env=os.environ | ONE_THREAD, capture_output=True, text=True, timeout=120
+        command,
+        check=False,
+        env=os.environ | ONE_THREAD,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("the same bits") == 8, ran.stdout
