@@ -9,7 +9,8 @@ import inspect
 import shlex
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -27,6 +28,7 @@ from xplinear.datasets import Dataset, holdout, load
 from xplinear.datasets.preparation import Preparation
 from xplinear.estimator.classifier import LinearClassifier, save
 from xplinear.estimator.settings import checked
+from xplinear.formats.checkpoint import Checkpoint, Summary
 from xplinear.formats.model_file import ENDING
 from xplinear.formats.writing import written
 from xplinear.losses import LOSSES
@@ -217,12 +219,12 @@ def _kept(ctx: Context, clf: Any, path: Path | None) -> Generator[float]:
     if path.exists():
         before = Summary.of(path)
         seconds = before.seconds
-        options.echo(f"goes on from {path}: {before}", err=True)
+        options.echo(f"found {path}, to go on from: {before}", err=True)
     try:
         yield seconds
     except KeyboardInterrupt as interrupt:
         if path.exists():
-            again = shlex.join(["xplinear", str(ctx.command.name), *_given(ctx, ctx.command)])
+            again = shlex.join(["xplinear", *_again(ctx)])
             msg = f"what is done is in {path}; to go on from there: {again}"
             raise options.Kept(msg) from interrupt
         raise
@@ -423,10 +425,17 @@ def _show_next(ctx: Any, solver: str, out: Path | None) -> None:
         options.echo(f"{word:6}{step:{width}}  # {purpose}")
 
 
-def _given(ctx: Any, command: Any) -> list[str]:
+def _again(ctx: Any) -> list[str]:
+    """Return the whole command."""
+    return [ctx.command.name, ctx.params["data"], *_given(ctx, ctx.command, ["data"])]
+
+
+def _given(
+    ctx: Any, command: Any, but: Sequence[str] = ("data", "plot", "out", "as_json")
+) -> list[str]:
     """Return the options that were given, of those that a command has; not what it prints."""
     given: list[str] = []
-    known = {one.name for one in command.params} - {"data", "plot", "out", "as_json"}
+    known = {one.name for one in command.params}.difference(but)
     for one in ctx.command.params:
         source = ctx.get_parameter_source(one.name)
         if one.name in known and source.name == "COMMANDLINE":

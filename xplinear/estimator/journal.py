@@ -89,7 +89,8 @@ class _Run(NamedTuple):
         if bare and not self.whole:
             loop = loop._replace(state=Bare(loop.state.params, loop.state.report))
         part = packed(loop, kinds_of(self.solver), self.objective.data.backend)
-        return _Entry({**self.about, "end": self.end}, part)
+        came = {"end": self.end, "iteration": loop.iteration, "seconds": loop.last.seconds}
+        return _Entry(self.about | came, part)
 
     def recalled(self, entry: _Entry) -> _Run:
         """Return the run as it is in the file."""
@@ -390,7 +391,7 @@ class Journal:
         """Write the file; where that fails, say so, and leave the one that is there."""
         start = time.monotonic()
         try:
-            entries = [*self._done, *(run.entry() for run in self._runs())]
+            entries = [*self._done, *(run.entry() for run in self._runs()), *self._coming]
             write(self._path, *self._content(entries))
             self._changed, self._said = False, ""
         except TypeError as error:

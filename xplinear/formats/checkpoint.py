@@ -12,7 +12,7 @@ import numpy as np
 
 from xplinear.arguments import FLAG, PATH, Check, instance, number, settle
 from xplinear.backends import Backend
-from xplinear.formats.tensors import Format, read_tensors, write_tensors
+from xplinear.formats.tensors import Format, format_of, read_tensors, write_tensors
 from xplinear.minimize import Loop, Observed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 from xplinear.objective import Params
@@ -24,6 +24,8 @@ __all__ = [
     "Bare",
     "Checkpoint",
     "Packed",
+    "Summary",
+    "is_checkpoint",
     "kinds_of",
     "packed",
     "read",
@@ -71,11 +73,57 @@ CHECKPOINT = instance(Checkpoint, "a Checkpoint") | Check(
 )
 
 
+class Summary(NamedTuple):
+    """What the file of a checkpoint says of its fit.
+
+    Attributes
+    ----------
+    done : int
+        Runs of `xplinear.minimize` that are: of a sweep one for each stack of strengths.
+    iteration : int
+        How far the next one came.
+    seconds : float
+        What all that took.
+    told : mapping of str to str
+        The settings, and what is known of the data.
+    libraries : mapping of str to str
+        The versions.
+    """
+
+    done: int
+    iteration: int
+    seconds: float
+    told: Mapping[str, str]
+    libraries: Mapping[str, str]
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Summary:
+        """Return that of a file; raise ValueError where it is none, or damaged."""
+        content, _ = read(os.fspath(path))
+        runs = [entry for entry in content["entries"] if "iteration" in entry]
+        under_way = [entry["iteration"] for entry in runs if not entry["end"]]
+        seconds = sum(entry["seconds"] for entry in runs)
+        libraries = {**content["libraries"], "xplinear": content["xplinear"]}
+        done = len(runs) - len(under_way)
+        return cls(done, sum(under_way), seconds, content["told"], libraries)
+
+    def __str__(self) -> str:
+        """Return a line for people."""
+        done = f"{self.done} run{'s' * (self.done != 1)} done, " if self.done else ""
+        of = " of the next" if self.done else ""
+        return f"{done}iteration {self.iteration}{of}, {self.seconds:.2f} s"
+
+
 class Bare(NamedTuple):
     """What is left of a solver's state that nothing goes on from."""
 
     params: Params
     report: Report
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file says that it is a checkpoint."""
+    return format_of(path) == _FORMAT.name
 
 
 def kinds_of(solver: Any) -> dict[str, type[Any]]:

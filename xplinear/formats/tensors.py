@@ -19,7 +19,7 @@ from safetensors.numpy import save as serialized
 from xplinear.formats.writing import written
 from xplinear.namespace import HostArray
 
-__all__ = ["Format", "checksum", "read_tensors", "write_tensors"]
+__all__ = ["Format", "checksum", "format_of", "read_tensors", "write_tensors"]
 
 
 class Format(NamedTuple):
@@ -54,6 +54,15 @@ def write_tensors(
     # safetensors would give a file that it writes itself a mode of its own.
     with written(path, durable=durable) as (file,):
         file.write_bytes(serialized(own, metadata))
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """Return the name of the format that a file says it has, "" where it says none."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get("format", "")
+    except (SafetensorError, OSError):
+        return ""
 
 
 def read_tensors(
