@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 import xplinear as xl
 from xplinear.backends import get_backend
 from xplinear.data import ArrayData
-from xplinear.data.dask import DaskData, Partitions
+from xplinear.data.dask import DaskData, Partitions, added
 from xplinear.losses import SoftmaxLoss
 from xplinear.penalties import L2Penalty
 
@@ -88,6 +90,21 @@ def test_a_cluster_gives_the_bits_of_one_process(partitions, here, name):
         np.testing.assert_allclose(there.params.W, expected.params.W, atol=1e-8)
 
 
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_sums_do_not_depend_on_who_has_what(workers):
+    count, numbers = len(workers), np.random.default_rng(0).standard_normal(len(workers))
+    nodes = {(0, i): (number,) for i, number in enumerate(numbers)}
+    own = [
+        added({key: one for key, one in nodes.items() if workers[key[1]] == worker}, count)
+        for worker in range(4)
+    ]
+    expected = added(nodes, count)
+    assert list(expected) == [((count - 1).bit_length(), 0)]
+    assert added({key: one for part in own for key, one in part.items()}, count) == expected
+    ((total,),) = expected.values()
+    np.testing.assert_allclose(total, numbers.sum(), atol=1e-12)
+
+
 class Kills:
     """A callback: SIGKILL to a worker after some iterations, while the next ones run."""
 
@@ -131,16 +148,13 @@ def test_rows_do_not_move_and_labels_go_once(partitions):
     assert other.labels is data.labels
     assert data.take(np.asarray([0])).weighing is data.weighing
     assert other.weighing is not data.weighing
-    weight_bytes = 2**20
     F, params = objective(partitions), xl.Params(np.zeros((P, 1, K)), np.zeros((1, K)))
     F.value(params)
     sent = partitions.sent
     F.value(params)
-    assert partitions.sent - sent < 2 * 4096 < weight_bytes  # for each of two workers
-    keys = {key for keys in partitions.client.has_what().values() for key in keys}
+    assert partitions.sent - sent < 2 * 4096  # for each of two workers
     copies = sum(len(at) for at in partitions.client.who_has(partitions.chunks).values())
     assert copies == len(partitions.chunks)
-    assert keys
 
 
 @dataclass(frozen=True)
@@ -180,11 +194,11 @@ def test_workers_that_die_again_and_again(partitions, monkeypatch):
 def test_ctrl_c_calls_the_tasks_off(partitions):
     F = objective(partitions, Failing("waits"))
     threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         F.value(F.zeros())
-    end = time.monotonic() + 5.0
-    while any(partitions.client.processing().values()):
-        assert time.monotonic() < end
+    end, scheduler = time.monotonic() + 10.0, partitions.client.cluster.scheduler
+    while any(key.startswith("_some") for key in map(str, scheduler.tasks)):
+        assert time.monotonic() < end, caught  # which holds its frames
         time.sleep(0.05)
     assert np.isfinite(objective(partitions).value(F.zeros())).all()
 
@@ -214,7 +228,8 @@ def test_what_stands_in_rows_that_do_not_count(kind):
     rows = Partitions([kind(part) for part in np.split(poisoned, ENDS[:-1])])
     s = np.zeros((N, 1))
     s[counted] = 1.0
-    loss, params = xl.losses.SquaredHingeLoss(), xl.Params(np.ones((P, 1, K)), np.zeros((1, K)))
+    W = rng.standard_normal((P, 1, K))
+    loss, params = xl.losses.SquaredHingeLoss(), xl.Params(W, np.zeros((1, K)))
     found = objective(rows.counted(counted), loss, s=s).value_and_grad(params)
     there = ArrayData(X[counted], Y[counted], backend=NUMPY)
     F = xl.Objective(loss, L2Penalty(), np.asarray([1e-3]), there, k=K)

@@ -35,7 +35,7 @@ from xplinear.data.streamed import data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["DaskData", "Partitions", "libraries"]
+__all__ = ["DaskData", "Partitions", "added", "libraries"]
 
 Client: TypeAlias = Any  # a `distributed.Client`
 Handle: TypeAlias = Any  # a `distributed.Future`; without a client, what it would stand for
@@ -161,7 +161,7 @@ class Partitions:
         """Return the sums of ``function(*args, *own)``, a tuple of arrays, of all partitions."""
         count = len(columns)
         nodes = dict(self._round(partial(_sums, count), function, columns, args))
-        (total,) = _added(nodes, count).values()
+        (total,) = added(nodes, count).values()
         return total
 
     def some(self, index: HostArray, parts: Sequence[Handle], view: View) -> Any:
@@ -382,11 +382,11 @@ def _sums(count: int, results: Iterator[tuple[int, Any]]) -> list[tuple[Any, Any
     nodes: dict[tuple[int, int], Any] = {}
     for i, result in results:
         nodes[0, i] = result
-        nodes = _added(nodes, count)
+        nodes = added(nodes, count)
     return list(nodes.items())
 
 
-def _added(nodes: dict[tuple[int, int], Any], count: int) -> dict[tuple[int, int], Any]:
+def added(nodes: dict[tuple[int, int], Any], count: int) -> dict[tuple[int, int], Any]:
     """Return sums in a tree over partitions, each two neighbours added that are there.
 
     Node (l, j) is the sum of partitions from j·2ˡ to before (j + 1)·2ˡ: which are added first
