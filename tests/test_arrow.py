@@ -245,7 +245,7 @@ class TestColumns:
             np.arange(N, dtype=np.uint8) % 3,
             pa.array(Y).dictionary_encode(),
             pa.array(Y, pa.large_string()),
-            pa.array(np.where(Y == "no", "a\0", "a").tolist()),
+            pa.array(["a\0" if label == "no" else "a" for label in Y]),
             pa.array(np.where(Y == "no", 10, 20).astype("datetime64[D]")),
         ],
         ids=lambda labels: str(getattr(labels, "type", getattr(labels, "dtype", ""))),
