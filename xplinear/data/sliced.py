@@ -15,10 +15,10 @@ import numpy as np
 
 from xplinear.backends.base import Backend, fetched
 from xplinear.backends.transfer import Slices, read_ahead, sequence_of
-from xplinear.data.blocks import padded
 from xplinear.data.mapped import in_file
+from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, finite_bounds, surveyed
-from xplinear.data.streamed import Spaced, StreamedData
+from xplinear.data.streamed import Spaced, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
 __all__ = ["KEPT_BYTES", "SlicedRows", "sliced_rows"]
@@ -170,9 +170,9 @@ class SlicedRows:
         backend: Backend,
         classes: int | None = None,
         counted: HostArray | None = None,
-    ) -> StreamedData:
-        """Return the rows as a stream, with labels and weights of all of them."""
-        slices, (n, p) = self.slices, self.shape
+    ) -> Data:
+        """Return the rows as a stream; as an array on a device of own memory that holds them."""
+        slices, (n, p), spaced = self.slices, self.shape, next(iter(self.spaced), None)
         if counted is not None:
             counts = np.zeros(n, bool)
             counts[counted] = True
@@ -181,12 +181,13 @@ class SlicedRows:
             slices = Counted(
                 slices, counts, one, self.shape, self.dtype, slices.chunk, sequence_of(slices)
             )
-        padding = backend.padding(np.empty((1, p), np.int8), n)
-        y = padded(y, padding, backend=backend)
-        s = None if s is None else padded(s, padding, backend=backend, weigh=True)
-        s = s if s is None or dtype is None else backend.asarray(s, dtype)
-        held: dict[str, Any] = {"backend": backend, "classes": classes, "padding": padding}
-        return StreamedData(slices, y, s, dtype, spaced=next(iter(self.spaced), None), **held)
+            if spaced is not None:
+                own = counts[:: spaced.step, None]
+                spaced = spaced._replace(rows=np.where(own, spaced.rows, one))
+        stream = streamed(slices, y, s, dtype, backend=backend, classes=classes, spaced=spaced)
+        # A third: while they are joined there are two of them.
+        fits = n * p * self.dtype.itemsize <= backend.free_memory() // 3
+        return stream.on_device() if backend.own_memory and fits else stream
 
     def array(self) -> HostArray:
         """Return all rows."""

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from xplinear.data.batches import Batches, batches_of
 from xplinear.data.remote import RemoteRows, is_remote
 from xplinear.data.scanned import by_name
 from xplinear.data.sliced import sliced_rows
 from xplinear.namespace import HostArray
 
-__all__ = ["SOURCES", "remote_rows", "rows_and_targets"]
+__all__ = ["SOURCES", "known_rows", "remote_rows", "rows_and_targets"]
 
 # Each gives the rows of an object that it knows, an array where these are few, else None.
 SOURCES: dict[str, Callable[[Any], RemoteRows | HostArray | None]] = {
     "slices": sliced_rows,
+    "batches": batches_of,
 }
 
 
@@ -50,3 +52,8 @@ def rows_and_targets(X: Any, y: Any, sample_weight: Any, model: Any = None) -> t
     if is_remote(X):
         return X, *X.targets(y, sample_weight)
     return X, y, sample_weight
+
+
+def known_rows(X: Any) -> int | None:
+    """Return how many rows there are, where it takes no pass to know it."""
+    return None if isinstance(X, Batches) or not hasattr(X, "shape") else int(X.shape[0])

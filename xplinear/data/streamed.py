@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from xplinear.data.rows import Standard
 from xplinear.data.sparse import SparseData
 from xplinear.namespace import Array, HostArray
 
-__all__ = ["Spaced", "StreamedData", "data_of"]
+__all__ = ["InOrder", "Spaced", "StreamedData", "data_of", "streamed"]
 
 _HOST_ROWS = instance(np.ndarray, "a NumPy array") | offering(Slices, "slices of rows in a file")
 _MOST_BYTES = 256 * 2**20
@@ -39,6 +39,15 @@ class Spaced(NamedTuple):
 
     step: int
     rows: HostArray
+
+
+@runtime_checkable
+class InOrder(Slices, Protocol):
+    """Rows that come one after another: what is left out, or read again, is a pass over all."""
+
+    def in_order(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
+        """Yield pieces of the rows, each after the last one, in one pass."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +188,9 @@ class StreamedData:
         if key not in self.samples:
             if self.spaced is not None and not (index % self.spaced.step).any():
                 found = self.spaced.rows[index // self.spaced.step]
+            elif isinstance(self.X, InOrder):
+                with closing(self.X.in_order([index])) as passed:
+                    found = next(passed)
             else:
                 found = read_rows(self.X, index, np.empty((len(index), self.p), self._dtype))
             for old in list(self.samples)[: 1 - _SAMPLES]:
@@ -203,6 +215,14 @@ class StreamedData:
                         here,
                     )
 
+    def on_device(self) -> ArrayData:
+        """Return the same rows in an array on the device."""
+        xp = self.backend.xp
+        how: dict[str, Any] = {"classes": self.classes, "padding": self.padding}
+        with closing(self.stored(0, self.rows_per_block(0))) as stored:
+            X = xp.concat([xp.asarray(some, copy=True) for some, _ in stored], axis=0)
+        return ArrayData(X, self.y, self.s, self.dtype, backend=self.backend, **how)
+
     def _run(self, size: int) -> int:
         """Return how many rows to read at a time, for blocks of so many: of files whole chunks."""
         if isinstance(self.X, np.ndarray):
@@ -216,7 +236,11 @@ class StreamedData:
         if self.rows is not None:
             slices = (slice(a.start, a.stop) if isinstance(a, range) else a for a in pieces)
             pieces = [self.rows[a] for a in slices]
-        with closing(self.backend.upload(self.X, pieces)) as uploaded:
+        if isinstance(self.X, InOrder):
+            read = self.X.in_order(pieces)
+        else:
+            read = self.backend.upload(self.X, pieces)
+        with closing(read) as uploaded:
             for X in uploaded:
                 yield self.backend.asarray(X)
 
@@ -253,6 +277,8 @@ class StreamedData:
         if isinstance(self.X, np.ndarray):
             return None
         row, chunk = self.p * self.X.dtype.itemsize, self.X.chunk
+        if isinstance(self.X, InOrder):
+            return Nearby(self.n, max(1, _WINDOW_BYTES // (row * batch_size)) * batch_size)
         block = -(-max(1, _BLOCK_BYTES // row) // chunk) * chunk
         step = batch_size // math.gcd(block, batch_size)  # blocks of whole batches together
         if step * block * row > _WINDOW_BYTES:
@@ -261,6 +287,25 @@ class StreamedData:
         window = -(-blocks // step) * step * block
         run = -(-sequence_of(self.X) // block)
         return None if window >= self.n else Nearby(block, window, run)
+
+
+def streamed(
+    X: Slices,
+    y: Array,
+    s: Array | None,
+    dtype: Any,
+    *,
+    backend: Backend,
+    classes: int | None,
+    spaced: Spaced | None = None,
+) -> StreamedData:
+    """Return rows of files, or in batches, with labels and weights on the backend."""
+    padding = backend.padding(np.empty((1, X.shape[1]), np.int8), X.shape[0])
+    y = padded(y, padding, backend=backend)
+    s = None if s is None else padded(s, padding, backend=backend, weigh=True)
+    s = s if s is None or dtype is None else backend.asarray(s, dtype)
+    held: dict[str, Any] = {"backend": backend, "classes": classes, "padding": padding}
+    return StreamedData(X, y, s, dtype, spaced=spaced, **held)
 
 
 def _held(X: Any, backend: Backend) -> SparseMatrix:
