@@ -157,6 +157,7 @@ def test_strengths_and_folds(size: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(ours.cv_scores_, theirs.cv_scores_, rtol=0, atol=1e-12)
     np.testing.assert_allclose(ours.decision_function(rows), theirs.decision_function(X), atol=1e-7)
     np.testing.assert_array_equal(ours.predict(rows), theirs.predict(X))
+    assert ours.score(rows, "label", "weight") == pytest.approx(theirs.score(X, Y, S))
 
 
 def test_many_labels_are_a_column_of_lists(size: str, tmp_path: Path) -> None:
@@ -245,6 +246,7 @@ class TestColumns:
             np.arange(N, dtype=np.uint8) % 3,
             pa.array(Y).dictionary_encode(),
             pa.array(Y, pa.large_string()),
+            pa.array(np.arange(N) % 3).dictionary_encode(),
             pa.array(["a\0" if label == "no" else "a" for label in Y]),
             pa.array(np.where(Y == "no", 10, 20).astype("datetime64[D]")),
         ],

@@ -33,10 +33,12 @@ __all__ = [
 ]
 
 _GROUP_BYTES = 2**25  # of the rows that are written together
-_PAGE_BYTES = 2**20  # read from a file at a time: a column of a row group may be large
+_PAGE_BYTES = 2**20  # read of a column at a time: all of it in a row group may be large
+_PAGES_BYTES = 2**24  # and of all columns
 _SLICE_ROWS = 4096  # of a table that gives any of its rows
 
 
+@cache
 def pyarrow_for(what: str) -> Any:
     """Return pyarrow, with the modules of it that are used here; ``what`` needs it."""
     try:
@@ -156,7 +158,7 @@ def labels_in(column: Any, name: str) -> HostArray:
     types = pyarrow_for("Arrow").types
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if types.is_temporal(column.type):
+    if types.is_temporal(column.type) or types.is_integer(column.type):
         return column.to_numpy()
     if not any(
         is_text(column.type)
@@ -359,14 +361,11 @@ class _ParquetFile:
             raise changed(self.file)
         own = self.metadata.schema.to_arrow_schema()
         stored = [name for name in columns if self._is_stored(own, name)]
+        buffer = min(_PAGE_BYTES, _PAGES_BYTES // max(1, len(stored)))
+        how = {"metadata": self.metadata, "pre_buffer": False, "buffer_size": buffer}
         with (
             _reading(self.file),
-            pa.parquet.ParquetFile(
-                self.fragment.open(),
-                metadata=self.metadata,
-                pre_buffer=False,
-                buffer_size=_PAGE_BYTES,
-            ) as file,
+            pa.parquet.ParquetFile(self.fragment.open(), **how) as file,
         ):
             for batch in file.iter_batches(size, row_groups=[group], columns=stored):
                 arrays = [

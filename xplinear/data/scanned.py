@@ -30,10 +30,10 @@ from xplinear.namespace import HostArray, is_array
 __all__ = ["Scanned", "by_name", "scan"]
 
 _BATCH_BYTES = 2**22  # decoded together: they stay in the cache
-_TABLE_CELLS = 2**18
+_TABLE_CELLS = 2**18  # likewise, of a table
 _CHUNK_BYTES = 2**24  # that are best read together
-_MOMENT = 0.01
-_OPEN = 16  # in the middle of a part, where reading has stopped
+_MOMENT = 0.01  # s
+_OPEN = 10  # in the middle of a part, where reading has stopped
 
 _NAMES = sequence(TEXT, "a sequence of names of columns")
 _WANTS = (
@@ -246,8 +246,9 @@ class Scanned:
         first, last = np.searchsorted(self.ends, [start, stop - 1], "right")
         for part in range(int(first), int(last) + 1):
             begin, end = int(self.ends[part]) - self.source.parts[part].rows, int(self.ends[part])
-            runs.append(_Run(part, at - begin, min(stop, end) - at))
-            at = min(stop, end)
+            if at < end:  # some parts are empty
+                runs.append(_Run(part, at - begin, min(stop, end) - at))
+                at = min(stop, end)
         with self.cursors.wanting(runs):
             for run in runs:
                 self._read_run(run, into[: run.rows])
