@@ -33,10 +33,12 @@ __all__ = [
 ]
 
 _GROUP_BYTES = 2**25  # of the rows that are written together
-_PAGE_BYTES = 2**20  # read from a file at a time: a column of a row group may be large
+_PAGE_BYTES = 2**20  # read of a column at a time: all of it in a row group may be large
+_PAGES_BYTES = 2**24  # and of all columns
 _SLICE_ROWS = 4096  # of a table that gives any of its rows
 
 
+@cache
 def pyarrow_for(what: str) -> Any:
     """Return pyarrow, with the modules of it that are used here; ``what`` needs it."""
     try:
@@ -156,7 +158,7 @@ def labels_in(column: Any, name: str) -> HostArray:
     types = pyarrow_for("Arrow").types
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if types.is_temporal(column.type):
+    if types.is_temporal(column.type) or types.is_integer(column.type):
         return column.to_numpy()
     if not any(
         is_text(column.type)
@@ -359,14 +361,11 @@ class _ParquetFile:
             raise changed(self.file)
         own = self.metadata.schema.to_arrow_schema()
         stored = [name for name in columns if self._is_stored(own, name)]
+        buffer = min(_PAGE_BYTES, _PAGES_BYTES // max(1, len(stored)))
+        how = {"metadata": self.metadata, "pre_buffer": False, "buffer_size": buffer}
         with (
             _reading(self.file),
-            pa.parquet.ParquetFile(
-                self.fragment.open(),
-                metadata=self.metadata,
-                pre_buffer=False,
-                buffer_size=_PAGE_BYTES,
-            ) as file,
+            pa.parquet.ParquetFile(self.fragment.open(), **how) as file,
         ):
             for batch in file.iter_batches(size, row_groups=[group], columns=stored):
                 arrays = [
@@ -476,6 +475,13 @@ def write_parquet(path: str | os.PathLike[str], blocks: Iterable[Mapping[str, Ho
         Of columns by name, the same in each block: arrays ``(r,)`` of numbers or texts, or
         ``(r, w)``, which become a column of fixed-size lists. The first block tells their types.
 
+    Raises
+    ------
+    ValueError
+        If there are no blocks, or one does not have the columns of the first.
+    OSError
+        If the file cannot be written; what there is of it then stays.
+
     Examples
     --------
     >>> import tempfile
@@ -485,20 +491,22 @@ def write_parquet(path: str | os.PathLike[str], blocks: Iterable[Mapping[str, Ho
     2
     """
     pa = pyarrow_for("writing .parquet")
-    writer, waiting, total = None, [], 0
+    writer, waiting, total = None, list[Any](), 0
     try:
         for block in blocks:
             columns = {name: _column(pa, np.asarray(a)) for name, a in block.items()}
-            schema = None if writer is None else writer.schema
-            waiting.append(pa.table(columns, schema=schema))
             if writer is None:
-                writer = pa.parquet.ParquetWriter(path, waiting[0].schema)
+                schema = pa.table(columns).schema
+                texts = [name for name in columns if form_of(schema.field(name).type) is None]
+                # Numbers that differ gain nothing by a dictionary, and take long to be read.
+                writer = pa.parquet.ParquetWriter(path, schema, use_dictionary=texts)
+            waiting.append(pa.table(columns, schema=writer.schema))
             total += len(waiting[-1])
             if sum(table.nbytes for table in waiting) >= _GROUP_BYTES:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting = []
         if writer is None:
-            msg = f"{str(path)!r}: there are no blocks to write, so no columns"
+            msg = f"no blocks to write to {str(path)!r}, so no columns"
             raise ValueError(msg)
         if waiting:
             writer.write_table(pa.concat_tables(waiting))

@@ -318,6 +318,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             another format than CSR, unsorted or repeated entries cost a copy.
             Or a table of pandas, polars or pyarrow, whose columns are numbers or truth values;
             sparse columns of pandas make a sparse matrix if all are, or where it is much smaller.
+            Or a table that is not in memory: the path of a Parquet file or of a folder of them, a
+            Dataset of pyarrow or of Hugging Face, whose other columns are numbers, or whose other
+            column holds lists of one length; see `xplinear.scan`.
             float16 and bfloat16 (of torch, JAX, ml_dtypes) take half the memory of float32 and
             stay as they are: blocks of rows are converted on the way.
             Or rows in files that need not fit in memory, of which runs are read in every pass:
@@ -329,9 +332,10 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         y : array or column of shape (n,), or array, sparse matrix or table of shape (n, L)
             Numbers or strings, of any library. Or 0 and 1 for each of L labels, of which any may
             be missing: NaN, masked, or None in a table. A label is learnt from the rows it is
-            known of. One that all have, or none, is trained with a warning.
+            known of. One that all have, or none, is trained with a warning. Or the name of a
+            column where X is a table that is not in memory.
         sample_weight : array of shape (n,), or of many labels also (n, L), optional
-            At least 0, not all 0; of any library.
+            At least 0, not all 0; of any library. Or the name of a column, likewise.
         callbacks : sequence of callables
             Each is given a `xplinear.minimize.Progress` per iteration; a true value stops. Its
             ``params`` are those of the features as they are centred and scaled, if they are.
