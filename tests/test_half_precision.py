@@ -130,7 +130,16 @@ def test_numpy_widens_every_number_to_itself(layout, dtype, finite):
     np.testing.assert_array_equal(np.signbit(wide), np.signbit(own))
 
 
-def test_numpy_widens_with_no_kernel_as_well(monkeypatch):
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan, -np.nan])
+def test_numpy_widens_what_is_not_finite_to_itself(wrong):
+    X = np.full((300, 7), 0.1, np.float16)
+    X[77, 3] = wrong
+    wide = xl.get_backend("numpy").astype(X, np.float32)
+    np.testing.assert_array_equal(wide, X)
+    assert np.signbit(wide[77, 3]) == np.signbit(np.float16(wrong))
+
+
+def test_without_kernels_numpy_widens_too():
     backend = xl.get_backend("numpy")
     assert backend.widened(ALL, np.float32) is not None
     assert backend.reference().widened(ALL, np.float32) is None
