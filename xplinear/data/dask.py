@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 from scipy.sparse import vstack
 
+from xplinear.arguments import ArgumentError
 from xplinear.backends.base import AcceleratedLoss, Backend, backend_of
 from xplinear.backends.epoch import Epoch
 from xplinear.backends.sparse import ScipyRows, canonical, is_scipy, is_sparse
@@ -34,7 +35,7 @@ from xplinear.data.streamed import data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["DaskData", "Partitions", "libraries"]
+__all__ = ["DaskData", "Partitions", "added", "libraries"]
 
 Client: TypeAlias = Any  # a `distributed.Client`
 Handle: TypeAlias = Any  # a `distributed.Future`; without a client, what it would stand for
@@ -160,7 +161,7 @@ class Partitions:
         """Return the sums of ``function(*args, *own)``, a tuple of arrays, of all partitions."""
         count = len(columns)
         nodes = dict(self._round(partial(_sums, count), function, columns, args))
-        (total,) = _added(nodes, count).values()
+        (total,) = added(nodes, count).values()
         return total
 
     def some(self, index: HostArray, parts: Sequence[Handle], view: View) -> Any:
@@ -173,7 +174,8 @@ class Partitions:
             found = self.each(_some_rows, columns, view)
             there = [X for X in found if X.shape[0]]
             X = vstack([X.matrix for X in there]) if self.sparse else np.concatenate(there)
-            self._sampled = {key: X}
+            last = list(self._sampled.items())[-1:]  # solvers look at two samples
+            self._sampled = {**dict(last), key: X}
         return self._sampled[key]
 
     def counted(self, index: HostArray) -> Partitions:
@@ -293,6 +295,8 @@ class Partitions:
         """Return the client, which must be open."""
         if self.client is None or self.client.status != "running":
             raise RuntimeError(_CLOSED)
+        if self.client.asynchronous:
+            raise RuntimeError(_ASYNCHRONOUS)
         return self.client
 
     def _packed(self, *call: Any, times: int = 1) -> bytes:
@@ -330,6 +334,10 @@ _CLOSED = (
 )
 
 
+_ASYNCHRONOUS = (
+    "the Dask client is asynchronous, and a fit waits for results: use one made with "
+    "Client(asynchronous=False), outside of the event loop"
+)
 _KILLED = (
     "workers died again and again while they computed with the same partitions of X, as they do "
     "where memory runs out: make its chunks smaller, as X.rechunk({0: rows}) does, or give each "
@@ -374,11 +382,11 @@ def _sums(count: int, results: Iterator[tuple[int, Any]]) -> list[tuple[Any, Any
     nodes: dict[tuple[int, int], Any] = {}
     for i, result in results:
         nodes[0, i] = result
-        nodes = _added(nodes, count)
+        nodes = added(nodes, count)
     return list(nodes.items())
 
 
-def _added(nodes: dict[tuple[int, int], Any], count: int) -> dict[tuple[int, int], Any]:
+def added(nodes: dict[tuple[int, int], Any], count: int) -> dict[tuple[int, int], Any]:
     """Return sums in a tree over partitions, each two neighbours added that are there.
 
     Node (l, j) is the sum of partitions from j·2ˡ to before (j + 1)·2ˡ: which are added first
@@ -730,6 +738,12 @@ class DaskData:
     distant = True
 
     def __post_init__(self) -> None:
+        if self.backend.name != "numpy":
+            msg = (
+                "backend must be 'numpy', or be left out, where X is in partitions: the library "
+                f"that each is of computes with it, NumPy the rest; got {self.backend.name!r}"
+            )
+            raise ArgumentError(msg)
         # A partition takes the kernel of its own library, by name.
         there = {(loss, name): _Kernel(name) for loss in LOSSES.values() for name in _OF_ROWS}
         kernels = {**self.backend.kernels, **there} if self.backend.accelerates else {}
@@ -789,6 +803,7 @@ class DaskData:
     def _columns(self, *each: Any) -> list[tuple[Any, ...]]:
         """Return what each partition has of its own."""
         own = self.rows.parts, self.labels.parts, self.weighing.parts
+        self.X.sent += sum(a.nbytes for a in each)
         return list(zip(*own, *(self.X.cut(a) for a in each), strict=True))
 
     def map(
