@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 import xplinear as xl
-from xplinear.formats import model_file
+from xplinear.formats import tensors as files
 
 WINE, KINDS = load_wine(return_X_y=True)
 WINE = StandardScaler().fit_transform(WINE)
@@ -199,7 +199,7 @@ class TestTheStrength:
         content = json.loads(metadata["content"])
         del content["params"]["C"], content["alpha"]
         text = json.dumps(content)
-        checksum = model_file._checksum(text, tensors)
+        checksum = files.checksum(text, tensors)
         save_file(tensors, path, metadata | {"content": text, "checksum": checksum})
         clf = xl.load(path)
         assert (clf.alpha, clf.C, clf.alpha_) == (1e-4, None, 1e-4)

@@ -325,6 +325,15 @@ def test_warm_start_goes_on():
     assert clf.n_features_in_ == 5
 
 
+def test_warm_start_knows_the_features_by_their_names():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(X, columns=list("abcde"))
+    clf = xl.LinearClassifier(warm_start=True).fit(table, Y)
+    with pytest.raises(ValueError, match="the features and classes of the last fit: 5 features a"):
+        clf.fit(table[list("bacde")], Y)
+    clf.fit(table, Y).fit(X, Y).fit(table, Y)
+
+
 def test_partial_fit_learns_a_stream(backend):
     clf = xl.LinearClassifier(random_state=0)
     for start in range(0, 150, 30):

@@ -267,6 +267,27 @@ def test_what_cannot_go_on_says_why(numpy_backend: Any) -> None:
     refuses("loop must be the loop of a Result of minimize or None", loop=result)
 
 
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{type(run[0]).__name__}-{run[1]}-{run[2]}")
+@pytest.mark.parametrize("done", [False, True])
+def test_a_problem_of_the_same_shape_is_another(numpy_backend: Any, run: Any, done: bool) -> None:
+    solver, loss, penalty, _ = run
+    objective = stack(numpy_backend, loss, penalty)
+    loop = minimize(objective, solver, callbacks=[] if done else [after(3)]).loop
+    weaker = stack(numpy_backend, loss, penalty, alpha=(*ALPHAS[:3], 0.011, *ALPHAS[4:]))
+    with pytest.raises(ArgumentError, match=r"other strengths: the penalty of model 3 was"):
+        minimize(weaker, solver, loop=loop)
+    if isinstance(solver, SGD):  # whose loss is a mean over an epoch
+        return
+    others = [
+        numpy_backend.objective(loss, penalty, X[:, ::-1], Y, alpha=ALPHAS),
+        numpy_backend.objective(loss, penalty, X, np.roll(Y, 1), alpha=ALPHAS),
+        numpy_backend.objective(loss, penalty, X, Y, np.linspace(0, 2, 120)[:, None], alpha=ALPHAS),
+    ]
+    for other in others:
+        with pytest.raises(ArgumentError, match=r"other rows, labels or weights: the loss of mod"):
+            minimize(other, solver, loop=loop)
+
+
 def test_it_goes_on_in_the_library_where_it_was(numpy_backend: Any) -> None:
     strict = pytest.importorskip("array_api_strict")
     loop = minimize(stack(numpy_backend, SoftmaxLoss(), L2), LBFGS(3)).loop

@@ -81,7 +81,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("xplinear.formats.model_file.serialized", full_disk)
+    monkeypatch.setattr("xplinear.formats.tensors.serialized", full_disk)
     with pytest.raises(OSError, match="no space left"):
         clf.save(path)
     assert path.read_bytes() == before

@@ -18,7 +18,7 @@ import xplinear
 
 PUBLIC = {
     "xplinear": """
-        BackendError Certificate LinearClassifier LinearClassifierCV Objective Params
+        BackendError Certificate Checkpoint LinearClassifier LinearClassifierCV Objective Params
         available_backends check_gradient get_backend load losses minimize numerical_gradient
         parity penalties solvers use_backend
     """,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from dataclasses import replace
 from typing import Any
 
 import h5py
@@ -16,7 +18,7 @@ from sklearn.metrics import make_scorer
 import xplinear as xl
 from xplinear.backends import get_backend
 from xplinear.backends.transfer import read_rows
-from xplinear.data import StreamedData, sliced, streamed
+from xplinear.data import ArrayData, StreamedData, sliced, streamed
 from xplinear.data.blocks import Nearby, shuffled
 from xplinear.data.sliced import SlicedRows, sliced_rows
 from xplinear.data.sources import remote_rows
@@ -34,7 +36,7 @@ EXACT: dict[str, Any] = {"tol": 1e-11, "random_state": 0}
 def in_files(monkeypatch, request):
     """Take rows from files even if they are few, and read few at a time."""
     if "small" not in request.node.name:
-        monkeypatch.setattr(sliced, "_KEPT_BYTES", 0)
+        monkeypatch.setattr(sliced, "KEPT_BYTES", 0)
         monkeypatch.setattr(sliced, "_MAPPED_BYTES", 0)
         monkeypatch.setattr(sliced, "_RUN_BYTES", 2**12)
         monkeypatch.setattr(streamed, "_RUN_BYTES", 2**12)
@@ -177,6 +179,27 @@ def test_every_backend(library, tmp_path):
         np.testing.assert_array_equal(found.predict(file), there.predict(X.astype(np.float32)))
 
 
+@pytest.mark.parametrize("padding", [0, 30])
+def test_a_device_of_own_memory_that_holds_the_rows_is_given_them_once(library, padding):
+    own = replace(library.backend, own_memory=True, padding=lambda X, n: padding)
+    source = Runs(X, chunk=64)
+    rows, codes, s = remote_rows(source), Y.astype(np.int32), WEIGHTS[:, None] + 1.0
+    counted = np.flatnonzero(WEIGHTS)
+    with own.double_precision():
+        data = rows.data(codes, s, own.xp.float64, backend=own, counted=counted)
+        stream = rows.data(codes, s, own.xp.float64, backend=replace(own, own_memory=False))
+        assert isinstance(data, ArrayData)
+        assert isinstance(stream, StreamedData)
+        assert (data.n, data.padding) == (N, padding)
+        expected = np.where(WEIGHTS[:, None] > 0, X, X[counted[0]])
+        np.testing.assert_array_equal(library.to_numpy(data.X)[:N], expected)
+        for name in ("y", "s"):
+            a, b = (library.to_numpy(getattr(one, name)) for one in (data, stream))
+            np.testing.assert_array_equal(a, b)
+        few = replace(own, free_memory=lambda: 3 * X.nbytes - 1)
+        assert isinstance(rows.data(codes, backend=few), StreamedData)
+
+
 @pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
 def test_what_stands_in_rows_of_no_weight_does_not_matter(tmp_path, solver):
     poisoned = np.where(WEIGHTS[:, None] > 0, X, 1e300)
@@ -301,6 +324,16 @@ def test_epochs_shuffle_blocks_and_then_rows(monkeypatch, chunk, batch):
     np.testing.assert_array_equal(rows, X[order])
     np.testing.assert_array_equal(labels, Y[order])
     assert rows_read(source) == N
+
+
+def test_it_is_said_that_mini_batches_are_other_ones(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="xplinear")
+    fitted(Runs(X), solver="sgd", max_iter=2)
+    assert "mini-batches are not" not in caplog.text  # one window holds them all
+    monkeypatch.setattr(streamed, "_BLOCK_BYTES", 2**9)
+    monkeypatch.setattr(streamed, "_WINDOW_BYTES", 2**13)
+    fitted(Runs(X), solver="sgd", max_iter=2)
+    assert caplog.text.count("mini-batches are not those of an array: blocks of 64 rows") == 1
 
 
 def test_what_is_left_of_the_blocks_comes_last():

@@ -39,6 +39,7 @@ __all__ = ["Interrupted", "Progress", "Result", "minimize", "time_left"]
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 
+_SAME = 1e-3  # relative: what tf32 may make of it
 _QUICK = 1e7  # products in a pass, of rows, features, models and classes
 
 _LOG = logging.getLogger("xplinear")
@@ -317,6 +318,7 @@ def minimize(
     min_improvement: float = 1e-4,
     release: bool = True,
     callbacks: Callbacks = (),
+    keep: Callable[[Loop], None] | None = None,
 ) -> Result:
     """Minimize the objective.
 
@@ -341,6 +343,8 @@ def minimize(
         Whether models that converged leave the stack, and with it the last state.
     callbacks : sequence of callables
         Each is given a `Progress`; a true value returned stops the run.
+    keep : callable, optional
+        Told the loop after each iteration, so that it can be gone on from whatever happens.
 
     Returns
     -------
@@ -377,12 +381,13 @@ def minimize(
     >>> result.reason, result.params.W.shape
     ('converged', (3, 2, 3))
     """
-    subject = _subject(objective)
+    subject = subject_of(objective)
     _check_start(objective, solver, subject, params, state, loop, validation_score)
     patience = integer(1)("patience", patience)
     min_improvement = number("[0, inf)")("min_improvement", min_improvement)
     release = FLAG("release", release)
     callbacks = CALLABLES("callbacks", callbacks)
+    note = (CALLABLE | NONE)("keep", keep) or _forget
     backend, start = objective.data.backend, time.perf_counter()
     callbacks = _logged(subject, objective, solver, callbacks)
     least, limit = (None, None) if validation_score is None else (min_improvement, patience)
@@ -390,12 +395,12 @@ def minimize(
     if loop is None:
         loop = _first_loop(subject, objective, solver, params, state)
     loop = loop._replace(history=loop.history[: loop.iteration])  # this run's own
-    if loop.iteration and np.isnan(loop.last.validation_score).all() == (limit is not None):
-        loop = loop.judged_anew()
     start -= loop.last.seconds
-    reason, interrupt = loop.reason(limit) if loop.iteration else None, None
     stack = objective.take(backend.asarray(loop.running)) if loop.left else objective
     stack.check_params(loop.state.params, "the params of state")
+    if loop.iteration:
+        loop = _going_on(objective, loop, scored=limit is not None)
+    reason, interrupt = loop.reason(limit) if loop.iteration else None, None
     if copy:  # whoever goes on does not change where from
         loop = loop._replace(state=copy(loop.state, xp=objective.xp))
     counted = protocol.declared(solver, "iterations_on")
@@ -412,6 +417,7 @@ def minimize(
             observed = loop.observing(table.astype(np.float64), time.perf_counter() - start)
             _warn_of_divergence(iteration, observed)
             loop = loop.after(state, observed, stack, least)
+            note(loop)
             stopped = callbacks and _stopped(callbacks, loop, iterations, objective)
             reason = "callback" if stopped else loop.reason(limit)
     except KeyboardInterrupt as error:
@@ -419,7 +425,7 @@ def minimize(
             raise
         reason, interrupt = "interrupted", error
     best = limit is not None or interrupt is not None
-    result = _result(objective, loop, reason or "max_iter", best=best)
+    result = result_of(objective, loop, reason or "max_iter", best=best)
     reasons, seconds = " or ".join(dict.fromkeys(result.reasons)), time.perf_counter() - start
     _LOG.info("%s after %d iterations, %.2f s", reasons, result.n_iter, seconds)
     if interrupt is not None:
@@ -427,7 +433,7 @@ def minimize(
     return result
 
 
-def _subject(objective: Objective) -> str:
+def subject_of(objective: Objective) -> str:
     """Return what is minimized, for the log, and to know it again."""
     data, loss, penalty = objective.data, objective.loss, objective.penalty
     shape = f"{name_of(data.dtype)}, n={data.n}, p={data.p}, k={objective.k}, {objective.m} models"
@@ -473,6 +479,36 @@ def _check_start(
         instance(kind, f"a {kind.__name__}, of this solver")("state", state)
 
 
+def _going_on(objective: Objective, loop: Loop, *, scored: bool) -> Loop:
+    """Return the loop as it goes on; raise ArgumentError where the objective is not what it was.
+
+    It is told by its value there: its penalty, and in one pass its loss. That of SGD, which
+    measures no residual, is a mean over an epoch, and tells nothing.
+    """
+    xp, last, params = objective.xp, loop.last, loop.whole(loop.state.params, objective)
+    measured = not np.isnan(last.residual).all()
+    zero, penalty = objective.loss_at_zero(), objective.penalty_value(params)
+    loss = objective.data_loss(params) if measured else zero
+    table = xp.stack([xp.astype(a, zero.dtype) for a in (penalty, loss, zero)])
+    penalty, loss, zero = objective.data.backend.to_host(table)
+    _check_near("penalty", "strengths", penalty, last.penalty, last.penalty)
+    if measured:
+        what = "rows, labels or weights"
+        _check_near("loss", what, loss, last.loss, zero + np.abs(last.loss))
+    return loop.judged_anew() if np.isnan(last.validation_score).all() == scored else loop
+
+
+def _check_near(name: str, what: str, here: HostArray, there: HostArray, scale: HostArray) -> None:
+    far = np.abs(here - there) > _SAME * scale
+    if far.any():
+        j = int(np.argmax(far))
+        msg = (
+            f"loop must be of this problem, and is of other {what}: the {name} of model {j} was "
+            f"{there[j]:.6g}, and is {here[j]:.6g} where it is to go on"
+        )
+        raise ArgumentError(msg)
+
+
 def _first_loop(
     subject: str, objective: Objective, solver: Solver, params: Params | None, state: State | None
 ) -> Loop:
@@ -484,6 +520,10 @@ def _first_loop(
         protocol.STATE("state", state)
     nothing = np.full(m, -np.inf), np.zeros(m, dtype=np.intp)
     return Loop(subject, 0, state, np.arange(m), (), state.params, *nothing, [])
+
+
+def _forget(loop: Loop) -> None:
+    del loop
 
 
 def _observed(
@@ -561,7 +601,7 @@ def _stopped(callbacks: Callbacks, loop: Loop, iterations: int, objective: Objec
     return sum(bool(callback(progress)) for callback in callbacks) > 0
 
 
-def _result(objective: Objective, loop: Loop, reason: str, *, best: bool) -> Result:
+def result_of(objective: Objective, loop: Loop, reason: str, *, best: bool) -> Result:
     """Return what was found by the last iteration that is complete."""
     loop = loop._replace(history=loop.history[: loop.iteration])
     last, shape = loop.last, (loop.iteration, objective.m)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
@@ -20,6 +22,9 @@ RowIndices: TypeAlias = "range | HostArray"  # a run of rows, or the indices of 
 # A core copies 5 to 10 GB/s, a bus 25 to 55. More than these would wait for the memory.
 _READERS = 8
 _PART_BYTES = 2**22  # read at a time: 0.5 ms
+# Two threads read a file while a third computes: one waits for the disk, or unpacks a chunk.
+_FILE_READERS, _FILE_PIECES = 2, 3
+_AHEAD_BYTES = 2**28  # of what is read ahead of a computation, if that is more than a piece
 _RUN_BYTES = 2**24  # of rows that lie apart, read together with those between them
 
 
@@ -55,11 +60,13 @@ def read_rows(X: HostArray | Slices, rows: RowIndices, buffer: HostArray) -> Hos
     if not isinstance(X, np.ndarray):
         _read_runs(X, rows, into)
     elif isinstance(rows, range):
-        np.copyto(into, X[rows.start : rows.stop : rows.step])
+        stop = None if rows.stop < 0 else rows.stop  # of a run down to row 0
+        np.copyto(into, X[rows.start : stop : rows.step])
     elif X.flags.c_contiguous and X.flags.aligned and X.dtype == into.dtype:
         np.take(X, rows, 0, into, "clip")  # only "clip" writes straight there; indices are valid
-    else:
-        np.copyto(into, X[rows])  # `take` would first copy all of X
+    else:  # `take` would first copy all of X
+        order = np.argsort(rows)  # columns are read along the memory
+        into[order] = X[rows[order]]
     return into
 
 
@@ -118,37 +125,55 @@ def _read_together(X: HostArray | Slices, rows: RowIndices, buffer: HostArray) -
             part.result()
 
 
-def _ahead(make: Callable[[int, Any], Any], count: int, mark: Callable[[], Any]) -> Generator[Any]:
-    """Yield ``make(i, mark())`` for i below ``count``; a thread makes the next one meanwhile.
+def _ahead(
+    make: Callable[[int, Any], Any],
+    count: int,
+    mark: Callable[[], Any],
+    threads: int = 1,
+    pieces: int = 1,
+) -> Generator[Any]:
+    """Yield ``make(i, mark())`` for i below ``count``, in order; threads make the next meanwhile.
 
-    ``mark`` is called here, when what was yielded before the last one is done with.
+    So many ``pieces`` are being made, or wait. ``mark`` is called here; where that is one, when
+    what was yielded before the last one is done with.
     """
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(make, 0, mark())
-        for i in range(1, count + 1):
-            made = coming.result()
+    executor = ThreadPoolExecutor(min(threads, pieces))
+    try:
+        coming = deque(executor.submit(make, i, mark()) for i in range(min(pieces, count)))
+        for i in range(pieces, pieces + count):
+            made = coming.popleft().result()
             if i < count:
-                coming = thread.submit(make, i, mark())
+                coming.append(executor.submit(make, i, mark()))
             yield made
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def read_ahead(X: HostArray | Slices, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
     """Yield pieces of the rows of a host array, copied; a thread reads the next one meanwhile.
 
-    Each has memory of its own, which `Backend.move` may share.
+    Of a file several threads read several pieces ahead, as many as memory is meant for. Each has
+    memory of its own, which `Backend.move` may share.
 
     Examples
     --------
     >>> [rows.tolist() for rows in read_ahead(np.arange(5), [range(3), np.asarray([4, 0])])]
     [[0, 1, 2], [4, 0]]
     """
-    dtype = X.dtype.newbyteorder("=")
+    shape, dtype = (max(map(len, pieces)), *X.shape[1:]), X.dtype.newbyteorder("=")
 
-    def make(i: int, _: None) -> HostArray:
-        rows = pieces[i]
-        return read_rows(X, rows, np.empty((len(rows), *X.shape[1:]), dtype))
+    def make(i: int, buffer: HostArray) -> HostArray:
+        return read_rows(X, pieces[i], buffer)
 
-    return _ahead(make, len(pieces), lambda: None)
+    def fresh() -> HostArray:
+        # In this thread, whose memory is used again: another's would be made anew, page by page.
+        return np.empty(shape, dtype)
+
+    if isinstance(X, np.ndarray):
+        return _ahead(make, len(pieces), fresh)
+    most = _AHEAD_BYTES // max(1, math.prod(shape) * dtype.itemsize)
+    several = max(1, min(_FILE_PIECES, most))
+    return _ahead(make, len(pieces), fresh, _FILE_READERS, several)
 
 
 class Copier(Protocol):

@@ -9,7 +9,8 @@ import inspect
 import shlex
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -27,6 +28,7 @@ from xplinear.datasets import Dataset, holdout, load
 from xplinear.datasets.preparation import Preparation
 from xplinear.estimator.classifier import LinearClassifier, save
 from xplinear.estimator.settings import checked
+from xplinear.formats.checkpoint import Checkpoint, Summary
 from xplinear.formats.model_file import ENDING
 from xplinear.formats.writing import written
 from xplinear.losses import LOSSES
@@ -91,6 +93,9 @@ _OPTIONS: dict[str, Any] = {
     "impute": option("--impute", help="Fill missing values: median, or the most frequent text."),
     "test_fraction": option(help="Rows held out where DATA has no test part; 0 for none."),
     "accelerate": option("--accelerate/--no-accelerate", help="Use the backend's own kernels."),
+    "checkpoint": option(
+        help="Keep what is done in FILE.ckpt meanwhile; the same command goes on from it."
+    ),
     "plot": None,
     "out": option(help="Save the model: FILE.safetensors."),
     "as_json": None,
@@ -108,6 +113,7 @@ class Given(NamedTuple):
     target: options.Target = None
     impute: bool = False
     test_fraction: float = 0.25
+    checkpoint: Path | None = None
     out: Path | None = None
     as_json: options.Json = False
 
@@ -170,32 +176,59 @@ def fit(
     """Load the data, fit, say how good it is, write the files, and say what to do next."""
     options.check_picture(plot)
     options.check_file("--out", given.out, ENDING)
+    options.check_file("--checkpoint", given.checkpoint)
     dataset, preparation = _loaded(given)
     # Columns of a table are in units of their own.
     is_table = dataset.target is not None
     standardize = is_table if given.standardize is None else given.standardize
     clf = estimator(standardize=standardize, random_state=given.seed)
-    start = time.perf_counter()
-    with progress_bar() as news:
-        clf.fit(dataset.X, dataset.y, callbacks=[news])
-    seconds = time.perf_counter() - start
-    best = clf.best_estimator_ if isinstance(clf, LinearClassifierCV) else clf
-    record = _record(best, dataset, seconds)
-    own, files = report(clf, record), {"model": given.out, "picture": plot}
-    rows = {**_described(record), **own.chosen, **_results(record, best, dataset), **own.rows}
-    rows |= {name: str(path) for name, path in files.items() if path is not None}
-    show(record | own.record | files, [*own.tables, rows], as_json=given.as_json)
-    # Last of all: Ctrl-C before that leaves nothing behind.
-    with written(given.out, plot) as (model, picture):
-        if model is not None:
-            save(best, model, preparation)
-        if picture is not None:
-            from xplinear.plot import LossCurveDisplay, ValidationCurveDisplay
+    with _kept(ctx, clf, given.checkpoint) as before:
+        start = time.perf_counter()
+        with progress_bar() as news:
+            clf.fit(dataset.X, dataset.y, callbacks=[news])
+        seconds = time.perf_counter() - start + before
+        best = clf.best_estimator_ if isinstance(clf, LinearClassifierCV) else clf
+        record = _record(best, dataset, seconds)
+        own, files = report(clf, record), {"model": given.out, "picture": plot}
+        rows = {**_described(record), **own.chosen, **_results(record, best, dataset), **own.rows}
+        rows |= {name: str(path) for name, path in files.items() if path is not None}
+        show(record | own.record | files, [*own.tables, rows], as_json=given.as_json)
+        # Last of all: Ctrl-C before that leaves nothing behind.
+        with written(given.out, plot) as (model, picture):
+            if model is not None:
+                save(best, model, preparation)
+            if picture is not None:
+                from xplinear.plot import LossCurveDisplay, ValidationCurveDisplay
 
-            curve = LossCurveDisplay if best is clf else ValidationCurveDisplay
-            save_picture(curve.from_estimator(clf, data=dataset.name).figure_, picture)
+                curve = LossCurveDisplay if best is clf else ValidationCurveDisplay
+                save_picture(curve.from_estimator(clf, data=dataset.name).figure_, picture)
     if not given.as_json:
         _show_next(ctx, best.solver_, given.out)
+
+
+@contextmanager
+def _kept(ctx: Context, clf: Any, path: Path | None) -> Generator[float]:
+    """Let a fit go on from a checkpoint, which goes when its files are there.
+
+    Given are the seconds that it took before.
+    """
+    if path is None:
+        yield 0.0
+        return
+    clf.checkpoint, seconds = Checkpoint(path, keep=True), 0.0
+    if path.exists():
+        before = Summary.of(path)
+        seconds = before.seconds
+        options.echo(f"found {path}, to go on from: {before}", err=True)
+    try:
+        yield seconds
+    except KeyboardInterrupt as interrupt:
+        if path.exists():
+            again = shlex.join(["xplinear", *_again(ctx)])
+            msg = f"what is done is in {path}; to go on from there: {again}"
+            raise options.Kept(msg) from interrupt
+        raise
+    path.unlink(missing_ok=True)
 
 
 def save_picture(figure: Any, path: Path) -> None:
@@ -392,10 +425,17 @@ def _show_next(ctx: Any, solver: str, out: Path | None) -> None:
         options.echo(f"{word:6}{step:{width}}  # {purpose}")
 
 
-def _given(ctx: Any, command: Any) -> list[str]:
+def _again(ctx: Any) -> list[str]:
+    """Return the whole command."""
+    return [ctx.command.name, ctx.params["data"], *_given(ctx, ctx.command, ["data"])]
+
+
+def _given(
+    ctx: Any, command: Any, but: Sequence[str] = ("data", "plot", "out", "as_json")
+) -> list[str]:
     """Return the options that were given, of those that a command has; not what it prints."""
     given: list[str] = []
-    known = {one.name for one in command.params} - {"data", "plot", "out", "as_json"}
+    known = {one.name for one in command.params}.difference(but)
     for one in ctx.command.params:
         source = ctx.get_parameter_source(one.name)
         if one.name in known and source.name == "COMMANDLINE":

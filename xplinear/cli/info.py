@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,20 @@ from xplinear.cli.options import Json, Model
 from xplinear.cli.terminal import show
 from xplinear.datasets.preparation import Preparation
 from xplinear.estimator.classifier import LinearClassifier, load, problem_of
+from xplinear.formats.checkpoint import Summary, is_checkpoint
 from xplinear.formats.model_file import content_of
 
 __all__ = ["info"]
 
 
 def info(model: Model, as_json: Json = False) -> None:
-    """Show what a model file holds: the problem, the classes, the features, the versions."""
+    """Show what a model file holds: the problem, the classes, the features, the versions.
+
+    Or how far the fit of a checkpoint has come, and what it was told.
+    """
+    if is_checkpoint(model):
+        _show_checkpoint(model, as_json=as_json)
+        return
     clf, content = load(model), content_of(model)
     names: list[str] = list(getattr(clf, "feature_names_in_", ()))
     record = {
@@ -40,6 +49,18 @@ def info(model: Model, as_json: Json = False) -> None:
         "libraries": content["libraries"],
     }
     show(record, [_rows(record, clf)], as_json=as_json)
+
+
+def _show_checkpoint(path: Path, *, as_json: bool) -> None:
+    found = Summary.of(path)
+    when = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "seconds")
+    rows = {"checkpoint": str(found), "written": when, **found.told}
+    rows |= {"begun with": _versions(found.libraries)}
+    show(found._asdict() | {"written": when}, [rows], as_json=as_json)
+
+
+def _versions(libraries: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in libraries.items())
 
 
 def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
@@ -71,8 +92,7 @@ def _rows(record: Mapping[str, Any], clf: LinearClassifier) -> dict[str, str]:
             rows["feature numbers"] = f"counted from {preparation.index_base}, in .svm files"
         if preparation.target is not None:
             rows["labels"] = f"column {preparation.target}"
-    versions = (f"{name} {version}" for name, version in record["libraries"].items())
-    return rows | {"saved with": ", ".join(versions)}
+    return rows | {"saved with": _versions(record["libraries"])}
 
 
 def _some(values: Sequence[Any], most: int = 10) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "Data",
     "Format",
     "Json",
+    "Kept",
     "Losses",
     "Model",
     "Target",
@@ -52,6 +53,10 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     echo(f"warning: {message}", err=True)
 
 
+class Kept(KeyboardInterrupt):
+    """Ctrl-C that leaves something behind, and says what."""
+
+
 class _Commands(TyperGroup):
     """The commands; bad input ends in one line on stderr and exit code 2, Ctrl-C in 130."""
 
@@ -68,7 +73,8 @@ class _Commands(TyperGroup):
                 echo(f"error: {self._with_options(str(error), ctx)}", err=True)
                 raise typer.Exit(2) from error
             except KeyboardInterrupt as interrupt:
-                echo("interrupted: nothing is saved", err=True)
+                kept = str(interrupt) if isinstance(interrupt, Kept) else "nothing is saved"
+                echo(f"interrupted: {kept}", err=True)
                 raise typer.Exit(_INTERRUPTED) from interrupt
 
     def _with_options(self, message: str, ctx: Any) -> str:

@@ -127,6 +127,7 @@ class ArrayData:
     batches = blocks.batches
     epoch = blocks.epoch
     nearby = blocks.anywhere
+    spacing = 1
 
     def gathered(self, rows: slice | Array) -> Array:
         """Return some rows of X as they are stored."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 import numpy as np
 
 from xplinear.backends.base import Backend
+from xplinear.backends.halves import half_bounds
 from xplinear.backends.transfer import Slices
 from xplinear.data.protocol import Data
 from xplinear.namespace import Array, HostArray, name_of
@@ -131,14 +132,14 @@ def finite_bounds(X: HostArray, first: int) -> tuple[HostArray, HostArray]:
     ValueError
         If one is not finite; ``first`` is the number of the first row.
     """
-    short = name_of(X.dtype) in ("bool", "float16", "bfloat16")  # slow, or not to be compared
+    half, short = X.dtype == np.float16, name_of(X.dtype) in ("bool", "bfloat16")  # slow, or none
     lows: list[HostArray] = []
     highs: list[HostArray] = []
     size = max(1, _LOOK_BYTES // max(1, X[:1].nbytes))
     for start in range(0, len(X), size):
         part = X[start : start + size]
         part = part.astype(np.float32) if short else part
-        low, high = part.min(axis=0), part.max(axis=0)
+        low, high = half_bounds(part) if half else (part.min(axis=0), part.max(axis=0))
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             row, column = np.argwhere(~np.isfinite(part))[0]
             raise not_finite(part[row, column], first + start + row, column)

@@ -15,17 +15,19 @@ import numpy as np
 
 from xplinear.backends.base import Backend, fetched
 from xplinear.backends.transfer import Slices, read_ahead
-from xplinear.data.blocks import padded
+from xplinear.data.mapped import in_file
+from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, finite_bounds, surveyed
-from xplinear.data.streamed import StreamedData
+from xplinear.data.streamed import Spaced, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["SlicedRows", "sliced_rows"]
+__all__ = ["KEPT_BYTES", "SlicedRows", "sliced_rows"]
 
-_KEPT_BYTES = 2**28  # of a file that is read once, and then is an array
+KEPT_BYTES = 2**28  # of a file that is read once, and then is an array
 _MAPPED_BYTES = 2**30  # of a memory map that is used as an array
 _RUN_BYTES = 2**24  # read at a time
 _MOST_BYTES = 2**30  # of rows that can only be read together
+_SAMPLED, _SAMPLED_BYTES = 2**15, 2**26  # rows that are kept to be sampled, and what they may take
 # What the names of safetensors mean.
 _SAFETENSORS = {
     "BOOL": "bool",
@@ -118,6 +120,7 @@ class SlicedRows:
 
     slices: Slices
     names: HostArray | None = None
+    spaced: list[Spaced] = field(default_factory=list[Spaced], init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -132,9 +135,21 @@ class SlicedRows:
         return _whole(y), _whole(sample_weight)
 
     def survey(self, counted: HostArray | None = None) -> Survey:
-        """Look at every number once."""
-        with closing(self._runs()) as runs:
-            return surveyed(runs, counted)
+        """Look at every number once, and keep a few rows."""
+        (n, p), kept = self.shape, list[HostArray]()
+        step = -(-n // max(1, min(_SAMPLED, _SAMPLED_BYTES // (p * self.dtype.itemsize))))
+
+        def seen() -> Generator[HostArray]:
+            first = 0
+            with closing(self._runs()) as runs:
+                for X in runs:
+                    kept.append(X[-first % step :: step].copy())
+                    first += len(X)
+                    yield X
+
+        survey = surveyed(seen(), counted)
+        self.spaced[:] = [Spaced(step, np.concatenate(kept))]
+        return survey
 
     def blocks(self) -> Generator[HostArray]:
         """Yield all rows in order, some at a time, finite."""
@@ -154,20 +169,22 @@ class SlicedRows:
         backend: Backend,
         classes: int | None = None,
         counted: HostArray | None = None,
-    ) -> StreamedData:
-        """Return the rows as a stream, with labels and weights of all of them."""
-        slices, (n, p) = self.slices, self.shape
+    ) -> Data:
+        """Return the rows as a stream; as an array on a device of own memory that holds them."""
+        slices, (n, p), spaced = self.slices, self.shape, next(iter(self.spaced), None)
         if counted is not None:
             counts = np.zeros(n, bool)
             counts[counted] = True
             one = np.empty((1, p), self.dtype.newbyteorder("="))
             slices.read(int(counted[0]), int(counted[0]) + 1, one)
             slices = Counted(slices, counts, one, self.shape, self.dtype, slices.chunk)
-        padding = backend.padding(np.empty((1, p), np.int8), n)
-        y = padded(y, padding, backend=backend)
-        s = None if s is None else padded(s, padding, backend=backend, weigh=True)
-        s = s if s is None or dtype is None else backend.asarray(s, dtype)
-        return StreamedData(slices, y, s, dtype, backend=backend, classes=classes, padding=padding)
+            if spaced is not None:
+                own = counts[:: spaced.step, None]
+                spaced = spaced._replace(rows=np.where(own, spaced.rows, one))
+        stream = streamed(slices, y, s, dtype, backend=backend, classes=classes, spaced=spaced)
+        # A third: while they are joined there are two of them.
+        fits = n * p * self.dtype.itemsize <= backend.free_memory() // 3
+        return stream.on_device() if backend.own_memory and fits else stream
 
     def array(self) -> HostArray:
         """Return all rows."""
@@ -200,7 +217,7 @@ def sliced_rows(X: Any) -> SlicedRows | HostArray | None:
     if slices is None:
         return None
     rows, (n, p) = SlicedRows(slices), slices.shape
-    if n * p * slices.dtype.itemsize > _KEPT_BYTES:
+    if n * p * slices.dtype.itemsize > KEPT_BYTES:
         return rows
     X = rows.array()
     finite_bounds(X, 0)
@@ -286,7 +303,7 @@ def _promoted(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
     return np.result_type(*dtypes)
 
 
-def _checked(X: Any, name: str = "X") -> Sliced:
+def _checked(X: Any, name: str = "X") -> Slices:
     """Return a matrix of numbers as slices."""
     try:
         shape, dtype = _shape_of(X), _dtype_of(X)
@@ -316,7 +333,8 @@ def _checked(X: Any, name: str = "X") -> Sliced:
             "be; store it in chunks of few rows and all columns"
         )
         raise ValueError(msg)
-    return Sliced(X, (int(n), int(p)), dtype, max(1, min(chunk, int(n))))
+    rows = Sliced(X, (int(n), int(p)), dtype, max(1, min(chunk, int(n))))
+    return (in_file(X) if isinstance(X, np.memmap) else None) or rows
 
 
 def _refuse_group(X: Any) -> None:

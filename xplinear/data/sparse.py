@@ -191,6 +191,7 @@ class SparseData:
     batches = blocks.batches
     epoch = blocks.epoch
     nearby = blocks.anywhere
+    spacing = 1
 
     def map(
         self,

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from xplinear.data.rows import Standard
 from xplinear.data.sparse import SparseData
 from xplinear.namespace import Array, HostArray
 
-__all__ = ["StreamedData", "data_of"]
+__all__ = ["InOrder", "Spaced", "StreamedData", "data_of", "streamed"]
 
 _HOST_ROWS = instance(np.ndarray, "a NumPy array") | offering(Slices, "slices of rows in a file")
 _MOST_BYTES = 256 * 2**20
@@ -32,6 +32,25 @@ _RUN_BYTES = 2**24  # of a file, read at a time
 _BLOCK_BYTES, _WINDOW_BYTES = 2**20, 2**26  # that are shuffled, and among which rows are
 _FEW_BLOCKS = 8  # of a window, however large they are
 _SAMPLES = 2  # of rows in a file that are kept
+
+
+class InOrder(Slices, Protocol):
+    """Rows that come one after another: what is left out, or read again, is a pass over all."""
+
+    def in_order(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
+        """Yield pieces of the rows, each after the last one, in one pass."""
+        ...
+
+
+def _come_in_order(X: HostArray | Slices) -> TypeGuard[InOrder]:
+    return hasattr(type(X), "in_order")
+
+
+class Spaced(NamedTuple):
+    """Rows of a file that are in memory: one of every ``step``, from the first on."""
+
+    step: int
+    rows: HostArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +69,8 @@ class StreamedData:
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
+    spaced : Spaced, optional
+        Rows of a file that are in memory, to be sampled.
     samples : dict
         Of rows in a file, shared as ``budget`` is.
 
@@ -78,6 +99,7 @@ class StreamedData:
     orders: Orders = field(default_factory=Orders, kw_only=True, repr=False)
     padding: int = field(default=0, kw_only=True)
     rows: HostArray | None = field(default=None, kw_only=True)
+    spaced: Spaced | None = field(default=None, kw_only=True, repr=False)
     samples: dict[bytes, Array] = field(
         default_factory=dict[bytes, Array], kw_only=True, repr=False
     )
@@ -139,6 +161,11 @@ class StreamedData:
         start, stop, step = rows.indices(self.held)
         return self._moved(rows if stop <= self.n else self._within(start, stop, step))
 
+    @property
+    def spacing(self) -> int:
+        """Of every so many rows one is in memory."""
+        return 1 if self.spaced is None else self.spaced.step
+
     def _first(self) -> Array:
         """Return the first row, or one like it: a file is not read."""
         if isinstance(self.X, np.ndarray):
@@ -164,7 +191,13 @@ class StreamedData:
         index = np.arange(self.n)[at] if isinstance(at, slice) else np.asarray(at)
         key = index.tobytes()
         if key not in self.samples:
-            found = read_rows(self.X, index, np.empty((len(index), self.p), self._dtype))
+            if self.spaced is not None and not (index % self.spaced.step).any():
+                found = self.spaced.rows[index // self.spaced.step]
+            elif _come_in_order(self.X):
+                with closing(self.X.in_order([index])) as passed:
+                    found = next(passed)
+            else:
+                found = read_rows(self.X, index, np.empty((len(index), self.p), self._dtype))
             for old in list(self.samples)[: 1 - _SAMPLES]:
                 self.samples.pop(old, None)
             self.samples[key] = self.backend.asarray(found)
@@ -187,6 +220,14 @@ class StreamedData:
                         here,
                     )
 
+    def on_device(self) -> ArrayData:
+        """Return the same rows in an array on the device."""
+        xp = self.backend.xp
+        how: dict[str, Any] = {"classes": self.classes, "padding": self.padding}
+        with closing(self.stored(0, self.rows_per_block(0))) as stored:
+            X = xp.concat([xp.asarray(some, copy=True) for some, _ in stored], axis=0)
+        return ArrayData(X, self.y, self.s, self.dtype, backend=self.backend, **how)
+
     def _run(self, size: int) -> int:
         """Return how many rows to read at a time, for blocks of so many: of files whole chunks."""
         if isinstance(self.X, np.ndarray):
@@ -200,7 +241,11 @@ class StreamedData:
         if self.rows is not None:
             slices = (slice(a.start, a.stop) if isinstance(a, range) else a for a in pieces)
             pieces = [self.rows[a] for a in slices]
-        with closing(self.backend.upload(self.X, pieces)) as uploaded:
+        if _come_in_order(self.X):
+            read = self.X.in_order(pieces)
+        else:
+            read = self.backend.upload(self.X, pieces)
+        with closing(read) as uploaded:
             for X in uploaded:
                 yield self.backend.asarray(X)
 
@@ -237,6 +282,8 @@ class StreamedData:
         if isinstance(self.X, np.ndarray):
             return None
         row, chunk = self.p * self.X.dtype.itemsize, self.X.chunk
+        if _come_in_order(self.X):
+            return Nearby(self.n, max(1, _WINDOW_BYTES // (row * batch_size)) * batch_size)
         block = -(-max(1, _BLOCK_BYTES // row) // chunk) * chunk
         step = batch_size // math.gcd(block, batch_size)  # blocks of whole batches together
         if step * block * row > _WINDOW_BYTES:
@@ -244,6 +291,25 @@ class StreamedData:
         blocks = max(_FEW_BLOCKS, _WINDOW_BYTES // (block * row))
         window = -(-blocks // step) * step * block
         return None if window >= self.n else Nearby(block, window)
+
+
+def streamed(
+    X: Slices,
+    y: Array,
+    s: Array | None,
+    dtype: Any,
+    *,
+    backend: Backend,
+    classes: int | None,
+    spaced: Spaced | None = None,
+) -> StreamedData:
+    """Return rows of files, or in batches, with labels and weights on the backend."""
+    padding = backend.padding(np.empty((1, X.shape[1]), np.int8), X.shape[0])
+    y = padded(y, padding, backend=backend)
+    s = None if s is None else padded(s, padding, backend=backend, weigh=True)
+    s = s if s is None or dtype is None else backend.asarray(s, dtype)
+    held: dict[str, Any] = {"backend": backend, "classes": classes, "padding": padding}
+    return StreamedData(X, y, s, dtype, spaced=spaced, **held)
 
 
 def _held(X: Any, backend: Backend) -> SparseMatrix:

@@ -47,7 +47,7 @@ from xplinear.solvers.automatic import cheap_passes
 from xplinear.solvers.metric import feature_moments
 from xplinear.solvers.protocol import declared
 
-__all__ = ["Problem", "Sample", "history_of_one", "place_of", "prepare"]
+__all__ = ["Problem", "Sample", "drawn_seed", "history_of_one", "place_of", "prepare"]
 
 
 _FIRST_ALPHA = 1e-4  # of partial_fit, which cannot know how many rows will come
@@ -220,10 +220,13 @@ class Problem:
         shape, targets = tuple(model.params.W.shape), self.sample.targets
         own = model.kind, list(model.classes)
         models = *tuple(start.W.shape)[:1], targets.models, *tuple(start.W.shape)[2:]
-        if shape != models or own != (targets.kind, list(targets.classes)):
+        old, new = ([] if a is None else list(a) for a in (model.feature_names, self.sample.names))
+        renamed = bool(old and new) and old != new
+        if shape != models or own != (targets.kind, list(targets.classes)) or renamed:
+            named = f" {', '.join(map(str, old[:10]))}" if renamed else ""
             msg = (
                 f"warm_start needs the features and classes of the last fit: {shape[0]} "
-                f"features, classes {model.classes[:10].tolist()}; set warm_start=False"
+                f"features{named}, classes {model.classes[:10].tolist()}; set warm_start=False"
             )
             raise ValueError(msg)
         data, xp = self.objective.data, self.objective.xp
@@ -266,6 +269,11 @@ class Problem:
             return index
         index = index[np.isin(index, self.rows)]
         return index if self.survey else np.searchsorted(self.rows, index)
+
+
+def drawn_seed(random_state: Any) -> int:
+    """Return a number drawn from a state, or where it is None from that of NumPy."""
+    return int(check_random_state(random_state).randint(2**31 - 1))
 
 
 def _counted_rows(weights: HostArray | None, dtype: Any, backend: Backend) -> HostArray | None:
@@ -577,8 +585,7 @@ def prepare(
     """
     seed = settings.random_state
     sample = _sample(settings, X, y, sample_weight, owner, classes, partial=partial, before=before)
-    if not isinstance(seed, int):
-        seed = int(check_random_state(seed).randint(2**31 - 1))
+    seed = seed if isinstance(seed, int) else drawn_seed(seed)
     backend, dtype, targets = sample.backend, sample.dtype, sample.targets
     largest = targets.largest_weights() if targets.own_rows else sample.unclassed
     visible = _counted_rows(largest, dtype, backend)

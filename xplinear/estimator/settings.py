@@ -1,5 +1,6 @@
 """Every parameter of the classifiers once: its name, its default, and what it may be."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -23,6 +24,7 @@ from xplinear.arguments import (
     settle,
 )
 from xplinear.backends import PRECISIONS, Backend
+from xplinear.formats.checkpoint import CHECKPOINT, Checkpoint
 from xplinear.losses import LOSS, LOSSES, Loss
 from xplinear.penalties import PENALTIES, PENALTY, Penalty
 from xplinear.solvers import SOLVERS, Solver
@@ -124,6 +126,7 @@ class Settings:
     dtype: str | None = parameter(None, DTYPE | NONE)
     precision: Literal["float32", "tf32"] = parameter("float32", one_of(*PRECISIONS))
     accelerate: bool = parameter(True, FLAG)
+    checkpoint: Checkpoint | None = parameter(None, CHECKPOINT | NONE)
     verbose: int = parameter(0, integer(0) | FLAG)
 
     def __post_init__(self) -> None:
@@ -190,4 +193,5 @@ class SharedParameters:
     dtype: str | None = Settings.dtype
     precision: Literal["float32", "tf32"] = Settings.precision
     accelerate: bool = Settings.accelerate
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = Settings.checkpoint
     verbose: int = Settings.verbose

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from xplinear.arguments import configured, warn
 from xplinear.backends import matmul_precision
 from xplinear.checks.certificate import Certificate, certify
+from xplinear.estimator.journal import Journal, Runs
 from xplinear.estimator.memory import within_memory
 from xplinear.estimator.predictions import accuracy
 from xplinear.estimator.problem import Problem
@@ -76,14 +77,37 @@ def solver_for(
 
 
 def minimized(
-    precision: str, objective: Objective, solver: Any, start: Params | None = None, **settings: Any
+    runs: Runs,
+    objective: Objective,
+    solver: Any,
+    start: Params | None = None,
+    *,
+    state: Callable[[], Any] | None = None,
+    whole: bool = False,
+    **settings: Any,
 ) -> tuple[Result, KeyboardInterrupt | None]:
-    """Return what `minimize` finds, and the Ctrl-C to raise again once it is kept."""
-    with matmul_precision(precision):
+    """Return what `minimize` finds, and the Ctrl-C to raise again once it is kept.
+
+    The only door to it: what a journal knows is not found again, nor is the ``state`` to start from
+    made. Of a result whose state is looked at after the next run, it is kept ``whole``.
+    """
+    journal, best = runs.journal, settings.get("validation_score") is not None
+    known = journal.recalled(objective, solver, best=best, whole=whole)
+    if isinstance(known, Result):
+        return known, None
+    with matmul_precision(runs.precision):
+        begin = {"loop": known} if known else {"params": start, "state": state and state()}
         try:
-            return minimize(objective, solver, start, **settings), None
+            result = minimize(objective, solver, **begin, **settings, keep=journal.keep)
         except Interrupted as interrupt:
+            journal.found(interrupt.result)
             return interrupt.result, interrupt
+        except Exception as error:
+            if objective.m > 1 and objective.data.backend.out_of_memory(error):
+                journal.refused()
+            raise
+    journal.found(result)
+    return result, None
 
 
 class _Outcome(NamedTuple):
@@ -99,6 +123,7 @@ def solve(
     problem: Problem,
     warm: Fitted | None,
     callbacks: Sequence[Callable[[Progress], bool | None]],
+    journal: Journal,
 ) -> Solution:
     """Solve a problem, from a ``warm`` start if there is one, and say what ended it early.
 
@@ -109,7 +134,7 @@ def solve(
     models, width, done, part = problem.sample.targets.models, problem.objective.m, 0, problem
     interrupt: KeyboardInterrupt | None = None
     while True:
-        own = partial(_solved, settings, part, warm, callbacks)
+        own = partial(_solved, settings, part, warm, callbacks, journal)
         found = within_memory(part.objective, own)
         if found is None:
             width //= 2
@@ -120,7 +145,7 @@ def solve(
         if done == models:
             break
         if interrupt is not None:
-            msg = "interrupted before every label had its turn; nothing new is kept"
+            msg = f"interrupted before every label had its turn; {journal.rest}"
             raise KeyboardInterrupt(msg) from interrupt
         part = problem.of(slice(done, min(done + width, models)))
     _warn_of_early_ends(settings, problem.objective, outcomes)
@@ -132,10 +157,11 @@ def _solved(
     problem: Problem,
     warm: Fitted | None,
     callbacks: Sequence[Callable[[Progress], bool | None]],
+    journal: Journal,
 ) -> tuple[_Outcome, KeyboardInterrupt | None]:
     start = problem.start_from(warm) if warm else None
     objective = problem.objective
-    run = partial(minimized, settings.precision)
+    run = partial(minimized, Runs(settings.precision, journal))
     solver = solver_for(settings, objective, problem.seed)
     relay = declared(solver, "relay") if settings.solver == "auto" else None
     solver, successor = (relay and relay(objective)) or (solver, None)
@@ -162,7 +188,7 @@ def _solved(
     result = problem.rounded(result)
     certificate = None
     try:
-        certificate = certificate_of(objective, solver, result)
+        certificate = journal.certified(partial(certificate_of, objective, solver, result))
     except KeyboardInterrupt as error:
         interrupt = interrupt or error
     fitted = problem.fitted(solver, result, certificate, n_iter=n_iter)
@@ -245,7 +271,8 @@ def solve_in_turn(settings: Settings, problem: Problem, model: Fitted | None) ->
     unit = objective.data.backend.asarray(unit, objective.data.dtype) if unit.ndim else float(unit)
     with matmul_precision(settings.precision):
         state = solver.init(objective, start, previous, unit)
-    result, interrupt = minimized(settings.precision, objective, solver, state=state)
+    runs = Runs(settings.precision, Journal(None))
+    result, interrupt = minimized(runs, objective, solver, state=lambda: state)
     before = model if model is not None and previous is not None else None
     n_iter = result.iterations_of_each
     if before is not None and before.n_iter is not None:

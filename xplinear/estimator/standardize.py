@@ -18,6 +18,7 @@ import numpy as np
 
 from xplinear.arguments import warn
 from xplinear.backends import Backend
+from xplinear.backends.halves import half_bounds
 from xplinear.backends.sparse import HostSparse, ScipyRows, filled
 from xplinear.data import Standard
 from xplinear.data.rows import FarStandard, centred_scores, of_models
@@ -94,6 +95,8 @@ def column_bounds(
             wide = X[:whole].reshape(-1, _FEW_COLUMNS * p)
             ends = [f(wide, axis=0).reshape(_FEW_COLUMNS, p) for f in (np.min, np.max)]
             X = np.concatenate([*ends, X[whole:]])
+        if host and X.dtype == np.float16:
+            return half_bounds(X)
         return xp.stack([xp.min(X, axis=0), xp.max(X, axis=0)])
 
     blocks = iter(range(0, n, size))

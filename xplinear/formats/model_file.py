@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as serialized
 
 from xplinear.arguments import DTYPE, NONE, plain
 from xplinear.backends import get_backend
 from xplinear.checks.certificate import Certificate
 from xplinear.data.rows import FarStandard
 from xplinear.formats.fitted import Fitted, Near
-from xplinear.formats.writing import check_writable, written
+from xplinear.formats.tensors import Format, read_tensors, write_tensors
+from xplinear.formats.writing import check_writable
 from xplinear.losses import LOSSES
 from xplinear.objective import Params
 from xplinear.penalties import PENALTIES
@@ -30,8 +26,7 @@ from xplinear.version import VERSION
 __all__ = ["content_of", "read", "write"]
 
 ENDING = ".safetensors"
-_FORMAT = "xplinear"
-_VERSION = "1"
+_FORMAT = Format("xplinear", "1", "model file", "save it again")
 _T = TypeVar("_T")
 _CERTIFIED = "objective", "lower_bound", "residual"
 
@@ -50,7 +45,7 @@ def _describe(name: str, value: Any) -> Any:
     if name == "dtype":
         return (DTYPE | NONE)(name, value)
     value = plain(value)
-    if name == "backend" or (name == "random_state" and not isinstance(value, int)):
+    if name in ("backend", "checkpoint") or (name == "random_state" and not isinstance(value, int)):
         return None
     if isinstance(value, dict):
         return {"type": "dict", "items": [[plain(k), plain(v)] for k, v in value.items()]}
@@ -110,19 +105,7 @@ def write(
         "preparation": preparation,
         "libraries": libraries() | {"xplinear": VERSION},
     }
-    tensors = {
-        key: np.ascontiguousarray(a, a.dtype.newbyteorder("=")) for key, a in tensors.items()
-    }
-    text = json.dumps(content)
-    metadata = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "content": text,
-        "checksum": _checksum(text, tensors),
-    }
-    # safetensors would give a file that it writes itself a mode of its own.
-    with written(path) as (file,):
-        file.write_bytes(serialized(tensors, metadata))
+    write_tensors(_FORMAT, path, content, tensors)
 
 
 def _listed(numbers: Any) -> Any:
@@ -146,7 +129,7 @@ def read(
     ValueError
         If ``make`` cannot: the file is of another version.
     """
-    content, tensors = _read(path)
+    content, tensors = read_tensors(_FORMAT, path)
     try:
         settings = {key: _restore(a) for key, a in content["params"].items()}
         return make(_fitted(content, tensors), settings, content)
@@ -192,43 +175,4 @@ def _fitted(content: Mapping[str, Any], tensors: Mapping[str, Any]) -> Fitted:
 
 def content_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what a model file holds besides numbers: ``preparation``, ``libraries`` and more."""
-    return _read(path)[0]
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not Path(path).is_file():
-        msg = f"no model file {os.fspath(path)!r}"
-        raise FileNotFoundError(msg)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
-        msg = f"{os.fspath(path)!r} is damaged or no safetensors file ({error}); save it again"
-        raise ValueError(msg) from error
-    if metadata.get("format") != _FORMAT:
-        msg = f"{os.fspath(path)!r} was not written by xplinear: it holds other tensors"
-        raise ValueError(msg)
-    version, text = metadata.get("version"), metadata.get("content", "")
-    if version != _VERSION:
-        msg = (
-            f"{os.fspath(path)!r} has format version {version}, this xplinear reads {_VERSION}; "
-            "upgrade xplinear"
-        )
-        raise ValueError(msg)
-    if metadata.get("checksum") != _checksum(text, tensors):
-        what = "does not hold what was written"
-        if "checksum" not in metadata:
-            what = "has no checksum (development versions wrote none: train once more)"
-        msg = f"{os.fspath(path)!r} is damaged: it {what}; save it again"
-        raise ValueError(msg)
-    return json.loads(text), tensors
-
-
-def _checksum(content: str, tensors: Mapping[str, Any]) -> str:
-    """Return the CRC-32 of all that a file holds."""
-    checksum = zlib.crc32(content.encode())
-    for key, a in sorted(tensors.items()):
-        about = f"{key} {a.dtype.str} {a.shape}"
-        checksum = zlib.crc32(a, zlib.crc32(about.encode(), checksum))
-    return f"{checksum:08x}"
+    return read_tensors(_FORMAT, path)[0]

@@ -53,11 +53,11 @@ def check_writable(
 
 
 @contextmanager
-def written(*paths: str | os.PathLike[str] | None) -> Generator[list[Any]]:
+def written(*paths: str | os.PathLike[str] | None, durable: bool = False) -> Generator[list[Any]]:
     """Give files to write, which take the names asked for together, once all are complete.
 
     A file keeps the mode it had; a new one has the mode that ``open`` gives. Links are followed.
-    A pipe or a device is written as it is.
+    A pipe or a device is written as it is. ``durable`` files are on the disk at the end.
 
     Examples
     --------
@@ -81,7 +81,11 @@ def written(*paths: str | os.PathLike[str] | None) -> Generator[list[Any]]:
         for path, complete in unfinished.items():
             if final[path].exists():
                 complete.chmod(final[path].stat().st_mode)
+            if durable:
+                _sync(complete, os.O_RDWR)
             complete.replace(final[path])
+            if durable and os.name == "posix":
+                _sync(final[path].parent, os.O_RDONLY)
     except OSError as error:
         names = ", ".join(repr(str(path)) for path in asked if path)
         msg = f"{names} cannot be written: {error.strerror}"
@@ -93,6 +97,15 @@ def written(*paths: str | os.PathLike[str] | None) -> Generator[list[Any]]:
     finally:
         for start in unfinished.values():
             start.unlink(missing_ok=True)
+
+
+def _sync(path: Path, flags: int) -> None:
+    """Wait until the disk has a file, or what a directory lists."""
+    file = os.open(path, flags)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _is_special(path: Path) -> bool:

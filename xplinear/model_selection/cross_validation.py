@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -14,17 +15,17 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence, shown
-from xplinear.backends import Backend, backend_of, matmul_precision
+from xplinear.backends import Backend, backend_of
 from xplinear.backends.base import undisturbed
 from xplinear.data.remote import is_remote
 from xplinear.data.sources import rows_and_targets
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
+from xplinear.estimator.journal import Journal, Runs, told
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
-from xplinear.estimator.solve import certificate_of, solve, solver_for
+from xplinear.estimator.solve import certificate_of, minimized, solve, solver_for
 from xplinear.estimator.validation import sparse_on_host
 from xplinear.formats.fitted import Fitted, keep, linear_coefficients
-from xplinear.minimize import minimize
 from xplinear.model_selection.alphas import automatic_alphas
 from xplinear.model_selection.folds import CV, Folds, folds_of, splits_of
 from xplinear.model_selection.labels import (
@@ -191,6 +192,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     class_weight, random_state, backend, dtype, precision, accelerate
         As in `LinearClassifier`; "balanced" weights are those of each fold's training rows, and
         do not enter the scores. Those are computed in full float32 always.
+    checkpoint : path-like, Checkpoint or None
+        As in `LinearClassifier`, written after each strength too.
     verbose : int, default 0
         1 prints a line per stack: the last strength, its mean score, and the time left.
 
@@ -268,7 +271,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         groups: Any = None,
@@ -297,6 +300,22 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         callbacks = CALLABLES("callbacks", callbacks)
         search, settings = given(_Search, self), given(Settings, self)
         X, y, sample_weight = rows_and_targets(X, y, sample_weight)
+        say = partial(told, self, settings, search, scoring=self.scoring)
+        with Journal(settings.checkpoint, say) as journal:
+            settings = journal.seeded(settings)
+            return self._fit(search, settings, X, y, sample_weight, groups, callbacks, journal)
+
+    def _fit(
+        self,
+        search: _Search,
+        settings: Settings,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        groups: Any,
+        callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+        journal: Journal,
+    ) -> Self:
         problem = prepare(settings, X, y, sample_weight, owner=self, scored=True)
         objective = problem.objective
         X = problem.sample.X if is_remote(problem.sample.X) else X
@@ -304,7 +323,8 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = "penalty='none' has no strength to choose; use LinearClassifier"
             raise ValueError(msg)
         if problem.sample.targets.kind != "classes":
-            return self._fit_many(search, settings, problem, X, groups, callbacks)
+            problem = journal.as_wide(problem)
+            return self._fit_many(search, settings, problem, X, groups, callbacks, journal)
         if search.alpha_per_label:
             msg = (
                 "alpha_per_label needs many labels, Y of 0 and 1 (n, L), or more than two classes "
@@ -314,6 +334,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         scoring = self._scoring(objective)
         alphas, Cs = search.strengths(problem)
         splits = splits_of(search.cv, X, problem.sample.targets.labels, groups)
+        journal.begin(problem, folds=splits)
         how = {"standardize": settings.standardize, "refit": search.refit}
         folds = folds_of(problem, splits, settings.class_weight, **how)
         search.check_folds(folds.tests)
@@ -327,20 +348,20 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             msg = f"learning_rates are for solver='sgd', got solver={self.solver!r}"
             raise ValueError(msg)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
-        chosen["solver"] = settings.solver
+        chosen |= {"solver": settings.solver, "checkpoint": None}
         scored = _scoring_of_rows(scoring, chosen, problem, X, folds, held_out)
-        run, own = Run(grid, callbacks), None
+        run, own, runs = Run(grid, callbacks, journal), None, Runs(settings.precision, journal)
         try:
-            self._solve(objective, solver, run, scored)
+            self._solve(objective, solver, run, scored, runs)
             if search.refit and declared(solver, "follow") is not None:
-                self._refit(objective, solver, run)
+                self._refit(objective, solver, run, runs)
             if search.held_out_scores:
-                own = self._held_out_scores(objective, solver, run, held_out)
+                own = self._held_out_scores(objective, solver, run, held_out, runs)
         except KeyboardInterrupt as interrupt:
             with suppress(Exception):  # nothing to choose from, say: it is Ctrl-C that counts
                 self._choose(chosen, problem, solver, run)
                 raise
-            msg = "interrupted before a strength was done in all folds; nothing new is kept"
+            msg = f"interrupted before a strength was done in all folds; {journal.rest}"
             raise KeyboardInterrupt(msg) from interrupt
         run.warn(objective, settings.precision, getattr(solver, "tol", settings.tol))
         self._choose(chosen, problem, solver, run, own)
@@ -355,6 +376,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         X: Any,
         groups: Any,
         callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+        journal: Journal,
     ) -> Self:
         if search.learning_rates:
             msg = "learning_rates are for one model of all classes; give learning_rate"
@@ -364,6 +386,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         self._check_probabilities(scoring, problem.objective)
         alphas, Cs = strengths = search.strengths(problem)
         splits = splits_of(search.cv, X, targets.labels, groups)
+        journal.begin(problem, folds=splits)
         search.check_folds([rows for _, rows in splits])
         if self.solver == "auto":
             lanes = problem.objective.m * len(splits)
@@ -376,6 +399,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             strengths,
             scoring,
             callbacks,
+            journal,
             per_label=per_label,
             one_standard_error=search.one_standard_error,
             held_out_scores=search.held_out_scores,
@@ -383,11 +407,12 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         alphas, Cs = alphas[found.done], Cs if Cs is None else Cs[found.done]
         name, given = ("alpha", alphas) if Cs is None else ("C", Cs)
         chosen = {one.name: getattr(self, one.name) for one in fields(SharedParameters)}
-        chosen["solver"] = settings.solver
+        chosen |= {"solver": settings.solver, "checkpoint": None}
         best = LinearClassifier(**chosen).set_params(**{name: given[found.chosen].tolist()})
         interrupt = None
         if search.refit:
-            fitted, interrupt = solve(settings, with_alphas(problem, found.alpha), None, ())
+            own = with_alphas(problem, found.alpha)
+            fitted, interrupt = solve(settings, own, None, (), journal)
             keep(best, fitted)
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
@@ -406,10 +431,17 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             warn_of_an_end(end_of(found.scores.mean(axis=1)), given, name)
         return self
 
-    def _solve(self, objective: Objective, solver: Solver, run: Run, scoring: str | OfRows) -> None:
+    def _solve(
+        self,
+        objective: Objective,
+        solver: Solver,
+        run: Run,
+        scoring: str | OfRows,
+        runs: Runs,
+    ) -> None:
         """Solve and score stack by stack."""
         extends = self.alphas is None and self.Cs is None
-        for stack in stacks_beyond(objective, solver, run, self.precision, extends=extends):
+        for stack in stacks_beyond(objective, solver, run, runs, extends=extends):
             run.add(stack, scoring)
             if self.verbose:
                 last = stack.at[-1]
@@ -418,7 +450,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
                 break
             del stack  # its state takes memory that the next one needs
 
-    def _refit(self, objective: Objective, solver: Solver, run: Run) -> None:
+    def _refit(self, objective: Objective, solver: Solver, run: Run, runs: Runs) -> None:
         """Fit the model chosen anew, from zero as `LinearClassifier` does.
 
         Where it stopped within ``tol`` depends on where it started, and in the stacks that is what
@@ -427,45 +459,51 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         a, r = run.best(one_standard_error=self.one_standard_error)
         place = int(run.done[a]), r
         own = _of_strength(objective, float(run.grid.alphas[place[0]]))
-        with matmul_precision(self.precision):
-            run.refit(place, minimize(own, solver))
+        result, interrupt = minimized(runs, own, solver, whole=True)
+        if interrupt is not None:
+            raise interrupt
+        run.refit(place, result)
 
     def _held_out_scores(
-        self, objective: Objective, solver: Solver, run: Run, held_out: HeldOut
+        self, objective: Objective, solver: Solver, run: Run, held_out: HeldOut, runs: Runs
     ) -> Array:
         """Return the decision function of every row; models are fitted as `_refit` does it."""
         a, r = run.best(one_standard_error=self.one_standard_error)
         place = int(run.done[a]), r
-        parts = held_out_decisions(objective, solver, run.grid, place, held_out, self.precision)
+        parts = held_out_decisions(objective, solver, run.grid, place, held_out, runs)
         Z = objective.xp.concat(parts, axis=0)
         Z = Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z
         return scattered(Z, np.concatenate(held_out.tests), len(held_out.codes), objective)
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any, *, out: Any = None) -> Array:
         """Return the label ``(n,)`` of the largest score of each row; of many 0 or 1 ``(n, L)``."""
-        return self._best().predict(X)
+        return self._best().predict(X, out=out)
 
-    def decision_function(self, X: Any) -> Array:
+    def decision_function(self, X: Any, *, out: Any = None) -> Array:
         """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class.
 
         Of many labels ``(n, L)``: positive for 1.
         """
-        return self._best().decision_function(X)
+        return self._best().decision_function(X, out=out)
 
     @available_if(is_probabilistic)
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Any, *, out: Any = None) -> Array:
         """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax).
 
         Of many labels ``(n, L)``: that of 1.
         """
-        return self._best().predict_proba(X)
+        return self._best().predict_proba(X, out=out)
 
     @available_if(is_probabilistic)
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: Any, *, out: Any = None) -> Array:
         """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
-        return self._best().predict_log_proba(X)
+        return self._best().predict_log_proba(X, out=out)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def predict_blocks(self, X: Any, method: str = "predict") -> Iterator[Array]:
+        """Yield what a method gives of X, some rows at a time; see `LinearClassifier`."""
+        return self._best().predict_blocks(X, method)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, whatever ``scoring`` is.
 
         Of many labels it is the share of the rows all of whose labels are right.

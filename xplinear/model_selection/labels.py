@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplinear.arguments import naming, shown
+from xplinear.estimator.journal import Journal, Runs
 from xplinear.estimator.problem import Problem
 from xplinear.estimator.settings import Settings
 from xplinear.estimator.solve import solver_for
@@ -311,10 +312,10 @@ class _Part:
         scores, w = self.run.scores[:, 0], self.models
         return scores.reshape(len(scores), -1, w, scores.shape[-1])
 
-    def solve(self, precision: str, *, verbose: bool) -> bool:
+    def solve(self, runs: Runs, *, verbose: bool) -> bool:
         """Solve and score stack by stack; return whether a callback ended it."""
         run = self.run
-        stacks = stacks_beyond(self.problem.objective, self.solver, run, precision, extends=False)
+        stacks = stacks_beyond(self.problem.objective, self.solver, run, runs, extends=False)
         for stack in stacks:
             run.add(stack, self.scoring)
             if verbose:
@@ -325,14 +326,14 @@ class _Part:
             del stack
         return False
 
-    def decisions(self, chosen: HostArray, precision: str) -> Array:
+    def decisions(self, chosen: HostArray, runs: Runs) -> Array:
         """Return decision functions ``(r, w)`` at the strength chosen for each label."""
         grid, w = self.run.grid, self.models
         own = np.tile(grid.alphas[chosen], len(grid.folds.tests) // w)
         Cs = None if grid.Cs is None else np.ones(1)
         one = grid._replace(alphas=np.ones(1), Cs=Cs, own=own)
         objective = self.problem.objective
-        Z = held_out_decisions(objective, self.solver, one, (0, 0), self.held_out, precision)
+        Z = held_out_decisions(objective, self.solver, one, (0, 0), self.held_out, runs)
         xp = objective.xp
         folds = [
             xp.stack([z[:, 1] - z[:, 0] for z in Z[first : first + w]], axis=1)
@@ -348,6 +349,7 @@ def sweep_labels(
     strengths: tuple[HostArray, HostArray | None],
     scoring: str,
     callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+    journal: Journal,
     *,
     per_label: bool,
     one_standard_error: bool,
@@ -358,6 +360,7 @@ def sweep_labels(
     ``strengths`` are α of the first label, and C where that is given.
     """
     (alphas, Cs), parts = strengths, list[_Part]()
+    runs = Runs(settings.precision, journal)
     total = 1.0 / float(np.ravel(problem.alpha)[0])  # α is that of C = 1
     against_rest = problem.sample.targets.kind == "one_vs_rest" and not per_label
     width, models = problem.objective.m, problem.sample.targets.models
@@ -371,10 +374,10 @@ def sweep_labels(
             scorer = _class_scoring(scoring, one, folds, held_out, known)
         else:
             scorer = _LabelScoring(scoring, held_out, folds.models, one.sample.models.start, there)
-        run = Run(Grid(alphas, [None], folds, Cs), callbacks, (scorer.parts,))
+        run = Run(Grid(alphas, [None], folds, Cs), callbacks, journal, (scorer.parts,))
         solver = solver_for(settings, one.objective, one.seed)
         parts.append(_Part(one, solver, run, held_out, scorer))
-        if parts[-1].solve(settings.precision, verbose=bool(settings.verbose)):
+        if parts[-1].solve(runs, verbose=bool(settings.verbose)):
             break
     widths, scorer = [part.models for part in parts], parts[0].scoring
     done = reduce(np.intersect1d, [part.run.done for part in parts])
@@ -402,9 +405,7 @@ def sweep_labels(
     out = None
     if held_out_scores:
         own = np.split(chosen, np.cumsum(widths)[:-1])
-        columns = [
-            part.decisions(a, settings.precision) for part, a in zip(parts, own, strict=True)
-        ]
+        columns = [part.decisions(a, runs) for part, a in zip(parts, own, strict=True)]
         Z = problem.objective.xp.concat(columns, axis=1)
         held_out = parts[0].held_out
         rows = np.concatenate(held_out.tests[:: widths[0]])

@@ -12,8 +12,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from xplinear.arguments import warn
-from xplinear.backends import matmul_precision
 from xplinear.data import Data
+from xplinear.estimator.journal import Journal, Runs
 from xplinear.estimator.memory import STATE_VECTORS, WIDE, within_memory
 from xplinear.estimator.solve import at_the_floor, minimized
 from xplinear.minimize import Progress, Result, time_left
@@ -153,7 +153,7 @@ def stacks(
     solver: Solver,
     grid: Grid,
     callback: Callable[[range, Progress], bool] | None,
-    precision: str = "float32",
+    runs: Runs,
     first: int = 0,
 ) -> Iterator[Stack]:
     """Solve the models from the ``first`` strength on: each starts from the stronger ones before.
@@ -167,7 +167,8 @@ def stacks(
         solver = planned(_stacked(objective, grid, range(first, len(grid.alphas)), grid.lanes))
     follows = declared(solver, "follow") is not None
     groups = _together(grid, solver)
-    width, depth = stack_width(objective, max(map(len, groups)), follows=follows)
+    widest = partial(stack_width, objective, max(map(len, groups)), follows=follows)
+    width, depth = runs.journal.drawn("widths of stacks", widest)
     width -= width % grid.folds.models if width > grid.folds.models else 0  # whole folds
     # And the first of the strengths that are left to do.
     waiting = [(group, first) for group in reversed(groups)]
@@ -188,8 +189,9 @@ def stacks(
             new = grid.alphas[at.start : at.stop]
             follow = partial(_followed, stack, own, last, solved, new) if follows and last else None
             solve = partial(
-                _solved,
-                *(stack, own, precision, follow),
+                minimized,
+                *(runs, stack, own),
+                state=follow,
                 release=not follows or at.stop == len(grid.alphas),
                 callbacks=[partial(callback, at)] if callback else (),
             )
@@ -227,7 +229,7 @@ def stacks_beyond(
     objective: Objective,
     solver: Solver,
     run: Run,
-    precision: str,
+    runs: Runs,
     *,
     extends: bool,
 ) -> Iterator[Stack]:
@@ -238,13 +240,13 @@ def stacks_beyond(
     step = run.grid.alphas[-1] / run.grid.alphas[-2:][0]
     more = max(1, len(run.grid.alphas) // _FURTHER)
     callback = run.show if run.callbacks else None
-    yield from stacks(objective, solver, run.grid, callback, precision)
+    yield from stacks(objective, solver, run.grid, callback, runs)
     for _ in range(_EXTENSIONS):
         if not extends or run.rises_to != "weakest":
             return
         first = len(run.grid.alphas)
         run.extend(run.grid.alphas[-1] * step ** np.arange(1, more + 1))
-        yield from stacks(objective, solver, run.grid, callback, precision, first)
+        yield from stacks(objective, solver, run.grid, callback, runs, first)
 
 
 def held_out_decisions(
@@ -253,7 +255,7 @@ def held_out_decisions(
     grid: Grid,
     place: tuple[int, int],
     held_out: HeldOut,
-    precision: str,
+    runs: Runs,
 ) -> list[Array]:
     """Return the class scores ``(r, k)`` of each fold, of the rows that it holds out."""
     (a, r), count = place, len(grid.folds.tests)
@@ -264,7 +266,7 @@ def held_out_decisions(
         Cs=None if grid.Cs is None else grid.Cs[a : a + 1],
     )
     found: dict[int, Array] = {}
-    for stack in stacks(objective, solver, one, None, precision):
+    for stack in stacks(objective, solver, one, None, runs):
         folds = [f for _, f in stack.lanes]
         params = _known(grid, stack.result.params, folds, objective)
         found |= zip(folds, held_out.decisions(stack.objective.data, params, folds), strict=True)
@@ -277,17 +279,6 @@ def scattered(Z: Array, rows: HostArray, n: int, objective: Objective) -> Array:
     at[rows] = np.arange(len(rows))
     Z = xp.concat([Z, xp.full_like(Z[:1, ...], float("nan"))], axis=0)
     return xp.take(Z, objective.data.backend.asarray(at), axis=0)
-
-
-def _solved(
-    stack: Objective,
-    solver: Solver,
-    precision: str,
-    follow: Callable[[], Any] | None,
-    **settings: Any,
-) -> tuple[Result, KeyboardInterrupt | None]:
-    with matmul_precision(precision):
-        return minimized(precision, stack, solver, state=follow and follow(), **settings)
 
 
 def _stacked(
@@ -407,9 +398,10 @@ class Run:
         self,
         grid: Grid,
         callbacks: Sequence[Callable[[SweepProgress], bool | None]],
+        journal: Journal,
         parts: tuple[int, ...] = (),
     ) -> None:
-        self.grid, self.callbacks = grid, callbacks
+        self.grid, self.callbacks, self._journal = grid, callbacks, journal
         shape = len(grid.alphas), len(grid.rates), len(grid.folds.tests), *parts
         self.scores = np.full(shape, np.nan)  # each in parts, if so
         self.diverged = np.zeros(self.scores.shape[:2], dtype=bool)
@@ -426,8 +418,8 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
-        return time.perf_counter() - self._start
+        """Since the start, those included that a checkpoint saved."""
+        return time.perf_counter() - self._start + self._journal.passed
 
     def show(self, at: range, progress: Progress) -> bool:
         """Tell the callbacks; return whether one wants to stop."""
@@ -462,7 +454,8 @@ class Run:
         solved = [i for i, (a, *_) in enumerate(place) if whole[a - stack.at.start]]
         models = [i for i in solved if place[i][2] < folds]
         if models:
-            values: Any = _held_out_scores(stack, self.grid, models, scoring)
+            score = partial(_held_out_scores, stack, self.grid, models, scoring)
+            values = self._journal.drawn("scores", lambda: score().tolist())
             for model, value in zip(models, values, strict=True):
                 self.scores[place[model]] = value
         for model in sorted(set(solved) - set(models)):

@@ -43,6 +43,8 @@ class Solver(Protocol):
     ``exact = False``                   It does not go to the optimum: no certificate is made.
     ``unit = "iteration"``              What its steps are counted as.
     ``state_type``                      Of its states: those of another solver are refused.
+                                        Checkpoints hold named tuples that it, and the fields of
+                                        these, are declared to be.
     ``needs_alpha = True``              It wants a penalty: by name, it is refused α = 0.
     ``pays(objective, models)``         Whether "auto" may choose it for so many models at once.
     ``relay(objective)``                For "auto": itself, with a shorter run, and the solver

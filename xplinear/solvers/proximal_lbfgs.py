@@ -88,7 +88,7 @@ class ProximalLBFGSState(NamedTuple):
     scale: Array
     short: Array  # the inner steps of the last iteration left something to gain
     metric: Bounds
-    pairs: Any = None  # Pairs, from the first step without a Hessian on
+    pairs: Pairs | Any = None  # None until the first step without a Hessian on
 
 
 class Proposal(NamedTuple):

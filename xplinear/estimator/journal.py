@@ -1,0 +1,477 @@
+"""What a fit has found so far, in a file that the same fit goes on from.
+
+A fit is a series of runs of `minimize`, each decided by the settings, the data, and what the runs
+before it found. So its journal is a list: of each run that is done where it ended, of the one under
+way how far it came. A fit that goes on asks for all of them again, and is answered at once.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import math
+import re
+import time
+import zlib
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from xplinear.arguments import warn
+from xplinear.backends import backend_of
+from xplinear.backends.base import native
+from xplinear.backends.sparse import is_scipy, is_sparse
+from xplinear.checks.certificate import Certificate
+from xplinear.data.remote import is_remote
+from xplinear.estimator.problem import Problem, drawn_seed
+from xplinear.estimator.settings import Settings
+from xplinear.formats.checkpoint import (
+    Bare,
+    Checkpoint,
+    Packed,
+    kinds_of,
+    packed,
+    read,
+    unpacked,
+    write,
+)
+from xplinear.formats.fitted import Fitted
+from xplinear.formats.writing import check_writable
+from xplinear.minimize import Loop, Result, result_of, subject_of
+from xplinear.namespace import Array, HostArray, name_of
+from xplinear.objective import Objective
+from xplinear.version import VERSION
+
+__all__ = ["Journal", "Runs", "digest", "told"]
+
+_LOG = logging.getLogger("xplinear")
+_REST = 24  # times what writing took, until it is done again
+_UNTOLD = "verbose", "checkpoint", "backend", "cv"  # decide nothing, or are told otherwise
+_LONG = 300  # letters of a message
+_DIGEST_BYTES = 2**24
+_REMEDY = "fit as then, name another file, or delete this one to begin anew"
+
+
+class Runs(NamedTuple):
+    """How the runs of a fit are made, and where they are kept."""
+
+    precision: str
+    journal: Journal
+
+
+class _Entry(NamedTuple):
+    """A run, or a certificate, as the file holds it."""
+
+    about: dict[str, Any]
+    part: Packed
+
+
+class _Run(NamedTuple):
+    """A run of `minimize`: what it is, how far it came, and how it ended, if it has."""
+
+    about: dict[str, Any]
+    solver: Any
+    objective: Objective
+    whole: bool
+    loop: Loop | None = None
+    end: str = ""
+
+    def entry(self, *, bare: bool = False) -> _Entry:
+        """Return the run for the file; if ``bare``, without what only the next run goes on from."""
+        loop = self.loop
+        assert loop is not None
+        loop = loop._replace(history=loop.history[: loop.iteration])
+        if bare and not self.whole:
+            loop = loop._replace(state=Bare(loop.state.params, loop.state.report))
+        part = packed(loop, kinds_of(self.solver), self.objective.data.backend)
+        came = {"end": self.end, "iteration": loop.iteration, "seconds": loop.last.seconds}
+        return _Entry(self.about | came, part)
+
+    def recalled(self, entry: _Entry) -> _Run:
+        """Return the run as it is in the file."""
+        loop = unpacked(entry.part, kinds_of(self.solver), self.objective.data.backend)
+        return self._replace(loop=loop, end=entry.about["end"])
+
+
+class Journal:
+    """The runs of a fit in a file; without a ``checkpoint``, nothing is kept.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint, optional
+    say : callable
+        Returns what the fit is told besides the data: see `told`.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or of another version or fit.
+    OSError
+        If no file of that name can be written.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint | None, say: Callable[[], dict[str, str]] = dict[str, str]
+    ) -> None:
+        self._checkpoint, self._told = checkpoint, say() if checkpoint else {}
+        self._then: Mapping[str, str] | None = None  # what the fit in the file was told
+        self._drawn: dict[str, list[Any]] = {}
+        self._asked: defaultdict[str, int] = defaultdict(int)
+        self.passed = 0.0  # seconds that recalled runs took
+        self._coming: deque[_Entry] = deque()  # of the file, not asked for yet
+        self._done: list[_Entry] = []
+        self._last: _Run | None = None  # ended: the next one may go on from its state
+        self._now: _Run | None = None
+        self._refused: list[dict[str, Any]] = []  # by memory, since the last run
+        self._open = checkpoint is not None  # for more
+        self._cut = self._changed = False
+        self._said = ""  # of what went wrong last
+        self._written = self._took = 0.0
+        self._libraries: dict[str, str] = {}
+        if checkpoint is not None:
+            from xplinear.backends.machine import libraries  # with subprocess and joblib
+
+            self._libraries = libraries()
+            self._read(str(checkpoint.path))
+
+    def _read(self, path: str) -> None:
+        check_writable(path)
+        file = Path(path)
+        ours = f".{glob.escape(file.stem)}.*.unfinished{glob.escape(file.suffix)}"
+        for rest in file.parent.glob(ours):  # of a process that was killed
+            rest.unlink(missing_ok=True)
+        if not file.exists():
+            return
+        content, parts = read(path)
+        if content["xplinear"] != VERSION:
+            msg = (
+                f"{self._name} was begun by xplinear {content['xplinear']}, and this is {VERSION}: "
+                "go on with that one, name another file, or delete this one to begin anew"
+            )
+            raise ValueError(msg)
+        self._then, self._drawn = content["told"], content["drawn"]
+        self._coming.extend(map(_Entry, content["entries"], parts))
+        self._compare(self._told)
+        done = sum(bool(entry.about.get("end")) for entry in self._coming)
+        _LOG.info("going on from %s: %d runs done", path, done)
+        libraries = content["libraries"]
+        other = [name for name, its in libraries.items() if self._libraries.get(name) != its]
+        if other:
+            then = ", ".join(f"{name} {libraries[name]}" for name in other)
+            warn(f"{self._name} was begun with {then}: results will be as good, in other bits")
+
+    def _compare(self, told: Mapping[str, str]) -> None:
+        """Raise ValueError where the fit is told otherwise than the one in the file."""
+        if self._then is None:
+            return
+        for name, value in told.items():
+            then = self._then.get(name, "not told")
+            if then != value:
+                both = _short(then), _short(value)
+                what = "{} was {}, and is {}".format(name, *both)
+                if both[0].partition(" crc")[0] == both[1].partition(" crc")[0]:
+                    what = f"{name} holds other values"
+                msg = f"{self._name} is of another fit: {what}; {_REMEDY}"
+                raise ValueError(msg)
+
+    @property
+    def _path(self) -> str:
+        return str(self._checkpoint and self._checkpoint.path)
+
+    @property
+    def _name(self) -> str:
+        return f"checkpoint={self._path!r}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write what is new where the fit was cut short; else the file goes, unless it is kept."""
+        if self._checkpoint is None:
+            return
+        found = self._then is not None or self._runs() or self._done
+        if found and (kind is not None or self._cut or self._checkpoint.keep):
+            if self._changed:
+                self._write()
+            return
+        try:
+            Path(self._path).unlink(missing_ok=True)
+        except OSError as error:
+            warn(f"{self._name} is of no more use, and cannot be deleted: {error}")
+
+    def drawn(self, name: str, draw: Callable[[], Any]) -> Any:
+        """Return what came of it when the fit came here first, a value for JSON; else draw it now.
+
+        What must be the same again may depend on chance, on free memory, or on a user's function.
+        """
+        if not self._open:
+            return draw()
+        drawn, at = self._drawn.setdefault(name, []), self._asked[name]
+        self._asked[name] += 1
+        if at == len(drawn):
+            drawn.append(draw())
+            self._changed = True
+        return drawn[at]
+
+    def seeded(self, settings: Settings) -> Settings:
+        """Return the settings with a number for ``random_state``, drawn if it is none."""
+        state = settings.random_state
+        if self._checkpoint is None or isinstance(state, int):
+            return settings
+        return replace(settings, random_state=self.drawn("seed", partial(drawn_seed, state)))
+
+    def as_wide(self, problem: Problem) -> Problem:
+        """Return the problem of as many models at once as when the fit began: what memory held."""
+        width = self.drawn("models at once", lambda: problem.objective.m)
+        if width == problem.objective.m:
+            return problem
+        return replace(problem.of(slice(0, width)), others=problem.others)
+
+    @property
+    def rest(self) -> str:
+        """What is left of a fit that Ctrl-C cut short with no result."""
+        if self._checkpoint is None:
+            return "nothing new is kept"
+        return f"what is done is in {self._name}, and the same fit goes on from there"
+
+    def begin(
+        self,
+        problem: Problem,
+        warm: Fitted | None = None,
+        folds: Sequence[tuple[HostArray, HostArray]] = (),
+    ) -> None:
+        """Compare the data with those of the file; where there is none yet, write it.
+
+        Raises
+        ------
+        ValueError
+            If the data are others.
+        OSError
+            If the file cannot be written.
+        """
+        if self._checkpoint is None:
+            return
+        data = _told_of_data(problem, warm)
+        data["the folds of cv"] = ", ".join(digest(rows) for fold in folds for rows in fold)
+        self._compare(data)
+        self._told |= data
+        if self._then is None:
+            write(self._path, *self._content([]))
+        self._written = time.monotonic()
+
+    def recalled(
+        self, objective: Objective, solver: Any, *, best: bool, whole: bool = False
+    ) -> Result | Loop | None:
+        """Return the result of the next run, or the loop to go on from; None where it is new.
+
+        Its state is kept for the run after it, and ``whole`` for more than that; its result is
+        the ``best`` of its loop, or the last.
+
+        Raises
+        ------
+        MemoryError
+            If memory did not hold it.
+        """
+        if not self._open:
+            return None
+        about: dict[str, Any] = {
+            "subject": subject_of(objective),
+            "solver": repr(solver),
+            "alpha": digest(objective.alpha),
+            "best": best,
+        }
+        refused = self._coming[0].about.get("refused", []) if self._coming else []
+        if about in refused[len(self._refused) :][:1]:
+            self._refused.append(about)
+            msg = "memory did not hold this stack when the fit began"
+            raise MemoryError(msg)
+        self._now = now = _Run({**about, "refused": self._refused}, solver, objective, whole)
+        self._refused = []
+        entry = self._next(about)
+        if entry is None:
+            return None
+        self._now = now = now.recalled(entry)
+        self.passed += now.loop.last.seconds if now.loop else 0.0
+        if now.loop is None or not now.end:
+            return now.loop
+        self._last, self._now = now, None
+        return result_of(objective, now.loop, now.end, best=best)
+
+    def refused(self) -> None:
+        """Keep in mind that memory did not hold the run under way."""
+        if self._open and self._now is not None:
+            about = {name: a for name, a in self._now.about.items() if name != "refused"}
+            self._refused, self._now = [*self._now.about["refused"], about], None
+
+    def keep(self, loop: Loop) -> None:
+        """Take note of how far the run under way has come."""
+        now = self._now
+        if not self._open or now is None:
+            return
+        self._now, self._changed = now._replace(loop=loop), True
+        self._settle()
+        every = 0.0 if self._checkpoint is None else self._checkpoint.every
+        if time.monotonic() - self._written >= max(every, _REST * self._took):
+            self._write()
+
+    def found(self, result: Result) -> None:
+        """Take note of the end of the run under way."""
+        now = self._now
+        if not self._open or now is None:
+            return
+        if result.reason in ("callback", "interrupted"):  # to go on there another time
+            self._open, self._cut = False, True
+            return
+        self._last, self._now = now._replace(loop=result.loop, end=result.reason), None
+        self._changed = True
+        if time.monotonic() - self._written >= _REST * self._took:
+            self._write()
+
+    def certified(self, certify: Callable[[], Certificate | None]) -> Certificate | None:
+        """Return the certificate of the last run, which no state is needed for afterwards."""
+        if not self._open:
+            return certify()
+        entry = self._next({"certificate": True})
+        if entry is not None:
+            known = unpacked(entry.part, {}, backend_of(None))
+            self._done.append(entry)
+            return known and Certificate(**known)
+        certificate = certify()
+        self._settle()
+        part = packed(certificate and vars(certificate), {}, backend_of(None))
+        self._done.append(_Entry({"certificate": True}, part))
+        self._changed = True
+        return certificate
+
+    def _next(self, about: Mapping[str, Any]) -> _Entry | None:
+        """Return what the file holds next; None where it is at its end, or decides no more."""
+        if not self._coming:
+            return None
+        if any(self._coming[0].about.get(name) != a for name, a in about.items()):
+            # The stacks of a sweep, say, are as large as memory allows.
+            warn(
+                f"{self._name} went on otherwise, perhaps with other memory: what it holds from "
+                "there on is found anew"
+            )
+            self._coming.clear()
+            for name, drawn in self._drawn.items():
+                del drawn[self._asked[name] :]
+            return None
+        if self._last is not None:
+            self._settle()
+        return self._coming.popleft()
+
+    def _settle(self) -> None:
+        """Take leave of the state of the last run: the next one, or a certificate, has begun."""
+        if self._last is not None:
+            self._done.append(self._last.entry(bare=True))
+            self._last = None
+
+    def _runs(self) -> list[_Run]:
+        """Return the last run and the one under way, as far as there is something of them."""
+        runs = self._last, self._now
+        return [run for run in runs if run is not None and run.loop is not None]
+
+    def _content(self, entries: Sequence[_Entry]) -> tuple[dict[str, Any], list[Packed]]:
+        content = {
+            "xplinear": VERSION,
+            "libraries": self._libraries,
+            "told": self._told,
+            "drawn": self._drawn,
+            "entries": [entry.about for entry in entries],
+        }
+        return content, [entry.part for entry in entries]
+
+    def _write(self) -> None:
+        """Write the file; where that fails, say so, and leave the one that is there."""
+        start = time.monotonic()
+        try:
+            entries = [*self._done, *(run.entry() for run in self._runs()), *self._coming]
+            write(self._path, *self._content(entries))
+            self._changed, self._said = False, ""
+        except TypeError as error:
+            self._open = self._changed = False
+            self._say(f"cannot hold this solver's state, in which there is {error}: it ends here")
+        except (OSError, MemoryError) as error:
+            self._say(f"was not written ({error}): it stays as it was")
+        self._written = time.monotonic()
+        self._took = self._written - start
+
+    def _say(self, what: str) -> None:
+        if what != self._said:
+            warn(f"{self._name} {what}, and the fit goes on", RuntimeWarning)
+        self._said = what
+
+
+def _short(text: str) -> str:
+    return text if len(text) < _LONG else f"{text[:_LONG]}…"
+
+
+def _told_of_data(problem: Problem, warm: Fitted | None) -> dict[str, str]:
+    """Return what a fit is told by its data, and by where it computes."""
+    sample = problem.sample
+    X, targets = sample.X, sample.targets
+    rows = f"{tuple(X.shape)} {name_of(X.dtype)}"
+    data = {
+        "X": f"{rows} crc {X.survey().digest:x}" if is_remote(X) else digest(X),
+        "y": digest(targets.codes),
+        "the classes of y": str(targets.classes.tolist()),
+        "what is missing of y": digest(targets.missing),
+        "sample_weight": digest(targets.sample_weight),
+        "backend": sample.backend.name,
+        "the dtype of the computation": name_of(sample.dtype),
+    }
+    if problem.objective.m < targets.models:  # those that follow start from it too
+        params = () if warm is None else warm.params
+        data["the model to start from"] = ", ".join(map(digest, params))
+    return data
+
+
+def told(owner: Any, *settings: Any, **more: Any) -> dict[str, str]:
+    """Return what an estimator is told by its settings, dataclasses, and by ``more``, in words."""
+    said = {one.name: getattr(own, one.name) for own in settings for one in fields(own)} | more
+    shown = {name: _shown(value) for name, value in said.items() if name not in _UNTOLD}
+    return {"the estimator": type(owner).__name__, **shown}
+
+
+def _shown(value: Any) -> str:
+    """Return what an object shows; what it holds, where that is only where it is."""
+    text = re.sub(r" at 0x\w+", "", own := repr(value))
+    held = vars(value) if text != own and hasattr(value, "__dict__") else {}
+    return f"{text} {dict(sorted(held.items()))}" if held else text
+
+
+def digest(x: Any) -> str:
+    """Return shape, dtype and checksum of all numbers of an array of any library, sparse or not.
+
+    Examples
+    --------
+    >>> digest(np.asarray([1.0, 2.0]))
+    '(2,) float64 crc 3f8a8a2b'
+    """
+    if x is None:
+        return "None"
+    about, parts = f"{tuple(x.shape)} {name_of(x.dtype)} crc ", (x,)
+    if is_scipy(x):
+        parts = x.data, x.indices, x.indptr
+    elif is_sparse(x):
+        parts = x.values, x.indices, x.starts
+    checksum = 0
+    for block in (block for part in parts for block in _blocks(part)):
+        checksum = zlib.crc32(np.asarray(block, order="C").data, checksum)
+    return f"{about}{checksum:x}"
+
+
+def _blocks(x: Array) -> Iterator[Any]:
+    """Yield rows of an array on the host, some at a time."""
+    backend, n = backend_of(x), x.shape[0]
+    # Where code is compiled for every slice, all at once.
+    few = n if backend.compiles else _DIGEST_BYTES // (8 * math.prod(x.shape[1:]) or 1)
+    few = max(1, few)
+    for start in range(0, n, few):
+        yield native(x if few >= n else x[start : start + few, ...])
