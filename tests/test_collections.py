@@ -107,7 +107,7 @@ class TestFit:
             {"multi_class": "one_vs_rest"},
             {"fit_intercept": False},
             {"loss": "squared_hinge"},
-                {"solver": "newton"},
+            {"solver": "newton"},
             {"solver": "newton_cg"},
             {"dtype": "float32", "tol": 1e-3},
         ],
