@@ -12,6 +12,8 @@ from scipy.sparse import csr_array, csr_matrix
 from sklearn.datasets import load_digits
 
 import xplinear as xl
+from xplinear.data.dask import Partitions
+from xplinear.estimator.collected import _predicted
 
 da = pytest.importorskip("dask.array")
 dd = pytest.importorskip("dask.dataframe")
@@ -290,9 +292,18 @@ class TestPredict:
         with pytest.raises(ValueError, match="12 features"):
             clf.predict(rows[:, :3])
 
+    def test_computes_where_the_rows_are_and_answers_on_the_host(self, clf):
+        torch = pytest.importorskip("torch")
+        found = _predicted("predict_proba", torch.asarray(X), clf)
+        assert type(found) is np.ndarray
+        np.testing.assert_allclose(found, clf.predict_proba(X), atol=1e-12)
+
     def test_nan_is_refused_when_it_is_computed(self, clf):
         rows = X.copy()
         rows[7, 3] = np.nan
+        table = pd.DataFrame(rows, columns=FRAME.columns)
+        with pytest.raises(ValueError, match="X contains NaN.*x3"):
+            xl.LinearClassifier(**TIGHT).fit(FRAME, Y).predict(frame(table)).compute()
         with pytest.raises(ValueError, match="X contains NaN"):
             clf.predict(chunked(rows)).compute()
 
@@ -360,6 +371,22 @@ class TestSweep:
         expected = xl.LinearClassifierCV(**SWEEP).fit(X, TAGS)
         same(found, expected, atol=1e-6)
         np.testing.assert_array_equal(found.predict(chunked(X)).compute(), expected.predict(X))
+
+    @pytest.mark.usefixtures("ends_of_grids_and_rounding")
+    def test_needs_few_more_rounds_than_its_longest_path(self, monkeypatch):
+        made = []
+
+        def counted(*args):
+            made.append(Partitions(*args))
+            return made[-1]
+
+        monkeypatch.setattr("xplinear.estimator.collected.Partitions", counted)
+        settings = {"alphas": np.logspace(0, -4, 20), "solver": "lbfgs"}
+        whole = [(np.arange(N), np.arange(30))]
+        xl.LinearClassifierCV(**settings).fit(chunked(X), chunked(Y))
+        xl.LinearClassifierCV(**settings, cv=whole, refit=False).fit(chunked(X), chunked(Y))
+        sweep, path = (rows.rounds for rows in made)
+        assert sweep <= 1.3 * path
 
     def test_a_scorer_of_rows_is_refused(self):
         def own(estimator, X, y):
