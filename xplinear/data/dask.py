@@ -92,9 +92,7 @@ class Partitions:
         self._facts: list[Facts] = []
         self._sampled: dict[bytes, Any] = {}
         facts: list[Facts] = self.each(_facts, [(chunk,) for chunk in chunks])
-        #: rows of each partition as it was given, those without any included
-        self.given = tuple(own.rows for own in facts)
-        self._names = [i for i, rows in enumerate(self.given) if rows]
+        self._names = [i for i, own in enumerate(facts) if own.rows]
         self.chunks = [chunks[i] for i in self._names]
         self._facts = [facts[i] for i in self._names]
         for i, own in enumerate(self._facts):
@@ -140,7 +138,8 @@ class Partitions:
     ) -> list[Handle]:
         """Return handles of ``function(*args, *own)`` of each partition, which stays with it.
 
-        ``columns`` has, for each partition, what is its own: the first is where it lies.
+        ``columns`` has, for each partition, what is its own: the first is where it lies. They may
+        be those of some partitions only.
         """
         if self.client is None:
             return [function(*args, *own) for own in columns]
@@ -151,7 +150,10 @@ class Partitions:
     def each(
         self, function: Callable[..., Any], columns: Sequence[Sequence[Handle]], *args: Any
     ) -> list[Any]:
-        """Return ``function(*args, *own)`` of each partition, in order, in one round."""
+        """Return ``function(*args, *own)`` of each partition, in order, in one round.
+
+        ``columns`` are as in `keep`.
+        """
         found = dict(self._round(_each, function, columns, args))
         return [found[i] for i in range(len(columns))]
 
@@ -218,7 +220,7 @@ class Partitions:
         runs, submit = self._runs(order), self._open().submit
         with _unlimited():
             for run in runs:
-                names, own = self._named(order, run), [columns[k] for k in run]
+                names, own = [self._names[order[k]] for k in run], [columns[k] for k in run]
                 state = submit(_chained, state, names, own, run is runs[-1], pure=False)
         ((worker, carry),) = self._gathered([state])
         self._look_again(worker, order[runs[-1][0]])
@@ -237,21 +239,23 @@ class Partitions:
             made = blas.each(lambda own: function(*args, *own), iter(columns), at_once=True)
             yield from how(enumerate(made))
             return
-        groups, submit = self._groups(len(columns)), self._open().submit
+        submit, every = self._open().submit, len(columns) == len(self._facts)
+        # Before there are facts, partitions may not even be computed.
+        groups = self._groups() if every else [[i] for i in range(len(columns))]
         payload = self._packed(function, args, times=len(groups))
         futures: list[Any] = []
         with _unlimited():
             for group in groups:
-                names, own = self._named(range(len(columns)), group), [columns[i] for i in group]
+                names = [self._names[i] for i in group] if every else group
+                own = [columns[i] for i in group]
                 futures.append(submit(_some, how, payload, group, names, own, pure=False))
         for group, (worker, results) in zip(groups, self._gathered(futures), strict=True):
-            self._look_again(worker, group[0])
+            if every:
+                self._look_again(worker, group[0])
             yield from _unpacked(results)
 
-    def _groups(self, count: int) -> list[list[int]]:
+    def _groups(self) -> list[list[int]]:
         """Return partitions that lie on the same worker, some for each of its threads."""
-        if not self._facts:  # they may not even be computed
-            return [[i] for i in range(count)]
         workers, groups = self._located(), list[list[int]]()
         for worker in dict.fromkeys(workers):
             own = [i for i, at in enumerate(workers) if at == worker]
@@ -287,10 +291,6 @@ class Partitions:
         if self._workers is not None and worker != self._workers[partition]:
             self._workers = None
 
-    def _named(self, order: Sequence[int], places: Sequence[int]) -> list[int]:
-        """Return the numbers that partitions have for the user."""
-        return [self._names[order[k]] if self._facts else order[k] for k in places]
-
     def _open(self) -> Client:
         """Return the client, which must be open."""
         if self.client is None or self.client.status != "running":
@@ -317,11 +317,17 @@ class Partitions:
         import distributed
 
         try:
-            return self._open().gather(futures)
+            with self._calling_off(futures):
+                return self._open().gather(futures)
         except distributed.KilledWorker as error:
             raise RuntimeError(_KILLED) from error
         except CancelledError as error:
             raise RuntimeError(_CLOSED) from error
+
+    @contextmanager
+    def _calling_off(self, futures: list[Any]) -> Generator[None]:
+        try:
+            yield
         except BaseException:
             if self.client is not None and self.client.status == "running":
                 self.client.cancel(futures)
