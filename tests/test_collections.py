@@ -302,7 +302,7 @@ class TestPredict:
         rows = X.copy()
         rows[7, 3] = np.nan
         table = pd.DataFrame(rows, columns=FRAME.columns)
-        with pytest.raises(ValueError, match="X contains NaN.*x3"):
+        with pytest.raises(ValueError, match=r"X contains NaN.*x3"):
             xl.LinearClassifier(**TIGHT).fit(FRAME, Y).predict(frame(table)).compute()
         with pytest.raises(ValueError, match="X contains NaN"):
             clf.predict(chunked(rows)).compute()
@@ -373,7 +373,7 @@ class TestSweep:
         np.testing.assert_array_equal(found.predict(chunked(X)).compute(), expected.predict(X))
 
     @pytest.mark.usefixtures("ends_of_grids_and_rounding")
-    def test_needs_few_more_rounds_than_its_longest_path(self, monkeypatch):
+    def test_needs_few_more_rounds_than_its_longest_path(self, dask_client, monkeypatch):
         made = []
 
         def counted(*args):
@@ -382,11 +382,15 @@ class TestSweep:
 
         monkeypatch.setattr("xplinear.estimator.collected.Partitions", counted)
         settings = {"alphas": np.logspace(0, -4, 20), "solver": "lbfgs"}
-        whole = [(np.arange(N), np.arange(30))]
-        xl.LinearClassifierCV(**settings).fit(chunked(X), chunked(Y))
-        xl.LinearClassifierCV(**settings, cv=whole, refit=False).fit(chunked(X), chunked(Y))
-        sweep, path = (rows.rounds for rows in made)
+        alone = [(np.arange(N), np.arange(30))]
+        xl.LinearClassifierCV(**settings, cv=alone, refit=False).fit(chunked(X), chunked(Y))
+        rows, labels = dask_client.persist([chunked(X), chunked(Y)])
+        found = xl.LinearClassifierCV(**settings).fit(rows, labels)
+        path, sweep = (rows.rounds for rows in made)
         assert sweep <= 1.3 * path
+        expected = xl.LinearClassifierCV(**settings).fit(X, Y)
+        assert found.alpha_ == expected.alpha_
+        np.testing.assert_allclose(found.cv_scores_, expected.cv_scores_, atol=0.02)
 
     def test_a_scorer_of_rows_is_refused(self):
         def own(estimator, X, y):

@@ -269,9 +269,9 @@ def _predicted(method: str, part: Any, clf: Any) -> Any:
     It computes where the rows are, and answers on the host.
     """
     rows = _rows(None, part)
+    if isinstance(rows, _Missing):
+        raise ValueError(rows.why)  # noqa: TRY004 - the type is right, what is in it not
     some = rows if rows.shape[0] else np.zeros((1, clf.n_features_in_))
-    if isinstance(some, _Missing):
-        raise ValueError(some.why)
     there = backend_of(some)
     model = clf if there.name == clf.backend_.name else clf.to(there)
     values = on_host("X", getattr(model, method)(some))
