@@ -21,7 +21,7 @@ import numpy as np
 from scipy.sparse import vstack
 
 from xplinear.arguments import ArgumentError
-from xplinear.backends.base import AcceleratedLoss, Backend, backend_of
+from xplinear.backends.base import GPU_COLUMNS, AcceleratedLoss, Backend, backend_of
 from xplinear.backends.epoch import Epoch
 from xplinear.backends.sparse import ScipyRows, canonical, is_scipy, is_sparse
 from xplinear.backends.threads import blas
@@ -42,6 +42,7 @@ Handle: TypeAlias = Any  # a `distributed.Future`; without a client, what it wou
 
 _TASK_BYTES = 2**28  # a task reads all its partitions into memory, also those that were spilled
 _FAR = 1e6  # times as far as the rows that count: squares of scores are still finite in float32
+_ROUND = 3e8  # operations of one core in the time of a round of tasks, some 30 ms
 _OF_ROWS = "loss_and_grad", "sgd"  # kernels that are given rows
 
 
@@ -121,6 +122,12 @@ class Partitions:
     def entries(self) -> int:
         """The numbers that a product reads."""
         return sum(own.entries for own in self._facts)
+
+    @property
+    def free_columns(self) -> int:
+        """Columns that are computed in the time a round takes: the same on any cluster."""
+        most = 1 if self.client is None else GPU_COLUMNS
+        return max(1, min(most, int(_ROUND // (4 * self.entries))))
 
     @cached_property
     def ends(self) -> HostArray:
@@ -755,7 +762,8 @@ class DaskData:
         kernels = {**self.backend.kernels, **there} if self.backend.accelerates else {}
         stored = self.X.dtype
         like = np.zeros((1, self.p), stored)
-        object.__setattr__(self, "backend", replace(self.backend, kernels=kernels))
+        own = replace(self.backend, kernels=kernels, free_columns=self.X.free_columns)
+        object.__setattr__(self, "backend", own)
         blocks.settle(self, lambda: like, self.n)
         dtype = name_of(self.dtype)
         rows = cast("Prepared | None", self.rows) or Prepared(self.X, dtype, None)

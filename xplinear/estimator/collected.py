@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from sklearn.exceptions import DataConversionWarning
 
 from xplinear.arguments import warn
-from xplinear.backends import Backend
+from xplinear.backends import Backend, backend_of
 from xplinear.backends.sparse import canonical, is_scipy
 from xplinear.data.dask import Partitions
 from xplinear.data.partitions import (
@@ -35,10 +35,10 @@ _KINDS = "a dask.array of two axes or a dask.dataframe"
 
 
 class _Missing(NamedTuple):
-    """What takes the place of so many rows where some lack numbers, and the first that does."""
+    """What takes the place of rows where some lack numbers, and the first that does."""
 
     why: str
-    rows: int
+    shape: tuple[int, ...]
     row: int
 
 
@@ -196,7 +196,7 @@ def _rows(columns: list[Any] | None, part: Any) -> Any:
         missing = np.asarray(part.isna()).any(axis=1)
         if not missing.any():
             raise
-        return _Missing(str(error), len(part), int(missing.argmax()))
+        return _Missing(str(error), part.shape, int(missing.argmax()))
 
 
 def _compressed(rows: Any) -> Any:
@@ -206,7 +206,7 @@ def _compressed(rows: Any) -> Any:
 def _answer(p: int, many: bool, rows: Any, y: Any, weights: Any) -> _Answer:
     """Return what a fit asks of a partition."""
     if isinstance(rows, _Missing):
-        return _Answer(rows.rows, None, False, None, None, rows)
+        return _Answer(rows.shape[0], None, False, None, None, rows)
     refuse_masked("X", rows)
     if len(rows.shape) != 2 or rows.shape[1] != p:
         msg = f"X has a partition of shape {rows.shape}, but its columns are said to be {p}"
@@ -264,10 +264,18 @@ def _server(clf: Any) -> Any:
 
 
 def _predicted(method: str, part: Any, clf: Any) -> Any:
-    """Return what a method of a classifier gives of a partition, which may have no rows."""
+    """Return what a method of a classifier gives of a partition, which may have no rows.
+
+    It computes where the rows are, and answers on the host.
+    """
     rows = _rows(None, part)
+    if isinstance(rows, _Missing):
+        raise ValueError(rows.why)  # noqa: TRY004 - the type is right, what is in it not
     some = rows if rows.shape[0] else np.zeros((1, clf.n_features_in_))
-    return _framed(getattr(clf, method)(some)[: rows.shape[0]], part, clf.classes_)
+    there = backend_of(some)
+    model = clf if there.name == clf.backend_.name else clf.to(there)
+    values = on_host("X", getattr(model, method)(some))
+    return _framed(values[: rows.shape[0]], part, clf.classes_)
 
 
 def _framed(values: Any, rows: Any, classes: HostArray) -> Any:
