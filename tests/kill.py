@@ -42,7 +42,7 @@ def _sweep(y: Any = Y, **settings: Any) -> Callable[[Any], Any]:
 
 KINDS: Mapping[str, Callable[[Any], Any]] = {
     "sgd": _fit(solver="sgd", max_iter=60, random_state=0),
-    "lbfgs": _fit(solver="lbfgs", tol=1e-9, alpha=1e-5),
+    "lbfgs": _fit(solver="lbfgs", tol=1e-7, alpha=1e-4),
     "sweep": _sweep(alphas=8, cv=3, held_out_scores=True, solver="lbfgs", tol=1e-6),
     "labels": _sweep(LABELS, alphas=3, cv=2, alpha_per_label=True),
 }

@@ -136,6 +136,14 @@ SHARED: dict[str, list[Any]] = {
     "dtype": [*NAME, int, float, complex, "float16", "int32", np.int64, np.dtype("int8"), "f"],
     "precision": [*NAME, *NONE, "half", "float64", np.float32],
     "accelerate": [*FLAG, *NONE],
+    "checkpoint": [
+        *(value for value in PATH if value is not None),
+        "",
+        b"x",
+        "\0",
+        True,
+        xl.Checkpoint,
+    ],
     "verbose": ["x", "", b"", -1, 1.5, math.nan, [], {}, None, Nothing(), 1j, np.ones(2)],
 }
 CLASSIFIER = SHARED | {
@@ -306,6 +314,12 @@ def files(path: Path) -> Iterator[Call]:
     FITTED.save(model)
     no_model = [*PATH, text, folder, other, path / "missing", "", "\0"]
     yield called("files", xl.load, {"path": model}, path=no_model, backend=[*BACKEND, *NONE])
+    yield called(
+        *("files", xl.Checkpoint, {"path": path / "run.ckpt"}),
+        path=[*PATH, b"x", "", "\0"],
+        every=[*AT_LEAST_0, *NONE],
+        keep=[*FLAG, *NONE],
+    )
     for method in (FITTED.save, FITTED.to_onnx, CHOSEN.save, CHOSEN.to_onnx):
         yield called("files", method, {}, path=PATH)
 
@@ -406,6 +420,7 @@ def optimization() -> Iterator[Call]:
         min_improvement=[*AT_LEAST_0, *NONE],
         release=[*FLAG, *NONE],
         callbacks=CALLBACKS,
+        keep=[3, "x", [], {}, [function]],
     )
     yield called(
         *("optimization", certify, {"objective": F, "result": BEST}),

@@ -159,3 +159,96 @@ def test_memory_is_another_when_it_goes_on(
     for content in files.some(3):
         files.path.write_bytes(content)
         assert kill.found(fit(checkpoint, lambda: 2**40)) == expected
+
+
+def test_on_torch(files: Files) -> None:
+    torch = pytest.importorskip("torch")
+    settings = {"alphas": [0.1, 0.01], "cv": 2, "solver": "lbfgs"}
+    rows = torch.asarray(X[:80])
+    check(files, lambda at: xl.LinearClassifierCV(**settings, checkpoint=at).fit(rows, Y[:80]), 3)
+
+
+def interrupted(count: int) -> Callable[[Any], None]:
+    """Return a callback that presses Ctrl-C when it is told so many news."""
+    news: list[Any] = []
+
+    def press(progress: Any) -> None:
+        news.append(progress)
+        if len(news) == count:
+            raise KeyboardInterrupt
+
+    return press
+
+
+@pytest.mark.parametrize("count", [2, 20, 35])
+def test_ctrl_c_keeps_what_is_done(files: Files, count: int) -> None:
+    """Choices among the strengths that are done are made as ever; the file knows of the others."""
+    settings: dict[str, Any] = {"alphas": GRID, "cv": FOLDS, "solver": "lbfgs", "tol": 1e-6}
+    expected = kill.found(xl.LinearClassifierCV(**settings).fit(X, Y))
+    clf = xl.LinearClassifierCV(**settings, checkpoint=files.path)
+    with pytest.raises(KeyboardInterrupt) as got:
+        clf.fit(X, Y, callbacks=[interrupted(count)])
+    assert hasattr(clf, "alpha_") == (count > 2)
+    if count == 2:
+        assert str(got.value).startswith("interrupted before a strength was done in all folds; ")
+        assert str(got.value).endswith("run.ckpt', and the same fit goes on from there")
+    assert kill.found(clf.fit(X, Y)) == expected
+    assert not files.path.exists()
+
+
+@pytest.mark.parametrize("estimator", [xl.LinearClassifier, xl.LinearClassifierCV])
+def test_ctrl_c_keeps_the_labels_that_are_done(
+    files: Files, numpy_backend: Any, estimator: Any
+) -> None:
+    own = replace(numpy_backend.backend, free_memory=lambda: 1)  # one label at a time
+    settings: dict[str, Any] = {"solver": "lbfgs", "tol": 1e-6, "backend": own}
+    if estimator is xl.LinearClassifierCV:
+        settings |= {"alphas": [0.1, 0.01], "cv": 2}
+    expected = kill.found(estimator(**settings).fit(X, LABELS))
+    sizes, told = list[int](), list[Any]()
+    clf = estimator(**settings, checkpoint=files.path)
+    for count in (8, 9):
+        with pytest.raises(KeyboardInterrupt):
+            clf.fit(X, LABELS, callbacks=[interrupted(count)])
+        sizes.append(files.path.stat().st_size)
+        assert not hasattr(clf, "coef_")
+    assert sizes[0] < sizes[1]
+    assert kill.found(clf.fit(X, LABELS, callbacks=[told.append])) == expected
+    whole: list[Any] = []
+    estimator(**settings).fit(X, LABELS, callbacks=[whole.append])
+    assert len(whole) == 8 + 9 + len(told)
+
+
+def test_what_is_done_is_not_told_or_scored_again(files: Files, capsys: Any) -> None:
+    scored: list[Any] = []
+
+    def by_chance(y: Any, Z: Any) -> float:  # a score that no other call would give
+        scored.append(y)
+        return float(rng.random())
+
+    settings: dict[str, Any] = {
+        "alphas": GRID, "cv": FOLDS, "solver": "lbfgs", "scoring": by_chance, "verbose": 1,
+    }  # fmt: skip
+    checkpoint = xl.Checkpoint(files.path, every=0.0, keep=True)
+    news: list[Any] = []
+    clf = xl.LinearClassifierCV(**settings, checkpoint=checkpoint)
+    first = clf.fit(X, Y, callbacks=[news.append]).cv_scores_
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), len(scored)) == (4, 12)
+    half = files.contents[len(files.contents) // 2]
+    files.path.write_bytes(half)
+    again: list[Any] = []
+    clf.fit(X, Y, callbacks=[again.append])
+    assert 0 < len(again) < len(news)
+    assert 12 < len(scored) < 24
+    scores = clf.cv_scores_  # the others are new chances
+    known = 4 - len(capsys.readouterr().out.splitlines())
+    assert 0 < known < 4
+    assert (scores[:known] == first[:known]).all()
+    assert (scores[known:] != first[known:]).all()
+    assert [one.done for one in again] == [one.done for one in news[-len(again) :]]
+    assert again[0].seconds > 0.8 * news[len(news) - len(again) - 1].seconds
+    files.path.write_bytes(files.contents[-1])
+    count = len(scored)
+    assert kill.found(clf.fit(X, Y)) == kill.found(clf.fit(X, Y))
+    assert (len(scored), capsys.readouterr().out) == (count, "")

@@ -123,6 +123,7 @@ class Journal:
         self._drawn: dict[str, list[Any]] = {}
         self._asked: defaultdict[str, int] = defaultdict(int)
         self.passed = 0.0  # seconds that recalled runs took
+        self.answered = False  # the last run asked for was done before
         self._coming: deque[_Entry] = deque()  # of the file, not asked for yet
         self._done: list[_Entry] = []
         self._last: _Run | None = None  # ended: the next one may go on from its state
@@ -277,6 +278,7 @@ class Journal:
         MemoryError
             If memory did not hold it.
         """
+        self.answered = False
         if not self._open:
             return None
         about: dict[str, Any] = {
@@ -299,7 +301,7 @@ class Journal:
         self.passed += now.loop.last.seconds if now.loop else 0.0
         if now.loop is None or not now.end:
             return now.loop
-        self._last, self._now = now, None
+        self._last, self._now, self.answered = now, None, True
         return result_of(objective, now.loop, now.end, best=best)
 
     def refused(self) -> None:

@@ -434,7 +434,9 @@ class Run:
         return sum(bool(callback(news)) for callback in self.callbacks) > 0
 
     def tell(self, a: int, score: float) -> None:
-        """Print how far it is, and the mean score of a strength."""
+        """Print how far it is, and the mean score of a strength; once of each."""
+        if self._journal.answered:
+            return
         (name, strength), done = self.grid.named(a), len(self.reasons)
         left = time_left(self.seconds, done, self.models)
         print(  # noqa: T201 - asked for
