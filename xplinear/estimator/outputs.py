@@ -42,9 +42,10 @@ def blocks_of(clf: Any, X: Any) -> Generator[Any]:
         with closing(X.blocks()) as blocks:
             yield from blocks
     elif array is not None and len(array.shape) == 2 and 0 not in array.shape:
-        size = max(1, _BLOCK_BYTES // (8 * max(array.shape[1], len(clf.classes_))))
-        for start in range(0, array.shape[0], size):
-            yield array[start : start + size, :]
+        n, p = array.shape
+        size = max(1, _BLOCK_BYTES // (8 * max(p, len(clf.classes_))))
+        for start in range(0, n, size):
+            yield array[start : min(start + size, n), :]
     else:
         yield X
 
