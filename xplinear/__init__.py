@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING
 from xplinear import losses, parity, penalties, solvers
 from xplinear.backends import BackendError, available_backends, get_backend, use_backend
 from xplinear.certificate import Certificate
+from xplinear.data.scanned import scan
 from xplinear.estimator import LinearClassifier
 from xplinear.gradients import check_gradient, numerical_gradient
 from xplinear.minimize import minimize
@@ -91,6 +92,7 @@ __all__ = [
     "numerical_gradient",
     "parity",
     "penalties",
+    "scan",
     "solvers",
     "use_backend",
 ]

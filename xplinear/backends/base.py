@@ -210,6 +210,8 @@ class Backend:
         Columns of scores that a pass computes for about the price of one.
     free_memory : callable
         Bytes that can still be allocated, about.
+    own_memory : bool
+        Whether the device has memory of its own, beside the host's.
     upload : callable
         ``upload(X, pieces)`` yields rows of a host array, or of a file, on the device or to be
         moved there, reading ahead; see `read_ahead`. Each piece may be overwritten once the next
@@ -281,6 +283,7 @@ class Backend:
     block_bytes: int = 16 * 2**20
     free_columns: int = 1
     free_memory: Callable[[], int] = free_host_memory
+    own_memory: bool = False
     upload: Callable[[HostArray | Slices, Sequence[RowIndices]], Generator[Any]] = read_ahead
     out_of_memory: Callable[[BaseException], bool] = is_memory_error
     release_memory: Callable[[], None] = lambda: None

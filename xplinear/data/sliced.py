@@ -16,13 +16,14 @@ import numpy as np
 from xplinear.backends.base import Backend, fetched
 from xplinear.backends.transfer import Slices, read_ahead
 from xplinear.data.mapped import in_file
+from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, finite_bounds, surveyed
-from xplinear.data.streamed import Spaced, StreamedData, streamed
+from xplinear.data.streamed import Spaced, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["SlicedRows", "sliced_rows"]
+__all__ = ["KEPT_BYTES", "SlicedRows", "sliced_rows"]
 
-_KEPT_BYTES = 2**28  # of a file that is read once, and then is an array
+KEPT_BYTES = 2**28  # of a file that is read once, and then is an array
 _MAPPED_BYTES = 2**30  # of a memory map that is used as an array
 _RUN_BYTES = 2**24  # read at a time
 _MOST_BYTES = 2**30  # of rows that can only be read together
@@ -168,16 +169,18 @@ class SlicedRows:
         backend: Backend,
         classes: int | None = None,
         counted: HostArray | None = None,
-    ) -> StreamedData:
-        """Return the rows as a stream, with labels and weights of all of them."""
-        slices, (n, p) = self.slices, self.shape
+    ) -> Data:
+        """Return the rows as a stream; as an array on a device of own memory that holds them."""
+        slices, (n, p), spaced = self.slices, self.shape, next(iter(self.spaced), None)
         if counted is not None:
             counts = np.zeros(n, bool)
             counts[counted] = True
             one = np.empty((1, p), self.dtype.newbyteorder("="))
             slices.read(int(counted[0]), int(counted[0]) + 1, one)
             slices = Counted(slices, counts, one, self.shape, self.dtype, slices.chunk)
-        spaced = next(iter(self.spaced), None)
+            if spaced is not None:
+                own = counts[:: spaced.step, None]
+                spaced = spaced._replace(rows=np.where(own, spaced.rows, one))
         return streamed(slices, y, s, dtype, backend=backend, classes=classes, spaced=spaced)
 
     def array(self) -> HostArray:
@@ -211,7 +214,7 @@ def sliced_rows(X: Any) -> SlicedRows | HostArray | None:
     if slices is None:
         return None
     rows, (n, p) = SlicedRows(slices), slices.shape
-    if n * p * slices.dtype.itemsize > _KEPT_BYTES:
+    if n * p * slices.dtype.itemsize > KEPT_BYTES:
         return rows
     X = rows.array()
     finite_bounds(X, 0)

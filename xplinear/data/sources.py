@@ -9,6 +9,7 @@ import numpy as np
 
 from xplinear.data.batches import Batches, batches_of
 from xplinear.data.remote import RemoteRows, is_remote
+from xplinear.data.scanned import by_name
 from xplinear.data.sliced import sliced_rows
 from xplinear.namespace import HostArray
 
@@ -21,8 +22,10 @@ SOURCES: dict[str, Callable[[Any], RemoteRows | HostArray | None]] = {
 }
 
 
-def remote_rows(X: Any) -> Any:
+def remote_rows(X: Any, model: Any = None) -> Any:
     """Return rows that are not in memory as `RemoteRows`, or an array; anything else as it is.
+
+    A table becomes the features of a ``model``, if it is given, or all its columns.
 
     Examples
     --------
@@ -31,6 +34,7 @@ def remote_rows(X: Any) -> Any:
     """
     if type(X) is np.ndarray or is_remote(X):
         return X
+    (X,) = by_name(X, model)
     for rows_of in SOURCES.values():
         found = rows_of(X)
         if found is not None:
@@ -38,8 +42,12 @@ def remote_rows(X: Any) -> Any:
     return X
 
 
-def rows_and_targets(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-    """Return what a fit is given, with rows as `remote_rows` has them, and their y and weights."""
+def rows_and_targets(X: Any, y: Any, sample_weight: Any, model: Any = None) -> tuple[Any, Any, Any]:
+    """Return what a fit is given, with rows as `remote_rows` has them, and their y and weights.
+
+    Of a table these may be the names of columns.
+    """
+    X, y, sample_weight = by_name(X, model, y=y, sample_weight=sample_weight)
     X = remote_rows(X)
     if is_remote(X):
         return X, *X.targets(y, sample_weight)

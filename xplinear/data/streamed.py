@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,23 +34,20 @@ _FEW_BLOCKS = 8  # of a window, however large they are
 _SAMPLES = 2  # of rows in a file that are kept
 
 
+class Spaced(NamedTuple):
+    """Rows of a file that are in memory: one of every ``step``, from the first on."""
+
+    step: int
+    rows: HostArray
+
+
+@runtime_checkable
 class InOrder(Slices, Protocol):
     """Rows that come one after another: what is left out, or read again, is a pass over all."""
 
     def in_order(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
         """Yield pieces of the rows, each after the last one, in one pass."""
         ...
-
-
-def _come_in_order(X: HostArray | Slices) -> TypeGuard[InOrder]:
-    return hasattr(type(X), "in_order")
-
-
-class Spaced(NamedTuple):
-    """Rows of a file that are in memory: one of every ``step``, from the first on."""
-
-    step: int
-    rows: HostArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +188,7 @@ class StreamedData:
         if key not in self.samples:
             if self.spaced is not None and not (index % self.spaced.step).any():
                 found = self.spaced.rows[index // self.spaced.step]
-            elif _come_in_order(self.X):
+            elif isinstance(self.X, InOrder):
                 with closing(self.X.in_order([index])) as passed:
                     found = next(passed)
             else:
@@ -218,6 +215,14 @@ class StreamedData:
                         here,
                     )
 
+    def on_device(self) -> ArrayData:
+        """Return the same rows in an array on the device."""
+        xp = self.backend.xp
+        how: dict[str, Any] = {"classes": self.classes, "padding": self.padding}
+        with closing(self.stored(0, self.rows_per_block(0))) as stored:
+            X = xp.concat([xp.asarray(some, copy=True) for some, _ in stored], axis=0)
+        return ArrayData(X, self.y, self.s, self.dtype, backend=self.backend, **how)
+
     def _run(self, size: int) -> int:
         """Return how many rows to read at a time, for blocks of so many: of files whole chunks."""
         if isinstance(self.X, np.ndarray):
@@ -231,7 +236,7 @@ class StreamedData:
         if self.rows is not None:
             slices = (slice(a.start, a.stop) if isinstance(a, range) else a for a in pieces)
             pieces = [self.rows[a] for a in slices]
-        if _come_in_order(self.X):
+        if isinstance(self.X, InOrder):
             read = self.X.in_order(pieces)
         else:
             read = self.backend.upload(self.X, pieces)
@@ -250,7 +255,8 @@ class StreamedData:
         batch_bytes = batch_size * self.p * self.X.dtype.itemsize
         size = batch_size * max(1, self.block_bytes // batch_bytes)
         nearby = self.nearby(batch_size)
-        size = size if nearby is None else nearby.window
+        if nearby is not None or isinstance(self.X, InOrder):
+            size = self.n if nearby is None else nearby.window
         pieces = [order[i : i + size] for i in range(0, self.n, size)]
         places = [np.arange(len(piece), dtype=order.dtype) for piece in pieces]
         if not isinstance(self.X, np.ndarray):  # read in order, taken in that of the batches
@@ -272,8 +278,9 @@ class StreamedData:
         if isinstance(self.X, np.ndarray):
             return None
         row, chunk = self.p * self.X.dtype.itemsize, self.X.chunk
-        if _come_in_order(self.X):
-            return Nearby(self.n, max(1, _WINDOW_BYTES // (row * batch_size)) * batch_size)
+        if isinstance(self.X, InOrder):  # blocks stay where they are
+            window = max(1, _WINDOW_BYTES // (row * batch_size)) * batch_size
+            return None if window >= self.n else Nearby(self.n, window)
         block = -(-max(1, _BLOCK_BYTES // row) // chunk) * chunk
         step = batch_size // math.gcd(block, batch_size)  # blocks of whole batches together
         if step * block * row > _WINDOW_BYTES:
@@ -292,14 +299,20 @@ def streamed(
     backend: Backend,
     classes: int | None,
     spaced: Spaced | None = None,
-) -> StreamedData:
-    """Return rows of files, or in batches, with labels and weights on the backend."""
+) -> Data:
+    """Return rows of files, or in batches, with labels and weights on the backend.
+
+    On a device of own memory that holds them they are an array.
+    """
     padding = backend.padding(np.empty((1, X.shape[1]), np.int8), X.shape[0])
     y = padded(y, padding, backend=backend)
     s = None if s is None else padded(s, padding, backend=backend, weigh=True)
     s = s if s is None or dtype is None else backend.asarray(s, dtype)
     held: dict[str, Any] = {"backend": backend, "classes": classes, "padding": padding}
-    return StreamedData(X, y, s, dtype, spaced=spaced, **held)
+    stream = StreamedData(X, y, s, dtype, spaced=spaced, **held)
+    # A third: while they are joined there are two of them.
+    fits = X.shape[0] * X.shape[1] * X.dtype.itemsize <= backend.free_memory() // 3
+    return stream.on_device() if backend.own_memory and fits else stream
 
 
 def _held(X: Any, backend: Backend) -> SparseMatrix:

@@ -17,7 +17,7 @@ from xplinear.data.remote import is_remote
 from xplinear.data.sources import remote_rows
 from xplinear.estimator.labels import labels_on
 from xplinear.estimator.standardize import column_bounds, with_full_columns
-from xplinear.estimator.validation import check_features
+from xplinear.estimator.validation import check_features, check_width
 from xplinear.formats.fitted import Kind, stack_of
 from xplinear.losses.softmax import softmax
 from xplinear.namespace import Array, HostArray, Namespace, name_of
@@ -111,12 +111,21 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
 def predicted(clf: Any, X: Any, method: str) -> Array:
     """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
     check_is_fitted(clf)
-    X = remote_rows(X)
+    X = remote_rows(X, clf)
     if is_remote(X):
         if X.names is not None:
             check_features(clf, X, reset=False)
         with closing(X.blocks()) as blocks:
-            return np.concatenate([predicted(clf, block, method) for block in blocks])
+            parts = [_predicted(clf, block, method, checked=True) for block in blocks]
+        if not parts:
+            msg = "X gives no rows"
+            raise ValueError(msg)
+        return np.concatenate(parts)
+    return _predicted(clf, X, method)
+
+
+def _predicted(clf: Any, X: Any, method: str, *, checked: bool = False) -> Array:
+    """Return it of rows in memory, which may have been checked already."""
     kept, backend, own = vars(clf), clf.backend_, backend_of(X)
     if own.traced(X) and own.xp is backend.xp:
         own = backend  # wherever it will be computed
@@ -133,7 +142,10 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
         )
         raise ValueError(msg)
     with backend.usual_settings(gradients=True):
-        X, _ = check_features(clf, X, reset=False)
+        if checked:
+            check_width(clf, X)
+        else:
+            X, _ = check_features(clf, X, reset=False)
         params, standard = kept.get("_shifted") or (clf.params_, None)
         rows = rows_on(backend, X, own)
         wide = (params.b if standard is None else standard.centre).dtype

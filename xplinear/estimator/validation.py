@@ -18,6 +18,7 @@ __all__ = [
     "check_features",
     "check_lengths",
     "check_precision",
+    "check_width",
     "computation_dtype",
     "on_host",
     "refuse_masked",
@@ -103,11 +104,10 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
 
 def _check_names(estimator: Any, X: RemoteRows, *, reset: bool) -> HostArray | None:
     """Return the names of the features, if any, those the estimator was fitted with."""
-    p, names = X.shape[1], X.names
+    names = X.names
     if reset:
         return names
-    if p != estimator.n_features_in_:
-        raise _other_features(estimator, p)
+    check_width(estimator, X)
     known = getattr(estimator, "feature_names_in_", None)
     if names is not None and known is not None and list(names) != list(known):
         msg = (
@@ -118,9 +118,13 @@ def _check_names(estimator: Any, X: RemoteRows, *, reset: bool) -> HostArray | N
     return names
 
 
-def _other_features(estimator: Any, p: int) -> ValueError:
-    name, known = type(estimator).__name__, estimator.n_features_in_
-    return ValueError(f"X has {p} features, but {name} is expecting {known} features as input")
+def check_width(estimator: Any, X: Any) -> None:
+    """Raise ValueError unless X has as many columns as the estimator was fitted with."""
+    p, known = X.shape[1], estimator.n_features_in_
+    if p != known:
+        name = type(estimator).__name__
+        msg = f"X has {p} features, but {name} is expecting {known} features as input"
+        raise ValueError(msg)
 
 
 def sparse_on_host(X: Any) -> Any:
@@ -192,8 +196,8 @@ def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
     if n == 0 or p == 0:
         msg = f"X is empty: {n} sample(s) and {p} feature(s) (shape={(n, p)}) while 1 is required"
         raise ValueError(msg)
-    if not reset and p != estimator.n_features_in_:
-        raise _other_features(estimator, p)
+    if not reset:
+        check_width(estimator, X)
     if name_of(X.dtype) == "bfloat16" or xp.isdtype(X.dtype, "real floating"):
         rows, near = max(1, _CHECK_BYTES // p), backend.near(X)
         own = backend_of(near)
