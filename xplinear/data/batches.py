@@ -335,9 +335,10 @@ class InOrderRows:
         """Yield pieces of the rows in one pass."""
         with closing(self.batches.passed(pieces)) as passed:
             for piece, rows in zip(pieces, passed, strict=True):
-                if self.counts is not None and self.one is not None:
-                    rows = np.where(self.counts[np.asarray(piece)], rows, self.one)
-                yield rows
+                if self.counts is None or self.one is None:
+                    yield rows
+                else:
+                    yield np.where(self.counts[np.asarray(piece)], rows, self.one)
 
     def read(self, start: int, stop: int, into: HostArray) -> None:
         """Write some rows to an array: in a pass of their own."""
