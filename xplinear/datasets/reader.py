@@ -51,11 +51,15 @@ class Request(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file to read: where it is, what messages call it, and the ending that tells its format."""
+    """A file to read: where it is, what messages call it, and the ending that tells its format.
+
+    ``member`` is the array in it that was asked for.
+    """
 
     path: Path
     name: str
     ending: str
+    member: str | None = None
 
     def __str__(self) -> str:
         return repr(self.name)
