@@ -331,6 +331,24 @@ def test_epochs_shuffle_blocks_and_then_rows(monkeypatch, chunk, batch):
     assert rows_read(source) == N
 
 
+def test_rows_that_are_shuffled_together_are_read_once():
+    source = Runs(X, chunk=200)
+    numpy = get_backend("numpy")
+    data = sliced_rows(source).data(Y.astype(np.int32), backend=replace(numpy, block_bytes=2**10))
+    assert data.nearby(16) is None
+    drawn = list(data.drawn(shuffled(N, 0, 0), 16))
+    assert rows_read(source) == N
+    assert len(drawn) == 1
+
+
+def test_windows_of_large_chunks_are_bounded(monkeypatch):
+    monkeypatch.setattr(streamed, "_BLOCK_BYTES", 2**9)
+    monkeypatch.setattr(streamed, "_WINDOW_BYTES", 2**10)
+    monkeypatch.setattr(streamed, "_MOST_BYTES", 2**13)
+    data = sliced_rows(Runs(X, chunk=64)).data(Y.astype(np.int32), backend=get_backend("numpy"))
+    assert data.nearby(16) == (64, 128)  # two chunks of 3 KB are in 8 KB, eight are not
+
+
 def test_it_is_said_that_mini_batches_are_other_ones(monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="xplinear")
     fitted(Runs(X), solver="sgd", max_iter=2)

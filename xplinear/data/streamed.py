@@ -30,7 +30,7 @@ _HOST_ROWS = instance(np.ndarray, "a NumPy array") | offering(Slices, "slices of
 _MOST_BYTES = 256 * 2**20
 _RUN_BYTES = 2**24  # of a file, read at a time
 _BLOCK_BYTES, _WINDOW_BYTES = 2**20, 2**26  # that are shuffled, and among which rows are
-_FEW_BLOCKS = 8  # of a window, however large they are
+_FEW_BLOCKS = 8  # of a window, up to the most bytes of a block
 _SAMPLES = 2  # of rows in a file that are kept
 
 
@@ -209,11 +209,9 @@ class StreamedData:
         with closing(self._uploaded([self._within(*end) for end in ends])) as uploaded:
             for X, (first, stop) in zip(uploaded, ends, strict=True):
                 for i in range(first, stop, size):
-                    here = slice(i, min(i + size, stop))
-                    yield (
-                        X if here == slice(first, stop) else X[i - first : here.stop - first, :],
-                        here,
-                    )
+                    end = min(i + size, stop)
+                    some = X if (i, end) == (first, stop) else X[i - first : end - first, :]
+                    yield some, slice(i, end)
 
     def on_device(self) -> ArrayData:
         """Return the same rows in an array on the device."""
@@ -255,7 +253,7 @@ class StreamedData:
         batch_bytes = batch_size * self.p * self.X.dtype.itemsize
         size = batch_size * max(1, self.block_bytes // batch_bytes)
         nearby = self.nearby(batch_size)
-        if nearby is not None or isinstance(self.X, InOrder):
+        if not isinstance(self.X, np.ndarray):
             size = self.n if nearby is None else nearby.window
         pieces = [order[i : i + size] for i in range(0, self.n, size)]
         places = [np.arange(len(piece), dtype=order.dtype) for piece in pieces]
@@ -274,18 +272,21 @@ class StreamedData:
                 yield (X, y, s), asarray(place)
 
     def nearby(self, batch_size: int) -> Nearby | None:
-        """Return among which rows of a file an epoch is shuffled, the same on every backend."""
+        """Return among which rows of a file an epoch is shuffled, the same on every backend.
+
+        None where all of them are read together.
+        """
         if isinstance(self.X, np.ndarray):
             return None
         row, chunk = self.p * self.X.dtype.itemsize, self.X.chunk
-        if isinstance(self.X, InOrder):  # blocks stay where they are
-            window = max(1, _WINDOW_BYTES // (row * batch_size)) * batch_size
-            return None if window >= self.n else Nearby(self.n, window)
+        if isinstance(self.X, InOrder):
+            return Nearby(self.n, max(1, _WINDOW_BYTES // (row * batch_size)) * batch_size)
         block = -(-max(1, _BLOCK_BYTES // row) // chunk) * chunk
         step = batch_size // math.gcd(block, batch_size)  # blocks of whole batches together
         if step * block * row > _WINDOW_BYTES:
             block, step = -(-block // batch_size) * batch_size, 1
-        blocks = max(_FEW_BLOCKS, _WINDOW_BYTES // (block * row))
+        few = min(_FEW_BLOCKS, max(1, _MOST_BYTES // (block * row)))
+        blocks = max(few, _WINDOW_BYTES // (block * row))
         window = -(-blocks // step) * step * block
         return None if window >= self.n else Nearby(block, window)
 
@@ -299,20 +300,14 @@ def streamed(
     backend: Backend,
     classes: int | None,
     spaced: Spaced | None = None,
-) -> Data:
-    """Return rows of files, or in batches, with labels and weights on the backend.
-
-    On a device of own memory that holds them they are an array.
-    """
+) -> StreamedData:
+    """Return rows of files, or in batches, with labels and weights on the backend."""
     padding = backend.padding(np.empty((1, X.shape[1]), np.int8), X.shape[0])
     y = padded(y, padding, backend=backend)
     s = None if s is None else padded(s, padding, backend=backend, weigh=True)
     s = s if s is None or dtype is None else backend.asarray(s, dtype)
     held: dict[str, Any] = {"backend": backend, "classes": classes, "padding": padding}
-    stream = StreamedData(X, y, s, dtype, spaced=spaced, **held)
-    # A third: while they are joined there are two of them.
-    fits = X.shape[0] * X.shape[1] * X.dtype.itemsize <= backend.free_memory() // 3
-    return stream.on_device() if backend.own_memory and fits else stream
+    return StreamedData(X, y, s, dtype, spaced=spaced, **held)
 
 
 def _held(X: Any, backend: Backend) -> SparseMatrix:
