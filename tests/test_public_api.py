@@ -20,7 +20,7 @@ PUBLIC = {
     "xplinear": """
         BackendError Certificate LinearClassifier LinearClassifierCV Objective Params
         available_backends check_gradient get_backend load losses minimize numerical_gradient
-        parity penalties solvers use_backend
+        parity penalties scan solvers use_backend
     """,
     "xplinear.backends": """
         BACKENDS PRECISIONS Backend BackendError BackendStatus available_backends backend_of

@@ -15,7 +15,15 @@ import numpy as np
 
 from xplinear.namespace import Array, HostArray
 
-__all__ = ["Copier", "RowIndices", "Slices", "read_ahead", "read_rows", "upload_ahead"]
+__all__ = [
+    "Copier",
+    "RowIndices",
+    "Slices",
+    "read_ahead",
+    "read_rows",
+    "sequence_of",
+    "upload_ahead",
+]
 
 RowIndices: TypeAlias = "range | HostArray"  # a run of rows, or the indices of some
 
@@ -46,6 +54,14 @@ class Slices(Protocol):
     def read(self, start: int, stop: int, into: HostArray) -> None:
         """Write rows to an array of their shape; several threads may call it."""
         ...
+
+
+def sequence_of(X: Slices) -> int:
+    """Return how many rows of a file are read in their order, or else again from the first of them.
+
+    A source where that is more than one has an attribute ``sequence``.
+    """
+    return getattr(X, "sequence", 1)
 
 
 def read_rows(X: HostArray | Slices, rows: RowIndices, buffer: HostArray) -> HostArray:

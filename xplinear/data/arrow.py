@@ -476,6 +476,13 @@ def write_parquet(path: str | os.PathLike[str], blocks: Iterable[Mapping[str, Ho
         Of columns by name, the same in each block: arrays ``(r,)`` of numbers or texts, or
         ``(r, w)``, which become a column of fixed-size lists. The first block tells their types.
 
+    Raises
+    ------
+    ValueError
+        If there are no blocks, or one does not have the columns of the first.
+    OSError
+        If the file cannot be written; what there is of it then stays.
+
     Examples
     --------
     >>> import tempfile
@@ -485,20 +492,22 @@ def write_parquet(path: str | os.PathLike[str], blocks: Iterable[Mapping[str, Ho
     2
     """
     pa = pyarrow_for("writing .parquet")
-    writer, waiting, total = None, [], 0
+    writer, waiting, total = None, list[Any](), 0
     try:
         for block in blocks:
             columns = {name: _column(pa, np.asarray(a)) for name, a in block.items()}
-            schema = None if writer is None else writer.schema
-            waiting.append(pa.table(columns, schema=schema))
             if writer is None:
-                writer = pa.parquet.ParquetWriter(path, waiting[0].schema)
+                schema = pa.table(columns).schema
+                texts = [name for name in columns if form_of(schema.field(name).type) is None]
+                # Numbers that differ gain nothing by a dictionary, and take long to be read.
+                writer = pa.parquet.ParquetWriter(path, schema, use_dictionary=texts)
+            waiting.append(pa.table(columns, schema=writer.schema))
             total += len(waiting[-1])
             if sum(table.nbytes for table in waiting) >= _GROUP_BYTES:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting = []
         if writer is None:
-            msg = f"{str(path)!r}: there are no blocks to write, so no columns"
+            msg = f"no blocks to write to {str(path)!r}, so no columns"
             raise ValueError(msg)
         if waiting:
             writer.write_table(pa.concat_tables(waiting))

@@ -85,11 +85,14 @@ class Budget:
 class Nearby(NamedTuple):
     """How rows in a file are shuffled: blocks of so many, then the rows of a window of blocks.
 
-    A window holds whole blocks and whole mini-batches.
+    A window holds whole blocks and whole mini-batches. Where a file gives blocks one after another
+    only, or reads again what is before them, as many as a ``run`` stay in order: the blocks of a
+    window are then of as many runs.
     """
 
     block: int
     window: int
+    run: int = 1
 
 
 class Orders:
@@ -203,12 +206,33 @@ def shuffled(
     if nearby is None:
         return random.permutation(n).astype(dtype)
     # What is left of a last block comes last, so that all windows but the last are whole.
-    order, (block, window) = np.arange(n, dtype=dtype), nearby
+    order, (block, window, run) = np.arange(n, dtype=dtype), nearby
     whole = order[: n // block * block].reshape(-1, block)
-    order[: whole.size] = random.permutation(whole).reshape(-1)
+    if run == 1:
+        order[: whole.size] = random.permutation(whole).reshape(-1)
+    else:
+        lanes = _in_lanes(len(whole), run, window // block, random)
+        order[: whole.size] = whole[lanes].reshape(-1)
     for start in range(0, n, window):
         random.shuffle(order[start : start + window])
     return order
+
+
+def _in_lanes(count: int, run: int, lanes: int, random: np.random.Generator) -> HostArray:
+    """Return an order of blocks: of so many lanes one block each, which go through runs of them.
+
+    Runs are shorter where there are too few for all lanes. What is left comes last.
+
+    Examples
+    --------
+    >>> _in_lanes(9, 2, 2, np.random.default_rng(0))
+    array([4, 2, 5, 3, 0, 6, 1, 7, 8])
+    """
+    run = max(1, min(run, count // lanes))
+    starts = run * random.permutation(count // run)
+    each = len(starts) // lanes * lanes
+    order = (starts[:each, None] + np.arange(run)).reshape(lanes, -1).T.reshape(-1)
+    return np.append(order, np.setdiff1d(np.arange(count), order))
 
 
 def padded(rows: Array, padding: int, *, backend: Backend, weigh: bool = False) -> Array:

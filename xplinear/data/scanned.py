@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from threading import Lock
-from typing import Any, cast
+from threading import Condition
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -31,7 +31,9 @@ __all__ = ["Scanned", "by_name", "scan"]
 
 _BATCH_BYTES = 2**22  # decoded together: they stay in the cache
 _TABLE_CELLS = 2**18
-_OPEN = 4  # parts in the middle of which reading has stopped
+_CHUNK_BYTES = 2**24  # that are best read together
+_MOMENT = 0.01
+_OPEN = 16  # in the middle of a part, where reading has stopped
 
 _NAMES = sequence(TEXT, "a sequence of names of columns")
 _WANTS = (
@@ -40,11 +42,20 @@ _WANTS = (
 )
 
 
+class _Run(NamedTuple):
+    """Rows of one part."""
+
+    part: int
+    start: int
+    rows: int
+
+
 class _Cursor:
     """Where reading of a part has come to."""
 
-    def __init__(self, batches: Iterator[Any]) -> None:
-        self.batches, self.at, self.rest = batches, 0, cast(Any, None)
+    def __init__(self, batches: Iterator[Any], rows: int) -> None:
+        self.batches, self.rows = batches, rows
+        self.at, self.rest = 0, cast(Any, None)
 
     def run(self, start: int, count: int) -> Generator[Any]:
         """Yield so many rows from ``start`` on, which was not passed yet."""
@@ -67,28 +78,57 @@ class _Cursor:
 
 
 class _Cursors:
-    """Those of all parts, of which few are open; each serves one reader at a time."""
+    """Those of all parts; of the readers of a part that of the first rows goes first."""
 
-    def __init__(self, parts: int) -> None:
-        self.locks = [Lock() for _ in range(parts)]
-        self.lock, self.open = Lock(), dict[int, _Cursor]()
+    def __init__(self) -> None:
+        self.turn = Condition()
+        self.open = list[tuple[int, _Cursor]]()
+        self.wanted: dict[int, list[int]] = {}  # by those who read, or wait
 
-    def taken(self, part: int, start: int) -> _Cursor | None:
-        """Return the cursor of a part, None where it is not open or has passed a row."""
-        with self.lock:
-            cursor = self.open.pop(part, None)
-        if cursor is not None and cursor.at > start:
+    @contextmanager
+    def wanting(self, runs: Iterable[_Run]) -> Generator[None]:
+        """Let readers of later rows of some parts wait."""
+        with self.turn:
+            for run in runs:
+                self.wanted.setdefault(run.part, []).append(run.start)
+        try:
+            yield
+        finally:
+            with self.turn:
+                for run in runs:
+                    self.wanted[run.part].remove(run.start)
+                self.turn.notify_all()
+
+    def _is_first(self, run: _Run) -> bool:
+        return min(self.wanted[run.part]) == run.start
+
+    def _nearest(self, run: _Run) -> tuple[int, _Cursor] | None:
+        near = [one for one in self.open if one[0] == run.part and one[1].at <= run.start]
+        return max(near, key=lambda one: one[1].at, default=None)
+
+    @contextmanager
+    def at(self, run: _Run, new: Callable[[], _Cursor]) -> Generator[_Cursor]:
+        """Give a cursor that has not passed a run: that nearest to it, or a new one."""
+        with self.turn:
+            self.turn.wait_for(lambda: self._is_first(run))
+            own = self._nearest(run)
+            if own is not None and own[1].at < run.start:  # who reads up to here may be about to
+                self.turn.wait(_MOMENT)
+                self.turn.wait_for(lambda: self._is_first(run))
+                own = self._nearest(run)
+            self.open = [one for one in self.open if one is not own]
+        cursor = new() if own is None else own[1]
+        try:
+            yield cursor
+        except BaseException:
             cursor.close()
-            return None
-        return cursor
-
-    def put(self, part: int, cursor: _Cursor) -> None:
-        """Keep the cursor of a part; close the one not used for longest."""
-        with self.lock:
-            self.open[part] = cursor
-            old = self.open.pop(next(iter(self.open))) if len(self.open) > _OPEN else None
-        if old is not None:
-            old.close()
+            raise
+        with self.turn:
+            if cursor.at < cursor.rows:
+                self.open.append((run.part, cursor))
+                cursor = self.open.pop(0)[1] if len(self.open) > _OPEN else None
+        if cursor is not None:
+            cursor.close()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +155,7 @@ class Scanned:
     columns: tuple[str, ...]
     chosen: bool = False
     argument: str = "X"
-    cursors: _Cursors = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "cursors", _Cursors(len(self.source.parts)))
+    cursors: _Cursors = field(default_factory=_Cursors, init=False, repr=False)
 
     @cached_property
     def ends(self) -> HostArray:
@@ -172,7 +209,7 @@ class Scanned:
         part = next((part for part in self.source.parts if part.rows), None)
         if part is None:
             return 0
-        with closing(_Cursor(part.batches([name], 1))) as cursor:
+        with closing(_Cursor(part.batches([name], 1), 1)) as cursor:
             (column,) = (batch.column(0) for batch in cursor.run(0, 1))
         check_present(column, self.argument, self._cell(part, name, 0))
         return len(column[0])
@@ -193,37 +230,42 @@ class Scanned:
         return self.form.dtype
 
     @property
-    def chunk(self) -> int:
-        """The rows of the largest part."""
+    def sequence(self) -> int:
+        """The rows of the largest part: of a row group there is no beginning but its first row."""
         return max((part.rows for part in self.source.parts), default=1)
+
+    @property
+    def chunk(self) -> int:
+        """The rows of the largest part, or as many of them as memory is meant for."""
+        most = _CHUNK_BYTES // max(1, self.shape[1] * self.dtype.itemsize)
+        return max(1, min(self.sequence, most))
 
     def read(self, start: int, stop: int, into: HostArray) -> None:
         """Write rows to an array of their shape; several threads may call it."""
-        at = start
-        for i in range(int(np.searchsorted(self.ends, start, "right")), len(self.source.parts)):
-            begin, end = int(self.ends[i]) - self.source.parts[i].rows, min(stop, int(self.ends[i]))
-            if at < end:
-                self._read_part(i, at - begin, into[at - start : end - start])
-                at = end
+        runs, at = list[_Run](), start
+        first, last = np.searchsorted(self.ends, [start, stop - 1], "right")
+        for part in range(int(first), int(last) + 1):
+            begin, end = int(self.ends[part]) - self.source.parts[part].rows, int(self.ends[part])
+            runs.append(_Run(part, at - begin, min(stop, end) - at))
+            at = min(stop, end)
+        with self.cursors.wanting(runs):
+            for run in runs:
+                self._read_run(run, into[: run.rows])
+                into = into[run.rows :]
 
-    def _read_part(self, i: int, start: int, into: HostArray) -> None:
-        part, done = self.source.parts[i], 0
-        with self.cursors.locks[i]:
-            cursor = self.cursors.taken(i, start)
-            if cursor is None:
-                row_bytes = self.shape[1] * self.dtype.itemsize
-                cursor = _Cursor(part.batches(self.columns, 1 + _BATCH_BYTES // (1 + row_bytes)))
-            try:
-                for batch in cursor.run(start, len(into)):
-                    self._write(batch, part, start + done, into[done : done + len(batch)])
-                    done += len(batch)
-            finally:
-                if done == len(into) and cursor.at < part.rows:
-                    self.cursors.put(i, cursor)
-                else:  # at its end, or by an error
-                    cursor.close()
-        if done < len(into):
-            raise changed(part.file)
+    def _read_run(self, run: _Run, into: HostArray) -> None:
+        part, done = self.source.parts[run.part], 0
+        size = 1 + _BATCH_BYTES // (1 + self.shape[1] * self.dtype.itemsize)
+
+        def new() -> _Cursor:
+            return _Cursor(part.batches(self.columns, size), part.rows)
+
+        with self.cursors.at(run, new) as cursor:
+            for batch in cursor.run(run.start, run.rows):
+                self._write(batch, part, run.start + done, into[done : done + len(batch)])
+                done += len(batch)
+            if done < run.rows:
+                raise changed(part.file)
 
     def _write(self, batch: Any, part: Part, row: int, into: HostArray) -> None:
         """Write rows of a part, those from ``row`` on, to an array."""

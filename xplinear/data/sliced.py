@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from xplinear.backends.base import Backend, fetched
-from xplinear.backends.transfer import Slices, read_ahead
+from xplinear.backends.transfer import Slices, read_ahead, sequence_of
 from xplinear.data.mapped import in_file
 from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, finite_bounds, surveyed
@@ -107,6 +107,7 @@ class Counted:
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     chunk: int
+    sequence: int
 
     def read(self, start: int, stop: int, into: HostArray) -> None:
         """Write some rows to an array."""
@@ -178,7 +179,9 @@ class SlicedRows:
             counts[counted] = True
             one = np.empty((1, p), self.dtype.newbyteorder("="))
             slices.read(int(counted[0]), int(counted[0]) + 1, one)
-            slices = Counted(slices, counts, one, self.shape, self.dtype, slices.chunk)
+            slices = Counted(
+                slices, counts, one, self.shape, self.dtype, slices.chunk, sequence_of(slices)
+            )
             if spaced is not None:
                 own = counts[:: spaced.step, None]
                 spaced = spaced._replace(rows=np.where(own, spaced.rows, one))

@@ -15,7 +15,7 @@ import numpy as np
 from xplinear.arguments import instance, offering
 from xplinear.backends.base import Backend
 from xplinear.backends.sparse import ScipyRows, SparseMatrix, canonical, is_scipy, is_sparse
-from xplinear.backends.transfer import RowIndices, Slices, read_rows
+from xplinear.backends.transfer import RowIndices, Slices, read_rows, sequence_of
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
 from xplinear.data.blocks import Budget, Nearby, Orders, padded
@@ -288,7 +288,8 @@ class StreamedData:
         few = min(_FEW_BLOCKS, max(1, _MOST_BYTES // (block * row)))
         blocks = max(few, _WINDOW_BYTES // (block * row))
         window = -(-blocks // step) * step * block
-        return None if window >= self.n else Nearby(block, window)
+        run = -(-sequence_of(self.X) // block)
+        return None if window >= self.n else Nearby(block, window, run)
 
 
 def streamed(
