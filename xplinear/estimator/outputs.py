@@ -64,7 +64,11 @@ def predicted_to(clf: Any, X: Any, method: str, out: Any) -> Any:
     predict = getattr(clf, method)
     results = (fetched(predict(block)) for block in blocks_of(clf, X))
     if isinstance(out, (str, os.PathLike)):
-        check_writable(out, _ENDINGS)
+        try:
+            check_writable(out, _ENDINGS)
+        except (OSError, ValueError) as error:
+            msg = f"out: {error}"
+            raise type(error)(msg) from error
         write = _write_npy if Path(out).suffix.lower() == ".npy" else _write_table
         with written(out) as (path,), closing(results):
             write(path, results, clf, method)
