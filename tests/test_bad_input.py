@@ -63,6 +63,12 @@ def function(*args: Any) -> None:
     """Stand for anything callable."""
 
 
+# What cannot be written to.
+OUT = [
+    *("x", "x.csv", "", "/nowhere/x.npy", b"x.npy", 3, 2.5, True, [0] * N, {}, Nothing(), function),
+    *(np.empty(N - 1), np.empty((N, 9)), np.empty(N, "M8[s]"), np.float64(1.0), 1j, Nothing),
+]
+
 # What is no number at all, and no number that means one.
 NUMBER: list[Any] = [
     *("x", "1.0", "", b"1", [], [0.5], (1,), {}, Nothing(), Nothing, function),
@@ -252,6 +258,10 @@ def partially(**arguments: Any) -> None:
     xl.LinearClassifier(random_state=0).partial_fit(**arguments)
 
 
+def in_blocks(clf: Any, **arguments: Any) -> None:
+    list(clf.predict_blocks(**arguments))
+
+
 ROWS = {"X": X, "y": Y}
 WRONG_COLUMNS = [X[:, :1], np.ones((N, 3))]
 
@@ -348,7 +358,12 @@ def estimators() -> Iterator[Call]:
     for clf in (FITTED, CHOSEN):
         rows = [*WRONG_X, *WRONG_COLUMNS]
         for name in ("predict", "decision_function", "predict_proba", "predict_log_proba"):
-            yield called("data", getattr(clf, name), {"X": X}, X=rows)
+            yield called("data", getattr(clf, name), {"X": X}, X=rows, out=OUT)
+        blocks = clf.predict_blocks
+        yield Call(
+            *("data", blocks.__qualname__, blocks, partial(in_blocks, clf), {"X": X}),
+            {"X": rows, "method": [*NAME, "fit", "score", "transform", None]},
+        )
         y = [*WRONG_Y, ["a", "b"] * (N // 2)]
         yield called("data", clf.score, ROWS, X=rows, y=y, sample_weight=WEIGHT)
         yield called("data", clf.to, {}, backend=[*BACKEND, *NONE])

@@ -188,6 +188,66 @@ def test_svm_as_at_once(text, index_base, tmp_path):
         assert rows_in(parts[0]) == rows_in(whole[0])
 
 
+@pytest.fixture(params=[".h5", ".zarr"])
+def store(request, tmp_path):
+    """Write arrays to a file, and return its path."""
+
+    def write(**arrays):
+        path = tmp_path / f"rows{request.param}"
+        if request.param == ".h5":
+            with pytest.importorskip("h5py").File(path, "w") as file:
+                for name, x in arrays.items():
+                    texts = {"data": x.astype(object)} if x.dtype.kind == "U" else {"data": x}
+                    chunks = (min(2, len(x)), *x.shape[1:])
+                    file.create_dataset(name, **texts, **({"chunks": chunks} if x.size else {}))
+        else:
+            group = pytest.importorskip("zarr").open_group(path, mode="w")
+            for name, x in arrays.items():
+                numbers = (x == "yes").astype(int) if x.dtype.kind == "U" else x
+                group.create_array(name, data=numbers)
+        return path
+
+    return write
+
+
+@pytest.mark.usefixtures("part_bytes")
+class TestStores:
+    @pytest.mark.parametrize("labelled", [False, True])
+    @pytest.mark.parametrize("shape", [(7, 3), (5, 2, 2)])
+    def test_as_at_once(self, store, shape, labelled):
+        X = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        labels = {"y": np.resize(CLASSES, len(X))} if labelled else {}
+        path = store(X=X, **labels)
+        classes = np.asarray([0, 1]) if path.suffix == ".zarr" else CLASSES
+        whole, parts = read(path, n_features=X[0].size, classes=classes)
+        assert rows_in(parts[0]) == rows_in(whole[0])
+        (found,) = whole[0]
+        assert np.array_equal(found.X, X.reshape(len(X), -1))
+        assert (found.y is not None) == labelled
+
+    def test_arrays_by_name(self, store):
+        path = store(rows=np.eye(4), kind=np.asarray([0, 1, 0, 1]), X=np.zeros((4, 1)))
+        found = load(f"{path}::rows", target="kind")
+        assert np.array_equal(found.X, np.eye(4))
+        assert found.y.tolist() == [0, 1, 0, 1]
+        parts = list(load_parts(f"{path}::rows", n_features=4))
+        assert np.array_equal(np.concatenate([part.X for part in parts]), np.eye(4))
+
+    def test_refused(self, store, tmp_path):
+        path = store(rows=np.eye(4), y=np.arange(3))
+        with pytest.raises(ValueError, match=r"has no array X; it has rows, y: .*::NAME names"):
+            load(path)
+        whole, parts = read(f"{path}::rows", n_features=4)
+        assert parts == whole
+        assert "4 rows, so y must have shape (4,), not (3,)" in whole[0]
+        (tmp_path / "bad.h5").write_bytes(b"nothing")
+        with pytest.raises(ValueError, match=r"bad.h5' cannot be read as .h5"):
+            load(tmp_path / "bad.h5")
+        (tmp_path / "rows.csv").write_text("1,2\n")
+        with pytest.raises(ValueError, match=r"names an array, but \.csv has none by name"):
+            load(f"{tmp_path / 'rows.csv'}::X")
+
+
 def test_what_cannot_be_read_in_parts_is_one(tmp_path):
     X = np.eye(3)
     np.savez(tmp_path / "rows.npz", X=X)

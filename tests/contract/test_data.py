@@ -17,6 +17,7 @@ import xplinear as xl
 from xplinear.backends import BackendError, get_backend
 from xplinear.backends.sparse import ScipyRows
 from xplinear.data import ArrayData, Block, SparseData, Standard, StreamedData
+from xplinear.data.batches import Batches, InOrderRows
 from xplinear.data.blocks import joined, padded, shuffled
 from xplinear.data.dask import DaskData, Partitions
 from xplinear.data.protocol import Batch
@@ -263,6 +264,16 @@ def padded_slices(backend, own):
     return StreamedData(Slices(X), padded(Y, PADDING, backend=own), backend=own, padding=PADDING)
 
 
+def batches(backend, own):
+    """Rows that come one after another, of which a few are passed over, or wanted again."""
+    cut = [(X[i : i + 6], Y[i : i + 6]) for i in range(0, N, 6)]
+    return stream(backend, own, InOrderRows(Batches(cut)))
+
+
+def padded_batches(backend, own):
+    return replace(padded_slices(backend, own), X=batches(backend, own).X)
+
+
 def some_rows(backend, own):
     order = rng.permutation(2 * N)[:N]
     there = np.full((2 * N, P), 1e30)
@@ -314,6 +325,8 @@ SOURCES = {
     "slices": slices,
     "slices of bytes": lambda backend, own: slices(backend, own, np.uint8),
     "padded slices": padded_slices,
+    "batches": batches,
+    "padded batches": padded_batches,
     "some rows": some_rows,
     "sparse": sparse,
     "full sparse": full_sparse,
@@ -329,7 +342,7 @@ SOURCES = {
 }
 
 
-PADDED = "padded", "padded stream", "padded slices"
+PADDED = "padded", "padded stream", "padded slices", "padded batches"
 
 
 @pytest.fixture(params=SOURCES)

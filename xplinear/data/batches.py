@@ -21,7 +21,7 @@ from xplinear.data.remote import Survey, finite_bounds, surveyed
 from xplinear.data.streamed import Spaced, data_of, streamed
 from xplinear.namespace import Array, HostArray, is_array
 
-__all__ = ["Batches", "batches_of"]
+__all__ = ["Batches", "InOrderRows", "batches_of"]
 
 _Made = TypeVar("_Made")
 _KEPT_BYTES = 2**28  # of rows that come once, and then are an array
@@ -230,15 +230,23 @@ class Batches:
         counted: HostArray | None = None,
     ) -> Data:
         """Return the rows as a stream, or as the array that few of them are."""
-        kept, counts = self._found.kept, None
-        if counted is not None:
-            counts = np.zeros(self.shape[0], bool)
-            counts[counted] = True
-            kept = kept if kept is None else np.where(counts[:, None], kept, kept[counted[:1]])
-        if kept is not None:
-            return data_of(kept, y, s, dtype, backend=backend, classes=classes)
+        kept, spaced = self._found.kept, self._found.spaced
         held: dict[str, Any] = {"backend": backend, "classes": classes}
-        return streamed(_InOrder(self, counts), y, s, dtype, spaced=self._found.spaced, **held)
+        rows = InOrderRows(self)
+        if counted is not None:
+            counts = np.zeros((self.shape[0], 1), bool)
+            counts[counted] = True
+            one = self._row(int(counted[0])) if kept is None else kept[counted[:1]]
+            kept = None if kept is None else np.where(counts, kept, one)
+            spaced = spaced._replace(rows=np.where(counts[:: spaced.step], spaced.rows, one))
+            rows = InOrderRows(self, counts, one)
+        if kept is not None:
+            return data_of(kept, y, s, dtype, **held)
+        return streamed(rows, y, s, dtype, spaced=spaced, **held)
+
+    def _row(self, index: int) -> HostArray:
+        with closing(self.passed([range(index, index + 1)])) as rows:
+            return next(rows)
 
     def blocks(self) -> Generator[HostArray]:
         """Yield the rows of each batch, finite; of an iterator too, which is gone through."""
@@ -306,11 +314,12 @@ class Batches:
 
 
 @dataclass(frozen=True, eq=False)
-class _InOrder:
+class InOrderRows:
     """The rows of batches as `Slices`; those that do not count are made like one that does."""
 
     batches: Batches
-    counts: HostArray | None
+    counts: HostArray | None = None  # (n, 1)
+    one: HostArray | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -322,22 +331,14 @@ class _InOrder:
 
     chunk = 1
 
-    @cached_property
-    def _one(self) -> HostArray | None:
-        """A row that counts."""
-        if self.counts is None:
-            return None
-        with closing(self.batches.passed([np.flatnonzero(self.counts)[:1]])) as rows:
-            return next(rows)
-
     def in_order(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
         """Yield pieces of the rows in one pass."""
-        one = self._one
         with closing(self.batches.passed(pieces)) as passed:
             for piece, rows in zip(pieces, passed, strict=True):
-                if one is not None and self.counts is not None:
-                    rows[~self.counts[np.asarray(piece)]] = one
-                yield rows
+                if self.counts is None or self.one is None:
+                    yield rows
+                else:
+                    yield np.where(self.counts[np.asarray(piece)], rows, self.one)
 
     def read(self, start: int, stop: int, into: HostArray) -> None:
         """Write some rows to an array: in a pass of their own."""

@@ -26,6 +26,7 @@ from xplinear.datasets.arrays import (
 from xplinear.datasets.dataset import Columns, Dataset
 from xplinear.datasets.parquet import parquet_parts, read_parquet
 from xplinear.datasets.reader import File, Request, no_target
+from xplinear.datasets.stores import read_store, store_parts
 from xplinear.datasets.tables import UNLABELLED, columns_with, first_row, in_terms_of
 from xplinear.datasets.text import csv_parts, read_csv
 from xplinear.namespace import HostArray
@@ -46,6 +47,9 @@ FORMATS: dict[str, Callable[[File, Request], Dataset]] = {
     ".svm.gz": read_svmlight,
     ".libsvm": read_svmlight,
     ".svmlight": read_svmlight,
+    ".h5": read_store,
+    ".hdf5": read_store,
+    ".zarr": read_store,
 }
 
 # Those that can be read some rows at a time.
@@ -60,6 +64,9 @@ PARTS: dict[str, Callable[[File, Request], Iterator[Dataset]]] = {
     ".svm.gz": svmlight_parts,
     ".libsvm": svmlight_parts,
     ".svmlight": svmlight_parts,
+    ".h5": store_parts,
+    ".hdf5": store_parts,
+    ".zarr": store_parts,
 }
 
 
@@ -119,6 +126,8 @@ def load(
         - ``.npy``: X, with the labels in ``y.npy`` beside it;
         - ``.csv`` with numeric features, with or without a header; ``.tsv`` has tabs;
         - ``.parquet`` with numeric features (needs pyarrow);
+        - ``.h5``, ``.hdf5`` and ``.zarr`` with arrays X and y (needs h5py, zarr); ``a.h5::rows``
+          has its X in the array ``rows``;
         - ``.svm``, ``.libsvm``, ``.svmlight``; these and sparse matrices stay sparse where
           that takes a quarter of the memory, and become dense otherwise;
         - of the last, ``.csv`` and ``.tsv`` packed by gzip: ``.csv.gz``;
@@ -128,7 +137,7 @@ def load(
         ``".csv"`` by default.
     target : str, optional
         Where the labels are: the column of a table (the last by default), the array of an
-        ``.npz``, or the ``.npy`` file of the labels.
+        ``.npz``, ``.h5`` or ``.zarr``, or the ``.npy`` file of the labels.
     n_features : int, optional
         The number of features a model expects. Labels may then be missing: a table with just
         so many columns has none. Rows of an ``.svm`` are padded to it.
@@ -173,7 +182,7 @@ def load(
             msg = f"ending does not apply to {source}, the name of a data set; a file is ./{source}"
             raise ValueError(msg)
         read = NAMES[name]()
-    elif name != "-" and Path(source).is_dir():
+    elif _is_idx(name):
         no_target(name, target)
         read, name = read_idx_directory(Path(source)), Path(source).name
     else:
@@ -205,7 +214,7 @@ def load_parts(
     [(1797, 64)]
     """
     name, said = str(source), {"target": target, "columns": columns, "classes": classes}
-    if name in NAMES or (name != "-" and Path(source).is_dir()):
+    if name in NAMES or _is_idx(name):
         yield load(source, ending=ending, n_features=n_features, **cast(Any, said))
         return
     request = Request(
@@ -245,12 +254,20 @@ def _sound(
     return Dataset(X, y, X_test, y_test, name, image_shape, *read[6:])
 
 
+def _is_idx(name: str) -> bool:
+    """Whether it is a directory, of IDX files then."""
+    return name != "-" and Path(name).is_dir() and not name.rstrip("/").lower().endswith(".zarr")
+
+
 @contextmanager
 def _found(source: str | os.PathLike[str], ending: str | None) -> Generator[File]:
     """Give the file to read; what a pipe holds becomes one."""
-    path, name = Path(source), str(source)
+    path, name, member = Path(source), str(source), None
+    if "::" in name and not path.exists():
+        name, _, member = name.partition("::")
+        path = Path(name)
     if ending is None:
-        ends = (one for one in FORMATS if name.lower().endswith(one))
+        ends = (one for one in FORMATS if name.rstrip("/").lower().endswith(one))
         ending = max(ends, key=len, default=".csv" if name == "-" else None)
     if ending not in FORMATS:
         what = f"unknown ending {ending!r}" if ending else f"unknown data set {name!r}"
@@ -262,8 +279,14 @@ def _found(source: str | os.PathLike[str], ending: str | None) -> Generator[File
     if name != "-" and not path.exists():
         msg = f"no file {name!r}"
         raise FileNotFoundError(msg)
-    if path.is_file() and name != "-":
-        yield File(path, name, ending)
+    if member is not None and FORMATS[ending] is not read_store:
+        msg = f"{name}::{member} names an array, but {ending} has none by name"
+        raise ValueError(msg)
+    if path.is_dir() and ending != ".zarr":
+        msg = f"{name!r} is a directory"
+        raise IsADirectoryError(msg)
+    if (path.is_file() or path.is_dir()) and name != "-":
+        yield File(path, name, ending, member)
         return
     with tempfile.TemporaryDirectory() as folder:
         content = Path(folder, f"piped{ending}")

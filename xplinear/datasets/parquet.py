@@ -15,6 +15,7 @@ from xplinear.namespace import HostArray
 
 __all__ = ["parquet_parts", "read_parquet"]
 
+_BUFFER_BYTES = 2**20
 _SHORTER = "timestamp[s]", "date32"  # times as pandas writes them to a text file
 
 
@@ -30,7 +31,8 @@ def read_parquet(file: File, request: Request) -> Dataset:
 
 def parquet_parts(file: File, request: Request) -> Generator[Dataset]:
     """Yield a table that a model expects, some rows at a time, as `read_parquet` reads it."""
-    table, stored, pa = _opened(file, request)
+    # By default pyarrow keeps what it has read of the file.
+    table, stored, pa = _opened(file, request, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     times, start = _times(table, stored), 0
     if not stored.metadata.num_rows:
         yield _dataset(table, stored.schema_arrow.empty_table())
@@ -55,11 +57,11 @@ class _Table(NamedTuple):
     places: Sequence[int]  # of all these in the file
 
 
-def _opened(file: File, request: Request) -> tuple[_Table, Any, Any]:
+def _opened(file: File, request: Request, **reading: Any) -> tuple[_Table, Any, Any]:
     """Return the table of a file, the file, and pyarrow."""
     pa = pyarrow_for("reading .parquet")
     try:
-        stored = pa.parquet.ParquetFile(file.path)
+        stored = pa.parquet.ParquetFile(file.path, **reading)
     except DAMAGED as error:
         _refuse(file, error)
     schema = stored.schema_arrow

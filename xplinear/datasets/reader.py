@@ -19,7 +19,7 @@ from xplinear.namespace import HostArray
 __all__ = ["DAMAGED", "DENSE_BYTES", "File", "Request", "no_target", "rows_at_once"]
 
 DENSE_BYTES = 4 * 2**30  # what takes more than this when it is dense is refused
-_PART_BYTES = 2**25
+_PART_BYTES = 2**23
 DAMAGED = (EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 
@@ -51,11 +51,15 @@ class Request(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file to read: where it is, what messages call it, and the ending that tells its format."""
+    """A file to read: where it is, what messages call it, and the ending that tells its format.
+
+    ``member`` is the array in it that was asked for.
+    """
 
     path: Path
     name: str
     ending: str
+    member: str | None = None
 
     def __str__(self) -> str:
         return repr(self.name)

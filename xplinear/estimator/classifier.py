@@ -329,6 +329,11 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             after another. Files of up to 256 MiB, and memory maps of up to 1 GiB, are arrays.
             Solvers to the optimum find that of the same rows in an array; ``sgd`` shuffles
             blocks of rows, and then the rows of a few blocks.
+            Or batches ``(X, y)`` or ``(X, y, weights)`` in place of X, y and weights: an iterable
+            that gives the same ones in every pass, such as a DataLoader of torch, or a function
+            that makes such an iterator. Up to 256 MiB of rows are kept from the first pass; of
+            more every pass is compared with it, and ``sgd`` shuffles the rows of about 64 MiB as
+            they come.
         y : array or column of shape (n,), or array, sparse matrix or table of shape (n, L)
             Numbers or strings, of any library. Or 0 and 1 for each of L labels, of which any may
             be missing: NaN, masked, or None in a table. A label is learnt from the rows it is
@@ -436,7 +441,17 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         return predicted(self, X, "decision_function")
 
     def predict(self, X: Any, *, out: Any = None) -> Array:
-        """Return the label ``(n,)`` of the largest score of each row; of many 0 or 1 ``(n, L)``."""
+        """Return the label ``(n,)`` of the largest score of each row; of many 0 or 1 ``(n, L)``.
+
+        Parameters
+        ----------
+        X : array, or what `fit` takes besides
+            Also batches ``X`` or ``(X, y)``, which need come only once.
+        out : path, or array, optional
+            Where to write the results, block by block, here and in the methods below: a path that
+            ends in ``.npy`` or ``.parquet``, or what takes slices, such as ``numpy.memmap``, an
+            ``h5py.Dataset`` or a ``zarr.Array``. It is returned.
+        """
         if out is not None:
             return predicted_to(self, X, "predict", out)
         codes = predicted(self, X, "predict")

@@ -42,9 +42,10 @@ def blocks_of(clf: Any, X: Any) -> Generator[Any]:
         with closing(X.blocks()) as blocks:
             yield from blocks
     elif array is not None and len(array.shape) == 2 and 0 not in array.shape:
-        size = max(1, _BLOCK_BYTES // (8 * max(array.shape[1], len(clf.classes_))))
-        for start in range(0, array.shape[0], size):
-            yield array[start : start + size, :]
+        n, p = array.shape
+        size = max(1, _BLOCK_BYTES // (8 * max(p, len(clf.classes_))))
+        for start in range(0, n, size):
+            yield array[start : min(start + size, n), :]
     else:
         yield X
 
@@ -63,7 +64,11 @@ def predicted_to(clf: Any, X: Any, method: str, out: Any) -> Any:
     predict = getattr(clf, method)
     results = (fetched(predict(block)) for block in blocks_of(clf, X))
     if isinstance(out, (str, os.PathLike)):
-        check_writable(out, _ENDINGS)
+        try:
+            check_writable(out, _ENDINGS)
+        except (OSError, ValueError) as error:
+            msg = f"out: {error}"
+            raise type(error)(msg) from error
         write = _write_npy if Path(out).suffix.lower() == ".npy" else _write_table
         with written(out) as (path,), closing(results):
             write(path, results, clf, method)
