@@ -27,7 +27,6 @@ from xplinear.backends import backend_of
 from xplinear.backends.base import native
 from xplinear.backends.sparse import is_scipy, is_sparse
 from xplinear.checks.certificate import Certificate
-from xplinear.data.remote import RemoteRows
 from xplinear.estimator.problem import Problem, drawn_seed
 from xplinear.estimator.settings import Settings
 from xplinear.formats.checkpoint import (
@@ -418,9 +417,9 @@ def _told_of_data(problem: Problem, warm: Fitted | None) -> dict[str, str]:
     """Return what a fit is told by its data, and by where it computes."""
     sample = problem.sample
     X, targets = sample.X, sample.targets
-    rows = f"{tuple(X.shape)} {name_of(X.dtype)}"
+    found = problem.survey
     data = {
-        "X": f"{rows} crc {X.survey().digest:x}" if isinstance(X, RemoteRows) else digest(X),
+        "X": digest(X) if found is None else f"{_kind_of(X)} crc {found.digest:x}",
         "y": digest(targets.codes),
         "the classes of y": str(targets.classes.tolist()),
         "what is missing of y": digest(targets.missing),
@@ -458,7 +457,7 @@ def digest(x: Any) -> str:
     """
     if x is None:
         return "None"
-    about, parts = f"{tuple(x.shape)} {name_of(x.dtype)} crc ", (x,)
+    parts: Sequence[Any] = (x,)
     if is_scipy(x):
         parts = x.data, x.indices, x.indptr
     elif is_sparse(x):
@@ -466,7 +465,11 @@ def digest(x: Any) -> str:
     checksum = 0
     for block in (block for part in parts for block in _blocks(part)):
         checksum = zlib.crc32(np.asarray(block, order="C").data, checksum)
-    return f"{about}{checksum:x}"
+    return f"{_kind_of(x)} crc {checksum:x}"
+
+
+def _kind_of(x: Any) -> str:
+    return f"{tuple(x.shape)} {name_of(x.dtype)}"
 
 
 def _blocks(x: Array) -> Iterator[Any]:
