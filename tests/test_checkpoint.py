@@ -619,8 +619,12 @@ def test_another_estimator_and_other_folds(path: Path) -> None:
     )
     cut(sweep, 2)
     sweep.cv = [(np.arange(199), np.arange(200, 300))]
+    before = path.read_bytes()
     with pytest.raises(ValueError, match=r"the folds of cv was .*200.*, and is .*199"):
         sweep.fit(X, Y)
+    with pytest.raises(ValueError, match=r"y was \(300,\) .*, and is \(300, 3\)"):
+        sweep.fit(X, TAGS)
+    assert path.read_bytes() == before
 
 
 def test_what_decides_nothing_may_change(unfinished: Any, capsys: Any) -> None:
