@@ -239,7 +239,7 @@ class StreamedData:
         if self.rows is not None:
             slices = (slice(a.start, a.stop) if isinstance(a, range) else a for a in pieces)
             pieces = [self.rows[a] for a in slices]
-        if isinstance(self.X, InOrder):
+        if _come_in_order(self.X):
             read = self.X.in_order(pieces)
         else:
             read = self.backend.upload(self.X, pieces)
