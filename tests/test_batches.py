@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -249,8 +250,7 @@ class TestPasses:
         monkeypatch.setattr(blocks, "_labelled", scarce)
         monkeypatch.setattr(blocks, "_FEW_ROWS", 8)
         settings = {"solver": "lbfgs", "tol": 1e-9}
-        own = xl.backends.get_backend("numpy")
-        small = __import__("dataclasses").replace(own, block_bytes=1024)
+        small = replace(xl.get_backend("numpy"), block_bytes=1024)
         with pytest.warns(RuntimeWarning, match="out of memory"):
             clf = xl.LinearClassifier(backend=small, **settings).fit(Again(cut(X, Y)))
         assert failed
