@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import h5py
@@ -11,12 +14,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import make_scorer
 
 import xplinear as xl
 from xplinear.backends import get_backend
-from xplinear.backends.transfer import read_rows
+from xplinear.backends.transfer import read_rows, upload_ahead
 from xplinear.data import ArrayData, StreamedData, sliced, streamed
 from xplinear.data.blocks import Nearby, shuffled
 from xplinear.data.sliced import SlicedRows, sliced_rows
@@ -167,12 +173,12 @@ def test_going_on(tmp_path):
 
 
 def test_every_backend(library, tmp_path):
-    settings: dict[str, Any] = {"solver": "lbfgs", "dtype": "float64"}
-    settings["backend"] = library.backend.name
+    options: dict[str, Any] = {"solver": "lbfgs", "dtype": "float64"}
+    options["backend"] = library.backend.name
     file = zarr_array(tmp_path, X.astype(np.float32), chunks=(64, P))
     with library.backend.double_precision():
-        found = fitted(file, Y, WEIGHTS + 1.0, **settings)
-        there = fitted(X.astype(np.float32), Y, WEIGHTS + 1.0, **settings)
+        found = fitted(file, Y, WEIGHTS + 1.0, **options)
+        there = fitted(X.astype(np.float32), Y, WEIGHTS + 1.0, **options)
         assert found.backend_.name == there.backend_.name == library.backend.name
         assert_same_model(*(clf.to("numpy") for clf in (found, there)))
         np.testing.assert_array_equal(found.predict(file), there.predict(X.astype(np.float32)))
@@ -201,7 +207,7 @@ def test_a_device_of_own_memory_that_holds_the_rows_is_given_them_once(library, 
 
 @pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
 def test_what_stands_in_rows_of_no_weight_does_not_matter(tmp_path, solver):
-    poisoned = np.where(WEIGHTS[:, None] > 0, X, 1e300)
+    poisoned = np.where(WEIGHTS[:, None] > 0, X, 1.7e308)  # finite: two of them are not
     for standardize in (False, True):
         found, expected = (
             fitted(hdf5(tmp_path, rows), Y, WEIGHTS, solver=solver, standardize=standardize)
@@ -265,10 +271,11 @@ def rows_read(source: Runs) -> int:
 
 def test_passes_over_a_file():
     """One to look, one for each evaluation, and no more than one for the samples."""
-    source = Runs(X, chunk=64)
-    clf = fitted(source, solver="lbfgs", tol=1e-3)
+    source = Runs(X, chunk=70)
+    small = replace(get_backend("numpy"), block_bytes=2**12)
+    clf = fitted(source, solver="lbfgs", tol=1e-3, backend=small)
     assert rows_read(source) <= N * (clf.n_iter_ * 1.3 + 5)
-    assert all(start % 64 == 0 for start, _ in source.read)
+    assert all(start % 70 == 0 for start, _ in source.read)
     source.read.clear()
     clf.predict(source)
     assert rows_read(source) == N
@@ -323,6 +330,104 @@ def test_epochs_shuffle_blocks_and_then_rows(monkeypatch, chunk, batch):
     np.testing.assert_array_equal(rows, X[order])
     np.testing.assert_array_equal(labels, Y[order])
     assert rows_read(source) == N
+
+
+def test_rows_that_are_shuffled_together_are_read_once():
+    source = Runs(X, chunk=200)
+    numpy = get_backend("numpy")
+    data = sliced_rows(source).data(Y.astype(np.int32), backend=replace(numpy, block_bytes=2**10))
+    assert data.nearby(16) is None
+    drawn = list(data.drawn(shuffled(N, 0, 0), 16))
+    assert rows_read(source) == N
+    assert len(drawn) == 1
+
+
+def test_windows_of_large_chunks_are_bounded(monkeypatch):
+    monkeypatch.setattr(streamed, "_BLOCK_BYTES", 2**9)
+    monkeypatch.setattr(streamed, "_WINDOW_BYTES", 2**10)
+    monkeypatch.setattr(streamed, "_MOST_BYTES", 2**13)
+    data = sliced_rows(Runs(X, chunk=64)).data(Y.astype(np.int32), backend=get_backend("numpy"))
+    assert data.nearby(16) == (64, 128)  # two chunks of 3 KB are in 8 KB, eight are not
+
+
+def test_it_is_said_that_mini_batches_are_other_ones(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="xplinear")
+    fitted(Runs(X), solver="sgd", max_iter=2)
+    assert "mini-batches are not" not in caplog.text  # one window holds them all
+    monkeypatch.setattr(streamed, "_BLOCK_BYTES", 2**9)
+    monkeypatch.setattr(streamed, "_WINDOW_BYTES", 2**13)
+    fitted(Runs(X), solver="sgd", max_iter=2)
+    assert caplog.text.count("mini-batches are not those of an array: blocks of 64 rows") == 1
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_whatever_the_chunks_all_rows_pass_in_order(data):
+    """In full passes, also from the middle on, and in epochs; a pass of files is read once."""
+
+    def drawn(least: int, most: int) -> int:
+        return data.draw(st.integers(least, most))
+
+    n, chunk, padding, batch = drawn(1, 150), drawn(1, 40), drawn(0, 8), drawn(1, 20)
+    source = Runs(X[:n], chunk)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, most in (("_RUN_BYTES", 3000), ("_BLOCK_BYTES", 900), ("_WINDOW_BYTES", 3000)):
+            patch.setattr(streamed, name, drawn(1, most))
+        numpy = replace(get_backend("numpy"), padding=lambda X, n: padding)
+        rows = sliced_rows(source).data(np.arange(n, dtype=np.int32), backend=numpy)
+        start, size = drawn(0, n - 1), drawn(1, 60)
+        parts = list(rows.stored(start, size))
+        assert [at.start for _, at in parts] == [start, *(at.stop for _, at in parts[:-1])]
+        assert all(at.stop - at.start <= size for _, at in parts)
+        index = np.arange(start, n + padding)
+        found = np.concatenate([part for part, _ in parts])
+        np.testing.assert_array_equal(found, X[np.where(index < n, index, 0)])
+        source.read.clear()
+        order = shuffled(n, 0, 0, rows.nearby(batch))
+        np.testing.assert_array_equal(np.sort(order), np.arange(n))
+        epoch = [(part[0][at], part[1][at]) for part, at in rows.drawn(order, batch)]
+    assert all(len(some) % batch == 0 for some, _ in epoch[:-1])
+    np.testing.assert_array_equal(np.concatenate([some for some, _ in epoch]), X[order])
+    np.testing.assert_array_equal(np.concatenate([codes for _, codes in epoch]), order)
+    assert rows_read(source) <= n + (chunk + 1 if padding else 0)
+
+
+class Pinned:
+    """Two buffers on the host and two on a device that is NumPy, used in turn."""
+
+    def __init__(self, shape: Any, dtype: Any) -> None:
+        self.host, self.device = (np.full((2, *shape), 0, dtype) for _ in range(2))
+
+    def mark(self) -> None: ...
+    def await_copy(self, slot: int) -> None: ...
+    def finish(self) -> None: ...
+
+    def pinned(self, slot: int) -> Any:
+        return self.host[slot]
+
+    def copy(self, slot: int, rows: int, free: None) -> Any:
+        self.device[slot][:rows] = self.host[slot][:rows]
+        return self.device[slot][:rows]
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+def test_through_the_buffers_of_a_gpu(monkeypatch, solver):
+    monkeypatch.setattr(streamed, "_BLOCK_BYTES", 2**9)
+    monkeypatch.setattr(streamed, "_WINDOW_BYTES", 2**13)
+    plain = get_backend("numpy")
+    gpu = replace(
+        plain,
+        upload=partial(upload_ahead, copier=Pinned),
+        each=lambda function, items, at_once=False: map(function, items),
+        block_bytes=2**11,
+    )
+    options: dict[str, Any] = {"solver": solver, "max_iter": 20}
+    warnings = pytest.warns(ConvergenceWarning) if solver == "lbfgs" else nullcontext()
+    with warnings:
+        found, there = (
+            fitted(Runs(X, 64), Y, WEIGHTS, backend=backend, **options) for backend in (gpu, plain)
+        )
+    assert_same_model(found, there, 1e-12)
 
 
 def test_what_is_left_of_the_blocks_comes_last():

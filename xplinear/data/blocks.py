@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import operator
 import sys
@@ -64,6 +65,7 @@ __all__ = [
     "with_weights",
 ]
 
+_LOG = logging.getLogger("xplinear")
 _Stored: TypeAlias = "Array | SparseMatrix"
 _BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
 _CLASSES, _ROWS = NONE | integer(1), integer(0)
@@ -265,8 +267,16 @@ def epoch(
     fold = compiled(source, fold_sparse) if source.sparse else fold
     changes = Update(update, rule, source.backend.xp, source.dtype)
     shared = Shared(constants, source.models, source.targets, source.standard, source.positives)
+    nearby = source.nearby(batch_size)
+    if nearby is not None and shuffle[1] == 0:
+        _LOG.info(
+            "mini-batches are not those of an array: blocks of %d rows are shuffled, and then the "
+            "rows of %d blocks at a time",
+            nearby.block,
+            nearby.window // nearby.block,
+        )
     with (
-        source.orders.order(source.n, shuffle, source.nearby(batch_size)) as drawn,
+        source.orders.order(source.n, shuffle, nearby) as drawn,
         closing(source.drawn(drawn, batch_size)) as parts,
     ):
         for rows, order in parts:

@@ -147,7 +147,8 @@ class SlicedRows:
                     first += len(X)
                     yield X
 
-        survey = surveyed(seen(), counted)
+        with closing(seen()) as blocks:
+            survey = surveyed(blocks, counted)
         self.spaced[:] = [Spaced(step, np.concatenate(kept))]
         return survey
 

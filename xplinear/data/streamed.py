@@ -30,7 +30,7 @@ _HOST_ROWS = instance(np.ndarray, "a NumPy array") | offering(Slices, "slices of
 _MOST_BYTES = 256 * 2**20
 _RUN_BYTES = 2**24  # of a file, read at a time
 _BLOCK_BYTES, _WINDOW_BYTES = 2**20, 2**26  # that are shuffled, and among which rows are
-_FEW_BLOCKS = 8  # of a window, however large they are
+_FEW_BLOCKS = 8  # of a window, up to the most bytes of a block
 _SAMPLES = 2  # of rows in a file that are kept
 
 
@@ -209,11 +209,9 @@ class StreamedData:
         with closing(self._uploaded([self._within(*end) for end in ends])) as uploaded:
             for X, (first, stop) in zip(uploaded, ends, strict=True):
                 for i in range(first, stop, size):
-                    here = slice(i, min(i + size, stop))
-                    yield (
-                        X if here == slice(first, stop) else X[i - first : here.stop - first, :],
-                        here,
-                    )
+                    end = min(i + size, stop)
+                    some = X if (i, end) == (first, stop) else X[i - first : end - first, :]
+                    yield some, slice(i, end)
 
     def on_device(self) -> ArrayData:
         """Return the same rows in an array on the device."""
@@ -255,7 +253,8 @@ class StreamedData:
         batch_bytes = batch_size * self.p * self.X.dtype.itemsize
         size = batch_size * max(1, self.block_bytes // batch_bytes)
         nearby = self.nearby(batch_size)
-        size = size if nearby is None else nearby.window
+        if not isinstance(self.X, np.ndarray):
+            size = self.n if nearby is None else nearby.window
         pieces = [order[i : i + size] for i in range(0, self.n, size)]
         places = [np.arange(len(piece), dtype=order.dtype) for piece in pieces]
         if not isinstance(self.X, np.ndarray):  # read in order, taken in that of the batches
@@ -273,7 +272,10 @@ class StreamedData:
                 yield (X, y, s), asarray(place)
 
     def nearby(self, batch_size: int) -> Nearby | None:
-        """Return among which rows of a file an epoch is shuffled, the same on every backend."""
+        """Return among which rows of a file an epoch is shuffled, the same on every backend.
+
+        None where all of them are read together.
+        """
         if isinstance(self.X, np.ndarray):
             return None
         row, chunk = self.p * self.X.dtype.itemsize, self.X.chunk
@@ -283,7 +285,8 @@ class StreamedData:
         step = batch_size // math.gcd(block, batch_size)  # blocks of whole batches together
         if step * block * row > _WINDOW_BYTES:
             block, step = -(-block // batch_size) * batch_size, 1
-        blocks = max(_FEW_BLOCKS, _WINDOW_BYTES // (block * row))
+        few = min(_FEW_BLOCKS, max(1, _MOST_BYTES // (block * row)))
+        blocks = max(few, _WINDOW_BYTES // (block * row))
         window = -(-blocks // step) * step * block
         return None if window >= self.n else Nearby(block, window)
 

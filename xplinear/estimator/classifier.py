@@ -312,6 +312,12 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             sparse columns of pandas make a sparse matrix if all are, or where it is much smaller.
             float16 and bfloat16 (of torch, JAX, ml_dtypes) take half the memory of float32 and
             stay as they are: blocks of rows are converted on the way.
+            Or rows in files that need not fit in memory, of which runs are read in every pass:
+            anything with ``shape``, ``dtype`` and slices, such as ``numpy.memmap``, an
+            ``h5py.Dataset``, a ``zarr.Array`` or a slice of safetensors; or a list of these, one
+            after another. Files of up to 256 MiB, and memory maps of up to 1 GiB, are arrays.
+            Solvers to the optimum find that of the same rows in an array; ``sgd`` shuffles
+            blocks of rows, and then the rows of a few blocks.
         y : array or column of shape (n,), or array, sparse matrix or table of shape (n, L)
             Numbers or strings, of any library. Or 0 and 1 for each of L labels, of which any may
             be missing: NaN, masked, or None in a table. A label is learnt from the rows it is

@@ -117,7 +117,10 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
             check_features(clf, X, reset=False)
         with closing(X.blocks()) as blocks:
             parts = [_predicted(clf, block, method, checked=True) for block in blocks]
-            return np.concatenate(parts)
+        if not parts:
+            msg = "X gives no rows"
+            raise ValueError(msg)
+        return np.concatenate(parts)
     return _predicted(clf, X, method)
 
 
