@@ -150,16 +150,15 @@ def test_without_kernels_numpy_widens_too():
 
 
 def test_the_least_numbers_are_not_taken_for_0():
-    torch = pytest.importorskip("torch")
+    torch, X = pytest.importorskip("torch"), ALL[np.isfinite(ALL)]
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot be told to")
     try:
-        wide = xl.get_backend("numpy").astype(ALL, np.float32)
-        least = ALL.astype(np.float32)
+        wide, own = xl.get_backend("numpy").astype(X, np.float32), X.astype(np.float32)
     finally:
         torch.set_flush_denormal(False)
-    np.testing.assert_array_equal(wide, least)
-    assert least[1] > 0.0
+    np.testing.assert_array_equal(wide, own)
+    assert wide[1] > 0.0
 
 
 def test_bounds_of_columns_of_halves():

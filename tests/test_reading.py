@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,11 @@ class TestRows:
 
 
 class TestAhead:
-    @pytest.mark.parametrize("readers", [1, 2, 5])
+    @pytest.mark.parametrize("cores", [1, 2, 5])
     @pytest.mark.parametrize("pieces", [1, 4])
-    def test_pieces_come_in_order_whoever_reads_them(self, monkeypatch, readers, pieces):
-        monkeypatch.setattr(transfer, "_FILE_READERS", readers)
-        monkeypatch.setattr(transfer, "_FILE_PIECES", pieces)
+    def test_pieces_come_in_order_whoever_reads_them(self, monkeypatch, cores, pieces):
+        monkeypatch.setattr(transfer, "_cores", lambda: cores)
+        monkeypatch.setattr(transfer, "_AHEAD_BYTES", pieces * 20 * P * 8)
         file = File(late=0.05)
         found = np.concatenate(list(read_ahead(file, PIECES)))
         np.testing.assert_array_equal(found, X)
@@ -107,6 +108,7 @@ class TestAhead:
             return array
 
         for most, alive in ((10**9, 5), (2 * 20 * P * 8, 4), (0, 3)):
+            monkeypatch.setattr(transfer, "_cores", lambda: 2)
             monkeypatch.setattr(transfer, "_AHEAD_BYTES", most)
             monkeypatch.setattr(transfer.np, "empty", watched)
             seen = 0
@@ -133,13 +135,25 @@ class TestAhead:
         time.sleep(0.02)
         assert len(file.runs) == before
 
-    def test_a_pass_that_ends_early_reads_no_further(self):
-        file, before = File(late=0.05), threading.active_count()
+    def test_a_pass_that_ends_early_reads_no_further(self, monkeypatch):
+        ended, before = threading.Event(), threading.active_count()
+
+        class Slow(File):
+            def read(self, start: int, stop: int, into: Any) -> None:
+                super().read(start, stop, into)
+                if start:
+                    ended.wait(10.0)
+
+        monkeypatch.setattr(transfer, "_cores", lambda: 2)
+        file = Slow()
         ahead = read_ahead(file, PIECES)
         next(ahead)
+        threading.Timer(0.2, ended.set).start()
         ahead.close()
-        assert threading.active_count() == before
-        assert len(file.runs) < 8
+        ended.wait(10.0)
+        assert (60, 80) not in file.runs, "two threads had begun no more than two others"
+        while threading.active_count() > before:  # the timer
+            time.sleep(0.01)
 
 
 def test_sums_do_not_depend_on_the_readers(backend, monkeypatch):
@@ -147,9 +161,9 @@ def test_sums_do_not_depend_on_the_readers(backend, monkeypatch):
         pytest.skip("sums in another order, of arrays too")
     own, found = backend.with_blocks_of(4096).backend, []
     params = None
-    for readers, pieces in ((1, 1), (2, 3), (4, 9)):
-        monkeypatch.setattr(transfer, "_FILE_READERS", readers)
-        monkeypatch.setattr(transfer, "_FILE_PIECES", pieces)
+    for cores, most in ((1, 0), (2, 2**28), (8, 2**28)):
+        monkeypatch.setattr(transfer, "_cores", partial(int, cores))
+        monkeypatch.setattr(transfer, "_AHEAD_BYTES", most)
         data = StreamedData(File(chunk=7), own.asarray(Y), backend=own)
         alpha = backend.asarray([0.1], "float64")
         F = xl.Objective(xl.losses.SoftmaxLoss(), xl.penalties.L2Penalty(), alpha, data, K)

@@ -30,8 +30,7 @@ RowIndices: TypeAlias = "range | HostArray"  # a run of rows, or the indices of 
 # A core copies 5 to 10 GB/s, a bus 25 to 55. More than these would wait for the memory.
 _READERS = 8
 _PART_BYTES = 2**22  # read at a time: 0.5 ms
-# Two threads read a file while a third computes: one waits for the disk, or unpacks a chunk.
-_FILE_READERS, _FILE_PIECES = 2, 3
+_FILE_READERS = 2  # at least: one waits for the disk while another unpacks a chunk
 _AHEAD_BYTES = 2**28  # of what is read ahead of a computation, if that is more than a piece
 _RUN_BYTES = 2**24  # of rows that lie apart, read together with those between them
 
@@ -187,9 +186,9 @@ def read_ahead(X: HostArray | Slices, pieces: Sequence[RowIndices]) -> Generator
 
     if isinstance(X, np.ndarray):
         return _ahead(make, len(pieces), fresh)
+    readers = max(_FILE_READERS, min(_READERS, _cores()))
     most = _AHEAD_BYTES // max(1, math.prod(shape) * dtype.itemsize)
-    several = max(1, min(_FILE_PIECES, most))
-    return _ahead(make, len(pieces), fresh, _FILE_READERS, several)
+    return _ahead(make, len(pieces), fresh, readers, max(1, min(readers + 1, most)))
 
 
 class Copier(Protocol):
