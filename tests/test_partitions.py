@@ -45,7 +45,6 @@ def kind(request):
 
 @pytest.fixture
 def partitions(dask_client, kind):
-    dask_client.wait_for_workers(2)  # one may just have been killed
     chunks = dask_client.map(made, range(len(SIZES)), kind=kind, pure=False)
     return Partitions(chunks, dask_client)
 
@@ -110,6 +109,7 @@ class Kills:
     """A callback: SIGKILL to a worker after some iterations, while the next ones run."""
 
     def __init__(self, client, at):
+        client.wait_for_workers(2)  # one may just have been killed
         self.client, self.at = client, at
         self.pids = list(client.run(os.getpid).values())
 
