@@ -18,10 +18,11 @@ from scipy.sparse import csr_array
 
 import xplinear as xl
 from xplinear.backends import get_backend
-from xplinear.data import ArrayData
+from xplinear.data import ArrayData, SparseData
 from xplinear.data.dask import DaskData, Partitions, added
 from xplinear.losses import SoftmaxLoss
 from xplinear.penalties import L2Penalty
+from xplinear.solvers.automatic import automatic_solver, cheap_optimum
 
 NUMPY = get_backend("numpy")
 SIZES, P, K = (40, 0, 70, 1, 55, 90, 64), 5, 3
@@ -45,7 +46,6 @@ def kind(request):
 
 @pytest.fixture
 def partitions(dask_client, kind):
-    dask_client.wait_for_workers(2)  # one may just have been killed
     chunks = dask_client.map(made, range(len(SIZES)), kind=kind, pure=False)
     return Partitions(chunks, dask_client)
 
@@ -110,6 +110,7 @@ class Kills:
     """A callback: SIGKILL to a worker after some iterations, while the next ones run."""
 
     def __init__(self, client, at):
+        client.wait_for_workers(2)  # one may just have been killed
         self.client, self.at = client, at
         self.pids = list(client.run(os.getpid).values())
 
@@ -293,3 +294,20 @@ def test_sparse_partitions_can_be_moved_and_spilled(kind):
     again, slopes = F.value_and_grad(params)
     np.testing.assert_array_equal(value, again)
     np.testing.assert_array_equal(grads.W, slopes.W)
+
+
+class Huge(DaskData):
+    entries = 10**12
+
+
+def test_auto_leaves_to_all_machines_what_they_can_do_at_once(here, monkeypatch):
+    """Passes, not epochs; no scores that would travel in each, and no rows that would move."""
+    F, own = objective(here), array()
+    assert cheap_optimum(replace(F, data=Huge(here, Y, backend=NUMPY)))
+    hinge = xl.losses.MulticlassHingeLoss()
+    found = [automatic_solver(replace(G, loss=hinge)) for G in (F, own)]
+    assert found == ["smoothing", "interior_point"]
+    monkeypatch.setattr("xplinear.solvers.newton_cg.LARGEST_GRAM", P - 1)
+    there = SparseData(NUMPY.sparse(csr_array(X)), Y, backend=NUMPY)
+    assert SOLVERS["newton_cg"].pays(replace(own, data=there))
+    assert not SOLVERS["newton_cg"].pays(F)

@@ -313,9 +313,9 @@ def test_learning_rates_are_counted(numpy_backend):
 )
 def test_sgd_makes_epochs_by_updates_and_by_what_they_cost(numpy_backend, n, p, k, epochs):
     F = numpy_backend.objective(SoftmaxLoss(), L2Penalty(), X, Y, alpha=[0.1, 1.0])
-    objective = SimpleNamespace(
-        data=SimpleNamespace(n=n, p=p, entries=n * p, sparse=False), loss=F.loss, k=k
-    )
+    shape = {"n": n, "p": p, "entries": n * p, "sparse": False}
+    data = SimpleNamespace(**shape, batches=lambda size: -(-n // size))
+    objective = SimpleNamespace(data=data, loss=F.loss, k=k)
     assert SGD().iterations_on(objective) == epochs <= SGD().iterations(n)
     assert SGD(max_iter=7).iterations_on(objective) == 7
 
