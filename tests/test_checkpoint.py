@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.sparse import csr_array
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 import xplinear as xl
 from xplinear.arguments import ArgumentError
@@ -249,6 +250,41 @@ def test_sparse_rows(path: Path, solver: str) -> None:
     cut(clf, n // 2, rows, y)
     with pytest.raises(ValueError, match="X holds other values"):
         clf.fit(other, y)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+def test_rows_of_a_file(path: Path, tmp_path: Path, solver: str) -> None:
+    h5py = pytest.importorskip("h5py")
+    file = tmp_path / "rows.h5"
+
+    def rows(change: float = 0.0) -> Any:
+        with h5py.File(file, "a") as there:
+            there.require_dataset("X", X.shape, "f8")[...] = X
+            there["X"][-1, -1] += change
+        return h5py.File(file)["X"]
+
+    settings = SLOW | {"solver": solver, "random_state": 0}
+    whole = xl.LinearClassifier(**settings)
+    n = calls_of(whole, rows(), Y)
+    clf = xl.LinearClassifier(**settings, checkpoint=path)
+    cut(clf, n // 2, rows())
+    with pytest.raises(ValueError, match="X holds other values"):
+        clf.fit(rows(1e-9), Y)
+    assert calls_of(clf, rows(), Y) == n - n // 2
+    assert_same(clf, whole)
+
+
+def test_a_warm_start(path: Path) -> None:
+    first = xl.LinearClassifier(**SLOW, max_iter=3, warm_start=True)
+    with pytest.warns(ConvergenceWarning):
+        first.fit(X, Y)
+    whole = pickle.loads(pickle.dumps(first)).set_params(max_iter=None)
+    n = calls_of(whole, X, Y)
+    clf = pickle.loads(pickle.dumps(first)).set_params(max_iter=None, checkpoint=path)
+    cut(clf, n // 2)
+    clf = clone(clf)  # what it started from is of the past
+    assert calls_of(clf, X, Y) == n - n // 2
+    assert_same(clf, whole)
 
 
 def test_the_relay_of_two_solvers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -583,8 +619,12 @@ def test_another_estimator_and_other_folds(path: Path) -> None:
     )
     cut(sweep, 2)
     sweep.cv = [(np.arange(199), np.arange(200, 300))]
+    before = path.read_bytes()
     with pytest.raises(ValueError, match=r"the folds of cv was .*200.*, and is .*199"):
         sweep.fit(X, Y)
+    with pytest.raises(ValueError, match=r"y was \(300,\) .*, and is \(300, 3\)"):
+        sweep.fit(X, TAGS)
+    assert path.read_bytes() == before
 
 
 def test_what_decides_nothing_may_change(unfinished: Any, capsys: Any) -> None:

@@ -10,7 +10,9 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 
 import xplinear as xl
+from xplinear.backends.halves import half_bounds
 from xplinear.data import ArrayData
+from xplinear.estimator.standardize import column_bounds
 
 HALVES = "float16", "bfloat16"
 
@@ -102,3 +104,61 @@ def test_bfloat16_of_the_host_moves_to_every_backend(backend, digits):
     Z = clf.fit(half, y[::-1]).decision_function(half)
     assert (type(Z), Z.dtype) == (np.ndarray, np.float32)
     assert clf.score(half, y[::-1]) > 0.8
+
+
+ALL = np.arange(2**16, dtype=np.uint16).view(np.float16)  # every number there is
+LAYOUTS = {
+    "one axis": lambda X: X.reshape(-1),
+    "rows": lambda X: X,
+    "columns": np.asfortranarray,
+    "apart": lambda X: X[::3, 1::2],
+    "backwards": lambda X: X[::-1],
+    "read-only": lambda X: np.frombuffer(X.tobytes(), np.float16).reshape(X.shape),
+    "none": lambda X: X[:0],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("finite", [True, False])
+def test_numpy_widens_every_number_to_itself(layout, dtype, finite):
+    numbers = np.where(np.isfinite(ALL), ALL, 1).astype(np.float16) if finite else ALL
+    X = LAYOUTS[layout](np.tile(numbers, 5).reshape(-1, 64))
+    wide, own = xl.get_backend("numpy").astype(X, dtype), X.astype(dtype)
+    assert (wide.dtype, wide.strides) == (own.dtype, own.strides)
+    np.testing.assert_array_equal(wide, own)
+    np.testing.assert_array_equal(np.signbit(wide), np.signbit(own))
+
+
+def test_numpy_widens_with_no_kernel_as_well(monkeypatch):
+    backend = xl.get_backend("numpy")
+    assert backend.widened(ALL, np.float32) is not None
+    assert backend.reference().widened(ALL, np.float32) is None
+    np.testing.assert_array_equal(backend.reference().astype(ALL, np.float32), ALL)
+    for X, dtype in ((ALL.astype(">f2"), "f4"), (ALL, "f2"), (ALL.view(np.int16), "f4")):
+        assert backend.widened(X, np.dtype(dtype)) is None
+        np.testing.assert_array_equal(backend.astype(X, np.dtype(dtype)), X.astype(dtype))
+
+
+def test_the_least_numbers_are_not_taken_for_0():
+    torch = pytest.importorskip("torch")
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot be told to")
+    try:
+        wide = xl.get_backend("numpy").astype(ALL, np.float32)
+        least = ALL.astype(np.float32)
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_array_equal(wide, least)
+    assert least[1] > 0.0
+
+
+def test_bounds_of_columns_of_halves():
+    finite = np.where(np.isfinite(ALL), ALL, 0).astype(np.float16)
+    X = np.random.default_rng(0).permutation(finite).reshape(-1, 128)
+    for part in (X, X[:1], X[::-2, ::3], X[:40] * np.float16(0)):
+        low, high = column_bounds(part, backend=xl.get_backend("numpy"))
+        np.testing.assert_array_equal(low, part.astype(np.float64).min(axis=0))
+        np.testing.assert_array_equal(high, part.astype(np.float64).max(axis=0))
+    for wrong in (np.nan, -np.nan, np.inf, -np.inf):
+        assert not np.isfinite(half_bounds(np.asarray([[1.0], [wrong], [2.0]], np.float16))).all()

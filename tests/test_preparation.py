@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import xplinear
 from xplinear import LinearClassifier, cli
-from xplinear.datasets import load
+from xplinear.datasets import load, reader
 from xplinear.persist import content_of
 
 rng = np.random.default_rng(0)
@@ -29,6 +29,13 @@ TOWN = rng.choice(["Århus", "Bonn", "Cork, west"], N)
 PET = rng.choice(["cat", "dog"], N)
 BUYS = np.where((AGE > 50) == (TOWN == "Bonn"), "yes", "no")
 COLUMNS = {"age": AGE, "town": TOWN, "height": HEIGHT, "pet": PET, "buys": BUYS}
+
+
+@pytest.fixture(params=["at once", "row by row"], autouse=True)
+def parts(request, monkeypatch):
+    """How many rows are predicted at a time."""
+    if request.param == "row by row":
+        monkeypatch.setattr(reader, "_PART_BYTES", 1)
 
 
 def run(*arguments, expect=0):

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING
 from xplinear import losses, parity, penalties, solvers
 from xplinear.backends import BackendError, available_backends, get_backend, use_backend
 from xplinear.certificate import Certificate
+from xplinear.data.scanned import scan
 from xplinear.estimator import LinearClassifier
 from xplinear.formats.checkpoint import Checkpoint
 from xplinear.gradients import check_gradient, numerical_gradient
@@ -93,6 +94,7 @@ __all__ = [
     "numerical_gradient",
     "parity",
     "penalties",
+    "scan",
     "solvers",
     "use_backend",
 ]

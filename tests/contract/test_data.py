@@ -230,6 +230,34 @@ def memory_map(backend, own, path):
     return stream(backend, own, np.load(path / "X.npy", mmap_mode="r"))
 
 
+@dataclass(frozen=True)
+class Slices:
+    """Rows in chunks of 7, of which only runs can be had."""
+
+    rows: Any
+    chunk = 7
+
+    @property
+    def shape(self):
+        return self.rows.shape
+
+    @property
+    def dtype(self):
+        return self.rows.dtype
+
+    def read(self, start, stop, into):
+        assert 0 <= start < stop <= len(self.rows)
+        into[...] = self.rows[start:stop]
+
+
+def slices(backend, own, dtype=">f8"):
+    return stream(backend, own, Slices(X.astype(dtype)), dtype=own.xp.float64)
+
+
+def padded_slices(backend, own):
+    return StreamedData(Slices(X), padded(Y, PADDING, backend=own), backend=own, padding=PADDING)
+
+
 def some_rows(backend, own):
     order = rng.permutation(2 * N)[:N]
     there = np.full((2 * N, P), 1e30)
@@ -266,6 +294,9 @@ SOURCES = {
     ),
     "padded stream": padded_stream,
     "memory map": memory_map,
+    "slices": slices,
+    "slices of bytes": lambda backend, own: slices(backend, own, np.uint8),
+    "padded slices": padded_slices,
     "some rows": some_rows,
     "sparse": sparse,
     "full sparse": full_sparse,
@@ -276,15 +307,18 @@ SOURCES = {
 }
 
 
+PADDED = "padded", "padded stream", "padded slices"
+
+
 @pytest.fixture(params=SOURCES)
 def source(request, backend, tmp_path):
     """Rows in small blocks, in one of many ways."""
     name = request.param
-    if backend.backend.compiles and name not in {"array", "uint8", "padded", "padded stream"}:
+    if backend.backend.compiles and name not in {"array", "uint8", *PADDED}:
         pytest.skip("compiled for what these have said already")
     if name == "float16" and not hasattr(backend.xp, name):
         pytest.skip("the library has no float16")
-    added = PADDING if "padded" in name else 0
+    added = PADDING if name in PADDED else 0
     own = replace(backend.with_blocks_of(1).backend, padding=lambda X, n: added)
     arguments = (tmp_path,) if name == "memory map" else ()
     try:

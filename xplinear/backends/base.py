@@ -20,7 +20,7 @@ import numpy as np
 from xplinear.arguments import TEXT, instance
 from xplinear.backends.epoch import Epoch, fold_in_python
 from xplinear.backends.sparse import SparseMatrix
-from xplinear.backends.transfer import RowIndices, read_ahead
+from xplinear.backends.transfer import RowIndices, Slices, read_ahead
 from xplinear.losses import Loss
 from xplinear.namespace import (
     Array,
@@ -210,9 +210,12 @@ class Backend:
         Columns of scores that a pass computes for about the price of one.
     free_memory : callable
         Bytes that can still be allocated, about.
+    own_memory : bool
+        Whether the device has memory of its own, beside the host's.
     upload : callable
-        ``upload(X, pieces)`` yields rows of a host array, on the device or to be moved there,
-        reading ahead; see `read_ahead`. Each piece may be overwritten once the next is asked for.
+        ``upload(X, pieces)`` yields rows of a host array, or of a file, on the device or to be
+        moved there, reading ahead; see `read_ahead`. Each piece may be overwritten once the next
+        is asked for.
     out_of_memory : callable
         Whether an exception says that memory ran out.
     release_memory : callable
@@ -239,6 +242,9 @@ class Backend:
         by more than one thread where that pays, ``at_once`` where it is known to.
     products : callable
         ``products(flops)`` gives a context for matrix products of so many operations each.
+    widened : callable
+        ``widened(x, dtype)``: ``x`` in a wider dtype, where there is a faster way than the
+        library's own; else None.
     double_precision : callable
         Gives a context in which float64 works on this backend.
     tensor_cores : bool
@@ -277,7 +283,8 @@ class Backend:
     block_bytes: int = 16 * 2**20
     free_columns: int = 1
     free_memory: Callable[[], int] = free_host_memory
-    upload: Callable[[HostArray, Sequence[RowIndices]], Generator[Any]] = read_ahead
+    own_memory: bool = False
+    upload: Callable[[HostArray | Slices, Sequence[RowIndices]], Generator[Any]] = read_ahead
     out_of_memory: Callable[[BaseException], bool] = is_memory_error
     release_memory: Callable[[], None] = lambda: None
     synchronize: Callable[[], None] = lambda: None
@@ -289,6 +296,7 @@ class Backend:
     over: Callable[[Array], bool] = lambda x: False
     each: Callable[..., Iterator[Any]] = lambda function, items, at_once=False: map(function, items)
     products: Callable[[float], AbstractContextManager[Any]] = nullcontext
+    widened: Callable[[Array, Any], Array | None] = lambda x, dtype: None
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     tensor_cores: bool = False
     kernels: Mapping[tuple[type, str], Callable[..., Any]] = field(default_factory=dict)
@@ -314,6 +322,11 @@ class Backend:
             x = x if there is None else own.xp.astype(x, there, copy=False)
         array = self.move(x)
         return array if dtype is None else self.xp.astype(array, dtype, copy=False)
+
+    def astype(self, x: Array, dtype: Any) -> Array:
+        """Return an array of this backend in a dtype; itself where it is in that."""
+        wide = self.widened(x, dtype)
+        return self.xp.astype(x, dtype, copy=False) if wide is None else wide
 
     def kind(self, dtype: Any) -> dict[str, Any]:
         """Return the keywords every creation function is given: dtype and device."""
@@ -369,6 +382,7 @@ class Backend:
         plain = {
             "fold": self.plain_fold or self.fold,
             "compile": self.plain_compile or self.compile,
+            "widened": lambda x, dtype: None,
         }
         return replace(self, kernels={}, accelerates=False, **plain)
 

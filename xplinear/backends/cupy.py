@@ -762,6 +762,7 @@ def _on(index: int) -> Backend:
         block_bytes=gpu_block_bytes(device.mem_info[1]),
         free_columns=GPU_COLUMNS,
         free_memory=free_memory,
+        own_memory=True,
         upload=partial(upload_ahead, copier=partial(_Copies, index)),
         out_of_memory=partial(is_memory_error, said=_OUT_OF_MEMORY),
         release_memory=partial(_release_memory, index),

@@ -283,6 +283,7 @@ def _on(device: Any) -> Backend:
         block_bytes=_block_bytes(device),
         free_columns=1 if device.platform == "cpu" else GPU_COLUMNS,
         free_memory=partial(_free_memory, device),
+        own_memory=bool(device.memory_stats()),
         out_of_memory=_out_of_memory,
         synchronize=synchronize,
         compiles=True,

@@ -13,6 +13,7 @@ import numpy as np
 
 from xplinear.backends.base import Backend, BackendError, fetched, write_in_place
 from xplinear.backends.epoch import Epoch, Shared, labels_of
+from xplinear.backends.halves import widened
 from xplinear.backends.sparse import ScipyRows, canonical
 from xplinear.backends.threads import blas
 from xplinear.backends.transfer import read_rows
@@ -87,6 +88,7 @@ def _centred(centre: HostArray, standard: Any) -> Callable[[HostArray, HostArray
 
     def centred(X: HostArray, into: HostArray) -> None:
         # In the dtype of the standard: another may not hold what is not yet brought near.
+        X = _BACKEND.astype(X, into.dtype) if X.dtype == np.float16 else X
         fits = np.result_type(X, first) == into.dtype
         found = np.subtract(X, first, out=into if fits else None)
         if scale is not None:
@@ -231,7 +233,7 @@ def _two_classes(
     W, b = params
     if b.shape[1] > 1:
         return None
-    rows = block.rows.astype(W.dtype, xp=xp)
+    rows = block.rows._replace(X=_BACKEND.astype(block.rows.X, W.dtype)).astype(W.dtype, xp=xp)
     y = labels_of(block.y, shared.targets, shared.positives, xp=xp)
     value, G = _of_columns(of_differences, loss, rows.scores(W, b, xp=xp), y)
     if block.s is not None:
@@ -328,6 +330,7 @@ _BACKEND = Backend(
     over=lambda x: bool(x.all()),
     each=blas.each,
     products=blas.products,
+    widened=widened,
     sparse=lambda X: ScipyRows(canonical(X)),
     kernels={
         (SoftmaxLoss, "value_and_grad"): _softmax,

@@ -423,6 +423,7 @@ def _on(device: torch.device) -> Backend:
             "block_bytes": gpu_block_bytes(torch.cuda.get_device_properties(device).total_memory),
             "kernels": _kernels(in_precision(products, _sgd, captured)),
             "free_memory": partial(_free_gpu_memory, device),
+            "own_memory": True,
             "upload": partial(upload_ahead, copier=partial(_Copies, device)),
             "release_memory": partial(_release_memory, device),
             "synchronize": partial(torch.cuda.synchronize, device),

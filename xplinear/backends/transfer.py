@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import cache
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from xplinear.namespace import Array, HostArray
 
-__all__ = ["Copier", "RowIndices", "read_ahead", "read_rows", "upload_ahead"]
+__all__ = ["Copier", "RowIndices", "Slices", "read_ahead", "read_rows", "upload_ahead"]
 
 RowIndices: TypeAlias = "range | HostArray"  # a run of rows, or the indices of some
 
 # A core copies 5 to 10 GB/s, a bus 25 to 55. More than these would wait for the memory.
 _READERS = 8
 _PART_BYTES = 2**22  # read at a time: 0.5 ms
+# Two threads read a file while a third computes: one waits for the disk, or unpacks a chunk.
+_FILE_READERS, _FILE_PIECES = 2, 3
+_AHEAD_BYTES = 2**28  # of what is read ahead of a computation, if that is more than a piece
+_RUN_BYTES = 2**24  # of rows that lie apart, read together with those between them
 
 
-def read_rows(X: HostArray, rows: RowIndices, buffer: HostArray) -> HostArray:
+@runtime_checkable
+class Slices(Protocol):
+    """Rows that are in no array, of which any contiguous run can be read."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def chunk(self) -> int:
+        """How many rows are stored together: runs that begin and end there cost least."""
+        ...
+
+    def read(self, start: int, stop: int, into: HostArray) -> None:
+        """Write rows to an array of their shape; several threads may call it."""
+        ...
+
+
+def read_rows(X: HostArray | Slices, rows: RowIndices, buffer: HostArray) -> HostArray:
     """Return some rows of a host array, written to the first rows of a buffer.
 
     Examples
@@ -31,13 +57,39 @@ def read_rows(X: HostArray, rows: RowIndices, buffer: HostArray) -> HostArray:
     array([3, 1])
     """
     into = buffer[: len(rows)]
-    if isinstance(rows, range):
-        np.copyto(into, X[rows.start : rows.stop : rows.step])
+    if not isinstance(X, np.ndarray):
+        _read_runs(X, rows, into)
+    elif isinstance(rows, range):
+        stop = None if rows.stop < 0 else rows.stop  # of a run down to row 0
+        np.copyto(into, X[rows.start : stop : rows.step])
     elif X.flags.c_contiguous and X.flags.aligned and X.dtype == into.dtype:
         np.take(X, rows, 0, into, "clip")  # only "clip" writes straight there; indices are valid
-    else:
-        np.copyto(into, X[rows])  # `take` would first copy all of X
+    else:  # `take` would first copy all of X
+        order = np.argsort(rows)  # columns are read along the memory
+        into[order] = X[rows[order]]
     return into
+
+
+def _read_runs(X: Slices, rows: RowIndices, into: HostArray) -> None:
+    """Read rows in runs: those of one chunk, or of chunks side by side, together."""
+    if isinstance(rows, range) and rows.step == 1:
+        X.read(rows.start, rows.stop, into)
+        return
+    rows = np.asarray(rows)
+    order = np.argsort(rows, kind="stable")
+    chunks = rows[order] // X.chunk
+    row_bytes = into.nbytes // len(into)
+    most = max(1, _RUN_BYTES // (X.chunk * row_bytes))  # chunks
+    ends = (np.diff(chunks) > 1) | (np.diff(chunks // most) > 0)
+    for at in np.split(order, np.flatnonzero(ends) + 1):
+        own = rows[at]
+        first, last = int(own[0]), int(own[-1]) + 1
+        if (np.diff(own) == 1).all() and (np.diff(at) == 1).all():
+            X.read(first, last, into[at[0] : at[-1] + 1])
+        else:
+            run = np.empty((last - first, *into.shape[1:]), into.dtype)
+            X.read(first, last, run)
+            into[at] = run[own - first]
 
 
 def _cores() -> int:
@@ -55,9 +107,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_readers.cache_clear)
 
 
-def _read_together(X: HostArray, rows: RowIndices, buffer: HostArray) -> None:
+def _read_together(X: HostArray | Slices, rows: RowIndices, buffer: HostArray) -> None:
     """Read as `read_rows` does, by several threads: NumPy copies without the interpreter."""
     size = max(1, _PART_BYTES * len(buffer) // max(1, buffer.nbytes))
+    if not isinstance(X, np.ndarray):
+        size = -(-size // X.chunk) * X.chunk
 
     def read(start: int) -> None:
         read_rows(X, rows[start : start + size], buffer[start : start + size])
@@ -71,37 +125,55 @@ def _read_together(X: HostArray, rows: RowIndices, buffer: HostArray) -> None:
             part.result()
 
 
-def _ahead(make: Callable[[int, Any], Any], count: int, mark: Callable[[], Any]) -> Generator[Any]:
-    """Yield ``make(i, mark())`` for i below ``count``; a thread makes the next one meanwhile.
+def _ahead(
+    make: Callable[[int, Any], Any],
+    count: int,
+    mark: Callable[[], Any],
+    threads: int = 1,
+    pieces: int = 1,
+) -> Generator[Any]:
+    """Yield ``make(i, mark())`` for i below ``count``, in order; threads make the next meanwhile.
 
-    ``mark`` is called here, when what was yielded before the last one is done with.
+    So many ``pieces`` are being made, or wait. ``mark`` is called here; where that is one, when
+    what was yielded before the last one is done with.
     """
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(make, 0, mark())
-        for i in range(1, count + 1):
-            made = coming.result()
+    executor = ThreadPoolExecutor(min(threads, pieces))
+    try:
+        coming = deque(executor.submit(make, i, mark()) for i in range(min(pieces, count)))
+        for i in range(pieces, pieces + count):
+            made = coming.popleft().result()
             if i < count:
-                coming = thread.submit(make, i, mark())
+                coming.append(executor.submit(make, i, mark()))
             yield made
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
-def read_ahead(X: HostArray, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
+def read_ahead(X: HostArray | Slices, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
     """Yield pieces of the rows of a host array, copied; a thread reads the next one meanwhile.
 
-    Each has memory of its own, which `Backend.move` may share.
+    Of a file several threads read several pieces ahead, as many as memory is meant for. Each has
+    memory of its own, which `Backend.move` may share.
 
     Examples
     --------
     >>> [rows.tolist() for rows in read_ahead(np.arange(5), [range(3), np.asarray([4, 0])])]
     [[0, 1, 2], [4, 0]]
     """
-    dtype = X.dtype.newbyteorder("=")
+    shape, dtype = (max(map(len, pieces)), *X.shape[1:]), X.dtype.newbyteorder("=")
 
-    def make(i: int, _: None) -> HostArray:
-        rows = pieces[i]
-        return read_rows(X, rows, np.empty((len(rows), *X.shape[1:]), dtype))
+    def make(i: int, buffer: HostArray) -> HostArray:
+        return read_rows(X, pieces[i], buffer)
 
-    return _ahead(make, len(pieces), lambda: None)
+    def fresh() -> HostArray:
+        # In this thread, whose memory is used again: another's would be made anew, page by page.
+        return np.empty(shape, dtype)
+
+    if isinstance(X, np.ndarray):
+        return _ahead(make, len(pieces), fresh)
+    most = _AHEAD_BYTES // max(1, math.prod(shape) * dtype.itemsize)
+    several = max(1, min(_FILE_PIECES, most))
+    return _ahead(make, len(pieces), fresh, _FILE_READERS, several)
 
 
 class Copier(Protocol):
@@ -132,7 +204,10 @@ class Copier(Protocol):
 
 
 def upload_ahead(
-    X: HostArray, pieces: Sequence[RowIndices], *, copier: Callable[[tuple[int, ...], Any], Copier]
+    X: HostArray | Slices,
+    pieces: Sequence[RowIndices],
+    *,
+    copier: Callable[[tuple[int, ...], Any], Copier],
 ) -> Generator[Array]:
     """Yield pieces of the rows of a host array on the device, each until the next is asked for.
 

@@ -6,25 +6,30 @@ import csv
 import gzip
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import numpy as np
 
 from xplinear.cli import options
 from xplinear.cli.options import option
 from xplinear.cli.terminal import show
-from xplinear.datasets import Dataset, load
+from xplinear.data.arrow import write_parquet
+from xplinear.datasets import Dataset
+from xplinear.datasets.loading import load_parts
 from xplinear.datasets.preparation import Column, Preparation
 from xplinear.estimator import classifier
 from xplinear.estimator.classifier import LinearClassifier
 from xplinear.formats.model_file import content_of
 from xplinear.formats.writing import written
+from xplinear.namespace import HostArray
 
 __all__ = ["predict"]
 
-_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 
 
 def predict(
@@ -55,27 +60,24 @@ def predict(
     if proba and out is None and not as_json:
         msg = "--proba: --out FILE.csv or --json is needed too, to say where they go"
         raise ValueError(msg)
-    dataset = _prepared(clf, model, data, format_, target)
-    X, y = dataset.X, dataset.y
-    if dataset.X_test is not None:
-        X, y = dataset.X_test, dataset.y_test
-    y = None if clf.multilabel_ else y
-    labels = clf.predict(X)
-    n, (counted, accuracy) = len(labels), _agreement(clf, labels, y, dataset.name)
-    if accuracy is None and out is None and not as_json:
-        msg = f"{dataset.name} has no labels to compare with; --out FILE.csv writes the predictions"
+    tally = _Tally()
+    with closing(_prepared(clf, model, data, format_, target)) as parts:
+        results = _predicted(clf, parts, tally, proba=proba)
+        if out is not None:
+            _write_predictions(out, clf, results)
+        all_labels, all_probabilities = _joined(results, kept=as_json)
+    if tally.accuracy is None and out is None and not as_json:
+        msg = f"{tally.name} has no labels to compare with; --out FILE.csv writes the predictions"
         raise ValueError(msg)
-    probabilities = clf.predict_proba(X) if proba else None
-    record: dict[str, Any] = {"data": dataset.name, "rows": n, "labelled": counted}
-    record |= {"accuracy": accuracy, "file": out}
-    rows = {"data": f"{dataset.name}: {n:,} rows"}
-    if accuracy is not None:
-        some = f"  ({counted:,} of {n:,} rows have a label)" * (counted < n)
-        rows["accuracy"] = f"{accuracy:.4f}{some}"
+    record: dict[str, Any] = {"data": tally.name, "rows": tally.rows, "labelled": tally.labelled}
+    record |= {"accuracy": tally.accuracy, "file": out}
+    rows = {"data": f"{tally.name}: {tally.rows:,} rows"}
+    if tally.accuracy is not None:
+        some = f"  ({tally.labelled:,} of {tally.rows:,} rows have a label)"
+        rows["accuracy"] = f"{tally.accuracy:.4f}{some * (tally.labelled < tally.rows)}"
     if out is None:
-        record |= {"labels": labels} | ({"probabilities": probabilities} if proba else {})
+        record |= {"labels": all_labels} | ({"probabilities": all_probabilities} if proba else {})
     else:
-        _write_predictions(out, clf, labels, probabilities)
         rows["labels"] = str(out)
     if str(out) != "-":  # the labels stand there
         show(record, [rows], as_json=as_json)
@@ -96,13 +98,13 @@ def _check_table(out: Path, data: str, *, as_json: bool) -> None:
 
 def _prepared(
     clf: LinearClassifier, model: Path, data: str, format_: str | None, target: str | None
-) -> Dataset:
-    """Return data to predict, read and prepared as those that the model was trained on."""
+) -> Generator[Dataset]:
+    """Yield data to predict, some rows at a time, prepared as those the model was trained on."""
     record = content_of(model)["preparation"]
     names = vars(clf).pop("feature_names_in_", ())  # the rows come as a matrix, in their order
     plain = Preparation(tuple(map(Column, names)), None)
     preparation = plain if record is None else Preparation.from_record(record)
-    dataset = load(
+    parts = load_parts(
         data,
         ending=options.ending_of(format_),
         target=target,
@@ -112,66 +114,130 @@ def _prepared(
         index_base=preparation.index_base,
         missing=preparation.imputes,
     )
-    if preparation.columns and dataset.names is not None:
-        return preparation.apply(dataset)
-    if preparation.has_text:
-        names = ", ".join(column.name for column in preparation.columns)
-        msg = f"{dataset.name} is no table; the model needs one with the columns {names}"
-        raise ValueError(msg)
-    p, expected = dataset.X.shape[1], clf.n_features_in_
-    if p != expected:
-        msg = f"{dataset.name} has {p:,} features, the model was trained on {expected:,}"
-        raise ValueError(msg)
-    return dataset
+    with closing(parts):
+        for dataset in parts:
+            if preparation.columns and dataset.names is not None:
+                yield preparation.apply(dataset)
+                continue
+            if preparation.has_text:
+                names = ", ".join(column.name for column in preparation.columns)
+                msg = f"{dataset.name} is no table; the model needs one with the columns {names}"
+                raise ValueError(msg)
+            p, expected = dataset.X.shape[1], clf.n_features_in_
+            if p != expected:
+                msg = f"{dataset.name} has {p:,} features, the model was trained on {expected:,}"
+                raise ValueError(msg)
+            yield dataset
 
 
-def _agreement(clf: LinearClassifier, labels: Any, y: Any, name: str) -> tuple[int, float | None]:
-    """Return how many rows have a label, and the share of them where it is the one predicted."""
-    if y is None:
-        return 0, None
-    both = zip(labels.tolist(), y.tolist(), strict=True)
-    pairs = [(label, true) for label, true in both if true is not None]
-    if not pairs:
-        return 0, None
-    classes = clf.classes_.tolist()
-    known = set(classes)
-    unknown = [true for _, true in pairs if true not in known]
-    if len(unknown) == len(pairs):
-        some = ", ".join(map(str, classes[:5]))
-        msg = (
-            f"no label of {name} is one of the model's ({some} ...): name their column with "
-            "--target, or leave it out if it holds none"
-        )
-        raise ValueError(msg)
-    if unknown:
-        message = (
-            f"{name}: {len(unknown):,} rows have labels the model does not know, such as "
-            f"{unknown[0]!r}; they count as errors"
-        )
-        warnings.warn(message, UserWarning, stacklevel=2)
-    return len(pairs), float(np.mean([label == true for label, true in pairs]))
+@dataclass
+class _Tally:
+    """How many rows there were, how many had a label, and of how many it is the one predicted."""
+
+    name: str = ""
+    rows: int = 0
+    labelled: int = 0
+    right: int = 0
+    unknown: int = 0  # of the labels
+    example: Any = None  # of these
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of the labels that are predicted; None where there are none."""
+        return self.right / self.labelled if self.labelled else None
+
+    def add(self, clf: LinearClassifier, labels: Any, y: Any) -> None:
+        """Compare labels that are predicted with those of the data, if it has any."""
+        self.rows += len(labels)
+        if y is None:
+            return
+        known = set(clf.classes_.tolist())
+        both = zip(labels.tolist(), y.tolist(), strict=True)
+        pairs = [(label, true) for label, true in both if true is not None]
+        self.labelled += len(pairs)
+        self.right += sum(label == true for label, true in pairs)
+        unknown = [true for _, true in pairs if true not in known]
+        self.example = unknown[0] if unknown and not self.unknown else self.example
+        self.unknown += len(unknown)
+
+    def check(self, clf: LinearClassifier) -> None:
+        """Raise or warn where labels are not those of the model."""
+        if self.unknown and self.unknown == self.labelled:
+            some = ", ".join(map(str, clf.classes_.tolist()[:5]))
+            msg = (
+                f"no label of {self.name} is one of the model's ({some} ...): name their column "
+                "with --target, or leave it out if it holds none"
+            )
+            raise ValueError(msg)
+        if self.unknown:
+            message = (
+                f"{self.name}: {self.unknown:,} rows have labels the model does not know, "
+                f"such as {self.example!r}; they count as errors"
+            )
+            warnings.warn(message, UserWarning, stacklevel=2)
 
 
-def _write_predictions(out: Path, clf: LinearClassifier, labels: Any, probabilities: Any) -> None:
-    """Write a table: labels, and a column of probabilities for each class if they are given.
+_Result: TypeAlias = tuple[HostArray, HostArray | None]  # labels, and probabilities if asked for
+
+
+def _predicted(
+    clf: LinearClassifier, parts: Iterable[Dataset], tally: _Tally, *, proba: bool
+) -> Generator[_Result]:
+    """Yield the predictions of each part, counted; what is wrong with all labels is told last."""
+    for dataset in parts:
+        X, y = dataset.X, dataset.y
+        if dataset.X_test is not None:
+            X, y = dataset.X_test, dataset.y_test
+        labels = clf.predict(X)
+        tally.name = dataset.name
+        tally.add(clf, labels, None if clf.multilabel_ else y)
+        yield labels, clf.predict_proba(X) if proba else None
+    tally.check(clf)
+
+
+def _joined(results: Iterable[_Result], *, kept: bool) -> tuple[HostArray | None, ...]:
+    """Go through results; return all of them if they are kept."""
+    parts = [result for result in results if kept]
+    if not parts:
+        return None, None
+    return tuple(
+        None if column[0] is None else np.concatenate(cast(Any, column))
+        for column in zip(*parts, strict=True)
+    )
+
+
+def _columns(clf: LinearClassifier, labels: Any, probabilities: Any) -> dict[str, HostArray]:
+    """Return the columns of a table: labels, and the probabilities of each class if they are given.
 
     Where rows have many labels, a column of 0 and 1 for each.
     """
-    header, columns = ["label"], [labels.tolist()]
-    if clf.multilabel_:
-        header, columns = clf.classes_.tolist(), labels.T.tolist()
+    classes = list(map(str, clf.classes_.tolist()))
+    columns = dict(zip(classes, labels.T, strict=True)) if clf.multilabel_ else {"label": labels}
     if probabilities is not None:
         # A class of that name must not be taken for the labels.
-        names = clf.classes_.tolist() if clf.multilabel_ else ["label"]
-        named = {name: f"probability of {name}" for name in names}
-        header += [named.get(label, label) for label in clf.classes_.tolist()]
-        columns += probabilities.T.tolist()
-    rows = [header, *zip(*columns, strict=True)]
+        named = [f"probability of {one}" if one in columns else one for one in classes]
+        columns |= dict(zip(named, probabilities.T, strict=True))
+    return columns
+
+
+def _write_predictions(out: Path, clf: LinearClassifier, results: Iterable[_Result]) -> None:
+    """Write a table, part by part."""
+    tables = (_columns(clf, *result) for result in results)
     if str(out) == "-":
-        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        _write_rows(csv.writer(sys.stdout, lineterminator="\n"), tables)
         return
     packed, separator = out.suffix.lower() == ".gz", "\t" if ".tsv" in out.name.lower() else ","
     with written(out) as (path,):
+        if out.suffix.lower() == ".parquet":
+            write_parquet(path, tables)
+            return
         opened = cast(Callable[..., Any], gzip.open if packed else open)
         with opened(path, "wt", newline="", encoding="utf-8") as file:
-            csv.writer(file, delimiter=separator).writerows(rows)
+            _write_rows(csv.writer(file, delimiter=separator), tables)
+
+
+def _write_rows(writer: Any, tables: Iterable[dict[str, HostArray]]) -> None:
+    for i, columns in enumerate(tables):
+        if i == 0:
+            writer.writerow(columns)
+        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))

@@ -124,6 +124,8 @@ class ArrayData:
     reduce = blocks.reduce
     sample = blocks.sample
     epoch = blocks.epoch
+    nearby = blocks.anywhere
+    spacing = 1
 
     def gathered(self, rows: slice | Array) -> Array:
         """Return some rows of X as they are stored."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import operator
 import sys
@@ -10,7 +11,8 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -35,8 +37,10 @@ from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_n
 
 __all__ = [
     "Budget",
+    "Nearby",
     "Orders",
     "Source",
+    "anywhere",
     "as_held",
     "as_it_is",
     "check_classes",
@@ -61,11 +65,13 @@ __all__ = [
     "with_weights",
 ]
 
+_LOG = logging.getLogger("xplinear")
 _Stored: TypeAlias = "Array | SparseMatrix"
 _BACKEND = instance(Backend, "a Backend, see xplinear.get_backend")
 _CLASSES, _ROWS = NONE | integer(1), integer(0)
 _FEW_ROWS = 256  # a block of fewer rows wastes the matrix product ...
 _FEW_BYTES = 64 * 2**20  # ... unless even these would take more than this
+_ALIKE = 0.1  # by how much the weight of a few rows may differ from their number
 _FEW_TO_DRAW = 10_000  # an order of fewer rows is there before a thread is
 
 
@@ -76,21 +82,34 @@ class Budget:
     bytes: int = sys.maxsize
 
 
+class Nearby(NamedTuple):
+    """How rows in a file are shuffled: blocks of so many, then the rows of a window of blocks.
+
+    A window holds whole blocks and whole mini-batches.
+    """
+
+    block: int
+    window: int
+
+
 class Orders:
     """The orders of epochs: that of the next one is drawn by a thread while this one runs."""
 
     def __init__(self) -> None:
-        self._drawn: tuple[tuple[int, int, int], HostArray] | None = None
+        self._drawn: tuple[tuple[Any, ...], HostArray] | None = None
 
     @contextmanager
-    def order(self, n: int, shuffle: tuple[int, int]) -> Generator[HostArray]:
+    def order(
+        self, n: int, shuffle: tuple[int, int], nearby: Nearby | None = None
+    ) -> Generator[HostArray]:
         """Give the order of an epoch; nothing is drawn any more at its end, however it ends."""
-        (drawn, self._drawn), key = (self._drawn, None), (n, *shuffle)
+        among = () if nearby is None else (nearby,)
+        (drawn, self._drawn), key = (self._drawn, None), (n, *shuffle, *among)
         order = drawn[1] if drawn and drawn[0] == key else shuffled(*key)
         if n < _FEW_TO_DRAW or not isinstance(shuffle, Followed):
             yield order
             return
-        following = n, shuffle.seed, shuffle.epoch + 1
+        following = n, shuffle.seed, shuffle.epoch + 1, *among
         with ThreadPoolExecutor(1) as thread:
             coming = thread.submit(shuffled, *following)
             yield order
@@ -134,6 +153,15 @@ class Source(Data, Protocol):
         """Return how many rows to go through at a time."""
         ...
 
+    @property
+    def spacing(self) -> int:
+        """Of every so many rows one costs little to sample."""
+        ...
+
+    def nearby(self, batch_size: int) -> Nearby | None:
+        """Return among which rows an epoch is shuffled; None is all."""
+        ...
+
     def gathered(self, rows: slice | Array) -> _Stored:
         """Return some rows of X as they are stored, on the device."""
         ...
@@ -158,16 +186,29 @@ class Source(Data, Protocol):
 _AnySource = TypeVar("_AnySource", bound=Source)
 
 
-def shuffled(n: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int32 | np.int64]]:
+def shuffled(
+    n: int, seed: int, epoch: int, nearby: Nearby | None = None
+) -> np.ndarray[Any, np.dtype[np.int32 | np.int64]]:
     """Return the row order ``(n,)`` of one epoch, from NumPy's generator on every backend.
 
     Examples
     --------
     >>> shuffled(5, seed=0, epoch=0)
     array([2, 4, 3, 0, 1], dtype=int32)
+    >>> shuffled(9, seed=0, epoch=0, nearby=Nearby(2, 4))
+    array([1, 0, 5, 4, 3, 7, 2, 6, 8], dtype=int32)
     """
-    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
-    return order.permutation(n).astype(np.int32 if n < 2**31 else np.int64)
+    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
+    dtype = np.int32 if n < 2**31 else np.int64
+    if nearby is None:
+        return random.permutation(n).astype(dtype)
+    # What is left of a last block comes last, so that all windows but the last are whole.
+    order, (block, window) = np.arange(n, dtype=dtype), nearby
+    whole = order[: n // block * block].reshape(-1, block)
+    order[: whole.size] = random.permutation(whole).reshape(-1)
+    for start in range(0, n, window):
+        random.shuffle(order[start : start + window])
+    return order
 
 
 def padded(rows: Array, padding: int, *, backend: Backend, weigh: bool = False) -> Array:
@@ -226,8 +267,16 @@ def epoch(
     fold = compiled(source, fold_sparse) if source.sparse else fold
     changes = Update(update, rule, source.backend.xp, source.dtype)
     shared = Shared(constants, source.models, source.targets, source.standard, source.positives)
+    nearby = source.nearby(batch_size)
+    if nearby is not None and shuffle[1] == 0:
+        _LOG.info(
+            "mini-batches are not those of an array: blocks of %d rows are shuffled, and then the "
+            "rows of %d blocks at a time",
+            nearby.block,
+            nearby.window // nearby.block,
+        )
     with (
-        source.orders.order(source.n, shuffle) as drawn,
+        source.orders.order(source.n, shuffle, nearby) as drawn,
         closing(source.drawn(drawn, batch_size)) as parts,
     ):
         for rows, order in parts:
@@ -261,14 +310,22 @@ def copies(standard: Standard, dtype: Any) -> bool:
     return isinstance(standard, FarStandard) or standard.centre.dtype != dtype
 
 
-def _rows_of(X: _Stored, dtype: Any, standard: Standard | None, *, xp: Namespace) -> Rows:
+def _rows_of(
+    X: _Stored,
+    dtype: Any,
+    standard: Standard | None,
+    *,
+    xp: Namespace,
+    astype: Callable[[Array, Any], Array] | None = None,
+) -> Rows:
     """Return rows as they are stored in the dtype of the computation, standardized if asked."""
     if is_sparse(X):
         return SparseRows(X, standard)
+    astype = astype or partial(xp.astype, copy=False)
     if standard is None or not copies(standard, dtype):
-        return DenseRows(xp.astype(X, dtype, copy=False), standard)
+        return DenseRows(astype(X, dtype), standard)
     # In the dtype of the standard: another may not hold what is stored before it is brought near.
-    X, (centre, scale) = xp.astype(X, standard.centre.dtype, copy=False), standard
+    X, (centre, scale) = astype(X, standard.centre.dtype), standard
     if len(centre.shape) == 1:
         return DenseRows(xp.astype((X - centre) * scale, dtype, copy=False))
     near = xp.mean(centre, axis=1, keepdims=True)
@@ -323,7 +380,8 @@ def _as_stored(source: Source, X: Array, rows: slice) -> Block:
     """Return rows as a kernel takes them: X, and the labels and weights of all models, as held."""
     standard, own = source.standard, DenseRows(X, source.standard)
     if standard is not None and copies(standard, source.dtype):
-        own = _rows_of(X, source.dtype, standard, xp=source.backend.xp)
+        backend = source.backend
+        own = _rows_of(X, source.dtype, standard, xp=backend.xp, astype=backend.astype)
     return Block(
         own, source.y[rows, ...], None if source.weights is None else source.weights[rows, :]
     )
@@ -333,7 +391,8 @@ def _block(source: Source, X: _Stored, y: Array | None, s: Array | None) -> Bloc
     xp = source.backend.xp
     y = None if y is None else labels_of(y, source.targets, source.positives, xp=xp)
     s = _weights_of(s, source.models, xp=xp)
-    return Block(_rows_of(X, source.dtype, source.standard, xp=xp), y, s)
+    standard, astype = source.standard, source.backend.astype
+    return Block(_rows_of(X, source.dtype, standard, xp=xp, astype=astype), y, s)
 
 
 def settle(source: Source, find: Callable[[], Array], n: int | None = None) -> None:
@@ -396,6 +455,11 @@ def with_standard(source: _AnySource, standard: Standard | None) -> _AnySource:
 def as_it_is(source: _AnySource) -> _AnySource:
     """Return the rows themselves: copies of each block in another dtype would cost too much."""
     return source
+
+
+def anywhere(source: Source, batch_size: int) -> None:
+    """Return None: an epoch is shuffled among all rows."""
+    del source, batch_size
 
 
 def in_order(source: _AnySource) -> tuple[_AnySource, None]:
@@ -520,20 +584,36 @@ def weights_held(source: Source) -> Array | None:
 def sample(source: Source, rows: int) -> Block:
     """Return at most ``rows`` rows, evenly spaced in their weights."""
     n, xp, asarray = source.n, source.backend.xp, source.backend.asarray
+    step, spacing = -(-n // rows), source.spacing
+    step = step if step < spacing else -(-step // spacing) * spacing
     if n <= rows or (source.s is None and not source.padding):
-        some = slice(0, source.held, -(-n // rows))
+        some = slice(0, source.held, step)
         return _labelled(source, source.gathered(some), some)
     if source.s is not None:
-        share, sums = source.shares
-        index, s = source.backend.compile(_sampled, rows, xp)(share, sums, source.s)
+        share, sums, weights = *source.shares, source.s
+        spacing = spacing if step >= spacing and _alike(source, spacing) else 1
+        if spacing > 1:
+            share, weights = spacing * share[::spacing], weights[::spacing, :]
+            sums = xp.cumulative_sum(share)
+        index, s = source.backend.compile(_sampled, rows, xp)(share, sums, weights)
+        index = index * spacing
     else:
-        where = np.arange(0, n, -(-n // rows))
+        where = np.arange(0, n, step)
         there = np.ones((len(where), 1))
         more = source.backend.padding(source.gathered(slice(1)), len(where))
         index = padded(where, more, backend=source.backend)
         s = asarray(padded(there, more, backend=source.backend, weigh=True), source.dtype)
     y = None if source.y is None else xp.take(source.y, index, axis=0)
     return _block(source, source.gathered(index), y, s)
+
+
+def _alike(source: Source, spacing: int) -> bool:
+    """Whether every so-manieth row is weighted as all rows are."""
+    if spacing == 1:
+        return True
+    share, sums = source.shares
+    part = spacing * source.backend.xp.sum(share[::spacing]) / sums[-1]
+    return abs(float(source.backend.to_host(part)) - 1.0) < _ALIKE
 
 
 def row_bytes(source: Source, scores: int) -> int:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+import zlib
+from collections.abc import Generator, Iterable
+from typing import Any, NamedTuple, Protocol, TypeGuard
+
+import numpy as np
 
 from xplinear.backends.base import Backend
+from xplinear.backends.halves import half_bounds
+from xplinear.backends.transfer import Slices
 from xplinear.data.protocol import Data
-from xplinear.namespace import Array, HostArray
+from xplinear.namespace import Array, HostArray, name_of
 
-__all__ = ["RemoteRows", "Slices", "Survey"]
+__all__ = ["RemoteRows", "Slices", "Survey", "finite_bounds", "is_remote", "surveyed"]
+
+_LOOK_BYTES = 2**20  # the second look at rows finds them in the cache
 
 
 class Survey(NamedTuple):
@@ -20,7 +27,6 @@ class Survey(NamedTuple):
     digest: int  # of every number, in the order of the rows
 
 
-@runtime_checkable
 class RemoteRows(Protocol):
     """X ``(n, p)`` at the door, where it is no array and no sparse matrix."""
 
@@ -30,6 +36,18 @@ class RemoteRows(Protocol):
     @property
     def dtype(self) -> Any:
         """NumPy's dtype of the numbers as they are stored."""
+        ...
+
+    @property
+    def names(self) -> HostArray | None:
+        """The names of the features, if they have any."""
+        ...
+
+    def targets(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """Return y and weights of all rows, as arrays or tables on the host: what `fit` was given.
+
+        ``y`` may be None, where labels come with the rows, or say where they are.
+        """
         ...
 
     def survey(self, counted: HostArray | None = None) -> Survey:
@@ -50,29 +68,78 @@ class RemoteRows(Protocol):
         *,
         backend: Backend,
         classes: int | None = None,
+        counted: HostArray | None = None,
     ) -> Data:
-        """Return the rows with labels and weights of all of them, for a computation."""
+        """Return the rows with labels and weights of all of them, for a computation.
+
+        What stands in a row that is not ``counted``, if that is given, does not matter: of a weight
+        that becomes 0, it may be huge.
+        """
         ...
 
     def blocks(self) -> Generator[HostArray]:
-        """Yield all rows in order, some at a time: for predictions."""
+        """Yield all rows in order, some at a time, finite: for predictions."""
         ...
 
 
-class Slices(Protocol):
-    """Rows of which any contiguous run can be read."""
+def is_remote(X: Any) -> TypeGuard[RemoteRows]:
+    """Return whether X is rows that are not in memory, and no array."""
+    return hasattr(type(X), "survey")
 
-    @property
-    def shape(self) -> tuple[int, int]: ...
 
-    @property
-    def dtype(self) -> Any: ...
+def surveyed(blocks: Iterable[HostArray], counted: HostArray | None = None) -> Survey:
+    """Return what is found in blocks of rows, in order; ``counted`` are indices, sorted.
 
-    @property
-    def chunk(self) -> int:
-        """How many rows are stored together: runs that begin and end there cost least."""
-        ...
+    Raises
+    ------
+    ValueError
+        If a number is not finite.
 
-    def read(self, start: int, stop: int, into: HostArray) -> None:
-        """Write rows to an array of their shape, in its dtype; several threads may call it."""
-        ...
+    Examples
+    --------
+    >>> surveyed([np.eye(2), np.zeros((1, 2))], np.asarray([1, 2]))[:2]
+    (array([0., 0.]), array([0., 1.]))
+    """
+    first = digest = 0
+    lows: list[HostArray] = []
+    highs: list[HostArray] = []
+    for X in blocks:
+        digest = zlib.crc32(np.ascontiguousarray(X).view(np.uint8).data, digest)
+        low, high = finite_bounds(X, first)
+        if counted is not None:
+            own = counted[slice(*np.searchsorted(counted, [first, first + len(X)]))] - first
+            low, high = finite_bounds(X[own], first) if len(own) < len(X) else (low, high)
+        lows.append(low)
+        highs.append(high)
+        first += len(X)
+    low, high = (np.concatenate(ends).reshape(-1, lows[0].shape[-1]) for ends in (lows, highs))
+    return Survey(low.min(axis=0), high.max(axis=0), digest)
+
+
+def finite_bounds(X: HostArray, first: int) -> tuple[HostArray, HostArray]:
+    """Return the least and the largest value ``(b, p)`` of each column, of some rows at a time.
+
+    Raises
+    ------
+    ValueError
+        If one is not finite; ``first`` is the number of the first row.
+    """
+    half, short = X.dtype == np.float16, name_of(X.dtype) in ("bool", "bfloat16")  # slow, or none
+    lows: list[HostArray] = []
+    highs: list[HostArray] = []
+    size = max(1, _LOOK_BYTES // max(1, X[:1].nbytes))
+    for start in range(0, len(X), size):
+        part = X[start : start + size]
+        part = part.astype(np.float32) if short else part
+        low, high = half_bounds(part) if half else (part.min(axis=0), part.max(axis=0))
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            row, column = np.argwhere(~np.isfinite(part))[0]
+            msg = (
+                f"Input X contains NaN or infinity: {part[row, column]} in row "
+                f"{first + start + row}, column {column}; impute it, or leave the row out"
+            )
+            raise ValueError(msg)
+        lows.append(low)
+        highs.append(high)
+    none = X[:0].astype(np.float32) if short else X[:0]
+    return np.stack(lows) if lows else none, np.stack(highs) if highs else none

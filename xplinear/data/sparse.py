@@ -188,6 +188,8 @@ class SparseData:
     take = blocks.take
     sample = blocks.sample
     epoch = blocks.epoch
+    nearby = blocks.anywhere
+    spacing = 1
 
     def map(
         self,

@@ -1,48 +1,75 @@
-"""Rows held in host memory, or in a file, that pass through the device piece by piece."""
+"""Rows held in host memory, or in files, that pass through the device piece by piece."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from xplinear.arguments import instance
+from xplinear.arguments import instance, offering
 from xplinear.backends.base import Backend
 from xplinear.backends.sparse import ScipyRows, SparseMatrix, canonical, is_scipy, is_sparse
-from xplinear.backends.transfer import RowIndices
+from xplinear.backends.transfer import RowIndices, Slices, read_rows
 from xplinear.data import blocks
 from xplinear.data.arrays import ArrayData
-from xplinear.data.blocks import Budget, Orders, padded
+from xplinear.data.blocks import Budget, Nearby, Orders, padded
 from xplinear.data.protocol import Data
 from xplinear.data.rows import Standard
 from xplinear.data.sparse import SparseData
 from xplinear.namespace import Array, HostArray
 
-__all__ = ["StreamedData", "data_of"]
+__all__ = ["InOrder", "Spaced", "StreamedData", "data_of", "streamed"]
 
-_HOST_ARRAY = instance(np.ndarray, "a NumPy array")
+_HOST_ROWS = instance(np.ndarray, "a NumPy array") | offering(Slices, "slices of rows in a file")
 _MOST_BYTES = 256 * 2**20
+_RUN_BYTES = 2**24  # of a file, read at a time
+_BLOCK_BYTES, _WINDOW_BYTES = 2**20, 2**26  # that are shuffled, and among which rows are
+_FEW_BLOCKS = 8  # of a window, up to the most bytes of a block
+_SAMPLES = 2  # of rows in a file that are kept
+
+
+class Spaced(NamedTuple):
+    """Rows of a file that are in memory: one of every ``step``, from the first on."""
+
+    step: int
+    rows: HostArray
+
+
+@runtime_checkable
+class InOrder(Slices, Protocol):
+    """Rows that come one after another: what is left out, or read again, is a pass over all."""
+
+    def in_order(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
+        """Yield pieces of the rows, each after the last one, in one pass."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedData:
-    """X in host memory, y and weights on the device: for an X larger than the device.
+    """X in host memory or in files, y and weights on the device: for an X larger than the device.
 
     Rows go to the device while those before them are computed with; each serves all models of
-    the stack. Results are those of `ArrayData`, mini-batches included.
+    the stack. Results are those of `ArrayData`, mini-batches included; but those of files too large
+    for that are shuffled in blocks, and rows among a few of these.
 
     Parameters
     ----------
-    X : ndarray of shape (n, p)
+    X : ndarray or Slices of shape (n, p)
         Or a memory map; any numeric dtype and layout, read-only too.
     y, s, dtype, models, backend, targets, positives, standard, classes, budget, orders, padding
         As in `ArrayData`; X itself is not padded.
     rows : ndarray of int, optional
         The rows of X that there are, in order; ``y`` and ``s`` are those of these rows.
+    spaced : Spaced, optional
+        Rows of a file that are in memory, to be sampled.
+    samples : dict
+        Of rows in a file, shared as ``budget`` is.
 
     Examples
     --------
@@ -55,7 +82,7 @@ class StreamedData:
            [0., 0., 1.]])
     """
 
-    X: HostArray
+    X: HostArray | Slices
     y: Array
     s: Array | None = None
     dtype: Any = None
@@ -69,10 +96,14 @@ class StreamedData:
     orders: Orders = field(default_factory=Orders, kw_only=True, repr=False)
     padding: int = field(default=0, kw_only=True)
     rows: HostArray | None = field(default=None, kw_only=True)
+    spaced: Spaced | None = field(default=None, kw_only=True, repr=False)
+    samples: dict[bytes, Array] = field(
+        default_factory=dict[bytes, Array], kw_only=True, repr=False
+    )
 
     def __post_init__(self) -> None:
-        _HOST_ARRAY("X", self.X)
-        blocks.settle(self, lambda: self._moved(slice(1)), self.held)
+        _HOST_ROWS("X", self.X)
+        blocks.settle(self, self._first, self.held)
 
     @property
     def n(self) -> int:
@@ -125,6 +156,21 @@ class StreamedData:
         start, stop, step = rows.indices(self.held)
         return self._moved(rows if stop <= self.n else self._within(start, stop, step))
 
+    @property
+    def spacing(self) -> int:
+        """Of every so many rows one is in memory."""
+        return 1 if self.spaced is None else self.spaced.step
+
+    def _first(self) -> Array:
+        """Return the first row, or one like it: a file is not read."""
+        if isinstance(self.X, np.ndarray):
+            return self._moved(slice(1))
+        return self.backend.asarray(np.zeros((1, self.p), self._dtype))
+
+    @property
+    def _dtype(self) -> Any:
+        return self.X.dtype.newbyteorder("=")
+
     def _within(self, start: int, stop: int, step: int = 1) -> RowIndices:
         """Return a run of rows; the first stands for those that weigh nothing."""
         if stop <= self.n:
@@ -135,24 +181,64 @@ class StreamedData:
     def _moved(self, rows: slice | RowIndices) -> Array:
         """Return some rows, copied: no backend shares memory with the host's X."""
         at = rows if self.rows is None else self.rows[rows]
-        return self.backend.asarray(np.array(self.X[at], self.X.dtype.newbyteorder("=")))
+        if isinstance(self.X, np.ndarray):
+            return self.backend.asarray(np.array(self.X[at], self._dtype))
+        index = np.arange(self.n)[at] if isinstance(at, slice) else np.asarray(at)
+        key = index.tobytes()
+        if key not in self.samples:
+            if self.spaced is not None and not (index % self.spaced.step).any():
+                found = self.spaced.rows[index // self.spaced.step]
+            elif isinstance(self.X, InOrder):
+                with closing(self.X.in_order([index])) as passed:
+                    found = next(passed)
+            else:
+                found = read_rows(self.X, index, np.empty((len(index), self.p), self._dtype))
+            for old in list(self.samples)[: 1 - _SAMPLES]:
+                self.samples.pop(old, None)
+            self.samples[key] = self.backend.asarray(found)
+        return self.samples[key]
 
     def stored(self, start: int, size: int) -> Generator[tuple[Array, slice]]:
         """Yield rows of X from ``start`` on, ``size`` at a time, and which rows they are.
 
         They last until the next ones are asked for.
         """
-        ends = [(i, min(i + size, self.held)) for i in range(start, self.n, size)]
+        run = self._run(size)
+        cuts = [start, *range((start // run + 1) * run, self.n, run), self.held]
+        ends = list(pairwise(cuts))
         with closing(self._uploaded([self._within(*end) for end in ends])) as uploaded:
-            for X, end in zip(uploaded, ends, strict=True):
-                yield X, slice(*end)
+            for X, (first, stop) in zip(uploaded, ends, strict=True):
+                for i in range(first, stop, size):
+                    end = min(i + size, stop)
+                    some = X if (i, end) == (first, stop) else X[i - first : end - first, :]
+                    yield some, slice(i, end)
+
+    def on_device(self) -> ArrayData:
+        """Return the same rows in an array on the device."""
+        xp = self.backend.xp
+        how: dict[str, Any] = {"classes": self.classes, "padding": self.padding}
+        with closing(self.stored(0, self.rows_per_block(0))) as stored:
+            X = xp.concat([xp.asarray(some, copy=True) for some, _ in stored], axis=0)
+        return ArrayData(X, self.y, self.s, self.dtype, backend=self.backend, **how)
+
+    def _run(self, size: int) -> int:
+        """Return how many rows to read at a time, for blocks of so many: of files whole chunks."""
+        if isinstance(self.X, np.ndarray):
+            return size
+        row = self.p * self._dtype.itemsize
+        run = size * max(1, _RUN_BYTES // (size * row))
+        return -(-run // self.X.chunk) * self.X.chunk
 
     def _uploaded(self, pieces: Sequence[RowIndices]) -> Generator[Array]:
         """Yield pieces of X on the device, each until the next is asked for."""
         if self.rows is not None:
             slices = (slice(a.start, a.stop) if isinstance(a, range) else a for a in pieces)
             pieces = [self.rows[a] for a in slices]
-        with closing(self.backend.upload(self.X, pieces)) as uploaded:
+        if isinstance(self.X, InOrder):
+            read = self.X.in_order(pieces)
+        else:
+            read = self.backend.upload(self.X, pieces)
+        with closing(read) as uploaded:
             for X in uploaded:
                 yield self.backend.asarray(X)
 
@@ -164,18 +250,64 @@ class StreamedData:
         Those of many whole mini-batches are gathered on the host and go to the device together.
         """
         xp, asarray = self.backend.xp, self.backend.asarray
-        batch_bytes = batch_size * self.p * self.X.itemsize
+        batch_bytes = batch_size * self.p * self.X.dtype.itemsize
         size = batch_size * max(1, self.block_bytes // batch_bytes)
+        nearby = self.nearby(batch_size)
+        if not isinstance(self.X, np.ndarray):
+            size = self.n if nearby is None else nearby.window
         pieces = [order[i : i + size] for i in range(0, self.n, size)]
-        counts = [len(piece) for piece in pieces]
+        places = [np.arange(len(piece), dtype=order.dtype) for piece in pieces]
+        if not isinstance(self.X, np.ndarray):  # read in order, taken in that of the batches
+            first = [np.argsort(piece) for piece in pieces]
+            for at, index in zip(places, first, strict=True):
+                at[index] = np.arange(len(index), dtype=order.dtype)
+            pieces = [piece[index] for piece, index in zip(pieces, first, strict=True)]
         if self.padding:
-            more = self.backend.padding(self.X, counts[-1])
+            more = self.backend.padding(self.X, len(pieces[-1]))
             pieces[-1] = np.append(pieces[-1], np.zeros(more, order.dtype))
         with closing(self._uploaded(pieces)) as uploaded:
-            for X, piece, count in zip(uploaded, pieces, counts, strict=True):
+            for X, piece, place in zip(uploaded, pieces, places, strict=True):
                 at = asarray(piece)
                 y, s = (None if a is None else xp.take(a, at, axis=0) for a in (self.y, self.s))
-                yield (X, y, s), asarray(np.arange(count, dtype=order.dtype))
+                yield (X, y, s), asarray(place)
+
+    def nearby(self, batch_size: int) -> Nearby | None:
+        """Return among which rows of a file an epoch is shuffled, the same on every backend.
+
+        None where all of them are read together.
+        """
+        if isinstance(self.X, np.ndarray):
+            return None
+        row, chunk = self.p * self.X.dtype.itemsize, self.X.chunk
+        if isinstance(self.X, InOrder):
+            return Nearby(self.n, max(1, _WINDOW_BYTES // (row * batch_size)) * batch_size)
+        block = -(-max(1, _BLOCK_BYTES // row) // chunk) * chunk
+        step = batch_size // math.gcd(block, batch_size)  # blocks of whole batches together
+        if step * block * row > _WINDOW_BYTES:
+            block, step = -(-block // batch_size) * batch_size, 1
+        few = min(_FEW_BLOCKS, max(1, _MOST_BYTES // (block * row)))
+        blocks = max(few, _WINDOW_BYTES // (block * row))
+        window = -(-blocks // step) * step * block
+        return None if window >= self.n else Nearby(block, window)
+
+
+def streamed(
+    X: Slices,
+    y: Array,
+    s: Array | None,
+    dtype: Any,
+    *,
+    backend: Backend,
+    classes: int | None,
+    spaced: Spaced | None = None,
+) -> StreamedData:
+    """Return rows of files, or in batches, with labels and weights on the backend."""
+    padding = backend.padding(np.empty((1, X.shape[1]), np.int8), X.shape[0])
+    y = padded(y, padding, backend=backend)
+    s = None if s is None else padded(s, padding, backend=backend, weigh=True)
+    s = s if s is None or dtype is None else backend.asarray(s, dtype)
+    held: dict[str, Any] = {"backend": backend, "classes": classes, "padding": padding}
+    return StreamedData(X, y, s, dtype, spaced=spaced, **held)
 
 
 def _held(X: Any, backend: Backend) -> SparseMatrix:

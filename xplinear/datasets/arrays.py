@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
+import math
+from collections.abc import Generator
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from scipy import sparse
@@ -13,11 +16,18 @@ from sklearn.datasets import load_svmlight_file
 
 from xplinear.backends.sparse import HostRows, canonical, sparse_pays
 from xplinear.datasets.dataset import Dataset
-from xplinear.datasets.reader import DAMAGED, File, Request, no_target
+from xplinear.datasets.reader import DAMAGED, File, Request, no_target, rows_at_once
 from xplinear.datasets.tables import EXACT
 from xplinear.namespace import HostArray
 
-__all__ = ["read_idx_directory", "read_npy", "read_npz", "read_svmlight"]
+__all__ = [
+    "npy_parts",
+    "read_idx_directory",
+    "read_npy",
+    "read_npz",
+    "read_svmlight",
+    "svmlight_parts",
+]
 
 
 def read_npz(file: File, request: Request) -> Dataset:
@@ -67,12 +77,24 @@ def read_npy(file: File, request: Request) -> Dataset:
     return Dataset(_load_npy(file), _labels_beside(file, request))
 
 
-def _labels_beside(file: File, request: Request) -> HostArray | None:
+def npy_parts(file: File, request: Request) -> Generator[Dataset]:
+    """Yield X some rows at a time, and their labels."""
+    X, y = _load_npy(file, mapped=True), _labels_beside(file, request, mapped=True)
+    if X.ndim < 2 or not X.size or (y is not None and y.shape != X.shape[:1]):
+        yield Dataset(X, y)  # whoever takes it says what is wrong
+        return
+    size = rows_at_once(math.prod(X.shape[1:]))
+    for start in range(0, len(X), size):
+        rows = slice(start, start + size)
+        yield Dataset(np.array(X[rows]), None if y is None else np.array(y[rows]))
+
+
+def _labels_beside(file: File, request: Request, *, mapped: bool = False) -> HostArray | None:
     """Return the labels from the file beside, or None where they may be missing."""
     target, n_features = request[:2]
     labels = file.path.with_name("y.npy") if target is None else Path(target)
     if labels.is_file():
-        return _load_npy(File(labels, str(labels), ".npy"))
+        return _load_npy(File(labels, str(labels), ".npy"), mapped=mapped)
     if n_features is not None and target is None:
         return None
     name = Path(file.name)  # the path is another where it was piped
@@ -81,16 +103,16 @@ def _labels_beside(file: File, request: Request) -> HostArray | None:
     raise FileNotFoundError(msg)
 
 
-def _load_npy(file: File) -> HostArray:
+def _load_npy(file: File, *, mapped: bool = False) -> HostArray:
     try:
-        return np.asarray(np.load(file.path, allow_pickle=False))
+        return np.asarray(np.load(file.path, "r" if mapped else None, allow_pickle=False))
     except DAMAGED as error:
         file.refuse(f" cannot be read as .npy: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:
     """Return why NumPy reads no array; it says to allow pickles, which may run code."""
-    if "pickle" in str(error):
+    if "pickle" in str(error) or "Python objects" in str(error):
         return (
             "it holds no array, or Python objects, which are not read as they may run code; save "
             "numbers or texts, such as y.astype(str)"
@@ -131,11 +153,60 @@ def read_svmlight(file: File, request: Request) -> Dataset:
     no_target(file.name, request.target)
     try:
         with file.open() as lines:
-            X, y = cast(Any, load_svmlight_file)(lines, zero_based=True)
+            X, y = _svmlight_rows(lines)
     except (*DAMAGED, OverflowError) as error:
-        file.refuse(
-            f" cannot be read as svmlight, whose lines are a label and index:value pairs: {error}"
-        )
+        _refuse_svmlight(file, error)
+    return _of_svmlight(file, X, y, request)
+
+
+def svmlight_parts(file: File, request: Request) -> Generator[Dataset]:
+    """Yield rows some at a time, as `read_svmlight` reads them at once."""
+    no_target(file.name, request.target)
+    if request.index_base is None:  # which all rows tell together
+        ends = [(int(X.indices.min(initial=1)), X.shape[1]) for X, _ in _svmlight_parts(file)]
+        base = _index_base(file, min(low for low, _ in ends), max(end for _, end in ends), request)
+        request = request._replace(index_base=base)
+    for X, y in _svmlight_parts(file):
+        yield _of_svmlight(file, X, y, request)
+
+
+def _svmlight_parts(file: File) -> Generator[tuple[Any, HostArray]]:
+    """Yield the rows of some lines at a time; no rows once, if there are none."""
+    first, none, lines = 1, True, list[bytes]()
+    try:
+        with file.open() as content:
+            while (lines := content.readlines(8 * rows_at_once(1))) or none:
+                rows = _svmlight_rows(io.BytesIO(b"".join(lines)))
+                if len(rows[1]) or not lines:
+                    none = False
+                    yield rows
+                first += len(lines)
+    except (*DAMAGED, OverflowError) as error:
+        _refuse_svmlight(file, error, _bad_line(lines, first))
+
+
+def _svmlight_rows(lines: Any) -> tuple[Any, HostArray]:
+    return cast(Any, load_svmlight_file)(lines, zero_based=True)
+
+
+def _bad_line(lines: list[bytes], first: int) -> str:
+    """Return where the first line is that cannot be read."""
+    for number, line in enumerate(lines, first):
+        try:
+            _svmlight_rows(io.BytesIO(line))
+        except (*DAMAGED, OverflowError):
+            return f", line {number}:"
+    return ""
+
+
+def _refuse_svmlight(file: File, error: Exception, where: str = "") -> NoReturn:
+    file.refuse(
+        f"{where} cannot be read as svmlight, whose lines are a label and index:value pairs: "
+        f"{error}"
+    )
+
+
+def _of_svmlight(file: File, X: Any, y: HostArray, request: Request) -> Dataset:
     X, index_base = _counted(file, X, request)
     if np.abs(y).max(initial=0.0) >= EXACT:
         file.refuse(
@@ -152,12 +223,7 @@ def _counted(file: File, X: Any, request: Request) -> tuple[Any, int]:
     p, base = request.n_features, request.index_base
     lowest, end = int(X.indices.min(initial=1)), X.shape[1]
     if base is None:
-        base = int(lowest > 0)
-        if p is not None and lowest > 0 and end <= p:
-            file.warn(
-                f" has neither a feature 0 nor a feature {p}: its features are taken "
-                "as counted from 1"
-            )
+        base = _index_base(file, lowest, end, request)
     elif lowest < base:
         file.refuse(
             " counts features from 0, the file the model was trained on from 1: count from 1"
@@ -168,3 +234,13 @@ def _counted(file: File, X: Any, request: Request) -> tuple[Any, int]:
     if p is not None:
         X.resize((X.shape[0], p))
     return X, base
+
+
+def _index_base(file: File, lowest: int, end: int, request: Request) -> int:
+    """Return the number of the first feature, by the least and the end of those that rows have."""
+    p, base = request.n_features, int(lowest > 0)
+    if p is not None and lowest > 0 and end <= p:
+        file.warn(
+            f" has neither a feature 0 nor a feature {p}: its features are taken as counted from 1"
+        )
+    return base

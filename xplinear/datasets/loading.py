@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +15,22 @@ import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
 from xplinear.backends.sparse import HostRows, is_scipy
-from xplinear.datasets.arrays import read_idx_directory, read_npy, read_npz, read_svmlight
+from xplinear.datasets.arrays import (
+    npy_parts,
+    read_idx_directory,
+    read_npy,
+    read_npz,
+    read_svmlight,
+    svmlight_parts,
+)
 from xplinear.datasets.dataset import Columns, Dataset
-from xplinear.datasets.parquet import read_parquet
+from xplinear.datasets.parquet import parquet_parts, read_parquet
 from xplinear.datasets.reader import File, Request, no_target
-from xplinear.datasets.tables import UNLABELLED, columns_with, in_terms_of
-from xplinear.datasets.text import read_csv
+from xplinear.datasets.tables import UNLABELLED, columns_with, first_row, in_terms_of
+from xplinear.datasets.text import csv_parts, read_csv
 from xplinear.namespace import HostArray
 
-__all__ = ["FORMATS", "NAMES", "load"]
+__all__ = ["FORMATS", "NAMES", "PARTS", "load", "load_parts"]
 
 _FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian: dataset-fashion-mnist
 
@@ -38,6 +46,20 @@ FORMATS: dict[str, Callable[[File, Request], Dataset]] = {
     ".svm.gz": read_svmlight,
     ".libsvm": read_svmlight,
     ".svmlight": read_svmlight,
+}
+
+# Those that can be read some rows at a time.
+PARTS: dict[str, Callable[[File, Request], Iterator[Dataset]]] = {
+    ".npy": npy_parts,
+    ".csv": csv_parts,
+    ".csv.gz": csv_parts,
+    ".tsv": csv_parts,
+    ".tsv.gz": csv_parts,
+    ".parquet": parquet_parts,
+    ".svm": svmlight_parts,
+    ".svm.gz": svmlight_parts,
+    ".libsvm": svmlight_parts,
+    ".svmlight": svmlight_parts,
 }
 
 
@@ -158,11 +180,61 @@ def load(
         request = Request(target, n_features, columns, classes, index_base, mixed, missing)
         with _found(source, ending) as file:
             read, name = FORMATS[file.ending](file, request), Path(file.name).name
+    return _sound(read, name, n_features, classes)
+
+
+def load_parts(
+    source: str | os.PathLike[str],
+    *,
+    ending: str | None = None,
+    target: str | None = None,
+    n_features: int,
+    columns: Columns | None = None,
+    classes: HostArray | None = None,
+    index_base: int | None = None,
+    missing: bool = False,
+) -> Generator[Dataset]:
+    """Yield the rows that a model is given as `load` reads them, some at a time.
+
+    Of tables, ``.npy`` and ``.svm`` no more is in memory; others are one part. Parameters and
+    errors are those of `load`; what is wrong in a file is told when its rows are reached.
+
+    Examples
+    --------
+    >>> [part.X.shape for part in load_parts("digits", n_features=64)]
+    [(1797, 64)]
+    """
+    name, said = str(source), {"target": target, "columns": columns, "classes": classes}
+    if name in NAMES or (name != "-" and Path(source).is_dir()):
+        yield load(source, ending=ending, n_features=n_features, **cast(Any, said))
+        return
+    request = Request(
+        target, n_features, columns, classes, index_base, mixed=False, missing=missing
+    )
+    with _found(source, ending) as file:
+        name, start = Path(file.name).name, 0
+        read = PARTS.get(file.ending, lambda *asked: iter([FORMATS[file.ending](*asked)]))
+        for part in read(file, request):
+            if not start or part.X.shape[0]:
+                yield _sound(
+                    part, name, n_features, classes, start if file.ending in PARTS else None
+                )
+                start += part.X.shape[0]
+
+
+def _sound(
+    read: Dataset,
+    name: str,
+    n_features: int | None,
+    classes: HostArray | None,
+    start: int | None = None,
+) -> Dataset:
+    """Return what was read, checked; ``start`` is the number of rows before, if it is not all."""
     if read.y is None and n_features is None:
         msg = f"{name} has no labels"
         raise ValueError(msg)
     X, y = _checked(read.X, read.y, name, classes, read.target)
-    _check_finite(X, read.names, name)
+    _check_finite(X, read.names, name, start)
     X_test, y_test = read.X_test, read.y_test
     if X_test is not None:
         X_test, y_test = _checked(X_test, y_test, f"the test part of {name}", classes, read.target)
@@ -195,7 +267,11 @@ def _found(source: str | os.PathLike[str], ending: str | None) -> Generator[File
         return
     with tempfile.TemporaryDirectory() as folder:
         content = Path(folder, f"piped{ending}")
-        content.write_bytes(sys.stdin.buffer.read() if name == "-" else path.read_bytes())
+        with (
+            content.open("wb") as into,
+            nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb") as piped,
+        ):
+            shutil.copyfileobj(piped, into)
         yield File(content, "standard input" if name == "-" else name, ending)
 
 
@@ -237,7 +313,9 @@ def _checked(
     return X, y
 
 
-def _check_finite(X: HostRows, names: Sequence[str] | None, name: str) -> None:
+def _check_finite(
+    X: HostRows, names: Sequence[str] | None, name: str, start: int | None = None
+) -> None:
     """Raise if there is infinity, or NaN in what is no table, whose reader has looked for it."""
     if X.dtype.kind != "f" or np.isfinite(X.data if is_scipy(X) else X).all():
         return
@@ -245,7 +323,8 @@ def _check_finite(X: HostRows, names: Sequence[str] | None, name: str) -> None:
         columns = [str(j) if names is None else names[int(j)] for j in _columns_with(test, X)]
         if columns and (names is None or test is np.isinf):
             plural, listed = "s" * (len(columns) > 1), ", ".join(columns[:20])
-            msg = f"{name}: {what} in column{plural} {listed}; drop those rows or columns"
+            where = "" if is_scipy(X) else first_row(test(X), start)
+            msg = f"{name}: {what} in column{plural} {listed}; drop those rows or columns{where}"
             raise ValueError(msg)
 
 

@@ -16,9 +16,10 @@ from typing import IO, NamedTuple, NoReturn, cast
 from xplinear.datasets.dataset import Columns
 from xplinear.namespace import HostArray
 
-__all__ = ["DAMAGED", "DENSE_BYTES", "File", "Request", "no_target"]
+__all__ = ["DAMAGED", "DENSE_BYTES", "File", "Request", "no_target", "rows_at_once"]
 
 DENSE_BYTES = 4 * 2**30  # what takes more than this when it is dense is refused
+_PART_BYTES = 2**25
 DAMAGED = (EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 
@@ -93,3 +94,8 @@ def no_target(source: str, target: str | None) -> None:
     if target is not None:
         msg = f"target does not apply to {source}: its labels are known"
         raise ValueError(msg)
+
+
+def rows_at_once(columns: int) -> int:
+    """Return how many rows of a table are read at a time, where not all are."""
+    return max(1, _PART_BYTES // (8 * columns))

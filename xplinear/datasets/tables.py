@@ -22,6 +22,7 @@ __all__ = [
     "UNLABELLED",
     "columns_of",
     "columns_with",
+    "first_row",
     "in_terms_of",
     "is_code",
     "is_number",
@@ -118,6 +119,19 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
 def columns_with(test: Callable[[HostArray], HostArray], X: HostArray) -> Iterator[bool]:
     """Yield for each column whether a value passes the test; integers are neither NaN nor ∞."""
     return (X.dtype.kind == "f" and bool(test(x).any()) for x in X.T)
+
+
+def first_row(wrong: HostArray, start: int | None) -> str:
+    """Return where the first cell is that is wrong, given the rows before; "" where all were read.
+
+    Examples
+    --------
+    >>> first_row(np.asarray([[False, False], [False, True]]), 3_000_000)
+    ' (first in row 3,000,002)'
+    """
+    if start is None:
+        return ""
+    return f" (first in row {start + int(np.flatnonzero(wrong.any(axis=1))[0]) + 1:,})"
 
 
 def no_missing(file: File, names: Sequence[str], missing: Iterable[bool], remedy: str) -> None:

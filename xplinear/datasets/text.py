@@ -6,19 +6,21 @@ import csv
 import gzip
 import math
 import re
+import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
 
 from xplinear.datasets import tables
 from xplinear.datasets.dataset import Dataset
-from xplinear.datasets.reader import File, Request
+from xplinear.datasets.reader import File, Request, rows_at_once
 from xplinear.namespace import HostArray
 
-__all__ = ["read_csv"]
+__all__ = ["csv_parts", "read_csv"]
 
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+(,\d+)?\s*")
 
@@ -33,8 +35,50 @@ _NO_TEXT = {
 
 def read_csv(file: File, request: Request) -> Dataset:
     """Read a table, or say what is wrong with its text."""
-    try:
+    with _told(file):
         return _parse_csv(file, request)
+
+
+def csv_parts(file: File, request: Request) -> Generator[Dataset]:
+    """Yield a table that a model expects, some rows at a time, as `read_csv` reads it at once."""
+    with _told(file), file.text() as content:
+        table, text = _opened(file, request)
+        codes = _codes(table, text)
+        truths: set[int] | None = None
+        size, start, warned = rows_at_once(len(table.names)), 0, False
+        lines: Iterator[str] = islice(content, table.skip, None)
+        for first in lines:
+            if not first.strip("\r\n"):
+                continue
+            taken: list[str] = []
+            coming = _noted(chain([first], lines), taken)
+            try:
+                cells = _cells(table, coming, codes, truths or set(), size)
+            except ValueError:
+                found = _kinds_of_columns(table, set(table.features) - text)[1]
+                if truths is not None or not found:
+                    raise
+                truths = found
+                cells = _cells(table, chain(taken, lines), codes, truths, size)
+            dataset = _dataset(table, cells, codes, text, start)
+            start += len(cells)
+            if not warned:
+                warned = _warn_of_header(table, dataset)
+            yield dataset
+
+
+def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
+    """Yield lines, and note them, as they may be needed again."""
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+@contextmanager
+def _told(file: File) -> Generator[None]:
+    """Say what is wrong with a file that is no text."""
+    try:
+        yield
     except (UnicodeDecodeError, csv.Error) as error:
         with file.open() as content:
             head = content.read(4)
@@ -55,12 +99,14 @@ class _Table(NamedTuple):
     label: int | None
     features: Sequence[int]
     skip: int  # lines of the header
+    header: bool
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         return self.file.rows(self.skip)
 
 
-def _parse_csv(file: File, request: Request) -> Dataset:
+def _opened(file: File, request: Request) -> tuple[_Table, set[int]]:
+    """Return a table of which the header is read, and the columns that are known to be texts."""
     columns = request.columns
     (line, first), (_, second) = (*islice(file.rows(), 2), (0, []), (0, []))[:2]
     header = _is_header(first, second, request)
@@ -69,21 +115,27 @@ def _parse_csv(file: File, request: Request) -> Dataset:
     _check_separator(file, first, second)
     names = [cell.strip() for cell in first] if header else [str(j) for j in range(len(first))]
     names, label, features = tables.columns_of(file, names, request, header=header)
-    table = _Table(file, request, names, label, features, line if header else 0)
-    learns_texts = request.mixed and columns is None
-    text = {j for j in features if columns is not None and columns.texts[names[j]] is not None}
+    skip = line if header else 0
+    table = _Table(file, request, names, label, features, skip, header)
+    if columns is None:
+        return table, set()
+    return table, {j for j in features if columns.texts[names[j]] is not None}
+
+
+def _parse_csv(file: File, request: Request) -> Dataset:
+    table, text = _opened(file, request)
+    learns_texts = request.mixed and request.columns is None
     if learns_texts and _may_have_codes(file):
         text = _columns_of_codes(table)
     try:
         dataset = _parse_cells(table, text, set())
     except ValueError:
-        other, truths = _kinds_of_columns(table, set(features) - text)
+        other, truths = _kinds_of_columns(table, set(table.features) - text)
         other = other if learns_texts else set[int]()
         if not other | truths:
             raise
         dataset = _parse_cells(table, text | other, truths)
-    if header and (columns is None or columns.by_place):
-        _warn_of_header(file, names, dataset)
+    _warn_of_header(table, dataset)
     return dataset
 
 
@@ -128,47 +180,87 @@ def _counts(first: Sequence[str]) -> bool:
     return [cell.strip() for cell in first] == [str(j) for j in range(len(first))]
 
 
-def _warn_of_header(file: File, names: Sequence[str], rows: Dataset) -> None:
-    """Say so where a first line that is taken as names may be a row."""
+def _warn_of_header(table: _Table, rows: Dataset) -> bool:
+    """Say so where a first line that is taken as names may be a row; return whether it may."""
+    columns, names = table.request.columns, [*table.names]
+    if not table.header or not (columns is None or columns.by_place):
+        return False
     like_rows = all(name in rows.texts.get(name, ()) for name in rows.names or ())
     if _counts(names) or (like_rows and rows.y is not None and rows.target in rows.y):
-        file.warn(
+        table.file.warn(
             f": the first line, {', '.join(names[:5])}{', …' * (len(names) > 5)}, is "
             "taken as names of the columns; if it is a row, put a line of names before it"
         )
+        return True
+    return False
 
 
 def _parse_cells(table: _Table, text: set[int], truths: set[int]) -> Dataset:
     """Read a table with columns of text, and of truth values; labels are anything."""
-    file, request, names, label, features, skip = table
-    codes: dict[int, dict[str, float]] = {j: {} for j in {*text, label} if j is not None}
+    codes = _codes(table, text)
+    with table.file.text() as lines:
+        cells = _cells(table, islice(lines, table.skip, None), codes, truths)
+    return _dataset(table, cells, codes, text)
+
+
+def _codes(table: _Table, text: set[int]) -> dict[int, dict[str, float]]:
+    """Return what will hold the codes of the texts of each column, and of the labels."""
+    return {j: {} for j in {*text, table.label} if j is not None}
+
+
+def _cells(
+    table: _Table,
+    lines: Iterable[str],
+    codes: dict[int, dict[str, float]],
+    truths: set[int],
+    rows: int | None = None,
+) -> HostArray:
+    """Return the cells of rows as numbers, of texts their codes."""
+    file, request, names, label, features = table[:5]
     converters: dict[int | str, Callable[[str], float]] = {
         j: _coder(request, None if j == label else names[j], known) for j, known in codes.items()
     }
     if request.missing:
-        converters |= {j: tables.number_or_nan for j in features if j not in text}
+        converters |= {j: tables.number_or_nan for j in features if j not in codes}
     converters |= {j: lambda cell: float(tables.TRUTHS.get(cell.strip(), math.nan)) for j in truths}
     converters |= {j: lambda _: 0.0 for j in {*range(len(names))} - {label, *features}}
     try:
-        with file.text() as lines:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Input line .* contained no data", UserWarning)
             cells = np.loadtxt(
                 lines,
                 delimiter=file.separator,
                 comments=None,
                 quotechar='"',
-                skiprows=skip,
                 converters=converters,
                 ndmin=2,
+                max_rows=rows,
             )
     except UnicodeDecodeError:
         raise
     except ValueError as error:
-        _refuse_bad_cell(table, set(features) - text - truths)
+        _refuse_bad_cell(table, set(features) - set(codes) - truths)
         file.refuse(f": {error}")
+    if cells.shape[1] != len(names):  # each line has as many as the others, but the first
+        _refuse_bad_cell(table, set())
+    return cells
+
+
+def _dataset(
+    table: _Table,
+    cells: HostArray,
+    codes: dict[int, dict[str, float]],
+    text: set[int],
+    start: int | None = None,
+) -> Dataset:
+    """Return rows of cells; ``start`` is the number of those before, if it is not all."""
+    file, request, names, label, features = table[:5]
     X = cells if list(features) == list(range(cells.shape[1])) else cells[:, features]
     found = tuple(names[j] for j in features)
     if not request.missing:
-        tables.no_missing(file, found, tables.columns_with(np.isnan, X), request.remedy)
+        missing = list(tables.columns_with(np.isnan, X))
+        where = tables.first_row(np.isnan(X), start) if any(missing) else ""
+        tables.no_missing(file, found, missing, request.remedy + where)
     texts = {names[j]: tuple(codes[j]) for j in text}
     if label is None:
         return Dataset(X, None, names=found, texts=texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
@@ -24,6 +24,7 @@ from xplinear.arguments import (
 )
 from xplinear.backends import Backend, backend_of, get_backend
 from xplinear.backends.base import undisturbed
+from xplinear.data.sources import rows_and_targets
 from xplinear.estimator.journal import Journal, told
 from xplinear.estimator.labels import (
     check_classes,
@@ -32,6 +33,7 @@ from xplinear.estimator.labels import (
     in_dtype,
     weights_of,
 )
+from xplinear.estimator.outputs import METHOD, blocks_of, predicted_to
 from xplinear.estimator.predictions import labels_of, predicted
 from xplinear.estimator.problem import place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, checked, given
@@ -299,7 +301,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         callbacks: Sequence[Callable[[Progress], bool | None]] = (),
@@ -317,6 +319,12 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             sparse columns of pandas make a sparse matrix if all are, or where it is much smaller.
             float16 and bfloat16 (of torch, JAX, ml_dtypes) take half the memory of float32 and
             stay as they are: blocks of rows are converted on the way.
+            Or rows in files that need not fit in memory, of which runs are read in every pass:
+            anything with ``shape``, ``dtype`` and slices, such as ``numpy.memmap``, an
+            ``h5py.Dataset``, a ``zarr.Array`` or a slice of safetensors; or a list of these, one
+            after another. Files of up to 256 MiB, and memory maps of up to 1 GiB, are arrays.
+            Solvers to the optimum find that of the same rows in an array; ``sgd`` shuffles
+            blocks of rows, and then the rows of a few blocks.
         y : array or column of shape (n,), or array, sparse matrix or table of shape (n, L)
             Numbers or strings, of any library. Or 0 and 1 for each of L labels, of which any may
             be missing: NaN, masked, or None in a table. A label is learnt from the rows it is
@@ -346,6 +354,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         """
         callbacks = CALLABLES("callbacks", callbacks)
         settings = given(Settings, self)
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         with Journal(settings.checkpoint, partial(told, self, settings)) as journal:
             problem = prepare(journal.seeded(settings), X, y, sample_weight, owner=self)
             problem = journal.as_wide(problem)
@@ -362,7 +371,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
 
     @available_if(_takes_rows_in_turn)
     @undisturbed(place_of)
-    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
+    ) -> Self:
         """Make one epoch of SGD over the given rows, going on from the last call.
 
         Parameters
@@ -373,6 +384,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             All labels there will ever be; needed in the first call, but where rows have many:
             there they name the columns of y.
         """
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight, self)
         before = fitted_of(self) if hasattr(self, "params_") else None
         labels = has_columns(y) if before is None else before.kind == "labels"
         if before is None and classes is None and not labels:
@@ -409,38 +421,68 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             raise interrupt
         return self
 
-    def decision_function(self, X: Any) -> Array:
+    def decision_function(self, X: Any, *, out: Any = None) -> Array:
         """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class.
 
         Of many labels ``(n, L)``: positive for 1.
         """
+        if out is not None:
+            return predicted_to(self, X, "decision_function", out)
         return predicted(self, X, "decision_function")
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any, *, out: Any = None) -> Array:
         """Return the label ``(n,)`` of the largest score of each row; of many 0 or 1 ``(n, L)``."""
+        if out is not None:
+            return predicted_to(self, X, "predict", out)
         codes = predicted(self, X, "predict")
         return codes if self._kind == "labels" else labels_of(codes, self.classes_)
 
     @available_if(is_probabilistic)
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Any, *, out: Any = None) -> Array:
         """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax).
 
         Of many labels ``(n, L)``: that of 1. Those of one against the rest are normalized to add
         up to 1.
         """
+        if out is not None:
+            return predicted_to(self, X, "predict_proba", out)
         return predicted(self, X, "predict_proba")
 
     @available_if(is_probabilistic)
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: Any, *, out: Any = None) -> Array:
         """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
+        if out is not None:
+            return predicted_to(self, X, "predict_log_proba", out)
         return predicted(self, X, "predict_log_proba")
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def predict_blocks(self, X: Any, method: str = "predict") -> Iterator[Array]:
+        """Yield what a method gives of X, some rows at a time: more than memory holds.
+
+        Parameters
+        ----------
+        X : array, or what `fit` takes besides
+            Rows; also batches ``X`` or ``(X, y)``, which need come only once.
+        method : str, default "predict"
+            Or ``predict_proba``, ``predict_log_proba`` or ``decision_function``.
+
+        Examples
+        --------
+        >>> clf = LinearClassifier().fit(np.asarray([[0.0], [1.0]]), ["no", "yes"])
+        >>> batches = (np.full((2, 1), float(i)) for i in range(2))
+        >>> [labels.tolist() for labels in clf.predict_blocks(batches)]
+        [['no', 'no'], ['yes', 'yes']]
+        """
+        check_is_fitted(self)
+        predict = getattr(self, METHOD("method", method))
+        return map(predict, blocks_of(self, X))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given.
 
         Of many labels ``y (n, L)`` it is the share of the rows all of whose labels are right.
         """
         check_is_fitted(self)
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight, self)
         if self._kind == "labels":
             return self._share_all_right(X, y, sample_weight)
         labels = check_labels(self, y)

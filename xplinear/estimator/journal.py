@@ -27,7 +27,6 @@ from xplinear.backends import backend_of
 from xplinear.backends.base import native
 from xplinear.backends.sparse import is_scipy, is_sparse
 from xplinear.checks.certificate import Certificate
-from xplinear.data.remote import RemoteRows
 from xplinear.estimator.problem import Problem, drawn_seed
 from xplinear.estimator.settings import Settings
 from xplinear.formats.checkpoint import (
@@ -130,7 +129,7 @@ class Journal:
         self._now: _Run | None = None
         self._refused: list[dict[str, Any]] = []  # by memory, since the last run
         self._open = checkpoint is not None  # for more
-        self._cut = self._changed = False
+        self._begun = self._cut = self._changed = False
         self._said = ""  # of what went wrong last
         self._written = self._took = 0.0
         self._libraries: dict[str, str] = {}
@@ -193,10 +192,10 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Write what is new where the fit was cut short; else the file goes, unless it is kept."""
-        if self._checkpoint is None:
+        if self._checkpoint is None or not self._begun:
             return
-        found = self._then is not None or self._runs() or self._done
-        if found and (kind is not None or self._cut or self._checkpoint.keep):
+        something = self._then is not None or self._done or self._runs()
+        if something and (kind is not None or self._cut or self._checkpoint.keep):
             if self._changed:
                 self._write()
             return
@@ -263,7 +262,7 @@ class Journal:
         self._told |= data
         if self._then is None:
             write(self._path, *self._content([]))
-        self._written = time.monotonic()
+        self._begun, self._written = True, time.monotonic()
 
     def recalled(
         self, objective: Objective, solver: Any, *, best: bool, whole: bool = False
@@ -364,15 +363,17 @@ class Journal:
             for name, drawn in self._drawn.items():
                 del drawn[self._asked[name] :]
             return None
-        if self._last is not None:
-            self._settle()
+        self._settle()
         return self._coming.popleft()
 
     def _settle(self) -> None:
         """Take leave of the state of the last run: the next one, or a certificate, has begun."""
-        if self._last is not None:
-            self._done.append(self._last.entry(bare=True))
-            self._last = None
+        last, self._last = self._last, None
+        if last is not None:
+            try:
+                self._done.append(last.entry(bare=True))
+            except TypeError as error:
+                self._give_up(error)
 
     def _runs(self) -> list[_Run]:
         """Return the last run and the one under way, as far as there is something of them."""
@@ -397,12 +398,15 @@ class Journal:
             write(self._path, *self._content(entries))
             self._changed, self._said = False, ""
         except TypeError as error:
-            self._open = self._changed = False
-            self._say(f"cannot hold this solver's state, in which there is {error}: it ends here")
+            self._give_up(error)
         except (OSError, MemoryError) as error:
             self._say(f"was not written ({error}): it stays as it was")
         self._written = time.monotonic()
         self._took = self._written - start
+
+    def _give_up(self, error: TypeError) -> None:
+        self._open = self._changed = False
+        self._say(f"cannot hold this solver's state, in which there is {error}: it ends here")
 
     def _say(self, what: str) -> None:
         if what != self._said:
@@ -418,9 +422,9 @@ def _told_of_data(problem: Problem, warm: Fitted | None) -> dict[str, str]:
     """Return what a fit is told by its data, and by where it computes."""
     sample = problem.sample
     X, targets = sample.X, sample.targets
-    rows = f"{tuple(X.shape)} {name_of(X.dtype)}"
+    found = problem.survey
     data = {
-        "X": f"{rows} crc {X.survey().digest:x}" if isinstance(X, RemoteRows) else digest(X),
+        "X": digest(X) if found is None else f"{_kind_of(X)} crc {found.digest:x}",
         "y": digest(targets.codes),
         "the classes of y": str(targets.classes.tolist()),
         "what is missing of y": digest(targets.missing),
@@ -454,11 +458,11 @@ def digest(x: Any) -> str:
     Examples
     --------
     >>> digest(np.asarray([1.0, 2.0]))
-    '(2,) float64 crc 3f8a8a2b'
+    '(2,) float64 crc 7ba3895f'
     """
     if x is None:
         return "None"
-    about, parts = f"{tuple(x.shape)} {name_of(x.dtype)} crc ", (x,)
+    parts: Sequence[Any] = (x,)
     if is_scipy(x):
         parts = x.data, x.indices, x.indptr
     elif is_sparse(x):
@@ -466,7 +470,11 @@ def digest(x: Any) -> str:
     checksum = 0
     for block in (block for part in parts for block in _blocks(part)):
         checksum = zlib.crc32(np.asarray(block, order="C").data, checksum)
-    return f"{about}{checksum:x}"
+    return f"{_kind_of(x)} crc {checksum:x}"
+
+
+def _kind_of(x: Any) -> str:
+    return f"{tuple(x.shape)} {name_of(x.dtype)}"
 
 
 def _blocks(x: Array) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from xplinear.backends import Backend, backend_of
 from xplinear.backends.sparse import ScipyRows, is_scipy
 from xplinear.data import Block, data_of
 from xplinear.data.blocks import joined
+from xplinear.data.remote import is_remote
+from xplinear.data.sources import remote_rows
 from xplinear.estimator.labels import labels_on
 from xplinear.estimator.standardize import column_bounds, with_full_columns
-from xplinear.estimator.validation import check_features
+from xplinear.estimator.validation import check_features, check_width
 from xplinear.formats.fitted import Kind, stack_of
 from xplinear.losses.softmax import softmax
 from xplinear.namespace import Array, HostArray, Namespace, name_of
@@ -80,10 +83,12 @@ def accuracy(objective: Objective, params: Params) -> Array:
 def rows_on(backend: Backend, X: Array, own: Backend) -> Array:
     """Return X on the backend, or on the host where it comes from another library or is sparse.
 
-    Sparse matrices are canonical.
+    Sparse matrices are canonical; rows that are not in memory stay where they are.
     """
     if is_scipy(X):
         return ScipyRows(X)
+    if is_remote(X):
+        return X
     return backend.asarray(X) if own.xp is backend.xp and own.name != "numpy" else own.fetch(X)
 
 
@@ -106,6 +111,21 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
 def predicted(clf: Any, X: Any, method: str) -> Array:
     """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
     check_is_fitted(clf)
+    X = remote_rows(X, clf)
+    if is_remote(X):
+        if X.names is not None:
+            check_features(clf, X, reset=False)
+        with closing(X.blocks()) as blocks:
+            parts = [_predicted(clf, block, method, checked=True) for block in blocks]
+        if not parts:
+            msg = "X gives no rows"
+            raise ValueError(msg)
+        return np.concatenate(parts)
+    return _predicted(clf, X, method)
+
+
+def _predicted(clf: Any, X: Any, method: str, *, checked: bool = False) -> Array:
+    """Return it of rows in memory, which may have been checked already."""
     kept, backend, own = vars(clf), clf.backend_, backend_of(X)
     if own.traced(X) and own.xp is backend.xp:
         own = backend  # wherever it will be computed
@@ -122,7 +142,10 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
         )
         raise ValueError(msg)
     with backend.usual_settings(gradients=True):
-        X, _ = check_features(clf, X, reset=False)
+        if checked:
+            check_width(clf, X)
+        else:
+            X, _ = check_features(clf, X, reset=False)
         params, standard = kept.get("_shifted") or (clf.params_, None)
         rows = rows_on(backend, X, own)
         wide = (params.b if standard is None else standard.centre).dtype

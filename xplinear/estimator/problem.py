@@ -16,10 +16,12 @@ from xplinear.backends.sparse import is_sparse
 from xplinear.checks.certificate import Certificate
 from xplinear.data import Data, Standard, data_of
 from xplinear.data.blocks import padded
+from xplinear.data.remote import Survey, is_remote
 from xplinear.estimator.memory import STATE_VECTORS, WIDE
 from xplinear.estimator.predictions import rows_on
 from xplinear.estimator.settings import STRENGTHS, Settings
 from xplinear.estimator.standardize import (
+    apart,
     column_bounds,
     composed,
     moments_in,
@@ -107,10 +109,21 @@ class Sample(NamedTuple):
     def part(
         self, index: HostArray | None, weights: HostArray | None, like: Data | None = None
     ) -> Data:
-        """Return some rows; X is that of data ``like`` them, if there are such."""
-        codes = self.codes if index is None else self.codes[index]
-        s, backend, against = self.weighed(index, weights), self.backend, self.targets.positives
-        if like is None:
+        """Return some rows; X is that of data ``like`` them, if there are such.
+
+        Of rows that are not in memory the others are there too, and weigh nothing.
+        """
+        X, s, backend = self.X, self.weighed(index, weights), self.backend
+        against, remote = self.targets.positives, is_remote(X)
+        codes = self.codes if index is None or remote else self.codes[index]
+        if remote and index is not None:
+            own = np.ones((len(index), 1)) if s is None else s
+            s = np.zeros((len(codes), own.shape[1]))
+            s[index] = own
+        if like is None and remote:
+            k = self.targets.k if against is None else len(self.classes)
+            data = X.data(codes, s, self.dtype, backend=backend, classes=k, counted=index)
+        elif like is None:
             k = self.targets.k if against is None else len(self.classes)
             data = data_of(self.X, codes, s, self.dtype, index, backend=backend, classes=k)
         else:
@@ -129,7 +142,8 @@ class Sample(NamedTuple):
 class Problem:
     """A fit made ready: everything checked, nothing of the estimator changed yet.
 
-    The objective has only the ``rows`` of the sample that count, all if None. ``shifted`` says that
+    The objective has only the ``rows`` of the sample that count, all if None; where they are not in
+    memory it has all, and ``survey`` is what was found in them. ``shifted`` says that
     scores must be computed in the standard's features; ``reach`` is what they were before they were
     standardized, where that was asked for.
     """
@@ -143,6 +157,7 @@ class Problem:
     seed: int
     alpha: float | HostArray
     reach: Standard | None = None
+    survey: Survey | None = None
     others: Callable[[slice], Problem] | None = None
 
     def of(self, models: slice) -> Problem:
@@ -242,11 +257,17 @@ class Problem:
         params = (xp.astype(a, wide, copy=False) for a in self.held(result.params))
         return replace(result, params=Params(*params))
 
+    @property
+    def present(self) -> HostArray | slice:
+        """The rows of the sample that the objective has."""
+        return slice(None) if self.rows is None or self.survey else self.rows
+
     def places(self, index: HostArray) -> HostArray:
         """Return where the given rows of X are among those that count, without the others."""
         if self.rows is None:
             return index
-        return np.searchsorted(self.rows, index[np.isin(index, self.rows)])
+        index = index[np.isin(index, self.rows)]
+        return index if self.survey else np.searchsorted(self.rows, index)
 
 
 def drawn_seed(random_state: Any) -> int:
@@ -352,9 +373,11 @@ def _models_at_once(settings: Settings, sample: Sample) -> int:
 
 
 def _reachable(
-    settings: Settings, sample: Sample, rows: HostArray | None, *, centre: bool
+    settings: Settings, sample: Sample, bounds: tuple[HostArray, HostArray], *, centre: bool
 ) -> Standard | None:
     """Return what brings the features within reach of the arithmetic; None where they are.
+
+    ``bounds`` are the least and the largest value of each.
 
     Raises
     ------
@@ -363,7 +386,7 @@ def _reachable(
     """
     X, backend = sample.X, sample.backend
     xp, wide, stored = backend.xp, sample.result_dtype, name_of(X.dtype)
-    low, high = column_bounds(X, rows, backend=backend)
+    low, high = bounds
     bits = xp.finfo(wide).bits
     if stored.endswith("float64"):
         wide = accumulator(xp.empty((0,), **backend.kind(wide)), xp=xp)
@@ -468,6 +491,7 @@ class _Shared(NamedTuple):
     standard: Standard | None  # what brings the features within reach
     out: HostArray | None  # rows held out
     seed: int
+    survey: Survey | None
 
 
 def _posed(
@@ -480,7 +504,7 @@ def _posed(
     like: Problem | None = None,
 ) -> Problem:
     """Return the problem of the models of a sample; rows are those of one ``like`` it, if any."""
-    counted, scaled, standard, out, seed = shared
+    counted, scaled, standard, out, seed, survey = shared
     backend, dtype = sample.backend, sample.dtype
     train, held_out = sample.weights, None
     if out is not None:
@@ -520,7 +544,9 @@ def _posed(
         objective = replace(objective, data=data, measured=measured)
     held_out = held_out and held_out.with_standard(standard)
     reach = shared.standard
-    return Problem(objective, sample, counted, held_out, standard, shifted, seed, alpha, reach)
+    return Problem(
+        objective, sample, counted, held_out, standard, shifted, seed, alpha, reach, survey
+    )
 
 
 def prepare(
@@ -541,7 +567,7 @@ def prepare(
     ----------
     settings : Settings
     X, y, sample_weight : arrays
-        As `LinearClassifier.fit` takes them.
+        As `LinearClassifier.fit` takes them, after `rows_and_targets`.
     owner : estimator
         Whose name errors give; it is not changed.
     partial : bool, default False
@@ -563,6 +589,7 @@ def prepare(
     one = targets.kind == "classes" and not scored
     counted = _counted_rows(sample.weights, dtype, backend) if one else visible
     scaled = visible if settings.standardize else counted
+    survey = sample.X.survey(scaled) if is_remote(sample.X) else None
     if before is not None and before.near is not None:  # it goes on in the same coordinates
         standard = before.near.to(backend, before.backend).standard
         bits = backend.xp.finfo(dtype).bits
@@ -570,11 +597,15 @@ def prepare(
         sample = sample._replace(X=rows)
     else:
         centre = settings.fit_intercept and not partial
-        standard = _reachable(settings, sample, scaled, centre=centre)
+        if survey is None:
+            bounds = column_bounds(sample.X, scaled, backend=backend)
+        else:
+            bounds = apart(survey.low, survey.high)
+        standard = _reachable(settings, sample, bounds, centre=centre)
     out = None
     if settings.early_stopping and not partial:
         out = _held_out(settings, sample, counted, seed)
-    shared = _Shared(counted, scaled, standard, out, seed)
+    shared = _Shared(counted, scaled, standard, out, seed, survey)
     first = _posed(settings, shared, sample, before, partial=partial)
 
     def others(models: slice) -> Problem:

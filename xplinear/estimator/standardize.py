@@ -18,6 +18,7 @@ import numpy as np
 
 from xplinear.arguments import warn
 from xplinear.backends import Backend
+from xplinear.backends.halves import half_bounds
 from xplinear.backends.sparse import HostSparse, ScipyRows, filled
 from xplinear.data import Standard
 from xplinear.data.rows import FarStandard, centred_scores, of_models
@@ -27,6 +28,7 @@ from xplinear.solvers.metric import Moments, feature_moments, vary
 
 __all__ = [
     "Nearby",
+    "apart",
     "column_bounds",
     "composed",
     "moments_in",
@@ -70,7 +72,7 @@ def column_bounds(
     (array([ 1., -5.]), array([3., 5.]))
     """
     if isinstance(X, ScipyRows):
-        return _apart(*_sparse_bounds((X if rows is None else X.rows(rows)).matrix))
+        return apart(*_sparse_bounds((X if rows is None else X.rows(rows)).matrix))
     X = backend.near(X)
     host = isinstance(X, np.ndarray)
     xp = np if host else backend.xp
@@ -93,12 +95,14 @@ def column_bounds(
             wide = X[:whole].reshape(-1, _FEW_COLUMNS * p)
             ends = [f(wide, axis=0).reshape(_FEW_COLUMNS, p) for f in (np.min, np.max)]
             X = np.concatenate([*ends, X[whole:]])
+        if host and X.dtype == np.float16:
+            return half_bounds(X)
         return xp.stack([xp.min(X, axis=0), xp.max(X, axis=0)])
 
     blocks = iter(range(0, n, size))
     both = xp.stack(list(backend.each(lambda i: bounds(block(i)), blocks)))
     both = both if host else backend.to_host(both)
-    return _apart(both[:, 0].min(axis=0), both[:, 1].max(axis=0))
+    return apart(both[:, 0].min(axis=0), both[:, 1].max(axis=0))
 
 
 def with_full_columns(X: Any, standard: Standard | None, bits: int, *, backend: Backend) -> Any:
@@ -131,7 +135,7 @@ def _sparse_bounds(X: HostSparse) -> tuple[HostArray, HostArray]:
     return low, high
 
 
-def _apart(low: HostArray, high: HostArray) -> tuple[HostArray, HostArray]:
+def apart(low: HostArray, high: HostArray) -> tuple[HostArray, HostArray]:
     """Return bounds in float64, still apart where they are."""
     rounded, above = low.astype(np.float64), high.astype(np.float64)
     # Integers may be one in float64; what varies must be seen to.

@@ -7,9 +7,10 @@ from typing import Any, cast
 import numpy as np
 from sklearn.utils.validation import check_array, validate_data
 
-from xplinear.arguments import naming
+from xplinear.arguments import naming, shown
 from xplinear.backends import Backend, backend_of
 from xplinear.backends.sparse import HostRows, canonical, is_scipy
+from xplinear.data.remote import RemoteRows, is_remote
 from xplinear.estimator.tables import matrix_of, table_of
 from xplinear.namespace import Array, HostArray, accumulator, is_array, name_of
 
@@ -17,6 +18,7 @@ __all__ = [
     "check_features",
     "check_lengths",
     "check_precision",
+    "check_width",
     "computation_dtype",
     "on_host",
     "refuse_masked",
@@ -59,7 +61,8 @@ def on_host(name: str, values: Any) -> Any:
 def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostArray | None]:
     """Return X as a finite numeric array ``(n, p)`` where it lives, and its columns' names, if any.
 
-    A sparse matrix of any library comes to the host, as `canonical` makes it.
+    A sparse matrix of any library comes to the host, as `canonical` makes it. Rows that are not in
+    memory stay as they are: their numbers are checked when they are surveyed.
 
     Raises
     ------
@@ -67,6 +70,8 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         If X is not two-dimensional, empty, not numeric, not finite, or, unless ``reset``, has
         other columns than the estimator was fitted with.
     """
+    if is_remote(X):
+        return X, _check_names(estimator, X, reset=reset)
     X = X if type(X) is np.ndarray else sparse_on_host(X)
     unnamed = reset or not hasattr(estimator, "feature_names_in_")
     if unnamed and _is_plain(X) and (reset or X.shape[1] == estimator.n_features_in_):
@@ -95,6 +100,31 @@ def check_features(estimator: Any, X: Any, *, reset: bool) -> tuple[Array, HostA
         raise ValueError(msg)
     longer = checked.dtype.kind == "f" and checked.dtype.itemsize > 8
     return _doubles(checked) if longer else checked, getattr(probe, "feature_names_in_", None)
+
+
+def _check_names(estimator: Any, X: RemoteRows, *, reset: bool) -> HostArray | None:
+    """Return the names of the features, if any, those the estimator was fitted with."""
+    names = X.names
+    if reset:
+        return names
+    check_width(estimator, X)
+    known = getattr(estimator, "feature_names_in_", None)
+    if names is not None and known is not None and list(names) != list(known):
+        msg = (
+            f"X has the columns {shown(list(names))}, and {type(estimator).__name__} was fitted "
+            f"with {shown(list(known))}: select these, in their order"
+        )
+        raise ValueError(msg)
+    return names
+
+
+def check_width(estimator: Any, X: Any) -> None:
+    """Raise ValueError unless X has as many columns as the estimator was fitted with."""
+    p, known = X.shape[1], estimator.n_features_in_
+    if p != known:
+        name = type(estimator).__name__
+        msg = f"X has {p} features, but {name} is expecting {known} features as input"
+        raise ValueError(msg)
 
 
 def sparse_on_host(X: Any) -> Any:
@@ -166,9 +196,8 @@ def _check_device_array(estimator: Any, X: Array, *, reset: bool) -> Array:
     if n == 0 or p == 0:
         msg = f"X is empty: {n} sample(s) and {p} feature(s) (shape={(n, p)}) while 1 is required"
         raise ValueError(msg)
-    if not reset and p != estimator.n_features_in_:
-        msg = f"X has {p} features, but {name} is expecting {estimator.n_features_in_} features"
-        raise ValueError(msg)
+    if not reset:
+        check_width(estimator, X)
     if name_of(X.dtype) == "bfloat16" or xp.isdtype(X.dtype, "real floating"):
         rows, near = max(1, _CHECK_BYTES // p), backend.near(X)
         own = backend_of(near)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from xplinear.arguments import CALLABLES, FLAG, NONE, integer, number, sequence, shown
 from xplinear.backends import Backend
 from xplinear.backends.base import undisturbed
+from xplinear.data.sources import rows_and_targets
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
 from xplinear.estimator.journal import Journal, Runs, told
 from xplinear.estimator.labels import host_weights
@@ -270,7 +271,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         groups: Any = None,
@@ -298,6 +299,7 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         """
         callbacks = CALLABLES("callbacks", callbacks)
         search, settings = given(_Search, self), given(Settings, self)
+        X, y, sample_weight = rows_and_targets(X, y, sample_weight)
         say = partial(told, self, settings, search, scoring=self.scoring)
         with Journal(settings.checkpoint, say) as journal:
             settings = journal.seeded(settings)
@@ -472,31 +474,35 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         Z = Z[:, 1] - Z[:, 0] if Z.shape[1] == 2 else Z
         return scattered(Z, np.concatenate(held_out.tests), len(held_out.codes), objective)
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any, *, out: Any = None) -> Array:
         """Return the label ``(n,)`` of the largest score of each row; of many 0 or 1 ``(n, L)``."""
-        return self._best().predict(X)
+        return self._best().predict(X, out=out)
 
-    def decision_function(self, X: Any) -> Array:
+    def decision_function(self, X: Any, *, out: Any = None) -> Array:
         """Return scores ``(n, k)``, or ``(n,)`` when binary: positive for the second class.
 
         Of many labels ``(n, L)``: positive for 1.
         """
-        return self._best().decision_function(X)
+        return self._best().decision_function(X, out=out)
 
     @available_if(is_probabilistic)
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Any, *, out: Any = None) -> Array:
         """Return class probabilities ``(n, k)``; only for losses that estimate them (softmax).
 
         Of many labels ``(n, L)``: that of 1.
         """
-        return self._best().predict_proba(X)
+        return self._best().predict_proba(X, out=out)
 
     @available_if(is_probabilistic)
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: Any, *, out: Any = None) -> Array:
         """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
-        return self._best().predict_log_proba(X)
+        return self._best().predict_log_proba(X, out=out)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def predict_blocks(self, X: Any, method: str = "predict") -> Iterator[Array]:
+        """Yield what a method gives of X, some rows at a time; see `LinearClassifier`."""
+        return self._best().predict_blocks(X, method)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, whatever ``scoring`` is.
 
         Of many labels it is the share of the rows all of whose labels are right.

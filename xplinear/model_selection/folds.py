@@ -12,6 +12,7 @@ from sklearn.model_selection import KFold, check_cv
 from xplinear.arguments import NONE, integer, naming, satisfying
 from xplinear.backends import Backend, backend_of
 from xplinear.data import Standard
+from xplinear.data.remote import is_remote
 from xplinear.data.rows import FarStandard
 from xplinear.estimator.labels import weights_of
 from xplinear.estimator.problem import Problem
@@ -70,6 +71,7 @@ def splits_of(cv: Any, X: Any, labels: Any, groups: Any) -> list[Split]:
     ``labels`` are ``(n,)``, or ``(n, L)`` of 0 and 1, dense or sparse.
     """
     n = labels.shape[0]
+    X = np.empty((n, 0)) if is_remote(X) else X
     if groups is not None:
         refuse_masked("groups", groups)
         with naming("groups"):
@@ -121,16 +123,16 @@ def folds_of(
                 "needs two; use fewer folds, or stratified ones: cv=2"
             )
             raise ValueError(msg)
-    data, own = problem.objective.data, len(train)
+    data, own, present = problem.objective.data, len(train), problem.present
     standard = None
     if standardize:
-        standard = standards_of(problem, columns_of(np.stack(train, axis=1), counted), refit=refit)
+        standard = standards_of(problem, columns_of(np.stack(train, axis=1), present), refit=refit)
     weighed = [weights_of(one, class_weight, codes, classes) for one in [*train, weights]]
     sums = np.asarray([one.sum() * 2.0**unit for one, unit in cast(Any, weighed)])
     train = [one for one, _ in cast(Any, weighed)][: own + refit]
     return Folds(
-        data.as_held(columns_of(np.stack(cast(Any, train), axis=1), counted)),
-        data.as_held(columns_of(np.stack(held_out, axis=1), counted)),
+        data.as_held(columns_of(np.stack(cast(Any, train), axis=1), present)),
+        data.as_held(columns_of(np.stack(held_out, axis=1), present)),
         [rows[weights[rows] > 0] for _, rows in splits],
         np.stack([np.bincount(codes, one, minlength=k) > 0 for one in train[:own]]),
         sums[: own + refit] / sums[-1],

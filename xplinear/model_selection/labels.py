@@ -249,15 +249,15 @@ def _folds(
             into.append(times.astype(float) if bare is None else (bare.T * times).T)
     known = np.stack([np.broadcast_to(weights.any(axis=0), (w,)) for weights in scored])
     positive = np.stack([_positive(sample.codes, weights) for weights in train])
-    data = problem.objective.data
+    data, present = problem.objective.data, problem.present
     standard = None
     if standardize:
-        standard = standards_of(problem, columns_of(_beside(seen), counted), refit=False)
+        standard = standards_of(problem, columns_of(_beside(seen), present), refit=False)
     given = targets.sample_weight
-    held = _beside(scored)[counted] / (1.0 if given is None else given.max())  # alike in all parts
+    held = _beside(scored)[present] / (1.0 if given is None else given.max())  # alike in all parts
     tests = [rows[visible[rows]] for _, rows in splits]
     folds = Folds(
-        data.as_held(columns_of(_beside(train), counted)),
+        data.as_held(columns_of(_beside(train), present)),
         data.as_held(np.where(held.any(axis=0), held, 1.0)),
         [rows for rows in tests for _ in range(w)],
         np.ones((len(splits) * w, 2), dtype=bool),

@@ -21,6 +21,7 @@ from sklearn.utils import _safe_indexing  # pyright: ignore[reportPrivateUsage] 
 
 from xplinear.backends import backend_of
 from xplinear.data import Block, Data
+from xplinear.data.remote import is_remote
 from xplinear.estimator.classifier import LinearClassifier
 from xplinear.estimator.predictions import accuracy, block_scores
 from xplinear.losses import Loss, SoftmaxLoss
@@ -343,6 +344,12 @@ class HostScoring:
             msg = (
                 f"scoring={self.function!r} must be callable as scoring(y, Z), or as "
                 f"scoring(estimator, X, y); it needs {self._positional} arguments"
+            )
+            raise TypeError(msg)
+        if self._positional == 3 and is_remote(self.X):
+            msg = (
+                f"scoring={self.function!r} is given rows of X, which are not in memory; use a "
+                "scoring by name, or scoring(y, Z) of scores"
             )
             raise TypeError(msg)
 

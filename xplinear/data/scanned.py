@@ -1,0 +1,408 @@
+"""Columns of tables that are not in memory: which are features, and their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from threading import Lock
+from typing import Any, cast
+
+import numpy as np
+
+from xplinear.arguments import TEXT, sequence, shown
+from xplinear.data.arrow import (
+    Form,
+    Part,
+    Parts,
+    changed,
+    check_present,
+    form_of,
+    labels_in,
+    numbers_in,
+    parts_of,
+    pyarrow_for,
+)
+from xplinear.data.sliced import KEPT_BYTES, SlicedRows
+from xplinear.namespace import HostArray, is_array
+
+__all__ = ["Scanned", "by_name", "scan"]
+
+_BATCH_BYTES = 2**22  # decoded together: they stay in the cache
+_TABLE_CELLS = 2**18
+_OPEN = 4  # parts in the middle of which reading has stopped
+
+_NAMES = sequence(TEXT, "a sequence of names of columns")
+_WANTS = (
+    "the path of a Parquet file or of a folder of them, a Dataset or ParquetFile of pyarrow, or a "
+    "Dataset of Hugging Face"
+)
+
+
+class _Cursor:
+    """Where reading of a part has come to."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self.batches, self.at, self.rest = batches, 0, cast(Any, None)
+
+    def run(self, start: int, count: int) -> Generator[Any]:
+        """Yield so many rows from ``start`` on, which was not passed yet."""
+        while count:
+            if not self.rest:
+                self.rest = next(self.batches, None)
+                if self.rest is None:  # who counts rows will miss them
+                    return
+            skipped = min(start - self.at, len(self.rest))
+            here = self.rest.slice(skipped, count)
+            self.rest = self.rest.slice(skipped + len(here))
+            self.at += skipped + len(here)
+            start, count = start + len(here), count - len(here)
+            if len(here):
+                yield here
+
+    def close(self) -> None:
+        """Leave the file."""
+        getattr(self.batches, "close", lambda: None)()
+
+
+class _Cursors:
+    """Those of all parts, of which few are open; each serves one reader at a time."""
+
+    def __init__(self, parts: int) -> None:
+        self.locks = [Lock() for _ in range(parts)]
+        self.lock, self.open = Lock(), dict[int, _Cursor]()
+
+    def taken(self, part: int, start: int) -> _Cursor | None:
+        """Return the cursor of a part, None where it is not open or has passed a row."""
+        with self.lock:
+            cursor = self.open.pop(part, None)
+        if cursor is not None and cursor.at > start:
+            cursor.close()
+            return None
+        return cursor
+
+    def put(self, part: int, cursor: _Cursor) -> None:
+        """Keep the cursor of a part; close the one not used for longest."""
+        with self.lock:
+            self.open[part] = cursor
+            old = self.open.pop(next(iter(self.open))) if len(self.open) > _OPEN else None
+        if old is not None:
+            old.close()
+
+
+@dataclass(frozen=True, eq=False)
+class Scanned:
+    """Columns of a table that is not in memory; made by `scan`.
+
+    They are `xplinear.data.remote.Slices`: numbers of several columns, or one column of lists of
+    one length. A row group of Parquet need not fit in memory; runs of rows cost least in their
+    order.
+
+    Parameters
+    ----------
+    source : Parts
+        All columns of the table, and where its rows are.
+    columns : tuple of str
+        Those that are rows.
+    chosen : bool, default False
+        Whether the columns were named by the user.
+    argument : str, default "X"
+        What messages call the rows.
+    """
+
+    source: Parts
+    columns: tuple[str, ...]
+    chosen: bool = False
+    argument: str = "X"
+    cursors: _Cursors = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cursors", _Cursors(len(self.source.parts)))
+
+    @cached_property
+    def ends(self) -> HostArray:
+        """The row after the last of each part."""
+        return np.cumsum([part.rows for part in self.source.parts], dtype=np.int64)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a table in memory without lists, as others take it."""
+        forms = (form_of(self.source.schema.field(name).type) for name in self.columns)
+        return self.source.table is not None and all(a is None or a.width is None for a in forms)
+
+    @cached_property
+    def form(self) -> Form:
+        """The dtype of the numbers, and the length of the lists if they are in one column."""
+        forms = {name: self._form_of(name) for name in self.columns}
+        lists = [name for name, form in forms.items() if form.width is not None]
+        problem = None
+        if not forms:
+            problem = f"{self.source.name} has no columns left for the features"
+        elif lists and len(forms) > 1:
+            others = ", ".join(repr(name) for name in self.columns if name != lists[0])
+            problem = (
+                f"column {lists[0]!r} of {self.source.name} holds lists, beside {others}; features "
+                "are one column of lists, or columns of numbers: "
+                f"xplinear.scan(..., columns=[{lists[0]!r}])"
+            )
+        elif self.source.beyond and not self.chosen:
+            problem = f"{self.source.beyond}; xplinear.scan(..., columns=[...]) chooses"
+        if problem is not None:
+            msg = f"{self.argument}: {problem}"
+            raise ValueError(msg)
+        if not lists:
+            return Form(np.result_type(*(form.dtype for form in forms.values())))
+        form = forms[lists[0]]
+        return form._replace(width=form.width or self._first_length(lists[0]))
+
+    def _form_of(self, name: str) -> Form:
+        kind = self.source.schema.field(name).type
+        form = form_of(kind)
+        if form is None:
+            msg = (
+                f"{self.argument}: column {name!r} of {self.source.name} is of type {kind}; "
+                "features are columns of numbers or truth values, or one column of lists of "
+                "numbers: encode it, or leave it out, xplinear.scan(..., columns=[...])"
+            )
+            raise ValueError(msg)
+        return form
+
+    def _first_length(self, name: str) -> int:
+        part = next((part for part in self.source.parts if part.rows), None)
+        if part is None:
+            return 0
+        with closing(_Cursor(part.batches([name], 1))) as cursor:
+            (column,) = (batch.column(0) for batch in cursor.run(0, 1))
+        check_present(column, self.argument, self._cell(part, name, 0))
+        return len(column[0])
+
+    def _cell(self, part: Part, name: str, first: int) -> Callable[[int], str]:
+        """Return what messages call the values of rows of a part, from ``first`` on."""
+        return lambda row: f"column {name!r} of {part.file}, row {part.before + first + row:,}"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, and the numbers of each."""
+        n, width = int(self.ends[-1]) if self.source.parts else 0, self.form.width
+        return n, len(self.columns) if width is None else width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype that holds all numbers."""
+        return self.form.dtype
+
+    @property
+    def chunk(self) -> int:
+        """The rows of the largest part."""
+        return max((part.rows for part in self.source.parts), default=1)
+
+    def read(self, start: int, stop: int, into: HostArray) -> None:
+        """Write rows to an array of their shape; several threads may call it."""
+        at = start
+        for i in range(int(np.searchsorted(self.ends, start, "right")), len(self.source.parts)):
+            begin, end = int(self.ends[i]) - self.source.parts[i].rows, min(stop, int(self.ends[i]))
+            if at < end:
+                self._read_part(i, at - begin, into[at - start : end - start])
+                at = end
+
+    def _read_part(self, i: int, start: int, into: HostArray) -> None:
+        part, done = self.source.parts[i], 0
+        with self.cursors.locks[i]:
+            cursor = self.cursors.taken(i, start)
+            if cursor is None:
+                row_bytes = self.shape[1] * self.dtype.itemsize
+                cursor = _Cursor(part.batches(self.columns, 1 + _BATCH_BYTES // (1 + row_bytes)))
+            try:
+                for batch in cursor.run(start, len(into)):
+                    self._write(batch, part, start + done, into[done : done + len(batch)])
+                    done += len(batch)
+            finally:
+                if done == len(into) and cursor.at < part.rows:
+                    self.cursors.put(i, cursor)
+                else:  # at its end, or by an error
+                    cursor.close()
+        if done < len(into):
+            raise changed(part.file)
+
+    def _write(self, batch: Any, part: Part, row: int, into: HostArray) -> None:
+        """Write rows of a part, those from ``row`` on, to an array."""
+        width = self.form.width
+        for j, (column, name) in enumerate(zip(batch.columns, self.columns, strict=True)):
+            found = numbers_in(column, width, self.argument, self._cell(part, name, row))
+            if width is None:
+                into[:, j] = found
+            else:
+                into[...] = found
+
+    def of(self, columns: Sequence[str], argument: str = "X") -> Scanned:
+        """Return the same rows of columns chosen."""
+        name, there = self.source.name, self.source.schema.names
+        missing = [column for column in columns if column not in there]
+        if missing:
+            msg = f"{argument}: {name} has no column {missing[0]!r}; it has {shown(there)}"
+            raise ValueError(msg)
+        return replace(self, columns=tuple(columns), chosen=True, argument=argument)
+
+    def table(self) -> Any:
+        """Return the columns as a table of Arrow in memory, without missing values."""
+        pa = pyarrow_for("Arrow")
+        schema = pa.schema([self.source.schema.field(name) for name in self.columns])
+        found: list[Any] = []
+        for part in self.source.parts:
+            row = 0
+            for batch in part.batches(self.columns, 1 + _TABLE_CELLS // len(self.columns)):
+                for column, name in zip(batch.columns, self.columns, strict=True):
+                    check_present(column, self.argument, self._cell(part, name, row))
+                found.append(batch)
+                row += len(batch)
+            if row != part.rows:
+                raise changed(part.file)
+        return pa.Table.from_batches(found) if found else schema.empty_table()
+
+    def column(self, name: str, argument: str) -> HostArray:
+        """Return all values of a column, for an argument: ``(n,)``, or of lists ``(n, w)``."""
+        one = self.of([name], argument)
+        kind = self.source.schema.field(name).type
+        if form_of(kind) is None:
+            return labels_in(
+                one.table().column(0), f"{argument}: column {name!r} of {self.source.name}"
+            )
+        values = np.empty(one.shape, one.dtype)
+        one.read(0, len(values), values)
+        return values[:, 0] if one.form.width is None else values
+
+    def features_of(self, model: Any) -> Scanned:
+        """Return the features that a model has: of their names, or the one column of such lists."""
+        p, names = (getattr(model, f"{name}_in_", None) for name in ("n_features", "feature_names"))
+        if self.chosen or p is None:
+            return self
+        if names is not None:
+            return self.of(names)
+        forms = {name: form_of(self.source.schema.field(name).type) for name in self.columns}
+        lists = [self.of([name]) for name, form in forms.items() if form and form.width is not None]
+        fit = [one for one in lists if one.shape[1] == p]
+        return fit[0] if len(fit) == 1 else self
+
+    def _lists_of(self, table: Any) -> HostArray:
+        """Return lists in memory as a matrix, which is their memory where that is in one piece."""
+        (name,), row, found = self.columns, 0, list[HostArray]()
+        whole = Part(self.source.name, 0, len(table), lambda *_: iter(()))
+        for piece in table.column(name).chunks:
+            cell = self._cell(whole, name, row)
+            found.append(numbers_in(piece, self.form.width, self.argument, cell))
+            row += len(piece)
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def in_memory(self) -> Any:
+        """Return rows that are few as a table or an array, others as those of a file."""
+        n, p = self.shape
+        if n == 0:
+            msg = f"X: {self.source.name} has no rows"
+            raise ValueError(msg)
+        lists, table = self.form.width is not None, self.source.table
+        if table is not None:
+            return self._lists_of(table) if lists else table.select(self.columns)
+        rows = SlicedRows(self, None if lists else np.asarray(self.columns, dtype=object))
+        if n * p * self.dtype.itemsize > KEPT_BYTES:
+            return rows
+        return rows.array() if lists else self.table()
+
+
+def scan(source: Any, *, columns: Sequence[str] | None = None) -> Scanned:
+    """Return rows of a table that is not in memory, for `fit` and all that predicts.
+
+    Parameters
+    ----------
+    source : path, sequence of paths, or object
+        A Parquet file or a folder of them, in the order of their names; columns that its paths
+        name, ``year=2020/``, are among them. Or a Dataset or ParquetFile of pyarrow, or a Dataset
+        of Hugging Face, in any format but a transform.
+    columns : sequence of str, optional
+        The features, in this order: numbers and truth values, or one column of lists of numbers,
+        all of one length. By default all columns but the row index of pandas and those that are
+        named as labels or weights.
+
+    Returns
+    -------
+    Scanned
+        Pass it as X. Labels and weights may then be named: ``fit(X, "label")``.
+
+    Raises
+    ------
+    ImportError
+        If pyarrow is not installed.
+    TypeError, ValueError, FileNotFoundError
+        If it is no such source.
+
+    Notes
+    -----
+    What these are may be passed as X itself; `scan` is for a choice of columns. A model takes its
+    features by their names from every source it predicts.
+
+    Examples
+    --------
+    >>> import tempfile, pyarrow.parquet
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> rows = pyarrow.table({"id": [7, 8, 9], "size": [0.0, 2.0, 3.0], "kind": ["a", "b", "b"]})
+    >>> pyarrow.parquet.write_table(rows, folder.name + "/rows.parquet")
+    >>> X = scan(folder.name, columns=["size"])
+    >>> X.shape
+    (3, 1)
+    >>> from xplinear import LinearClassifier
+    >>> LinearClassifier(C=10.0).fit(X, "kind").predict(X)
+    array(['a', 'b', 'b'], dtype='<U1')
+    >>> folder.cleanup()
+    """
+    rows = _scanned(source)
+    if rows is None:
+        msg = f"source must be {_WANTS}, got {shown(source)}"
+        raise TypeError(msg)
+    return rows if columns is None else rows.of(_NAMES("columns", columns))
+
+
+def by_name(X: Any, model: Any = None, **given: Any) -> tuple[Any, ...]:
+    """Return X, and what was given with it; columns of X are taken for their names.
+
+    Parameters
+    ----------
+    X : Any
+        What `scan` knows becomes a table or an array where it is small, else `SlicedRows`.
+    model : classifier, optional
+        Whose features are to be taken, if it is fitted.
+    **given
+        The arguments that may be names.
+
+    Examples
+    --------
+    >>> by_name([[1.0]], y=[0])
+    ([[1.0]], [0])
+    """
+    taken = {name: _of_hugging_face(value, name) for name, value in given.items()}
+    rows = None if is_array(X) or isinstance(X, (list, tuple)) else _scanned(X)
+    columns = {name: value for name, value in taken.items() if isinstance(value, str)}
+    if rows is None or (rows is not X and rows.is_plain):
+        return X, *taken.values()
+    if "y" in taken and taken["y"] is None:
+        msg = f"y must be the labels of all rows, or the name of a column of {rows.source.name}"
+        raise ValueError(msg)
+    others = [name for name in rows.columns if name not in columns.values()]
+    features = replace(rows, columns=tuple(others)).features_of(model)
+    taken |= {name: rows.column(value, name) for name, value in columns.items()}
+    return features.in_memory(), *taken.values()
+
+
+def _scanned(source: Any) -> Scanned | None:
+    """Return rows of a table that is not in memory, None of what is none."""
+    if isinstance(source, Scanned):
+        return source
+    found = parts_of(source)
+    return found and Scanned(found, found.columns)
+
+
+def _of_hugging_face(values: Any, argument: str) -> Any:
+    """Return a column of a Dataset of Hugging Face as an array, anything else as it is."""
+    if type(values).__module__ != "datasets.arrow_dataset":
+        return values
+    rows = scan(values)
+    return rows.column(rows.columns[0], argument)
