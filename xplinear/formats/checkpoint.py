@@ -53,6 +53,18 @@ class Checkpoint:
         twenty-fifth of the time.
     keep : bool, default False
         Whether the file stays once the fit is complete: the same fit then has its result at once.
+        Where Ctrl-C, a callback or an error ended it, it stays in any case.
+
+    Notes
+    -----
+    A fit goes on from a file of the same settings, ``max_iter`` and ``tol`` included, the same
+    data, to the last number, and the same version of xplinear; else it is refused before work
+    begins, and the file stays. Its last bits are what they would have been where the libraries, the
+    machine and its number of threads are the same too.
+
+    The file holds the weights of every run that is done, and the state of the solver: five times
+    the weights for ``sgd``, 26 times for ``lbfgs``, and where it measures Hessians their inverses,
+    $(c + 1)(p + 1)²$ numbers of each model.
 
     Examples
     --------
