@@ -440,7 +440,7 @@ class TestSweep:
         assert same.pop("cv") == 5
         assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 16  # with Cs
+        assert len(same) == 17  # with Cs and checkpoint
 
     def test_progress_bar(self, monkeypatch):
         console = cli.terminal.Console
