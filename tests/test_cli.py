@@ -234,7 +234,8 @@ class TestTrainAndPredict:
         assert train[11] == "multi_class"
         assert train[12:17] == ["max_iter", "tol", "early_stopping", "backend", "dtype"]
         assert train[17:21] == ["precision", "seed", "target", "impute"]
-        assert train[21:] == ["test_fraction", "accelerate", "plot", "out", "as_json"]
+        assert train[21:24] == ["test_fraction", "accelerate", "checkpoint"]
+        assert train[24:] == ["plot", "out", "as_json"]
         assert sweep[:6] == ["data", "format_", "alphas", "cv", "scoring", "one_se"]
         assert sweep[11] == "learning_rates"
         assert [name for name in sweep if name in train] == [
@@ -251,7 +252,7 @@ class TestTrainAndPredict:
         }
         assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 15
+        assert len(same) == 16
 
     def test_unlabelled_table(self, tmp_path, blobs):
         X, y = blobs
@@ -439,7 +440,7 @@ class TestSweep:
         assert same.pop("cv") == 5
         assert same.pop("standardize") is None  # it is for tables
         assert same == {name: own[name].default for name in same}
-        assert len(same) == 16  # with Cs
+        assert len(same) == 17  # with Cs and checkpoint
 
     def test_progress_bar(self, monkeypatch):
         console = cli.terminal.Console
