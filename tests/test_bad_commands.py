@@ -59,6 +59,7 @@ BAD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model": (NO_MODELS, ()),
     "multi_class": ((*NO_NAMES, "ovr", "multinomial"), ()),
     "one_se": (FLAG, ()),
+    "checkpoint": (("absent/run.ckpt", "sub", "", "."), ()),
     "out": (NO_PLACES, ()),
     "penalties": ((*NO_NAMES, "l1,l3"), ()),
     "penalty": ((*NO_NAMES, "l3", "L2"), ()),
