@@ -29,6 +29,7 @@ from xplinear.backends import get_backend, matmul_precision, use_backend
 from xplinear.backends.base import AcceleratedLoss
 from xplinear.certificate import certify
 from xplinear.data import ArrayData
+from xplinear.data.arrow import write_parquet
 from xplinear.losses import LOSSES, SoftmaxLoss
 from xplinear.minimize import minimize
 from xplinear.model_selection.alphas import automatic_alphas
@@ -306,6 +307,11 @@ def files(path: Path) -> Iterator[Call]:
     FITTED.save(model)
     no_model = [*PATH, text, folder, other, path / "missing", "", "\0"]
     yield called("files", xl.load, {"path": model}, path=no_model, backend=[*BACKEND, *NONE])
+    table = str(path / "table")
+    write_parquet(table, [{"x": Y}])
+    no_source = [3, 2.5, True, None, [], {}, Nothing(), function, b"x", X, "", "\0", text, folder]
+    columns = [3, True, "x", "", [], [3], [None], {}, X, Nothing(), function, ["z"], ["x", "z"]]
+    yield called("files", xl.scan, {"source": table}, source=no_source, columns=columns)
     for method in (FITTED.save, FITTED.to_onnx, CHOSEN.save, CHOSEN.to_onnx):
         yield called("files", method, {}, path=PATH)
 
