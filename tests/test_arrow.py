@@ -19,6 +19,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import cross_val_score
 
 import xplinear as xl
 from xplinear.data import scanned
@@ -648,3 +649,29 @@ class TestWriting:
             write_parquet(path, [{"a": np.arange(2)}, {"b": np.arange(2)}])
         with pytest.raises(OSError, match="space"):
             write_parquet("/dev/full", [{"a": np.arange(2)}])
+
+
+def test_labels_of_a_table_in_memory_are_named_too() -> None:
+    expected = tight().fit(X, Y, S)
+    found = tight().fit(numbers(), "label", "weight")
+    np.testing.assert_array_equal(found.coef_, expected.coef_)
+    assert found.feature_names_in_.tolist() == NAMES
+    assert found.score(numbers(), "label", "weight") == expected.score(X, Y, S)
+
+
+@pytest.mark.parametrize("rows", [X, pl.DataFrame(X)])
+def test_labels_of_other_rows_have_no_name(rows: Any) -> None:
+    with pytest.raises(ValueError, match="y is 'label'; the name of a column is for rows that"):
+        tight().fit(rows, "label")
+
+
+def test_what_is_asked_for_of_a_scan_that_it_cannot_be(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.parquet", numbers())
+    rows = xl.scan(path, columns=NAMES)
+    with pytest.raises(ValueError, match="column 'x1' of .* is named twice"):
+        xl.scan(path, columns=["x1", "x0", "x1"])
+    with pytest.raises(TypeError, match=r"scan all files at once: scan\(\[a, b\]\)"):
+        tight().fit([rows, rows], Y)
+    with pytest.raises(TypeError, match="not in memory, and was to become an array"):
+        cross_val_score(tight(), rows, Y)
+    assert len(repr(rows)) < 300

@@ -117,6 +117,14 @@ def test_search_too(tmp_path):
     alike(np.concatenate(list(search.predict_blocks(parts()))), search.predict(X))
 
 
+def test_out_that_takes_the_place_of_rows_to_come(clf):
+    memory = np.zeros((N + 100, P))
+    memory[:N] = X
+    with pytest.raises(ValueError, match="out and X share memory"):
+        clf.predict_proba(memory[:N], out=memory[100:, :3])
+    np.testing.assert_array_equal(memory[:N], X)
+
+
 def test_blocks_are_few_rows(clf):
     assert max(map(len, clf.predict_blocks(X))) == 64
     assert sum(1 for _ in clf.predict_blocks(parts())) == -(-N // 70)

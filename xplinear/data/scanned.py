@@ -157,6 +157,18 @@ class Scanned:
     argument: str = "X"
     cursors: _Cursors = field(default_factory=_Cursors, init=False, repr=False)
 
+    def __repr__(self) -> str:
+        return f"<columns {shown(list(self.columns))} of {self.source.name}>"
+
+    def __array__(self, *_: Any, **__: Any) -> HostArray:
+        """Raise TypeError: whoever takes rows of an array is not to be given another object."""
+        msg = (
+            f"X is columns of {self.source.name}, which are not in memory, and was to become an "
+            "array; LinearClassifier and LinearClassifierCV take it as it is, and the latter "
+            "chooses strengths; for others make a table of it, pyarrow.parquet.read_table(...)"
+        )
+        raise TypeError(msg)
+
     @cached_property
     def ends(self) -> HostArray:
         """The row after the last of each part."""
@@ -284,6 +296,10 @@ class Scanned:
         missing = [column for column in columns if column not in there]
         if missing:
             msg = f"{argument}: {name} has no column {missing[0]!r}; it has {shown(there)}"
+            raise ValueError(msg)
+        twice = [column for i, column in enumerate(columns) if column in columns[:i]]
+        if twice:
+            msg = f"{argument}: column {twice[0]!r} of {name} is named twice"
             raise ValueError(msg)
         return replace(self, columns=tuple(columns), chosen=True, argument=argument)
 
@@ -424,9 +440,13 @@ def by_name(X: Any, model: Any = None, **given: Any) -> tuple[Any, ...]:
     ([[1.0]], [0])
     """
     taken = {name: _of_hugging_face(value, name) for name, value in given.items()}
-    rows = None if is_array(X) or isinstance(X, (list, tuple)) else _scanned(X)
+    many = isinstance(X, (list, tuple))
+    if many and X and isinstance(X[0], Scanned):
+        msg = "X is a list of what xplinear.scan returned; scan all files at once: scan([a, b])"
+        raise TypeError(msg)
+    rows = None if is_array(X) or many else _scanned(X)
     columns = {name: value for name, value in taken.items() if isinstance(value, str)}
-    if rows is None or (rows is not X and rows.is_plain):
+    if rows is None or (rows is not X and rows.is_plain and not columns):
         return X, *taken.values()
     if "y" in taken and taken["y"] is None:
         msg = f"y must be the labels of all rows, or the name of a column of {rows.source.name}"

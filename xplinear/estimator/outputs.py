@@ -87,6 +87,10 @@ def predicted_to(clf: Any, X: Any, method: str, out: Any) -> Any:
     if is_array(out) and not isinstance(out, np.ndarray):
         msg = f"{_OUT}; got an array of {backend_of(out).name}: leave out out, results are that"
         raise TypeError(msg)
+    both = isinstance(out, np.ndarray) and isinstance(X, np.ndarray)
+    if both and X is not out and np.may_share_memory(X, out):
+        msg = "out and X share memory, so rows would be lost before they are read; give another out"
+        raise ValueError(msg)
     with closing(results):
         _assign(out, results, known_rows(X))
     return out
