@@ -423,7 +423,8 @@ def minimize(
     except KeyboardInterrupt as error:
         if not loop.iteration:
             raise
-        reason, interrupt = "interrupted", error
+        # Where it came is of no use, and its frames would hold all rows as long as they are kept.
+        reason, interrupt = "interrupted", error.with_traceback(None)
     best = limit is not None or interrupt is not None
     result = result_of(objective, loop, reason or "max_iter", best=best)
     reasons, seconds = " or ".join(dict.fromkeys(result.reasons)), time.perf_counter() - start

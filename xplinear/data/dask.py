@@ -35,7 +35,7 @@ from xplinear.data.streamed import data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["DaskData", "Partitions", "added", "libraries"]
+__all__ = ["DaskData", "Partitions", "added", "gathered", "libraries"]
 
 Client: TypeAlias = Any  # a `distributed.Client`
 Handle: TypeAlias = Any  # a `distributed.Future`; without a client, what it would stand for
@@ -287,7 +287,7 @@ class Partitions:
             import distributed
 
             client = self._open()
-            with client.as_current():
+            with _explained(), client.as_current():
                 distributed.wait(self.chunks)
             holders, self._threads = client.who_has(self.chunks), client.nthreads()
             self._workers = [next(iter(holders[chunk.key]), "") for chunk in self.chunks]
@@ -321,32 +321,43 @@ class Partitions:
 
     def _gathered(self, futures: list[Any]) -> list[Any]:
         """Return results of tasks; where one fails, or Ctrl-C comes, the others are called off."""
-        import distributed
+        return gathered(self._open(), futures)
 
-        try:
-            with self._calling_off(futures):
-                return self._open().gather(futures)
-        except distributed.KilledWorker as error:
-            raise RuntimeError(_KILLED) from error
-        except CancelledError as error:
-            raise RuntimeError(_CLOSED) from error
 
-    @contextmanager
-    def _calling_off(self, futures: list[Any]) -> Generator[None]:
-        try:
-            yield
-        except BaseException:
-            if self.client is not None and self.client.status == "running":
-                self.client.cancel(futures)
-            raise
+def gathered(client: Client, futures: list[Any]) -> list[Any]:
+    """Return results of tasks; where one fails, or Ctrl-C comes, the others are called off.
+
+    Raises
+    ------
+    RuntimeError
+        If workers die again and again, or the client forgets its tasks.
+    """
+    try:
+        with _explained():
+            return client.gather(futures)
+    except BaseException:
+        if client.status == "running":
+            client.cancel(futures)
+        raise
+
+
+@contextmanager
+def _explained() -> Generator[None]:
+    """Say what happened to tasks that were lost, and what to do."""
+    import distributed
+
+    try:
+        yield
+    except distributed.KilledWorker as error:
+        raise RuntimeError(_KILLED) from error
+    except CancelledError as error:
+        raise RuntimeError(_CLOSED) from error
 
 
 _CLOSED = (
-    "the Dask client that holds X is closed, or has lost its scheduler; fit, and compute, while it "
-    "is open"
+    "the Dask client that holds X is closed, was restarted, or has lost its scheduler, and X with "
+    "it; make X anew, and fit, and compute, while the client is open"
 )
-
-
 _ASYNCHRONOUS = (
     "the Dask client is asynchronous, and a fit waits for results: use one made with "
     "Client(asynchronous=False), outside of the event loop"

@@ -10,7 +10,7 @@ import numpy as np
 
 from xplinear.backends.base import Backend, backend_of
 from xplinear.backends.sparse import HostRows, HostSparse, is_scipy
-from xplinear.data.dask import DaskData, Partitions, libraries
+from xplinear.data.dask import DaskData, Partitions, gathered, libraries
 from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, finite_bounds, not_finite
 from xplinear.namespace import Array, HostArray
@@ -46,7 +46,7 @@ class Held(NamedTuple):
         if self.client is None:
             return [function(*args) for args in zip(*parts, strict=True)]
         futures = self.client.map(function, *parts, pure=False)
-        return futures if keep else self.client.gather(futures)
+        return futures if keep else gathered(self.client, futures)
 
 
 def held(*collections: Collection) -> Held:

@@ -375,7 +375,10 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             fitted, interrupt = solve(settings, problem, before, [*callbacks, *shown], journal)
             keep(self, fitted)
             if interrupt is not None:
-                raise interrupt
+                try:
+                    raise interrupt
+                finally:
+                    del interrupt  # its traceback holds this frame, and so all rows
         warn_of_no_optimum(problem.objective, fitted)
         return self
 
@@ -428,7 +431,10 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         fitted, interrupt = solve_in_turn(settings, problem, before)
         keep(self, fitted)
         if interrupt is not None:
-            raise interrupt
+            try:
+                raise interrupt
+            finally:
+                del interrupt
         return self
 
     def decision_function(self, X: Any, *, out: Any = None) -> Array:
