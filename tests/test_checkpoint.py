@@ -878,6 +878,19 @@ def test_states_of_other_solvers(path: Path) -> None:
     assert_same(clf, whole)
 
 
+@pytest.mark.parametrize("fields", [("params", "report", "inner", "more"), ("params", "report")])
+def test_a_solver_whose_state_was_changed(path: Path, monkeypatch: Any, fields: Any) -> None:
+    cut(xl.LinearClassifier(solver=KnownWalker(tol=1e-6), checkpoint=path), 5)
+    before = path.read_bytes()
+    changed = NamedTuple("Place", [(name, Any) for name in fields])
+    for kind in (changed, Position):  # of other fields, of another name
+        monkeypatch.setattr(KnownWalker, "state_type", kind)
+        clf = xl.LinearClassifier(solver=KnownWalker(tol=1e-6), checkpoint=path)
+        with pytest.raises(ValueError, match=r"a state that is not of this solver.*fit as then"):
+            clf.fit(X, Y)
+        assert path.read_bytes() == before
+
+
 # The parameter.
 
 

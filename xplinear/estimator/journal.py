@@ -307,7 +307,11 @@ class Journal:
         entry = self._next(about)
         if entry is None:
             return None
-        self._now = now = now.recalled(entry)
+        try:
+            self._now = now = now.recalled(entry)
+        except (LookupError, TypeError, ValueError) as error:  # a user's solver was changed, say
+            msg = f"{self._name} holds a state that is not of this solver ({error!r}); {_REMEDY}"
+            raise ValueError(msg) from error
         self.passed += now.loop.last.seconds if now.loop else 0.0
         if now.loop is None or not now.end:
             return now.loop
