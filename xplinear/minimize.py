@@ -26,6 +26,7 @@ from xplinear.arguments import (
     check_same_library,
     instance,
     integer,
+    nameless,
     number,
     warn,
 )
@@ -439,7 +440,7 @@ def subject_of(objective: Objective) -> str:
     data, loss, penalty = objective.data, objective.loss, objective.penalty
     shape = f"{name_of(data.dtype)}, n={data.n}, p={data.p}, k={objective.k}, {objective.m} models"
     intercept = "" if objective.fit_intercept else ", intercepts as given"
-    return f"{loss!r} + alpha {penalty!r}: {shape}{intercept}"
+    return f"{nameless(loss)} + alpha {nameless(penalty)}: {shape}{intercept}"
 
 
 def _check_start(

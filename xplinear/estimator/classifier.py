@@ -26,7 +26,8 @@ from xplinear.backends import Backend, backend_of, get_backend
 from xplinear.backends.base import undisturbed
 from xplinear.data.partitions import computed
 from xplinear.data.sources import rows_and_targets
-from xplinear.estimator.journal import Journal, told
+from xplinear.estimator.fingerprint import told
+from xplinear.estimator.journal import Journal
 from xplinear.estimator.labels import (
     check_classes,
     check_labels,

@@ -20,7 +20,8 @@ from xplinear.backends.base import undisturbed
 from xplinear.data.remote import is_remote
 from xplinear.data.sources import rows_and_targets
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
-from xplinear.estimator.journal import Journal, Runs, told
+from xplinear.estimator.fingerprint import told
+from xplinear.estimator.journal import Journal, Runs
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
 from xplinear.estimator.solve import certificate_of, minimized, solve, solver_for
