@@ -5,6 +5,7 @@ None of their libraries is imported: what they give is known by what it offers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -58,11 +59,7 @@ class Sliced:
             error.add_note(f"while rows {start} to {stop} of X were read")
             raise
         if found.shape != into.shape or shape != self.shape:
-            msg = (
-                f"X has changed while it was read: it had the shape {self.shape}, and now has "
-                f"{shape}; fit again, to a file that nobody writes to"
-            )
-            raise ValueError(msg)
+            raise _changed(f"it had the shape {self.shape}, and now has {shape}")
         into[...] = found
 
 
@@ -95,6 +92,35 @@ class Shards:
             low, high = max(start, here), min(stop, here + part.shape[0])
             if low < high:
                 part.read(low - here, high - here, into[low - start : high - start])
+
+
+@dataclass(frozen=True, eq=False)
+class Unchanged:
+    """Rows of which those that are in memory are compared with them whenever they are read."""
+
+    rows: Slices
+    spaced: Spaced
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    chunk: int
+    sequence: int
+
+    def read(self, start: int, stop: int, into: HostArray) -> None:
+        """Write some rows to an array.
+
+        Raises
+        ------
+        ValueError
+            If a row that is in memory is another one by now.
+        """
+        self.rows.read(start, stop, into)
+        step, first = self.spaced.step, -(-start // self.spaced.step)
+        now, wide = into[-start % step :: step], f"u{math.gcd(into[0].nbytes, 8)}"  # bits, quickly
+        before = self.spaced.rows[first : first + len(now)]
+        same = now.view(wide) == before.view(wide)
+        if not same.all():
+            row = (first + int(np.argmin(same.all(axis=1)))) * step
+            raise _changed(f"row {row} is another one than when it was read first")
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,14 +200,15 @@ class SlicedRows:
     ) -> Data:
         """Return the rows as a stream; as an array on a device of own memory that holds them."""
         slices, (n, p), spaced = self.slices, self.shape, next(iter(self.spaced), None)
+        kind = self.shape, self.dtype, slices.chunk, sequence_of(slices)
+        if spaced is not None:
+            slices = Unchanged(slices, spaced, *kind)
         if counted is not None:
             counts = np.zeros(n, bool)
             counts[counted] = True
             one = np.empty((1, p), self.dtype.newbyteorder("="))
             slices.read(int(counted[0]), int(counted[0]) + 1, one)
-            slices = Counted(
-                slices, counts, one, self.shape, self.dtype, slices.chunk, sequence_of(slices)
-            )
+            slices = Counted(slices, counts, one, *kind)
             if spaced is not None:
                 own = counts[:: spaced.step, None]
                 spaced = spaced._replace(rows=np.where(own, spaced.rows, one))
@@ -339,6 +366,12 @@ def _checked(X: Any, name: str = "X") -> Slices:
         raise ValueError(msg)
     rows = Sliced(X, (int(n), int(p)), dtype, max(1, min(chunk, int(n))))
     return (in_file(X) if isinstance(X, np.memmap) else None) or rows
+
+
+def _changed(what: str) -> ValueError:
+    return ValueError(
+        f"X has changed while it was read: {what}; fit again, to a file that nobody writes to"
+    )
 
 
 def _refuse_group(X: Any) -> None:
