@@ -335,6 +335,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             that makes such an iterator. Up to 256 MiB of rows are kept from the first pass; of
             more every pass is compared with it, and ``sgd`` shuffles the rows of about 64 MiB as
             they come.
+            Or a collection of Dask: an array with its columns in one chunk, or a frame of numbers,
+            with y and weights in the same partitions or in memory. Rows stay where they are, and
+            what predicts is lazy.
         y : array or column of shape (n,), or array, sparse matrix or table of shape (n, L)
             Numbers or strings, of any library. Or 0 and 1 for each of L labels, of which any may
             be missing: NaN, masked, or None in a table. A label is learnt from the rows it is
