@@ -5,6 +5,7 @@ None of their libraries is imported: what they give is known by what it offers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from xplinear.backends.base import Backend, fetched
-from xplinear.backends.transfer import Slices, read_ahead, sequence_of
+from xplinear.backends.transfer import Slices, read_ahead
 from xplinear.data.mapped import in_file
 from xplinear.data.protocol import Data
-from xplinear.data.remote import Survey, finite_bounds, surveyed
+from xplinear.data.remote import Survey, finite, finite_bounds, surveyed
 from xplinear.data.streamed import Spaced, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
@@ -98,24 +99,6 @@ class Shards:
 
 
 @dataclass(frozen=True, eq=False)
-class Counted:
-    """Rows of which those that do not count are made like one that does."""
-
-    rows: Slices
-    counts: HostArray
-    one: HostArray
-    shape: tuple[int, int]
-    dtype: np.dtype[Any]
-    chunk: int
-    sequence: int
-
-    def read(self, start: int, stop: int, into: HostArray) -> None:
-        """Write some rows to an array."""
-        self.rows.read(start, stop, into)
-        into[~self.counts[start:stop]] = self.one
-
-
-@dataclass(frozen=True, eq=False)
 class SlicedRows:
     """Rows of any `Slices`, as an estimator takes them: see `xplinear.data.remote.RemoteRows`."""
 
@@ -155,12 +138,7 @@ class SlicedRows:
 
     def blocks(self) -> Generator[HostArray]:
         """Yield all rows in order, some at a time, finite."""
-        first = 0
-        with closing(self._runs()) as runs:
-            for X in runs:
-                finite_bounds(X, first)
-                first += len(X)
-                yield X
+        return finite(self._runs())
 
     def data(
         self,
@@ -173,21 +151,11 @@ class SlicedRows:
         counted: HostArray | None = None,
     ) -> Data:
         """Return the rows as a stream; as an array on a device of own memory that holds them."""
-        slices, (n, p), spaced = self.slices, self.shape, next(iter(self.spaced), None)
-        if counted is not None:
-            counts = np.zeros(n, bool)
-            counts[counted] = True
-            one = np.empty((1, p), self.dtype.newbyteorder("="))
-            slices.read(int(counted[0]), int(counted[0]) + 1, one)
-            slices = Counted(
-                slices, counts, one, self.shape, self.dtype, slices.chunk, sequence_of(slices)
-            )
-            if spaced is not None:
-                own = counts[:: spaced.step, None]
-                spaced = spaced._replace(rows=np.where(own, spaced.rows, one))
-        stream = streamed(slices, y, s, dtype, backend=backend, classes=classes, spaced=spaced)
+        how: dict[str, Any] = {"backend": backend, "classes": classes}
+        spaced = next(iter(self.spaced), None)
+        stream = streamed(self.slices, y, s, dtype, counted, spaced=spaced, **how)
         # A third: while they are joined there are two of them.
-        fits = n * p * self.dtype.itemsize <= backend.free_memory() // 3
+        fits = math.prod(self.shape) * self.dtype.itemsize <= backend.free_memory() // 3
         return stream.on_device() if backend.own_memory and fits else stream
 
     def array(self) -> HostArray:

@@ -12,7 +12,6 @@ import logging
 import math
 import re
 import time
-import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -27,6 +26,7 @@ from xplinear.backends import backend_of
 from xplinear.backends.base import native
 from xplinear.backends.sparse import is_scipy, is_sparse
 from xplinear.checks.certificate import Certificate
+from xplinear.data.remote import checksum
 from xplinear.estimator.problem import Problem, drawn_seed
 from xplinear.estimator.settings import Settings
 from xplinear.formats.checkpoint import (
@@ -467,10 +467,10 @@ def digest(x: Any) -> str:
         parts = x.data, x.indices, x.indptr
     elif is_sparse(x):
         parts = x.values, x.indices, x.starts
-    checksum = 0
+    found = 0
     for block in (block for part in parts for block in _blocks(part)):
-        checksum = zlib.crc32(np.asarray(block, order="C").data, checksum)
-    return f"{_kind_of(x)} crc {checksum:x}"
+        found = checksum(np.asarray(block), found)
+    return f"{_kind_of(x)} crc {found:x}"
 
 
 def _kind_of(x: Any) -> str:

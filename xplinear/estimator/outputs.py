@@ -21,7 +21,7 @@ from xplinear.estimator.validation import check_features
 from xplinear.formats.writing import check_writable, written
 from xplinear.namespace import HostArray, is_array
 
-__all__ = ["METHOD", "blocks_of", "predicted_to"]
+__all__ = ["METHOD", "blocks_of", "columns_of", "predicted_to"]
 
 METHOD = one_of("predict", "predict_proba", "predict_log_proba", "decision_function")
 _ENDINGS = ".npy", ".parquet"
@@ -34,7 +34,7 @@ _OUT = (
 
 def blocks_of(clf: Any, X: Any) -> Generator[Any]:
     """Yield rows to predict, some at a time; a table is one block."""
-    X = remote_rows(X)
+    X = remote_rows(X, clf)
     array: Any = X if is_array(X) and not backend_of(X).traced(X) else None
     if is_remote(X):
         if X.names is not None:
@@ -60,7 +60,7 @@ def predicted_to(clf: Any, X: Any, method: str, out: Any) -> Any:
     OSError
         If it cannot be written; a file is then not there.
     """
-    X = remote_rows(X)
+    X = remote_rows(X, clf)
     predict = getattr(clf, method)
     results = (fetched(predict(block)) for block in blocks_of(clf, X))
     if isinstance(out, (str, os.PathLike)):

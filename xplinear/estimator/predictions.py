@@ -18,6 +18,7 @@ from xplinear.data.remote import is_remote
 from xplinear.data.sources import remote_rows
 from xplinear.estimator.collected import lazily
 from xplinear.estimator.labels import labels_on
+from xplinear.estimator.outputs import blocks_of
 from xplinear.estimator.standardize import column_bounds, with_full_columns
 from xplinear.estimator.validation import check_features, check_width
 from xplinear.formats.fitted import Kind, stack_of
@@ -113,17 +114,14 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
 def predicted(clf: Any, X: Any, method: str) -> Array:
     """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
     check_is_fitted(clf)
+    if type(X) is np.ndarray:
+        return _predicted(clf, X, method)
     if is_collection(X):
         return lazily(clf, X, method)
     X = remote_rows(X, clf)
     if is_remote(X):
-        if X.names is not None:
-            check_features(clf, X, reset=False)
-        with closing(X.blocks()) as blocks:
+        with closing(blocks_of(clf, X)) as blocks:
             parts = [_predicted(clf, block, method, checked=True) for block in blocks]
-        if not parts:
-            msg = "X gives no rows"
-            raise ValueError(msg)
         return np.concatenate(parts)
     return _predicted(clf, X, method)
 
