@@ -1,5 +1,7 @@
 """What MkDocs does besides: formulas become MathML and the gallery is drawn, as the site is built.
 
+Pictures of ``benchmarks/results`` are among its files.
+
 So the site needs no script and loads nothing from elsewhere. Formulas stand between dollars, in
 TeX or in the Unicode of docstrings, which `help()` shows as they are: ``$½‖W‖²$``.
 """
@@ -20,7 +22,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PICTURES = ROOT / "examples" / "output" / "gallery"
+PICTURES = {
+    "gallery": ROOT / "examples" / "output" / "gallery",
+    "results": ROOT / "benchmarks" / "results",
+}
 ARITHMATEX = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 WORD = re.compile(
     r"(?<![\\{a-zA-Z])(argmin|batch|diag|exp|log|max|min|prox|sign|soft|step|sup|var)(?![a-zA-Z])"
@@ -80,7 +85,8 @@ def on_startup(**_: Any) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Put the gallery beside its page."""
-    for path in sorted(PICTURES.glob("*.png")):
-        files.append(File.generated(config, f"gallery/{path.name}", abs_src_path=str(path)))
+    """Put pictures where pages look for them."""
+    for place, folder in PICTURES.items():
+        for path in sorted(folder.glob("*.png")):
+            files.append(File.generated(config, f"{place}/{path.name}", abs_src_path=str(path)))
     return files

@@ -190,6 +190,8 @@ class TestColumns:
         np.testing.assert_array_equal(
             clf.predict(written(tmp_path / "b.parquet", other)), expected.predict(X)
         )
+        blocks = clf.predict_blocks(tmp_path / "b.parquet")
+        np.testing.assert_array_equal(np.concatenate(list(blocks)), expected.predict(X))
         fewer = written(tmp_path / "c.parquet", numbers().drop_columns(["x3"]))
         with pytest.raises(ValueError, match=r"X: '.*c.parquet' has no column 'x3'"):
             clf.predict(fewer)
@@ -200,6 +202,8 @@ class TestColumns:
         np.testing.assert_array_equal(
             clf.predict(written(tmp_path / "a.parquet", table)), clf.predict(X)
         )
+        clf.decision_function(tmp_path / "a.parquet", out=tmp_path / "a.npy")
+        np.testing.assert_allclose(np.load(tmp_path / "a.npy"), clf.decision_function(X), rtol=1e-9)
         table = table.append_column("g", lists(2.0 * X))
         with pytest.raises(ValueError, match=r"columns=\['e'\]"):
             clf.predict(written(tmp_path / "b.parquet", table.drop_columns(["label"])))

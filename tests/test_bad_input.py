@@ -29,6 +29,7 @@ from xplinear.backends import get_backend, matmul_precision, use_backend
 from xplinear.backends.base import AcceleratedLoss
 from xplinear.certificate import certify
 from xplinear.data import ArrayData
+from xplinear.data.arrow import write_parquet
 from xplinear.losses import LOSSES, SoftmaxLoss
 from xplinear.minimize import minimize
 from xplinear.model_selection.alphas import automatic_alphas
@@ -330,6 +331,11 @@ def files(path: Path) -> Iterator[Call]:
         every=[*AT_LEAST_0, *NONE],
         keep=[*FLAG, *NONE],
     )
+    table = str(path / "table")
+    write_parquet(table, [{"x": Y}])
+    no_source = [3, 2.5, True, None, [], {}, Nothing(), function, b"x", X, "", "\0", text, folder]
+    columns = [3, True, "x", "", [], [3], [None], {}, X, Nothing(), function, ["z"], ["x", "z"]]
+    yield called("files", xl.scan, {"source": table}, source=no_source, columns=columns)
     for method in (FITTED.save, FITTED.to_onnx, CHOSEN.save, CHOSEN.to_onnx):
         yield called("files", method, {}, path=PATH)
 

@@ -347,7 +347,7 @@ def test_windows_of_large_chunks_are_bounded(monkeypatch):
     monkeypatch.setattr(streamed, "_WINDOW_BYTES", 2**10)
     monkeypatch.setattr(streamed, "_MOST_BYTES", 2**13)
     data = sliced_rows(Runs(X, chunk=64)).data(Y.astype(np.int32), backend=get_backend("numpy"))
-    assert data.nearby(16) == (64, 128)  # two chunks of 3 KB are in 8 KB, eight are not
+    assert data.nearby(16) == (64, 128, 1)  # two chunks of 3 KB are in 8 KB, eight are not
 
 
 def test_it_is_said_that_mini_batches_are_other_ones(monkeypatch, caplog):
@@ -479,6 +479,23 @@ class Grown(Broken):
         return self.rows[rows]
 
 
+class Other(Broken):
+    """Rows that become others, all but one."""
+
+    def fail(self, rows: Any) -> Any:
+        return np.where(np.arange(N)[rows, None] == 0, self.rows[rows], self.rows[rows] + 1e-9)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd", "newton"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_other_rows_than_in_the_first_pass_are_told(monkeypatch, solver, weights):
+    monkeypatch.setattr(sliced, "_SAMPLED", 30)  # no other ones are compared
+    source = Other(X)
+    source.left = 20
+    with pytest.raises(ValueError, match=r"X has changed while it was read: row (30|60) is "):
+        fitted(source, Y, weights, solver=solver)
+
+
 @pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
 @pytest.mark.parametrize("left", [0, 7, 20])
 def test_a_read_that_fails_changes_nothing(solver, left):
@@ -608,10 +625,24 @@ def test_rows_of_which_too_many_must_be_read_together(tmp_path, monkeypatch):
         fitted(zarr_array(tmp_path, X, chunks=(N, 2)))
 
 
-def test_scorers_want_rows(tmp_path):
-    scorer = make_scorer(lambda y, found: np.mean(y == found))
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "decision_function"])
+@pytest.mark.parametrize("y", [Y, np.asarray(["no", "yes"])[Y % 2]])
+def test_scorers_are_given_scores(tmp_path, method, y):
+    """What they ask a classifier for is that of the rows, which are not read again."""
+
+    def mean(y: Any, found: Any, sample_weight: Any) -> float:
+        hits = found == y if method == "predict" else found[:, 0] if found.ndim > 1 else found
+        return float(np.average(hits, weights=sample_weight))
+
+    scorer = make_scorer(mean, response_method=method)
+    settings: dict[str, Any] = {"alphas": [0.1, 0.01], "scoring": scorer, "standardize": True}
+    found, there = (fitted(rows, y, WEIGHTS, **settings) for rows in (hdf5(tmp_path, X), X))
+    np.testing.assert_allclose(found.cv_scores_, there.cv_scores_, rtol=1e-9)
+
+
+def test_other_scorers_want_rows(tmp_path):
     with pytest.raises(TypeError, match=r"rows of X, which are not in memory; use a scoring by na"):
-        fitted(hdf5(tmp_path, X), alphas=[0.1], scoring=scorer)
+        fitted(hdf5(tmp_path, X), alphas=[0.1], scoring=lambda estimator, X, y: 0.0)
 
 
 def test_labels_and_weights_in_files(tmp_path):

@@ -38,7 +38,6 @@ _PAGES_BYTES = 2**24  # and of all columns
 _SLICE_ROWS = 4096  # of a table that gives any of its rows
 
 
-@cache
 def pyarrow_for(what: str) -> Any:
     """Return pyarrow, with the modules of it that are used here; ``what`` needs it."""
     try:
@@ -204,8 +203,8 @@ def _of_paths(source: Any) -> Parts:
     many = isinstance(source, (list, tuple))
     paths = [os.fspath(path) for path in (cast(list[Any], source) if many else [source])]
     for path in paths:
-        if "://" not in path and not Path(path).exists():
-            msg = f"X is a path, but there is no file or folder {path!r}"
+        if not path or ("://" not in path and not Path(path).exists()):
+            msg = f"no file or folder {path!r} to be the source of X"
             raise FileNotFoundError(msg)
     name = repr(paths[0]) if len(paths) == 1 else f"{paths[0]!r}, …"
     try:

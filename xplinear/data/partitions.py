@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from xplinear.backends.base import Backend, backend_of
-from xplinear.backends.sparse import HostRows, HostSparse, is_scipy
+from xplinear.backends.sparse import HostRows, HostSparse, is_scipy, sparse_bounds
 from xplinear.data.dask import DaskData, Partitions, libraries
 from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, checksum, finite_bounds, not_finite
@@ -219,6 +219,5 @@ def _sparse_bounds(rows: HostSparse, start: int) -> tuple[HostArray, HostArray]:
         raise not_finite(values[at], start + row, int(rows.indices[at]))
     if not rows.shape[0]:
         return np.empty((0, rows.shape[1])), np.empty((0, rows.shape[1]))
-    rows = rows.astype(np.int8) if rows.dtype.kind == "b" else rows
-    low, high = rows.min(axis=0).toarray(), rows.max(axis=0).toarray()
-    return low.reshape(1, -1), high.reshape(1, -1)
+    low, high = sparse_bounds(rows)
+    return low[None, :], high[None, :]

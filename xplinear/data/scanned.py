@@ -401,7 +401,9 @@ def scan(source: Any, *, columns: Sequence[str] | None = None) -> Scanned:
     if rows is None:
         msg = f"source must be {_WANTS}, got {shown(source)}"
         raise TypeError(msg)
-    return rows if columns is None else rows.of(_NAMES("columns", columns))
+    if columns is None:
+        return rows
+    return replace(rows.of(_NAMES("columns", columns), "columns"), argument="X")
 
 
 def by_name(X: Any, model: Any = None, **given: Any) -> tuple[Any, ...]:

@@ -10,12 +10,12 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from xplinear.backends.base import Backend, fetched
-from xplinear.backends.transfer import Slices, read_ahead
+from xplinear.backends.transfer import Slices, read_ahead, sequence_of
 from xplinear.data.mapped import in_file
 from xplinear.data.protocol import Data
 from xplinear.data.remote import Survey, finite, finite_bounds, surveyed
@@ -59,11 +59,7 @@ class Sliced:
             error.add_note(f"while rows {start} to {stop} of X were read")
             raise
         if found.shape != into.shape or shape != self.shape:
-            msg = (
-                f"X has changed while it was read: it had the shape {self.shape}, and now has "
-                f"{shape}; fit again, to a file that nobody writes to"
-            )
-            raise ValueError(msg)
+            _refuse_changed(f"it had the shape {self.shape}, and now has {shape}")
         into[...] = found
 
 
@@ -96,6 +92,35 @@ class Shards:
             low, high = max(start, here), min(stop, here + part.shape[0])
             if low < high:
                 part.read(low - here, high - here, into[low - start : high - start])
+
+
+@dataclass(frozen=True, eq=False)
+class Unchanged:
+    """Rows of which those that are in memory are compared with them whenever they are read."""
+
+    rows: Slices
+    spaced: Spaced
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    chunk: int
+    sequence: int
+
+    def read(self, start: int, stop: int, into: HostArray) -> None:
+        """Write some rows to an array.
+
+        Raises
+        ------
+        ValueError
+            If a row that is in memory is another one by now.
+        """
+        self.rows.read(start, stop, into)
+        step, first = self.spaced.step, -(-start // self.spaced.step)
+        now, wide = into[-start % step :: step], f"u{math.gcd(into[0].nbytes, 8)}"  # bits, quickly
+        before = self.spaced.rows[first : first + len(now)]
+        same = now.view(wide) == before.view(wide)
+        if not same.all():
+            row = (first + int(np.argmin(same.all(axis=1)))) * step
+            _refuse_changed(f"row {row} is another one than when it was read first")
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +176,12 @@ class SlicedRows:
         counted: HostArray | None = None,
     ) -> Data:
         """Return the rows as a stream; as an array on a device of own memory that holds them."""
+        slices, spaced = self.slices, next(iter(self.spaced), None)
+        if spaced is not None:
+            kind = self.shape, self.dtype, slices.chunk, sequence_of(slices)
+            slices = Unchanged(slices, spaced, *kind)
         how: dict[str, Any] = {"backend": backend, "classes": classes}
-        spaced = next(iter(self.spaced), None)
-        stream = streamed(self.slices, y, s, dtype, counted, spaced=spaced, **how)
+        stream = streamed(slices, y, s, dtype, counted, spaced=spaced, **how)
         # A third: while they are joined there are two of them.
         fits = math.prod(self.shape) * self.dtype.itemsize <= backend.free_memory() // 3
         return stream.on_device() if backend.own_memory and fits else stream
@@ -307,6 +335,11 @@ def _checked(X: Any, name: str = "X") -> Slices:
         raise ValueError(msg)
     rows = Sliced(X, (int(n), int(p)), dtype, max(1, min(chunk, int(n))))
     return (in_file(X) if isinstance(X, np.memmap) else None) or rows
+
+
+def _refuse_changed(what: str) -> NoReturn:
+    msg = f"X has changed while it was read: {what}; fit again, to a file that nobody writes to"
+    raise ValueError(msg)
 
 
 def _refuse_group(X: Any) -> None:

@@ -59,22 +59,10 @@ class Counted:
     rows: Slices
     counts: HostArray
     one: HostArray
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.rows.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.rows.dtype
-
-    @property
-    def chunk(self) -> int:
-        return self.rows.chunk
-
-    @property
-    def sequence(self) -> int:
-        return sequence_of(self.rows)
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    chunk: int
+    sequence: int
 
     def read(self, start: int, stop: int, into: HostArray) -> None:
         """Write some rows to an array."""
@@ -361,7 +349,7 @@ def streamed(
         counts, first = counts_of(counted, X.shape[0]), int(counted[0])
         one = np.empty((1, X.shape[1]), X.dtype.newbyteorder("="))
         X.read(first, first + 1, one)
-        X = Counted(X, counts, one)
+        X = Counted(X, counts, one, X.shape, X.dtype, X.chunk, sequence_of(X))
         if spaced is not None:
             own = counts[:: spaced.step, None]
             spaced = spaced._replace(rows=np.where(own, spaced.rows, one))

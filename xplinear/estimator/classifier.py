@@ -34,7 +34,7 @@ from xplinear.estimator.labels import (
     in_dtype,
     weights_of,
 )
-from xplinear.estimator.outputs import METHOD, blocks_of, predicted_to
+from xplinear.estimator.outputs import METHOD, predicted_to, results_of
 from xplinear.estimator.predictions import labels_of, predicted
 from xplinear.estimator.problem import place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, checked, given
@@ -490,8 +490,8 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         [['no', 'no'], ['yes', 'yes']]
         """
         check_is_fitted(self)
-        predict = getattr(self, METHOD("method", method))
-        return map(predict, blocks_of(self, X))
+        getattr(self, METHOD("method", method))  # which not every loss has
+        return results_of(self, X, method)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on ``X (n, p)`` and ``y (n,)``, weighted if weights are given.

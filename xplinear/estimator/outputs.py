@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Generator, Iterable
 from contextlib import closing, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from xplinear.estimator.validation import check_features
 from xplinear.formats.writing import check_writable, written
 from xplinear.namespace import HostArray, is_array
 
-__all__ = ["METHOD", "blocks_of", "columns_of", "predicted_to"]
+__all__ = ["METHOD", "columns_of", "predicted_to", "results_of"]
 
 METHOD = one_of("predict", "predict_proba", "predict_log_proba", "decision_function")
 _ENDINGS = ".npy", ".parquet"
@@ -32,13 +33,21 @@ _OUT = (
 )
 
 
-def blocks_of(clf: Any, X: Any) -> Generator[Any]:
-    """Yield rows to predict, some at a time; a table is one block."""
+def results_of(clf: Any, X: Any, method: str) -> Generator[Any]:
+    """Yield what a method gives of X, some rows at a time."""
     X = remote_rows(X, clf)
+    if is_remote(X) and X.names is not None:
+        check_features(clf, X, reset=False)
+        clf = copy(clf)
+        vars(clf).pop("feature_names_in_", None)  # the blocks have no names
+    with closing(_blocks_of(clf, X)) as blocks:
+        yield from map(getattr(clf, method), blocks)
+
+
+def _blocks_of(clf: Any, X: Any) -> Generator[Any]:
+    """Yield rows to predict, some at a time; a table is one block."""
     array: Any = X if is_array(X) and not backend_of(X).traced(X) else None
     if is_remote(X):
-        if X.names is not None:
-            check_features(clf, X, reset=False)
         with closing(X.blocks()) as blocks:
             yield from blocks
     elif array is not None and len(array.shape) == 2 and 0 not in array.shape:
@@ -61,8 +70,7 @@ def predicted_to(clf: Any, X: Any, method: str, out: Any) -> Any:
         If it cannot be written; a file is then not there.
     """
     X = remote_rows(X, clf)
-    predict = getattr(clf, method)
-    results = (fetched(predict(block)) for block in blocks_of(clf, X))
+    results = (fetched(block) for block in results_of(clf, X, method))
     if isinstance(out, (str, os.PathLike)):
         try:
             check_writable(out, _ENDINGS)

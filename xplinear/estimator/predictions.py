@@ -18,7 +18,6 @@ from xplinear.data.remote import is_remote
 from xplinear.data.sources import remote_rows
 from xplinear.estimator.collected import lazily
 from xplinear.estimator.labels import labels_on
-from xplinear.estimator.outputs import blocks_of
 from xplinear.estimator.standardize import column_bounds, with_full_columns
 from xplinear.estimator.validation import check_features, check_width
 from xplinear.formats.fitted import Kind, stack_of
@@ -120,7 +119,9 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
         return lazily(clf, X, method)
     X = remote_rows(X, clf)
     if is_remote(X):
-        with closing(blocks_of(clf, X)) as blocks:
+        if X.names is not None:
+            check_features(clf, X, reset=False)
+        with closing(X.blocks()) as blocks:
             parts = [_predicted(clf, block, method, checked=True) for block in blocks]
         return np.concatenate(parts)
     return _predicted(clf, X, method)
