@@ -31,7 +31,7 @@ from xplinear.data.blocks import joined, shuffled
 from xplinear.data.protocol import Block, Data, Kernel
 from xplinear.data.rows import Standard
 from xplinear.data.sparse import SparseData
-from xplinear.data.streamed import data_of
+from xplinear.data.streamed import counts_of, data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
@@ -193,9 +193,8 @@ class Partitions:
         The others weigh nothing; of a partition in which one is far beyond those that count, it is
         0 in a copy.
         """
-        there = np.zeros(self.shape[0], dtype=bool)
-        there[index] = True
-        columns = list(zip(self.chunks, self.cut(there), strict=True))
+        there = self.cut(counts_of(index, self.shape[0]))
+        columns = list(zip(self.chunks, there, strict=True))
         own, others = np.asarray(self.each(_reach, columns)).T
         limit = _FAR * float(own.max())
         if others.max() <= limit:

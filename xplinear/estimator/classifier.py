@@ -446,9 +446,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
 
         Of many labels ``(n, L)``: positive for 1.
         """
-        if out is not None:
-            return predicted_to(self, X, "decision_function", out)
-        return predicted(self, X, "decision_function")
+        return self._given(X, "decision_function", out)
 
     def predict(self, X: Any, *, out: Any = None) -> Array:
         """Return the label ``(n,)`` of the largest score of each row; of many 0 or 1 ``(n, L)``.
@@ -474,16 +472,15 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         Of many labels ``(n, L)``: that of 1. Those of one against the rest are normalized to add
         up to 1.
         """
-        if out is not None:
-            return predicted_to(self, X, "predict_proba", out)
-        return predicted(self, X, "predict_proba")
+        return self._given(X, "predict_proba", out)
 
     @available_if(is_probabilistic)
     def predict_log_proba(self, X: Any, *, out: Any = None) -> Array:
         """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
-        if out is not None:
-            return predicted_to(self, X, "predict_log_proba", out)
-        return predicted(self, X, "predict_log_proba")
+        return self._given(X, "predict_log_proba", out)
+
+    def _given(self, X: Any, method: str, out: Any) -> Any:
+        return predicted(self, X, method) if out is None else predicted_to(self, X, method, out)
 
     def predict_blocks(self, X: Any, method: str = "predict") -> Iterator[Array]:
         """Yield what a method gives of X, some rows at a time: more than memory holds.

@@ -16,6 +16,7 @@ from xplinear.arguments import nameless
 from xplinear.backends import backend_of
 from xplinear.backends.base import native
 from xplinear.backends.sparse import is_scipy, is_sparse
+from xplinear.data.remote import checksum
 from xplinear.estimator.problem import Problem
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
@@ -123,10 +124,10 @@ def digest(x: Any) -> str:
         parts = x.data, x.indices, x.indptr
     elif is_sparse(x):
         parts = x.values, x.indices, x.starts
-    checksum = 0
+    found = 0
     for block in (block for part in parts for block in _blocks(part)):
-        checksum = zlib.crc32(np.asarray(block, order="C").data, checksum)
-    return f"{'sparse ' * (len(parts) > 1)}{_kind_of(x)} crc {checksum:x}"
+        found = checksum(np.asarray(block), found)
+    return f"{'sparse ' * (len(parts) > 1)}{_kind_of(x)} crc {found:x}"
 
 
 def _kind_of(x: Any) -> str:
