@@ -223,12 +223,13 @@ class Partitions:
                 carry = function(carry, *args, *own)
             return carry
         state: Any = self._packed(function, args, carry)
-        runs, submit = self._runs(order), self._open().submit
-        with _unlimited():
+        runs, submit, last = self._runs(order), self._open().submit, list[Any]()
+        with _calling_off(self._open(), last), _unlimited():
             for run in runs:
                 names, own = [self._names[order[k]] for k in run], [columns[k] for k in run]
                 state = submit(_chained, state, names, own, run is runs[-1], pure=False)
-        ((worker, carry),) = self._gathered([state])
+                last[:] = [state]
+            ((worker, carry),) = self._open().gather(last)
         self._look_again(worker, order[runs[-1][0]])
         return _unpacked(carry)
 
@@ -250,12 +251,13 @@ class Partitions:
         groups = self._groups() if every else [[i] for i in range(len(columns))]
         payload = self._packed(function, args, times=len(groups))
         futures: list[Any] = []
-        with _unlimited():
+        with _calling_off(self._open(), futures), _unlimited():
             for group in groups:
                 names = [self._names[i] for i in group] if every else group
                 own = [columns[i] for i in group]
                 futures.append(submit(_some, how, payload, group, names, own, pure=False))
-        for group, (worker, results) in zip(groups, self._gathered(futures), strict=True):
+            answers = self._open().gather(futures)
+        for group, (worker, results) in zip(groups, answers, strict=True):
             if every:
                 self._look_again(worker, group[0])
             yield from _unpacked(results)
@@ -318,10 +320,6 @@ class Partitions:
         self.sent += times * len(payload)
         return payload
 
-    def _gathered(self, futures: list[Any]) -> list[Any]:
-        """Return results of tasks; where one fails, or Ctrl-C comes, the others are called off."""
-        return gathered(self._open(), futures)
-
 
 def gathered(client: Client, futures: list[Any]) -> list[Any]:
     """Return results of tasks; where one fails, or Ctrl-C comes, the others are called off.
@@ -331,9 +329,16 @@ def gathered(client: Client, futures: list[Any]) -> list[Any]:
     RuntimeError
         If workers die again and again, or the client forgets its tasks.
     """
+    with _calling_off(client, futures):
+        return client.gather(futures)
+
+
+@contextmanager
+def _calling_off(client: Client, futures: list[Any]) -> Generator[None]:
+    """Call off tasks that are there where something happens, while they are submitted too."""
     try:
         with _explained():
-            return client.gather(futures)
+            yield
     except BaseException:
         if client.status == "running":
             client.cancel(futures)
