@@ -668,7 +668,7 @@ def test_labels_of_other_rows_have_no_name(rows: Any) -> None:
 def test_what_is_asked_for_of_a_scan_that_it_cannot_be(tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", numbers())
     rows = xl.scan(path, columns=NAMES)
-    with pytest.raises(ValueError, match="column 'x1' of .* is named twice"):
+    with pytest.raises(ValueError, match=r"column 'x1' of .* is named twice"):
         xl.scan(path, columns=["x1", "x0", "x1"])
     with pytest.raises(TypeError, match=r"scan all files at once: scan\(\[a, b\]\)"):
         tight().fit([rows, rows], Y)

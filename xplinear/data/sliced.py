@@ -59,7 +59,8 @@ class Sliced:
             error.add_note(f"while rows {start} to {stop} of X were read")
             raise
         if found.shape != into.shape or shape != self.shape:
-            raise _changed(f"it had the shape {self.shape}, and now has {shape}")
+            what = f"it had the shape {self.shape}, and now has {shape}"
+            raise _changed(what)
         into[...] = found
 
 
@@ -120,7 +121,8 @@ class Unchanged:
         same = now.view(wide) == before.view(wide)
         if not same.all():
             row = (first + int(np.argmin(same.all(axis=1)))) * step
-            raise _changed(f"row {row} is another one than when it was read first")
+            what = f"row {row} is another one than when it was read first"
+            raise _changed(what)
 
 
 @dataclass(frozen=True, eq=False)
