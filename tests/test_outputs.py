@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 import xplinear as xl
+from xplinear.cli import app
 from xplinear.data import batches
 from xplinear.estimator import outputs
 
@@ -201,3 +203,15 @@ class TestRefused:
         with pytest.raises(ValueError, match="X gives no rows"):
             clf.predict(iter([]))
         assert batches.batches_of([]) is None
+
+
+def test_a_zarr_folder_that_is_one_array(clf, tmp_path):
+    zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(100, P))
+    clf.save(tmp_path / "m.safetensors")
+    command = ["predict", str(tmp_path / "m.safetensors"), str(tmp_path / "X.zarr")]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "o.parquet")])
+    assert result.exit_code == 0, result.output
+    labels = pq.read_table(tmp_path / "o.parquet").column(0).to_pylist()
+    assert labels == clf.predict(X).tolist()
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "X.zarr")])
+    assert "is one array; rows and labels are arrays of a group" in result.output

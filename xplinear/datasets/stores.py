@@ -38,7 +38,7 @@ def _opened(file: File) -> Generator[Any]:
         if zarr_folder:
             import zarr
 
-            opened: Any = nullcontext(zarr.open_group(file.path, mode="r"))
+            opened: Any = nullcontext(zarr.open(file.path, mode="r"))
         else:
             import h5py
 
@@ -55,6 +55,11 @@ def _opened(file: File) -> Generator[Any]:
 
 def _rows_and_labels(file: File, store: Any, request: Request) -> tuple[Any, Any]:
     """Return the arrays of rows, X or what the file's name says, and labels, y or the target."""
+    if hasattr(store, "shape"):  # a Zarr folder may be one array
+        if file.member or request.n_features is None or request.target is not None:
+            msg = f"{file} is one array; rows and labels are arrays of a group, such as X and y"
+            raise ValueError(msg)
+        return store, None
     names = sorted(name for name in store if hasattr(store[name], "shape"))
     wanted, label = file.member or "X", request.target or "y"
     needed = (
