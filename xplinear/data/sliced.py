@@ -59,12 +59,7 @@ class Sliced:
             error.add_note(f"while rows {start} to {stop} of X were read")
             raise
         if found.shape != into.shape or shape != self.shape:
-<<<<<<< HEAD
             _refuse_changed(f"it had the shape {self.shape}, and now has {shape}")
-=======
-            what = f"it had the shape {self.shape}, and now has {shape}"
-            raise _changed(what)
->>>>>>> advsources
         into[...] = found
 
 
@@ -125,30 +120,7 @@ class Unchanged:
         same = now.view(wide) == before.view(wide)
         if not same.all():
             row = (first + int(np.argmin(same.all(axis=1)))) * step
-<<<<<<< HEAD
             _refuse_changed(f"row {row} is another one than when it was read first")
-=======
-            what = f"row {row} is another one than when it was read first"
-            raise _changed(what)
-
-
-@dataclass(frozen=True, eq=False)
-class Counted:
-    """Rows of which those that do not count are made like one that does."""
-
-    rows: Slices
-    counts: HostArray
-    one: HostArray
-    shape: tuple[int, int]
-    dtype: np.dtype[Any]
-    chunk: int
-    sequence: int
-
-    def read(self, start: int, stop: int, into: HostArray) -> None:
-        """Write some rows to an array."""
-        self.rows.read(start, stop, into)
-        into[~self.counts[start:stop]] = self.one
->>>>>>> advsources
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,12 +118,6 @@ def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
             DataConversionWarning,
         )
         labels = labels[:, 0]
-<<<<<<< HEAD
-    if isinstance(y, str):
-        msg = f"{name} is {y!r}; the name of a column is for rows that xplinear.scan reads"
-        raise ValueError(msg)  # noqa: TRY004 - it may be a name, of other rows
-=======
->>>>>>> advsources
     if labels.ndim != 1:
         msg = f"{name} should be a 1d array of labels, got an array of shape {labels.shape}"
         if isinstance(y, str):
