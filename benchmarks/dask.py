@@ -11,7 +11,7 @@ times our seconds; its seconds are those of that fit. dask-ml lives in an enviro
 ``workers``: milliseconds of an iteration of L-BFGS on softmax, the difference of fits of 30 and 10
 iterations; and of a round alone, the same on rows of one feature, one row per chunk. More workers
 than cores are simulated: their ``expected`` is the arithmetic of one worker over so many, plus the
-round that was measured with so many processes.
+round that was measured with so many processes. The figure is ``results/dask-workers.png``.
 """
 
 from __future__ import annotations
@@ -129,6 +129,29 @@ def workers(X: Host, y: Host) -> list[dict[str, Any]]:
     return table
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the milliseconds of an iteration and of a round against the workers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    counts = [row["workers"] for row in rows]
+    for key, label, *style in (
+        ("expected_ms", "an iteration, simulated", "#56b4e9", "s", "--"),
+        ("iteration_ms", "an iteration, measured", "#000000", "o", "-"),
+        ("round_ms", "of which a round of tasks", "#d55e00", "^", ":"),
+    ):
+        colour, marker, line = style
+        own = [row[key] for row in rows]
+        axes.plot(counts, own, color=colour, marker=marker, linestyle=line, lw=2, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set(xlabel="workers of one thread", ylabel="[ms]", ylim=(0.0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
 class Part(StrEnum):
     """What is measured."""
 
@@ -152,7 +175,9 @@ def main(
         table, versions = peer(peer_python, X, y, CORES)
         report("dask-peer", table, quick=quick, versions=versions, **settings)
     if only is not Part.PEER:
-        report("dask-workers", workers(X, y), quick=quick, **settings)
+        table = workers(X, y)
+        path = report("dask-workers", table, quick=quick, **settings)
+        draw(table, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -456,8 +456,20 @@ class TestLaw3:
         tree = parsed(PACKAGE / "minimize.py")
         doors = [call for call, name in calls(tree) if name in {"to_host", "fetch", "item"}]
         loops = [node for node in ast.walk(tree) if isinstance(node, ast.For)]
-        assert len(doors) == 1
-        assert any(doors[0] in ast.walk(loop) for loop in loops)
+        inside = [door for door in doors if any(door in ast.walk(loop) for loop in loops)]
+        assert len(inside) == 1
+        # And one before it, where a run goes on from what may be of another problem.
+        begun = next(f for f in ast.walk(tree) if getattr(f, "name", "") == "_going_on")
+        assert len(doors) == 2
+        assert set(doors) - set(inside) <= set(ast.walk(begun))
+
+    def test_going_on_reads_once_more(self, numpy_backend: Any) -> None:
+        objective, solver = problem(numpy_backend, SoftmaxLoss(), L2Penalty()), SOLVERS["lbfgs"]
+        loop = minimize(objective, solver(max_iter=2)).loop
+        before = host_reads.count
+        result = minimize(objective, solver(max_iter=4), loop=loop)
+        assert result.n_iter == 4
+        assert host_reads.count - before == 1 + 2
 
     @pytest.mark.parametrize(("solver", "loss", "penalty"), SOLVABLE)
     def test_minimize_reads_once_per_iteration(

@@ -675,3 +675,15 @@ def test_what_is_asked_for_of_a_scan_that_it_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not in memory, and was to become an array"):
         cross_val_score(tight(), rows, Y)
     assert len(repr(rows)) < 300
+
+
+def test_blocks_and_files_of_predictions_take_the_features_by_name(tmp_path):
+    X, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    columns = {"kind": y, **dict(zip("abc", X.T, strict=True))}
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pa.table(columns), path)
+    clf = xl.LinearClassifier().fit(str(path), "kind")
+    expected = clf.predict(str(path))
+    clf.predict(str(path), out=tmp_path / "labels.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), expected)
+    np.testing.assert_array_equal(np.concatenate(list(clf.predict_blocks(str(path)))), expected)

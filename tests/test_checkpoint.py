@@ -6,6 +6,8 @@ import errno
 import os
 import pickle
 import resource
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import make_scorer
 
 import xplinear as xl
 from xplinear.arguments import ArgumentError
@@ -326,6 +329,11 @@ def test_what_is_drawn_is_drawn_once(path: Path) -> None:
         clf = xl.LinearClassifier(solver="sgd", random_state=again, checkpoint=path)
         cut(clf, 4)
         assert_same(clf.fit(X, Y), whole)
+    draws = [np.random.RandomState(4) for _ in range(3)]
+    for state, end in zip(draws, (None, 4, None), strict=True):
+        clf = xl.LinearClassifier(solver="sgd", random_state=state, checkpoint=path)
+        cut(clf, end) if end else clf.fit(X, Y)
+    assert len({state.randint(1000) for state in draws}) == 1  # what follows is drawn as ever
 
 
 def test_memory_that_did_not_hold_a_stack(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +406,22 @@ def test_a_file_that_is_kept_has_the_result_at_once(path: Path) -> None:
         path.unlink()
 
 
+def test_a_warm_start_from_what_is_kept_is_another_fit(path: Path) -> None:
+    kept = xl.Checkpoint(path, keep=True)
+    settings = {"solver": "sgd", "random_state": 0, "warm_start": True}
+    clf = xl.LinearClassifier(**settings, checkpoint=kept).fit(X, Y)
+    with pytest.raises(ValueError, match=r"the model to start from was None, and is \(6, 1, 3\)"):
+        clf.fit(X, Y)
+    assert calls_of(clone(clf), X, Y) == 0
+    path.unlink()
+    cut(clf, 3)  # and what goes on is not one that it is
+    assert calls_of(clone(clf), X, Y) == clf.n_iter_ - 3
+    with pytest.raises(
+        ValueError, match=r"the model to start from was \(6, 1, 3\) .*, and is None"
+    ):
+        clone(clf).fit(X, Y)
+
+
 def test_the_file_is_there_from_the_start(path: Path) -> None:
     sizes = []
     clf = xl.LinearClassifier(checkpoint=path)
@@ -453,11 +477,69 @@ def test_a_stack_of_a_sweep_is_written_at_its_end(
 
 def test_what_a_killed_process_left_goes(path: Path) -> None:
     left = path.with_name(".run.0123abcd.unfinished.ckpt")
-    other = path.with_name(".ran.0123abcd.unfinished.ckpt")
-    left.write_bytes(b"half"), other.write_bytes(b"half")
+    others = [path.with_name(f".{stem}.0123abcd.unfinished.ckpt") for stem in ("ran", "run.1")]
+    for file in (left, *others):
+        file.write_bytes(b"half")
     xl.LinearClassifier(checkpoint=path).fit(X, Y)
     assert not left.exists()
-    assert other.exists()
+    assert all(other.exists() for other in others)
+
+
+def test_the_file_stays_where_it_is(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(journal, "_REST", 0)
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / path.name).write_text("of somebody else")
+    clf = xl.LinearClassifier(solver="sgd", checkpoint=xl.Checkpoint(path.name, every=0))
+    for end in (CutError, None):
+        with suppress(CutError):
+            clf.fit(X, Y, callbacks=[lambda _: os.chdir(there), after(5, end) if end else print])
+        assert (there / path.name).read_text() == "of somebody else"
+        assert path.exists() == (end is not None)
+        os.chdir(tmp_path)
+
+
+def test_a_link_stays_and_its_file_goes(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.ckpt"
+    link.symlink_to(path)
+    cut(xl.LinearClassifier(checkpoint=link), 2)
+    assert path.exists()
+    xl.LinearClassifier(checkpoint=link).fit(X, Y)
+    assert link.is_symlink()
+    assert not path.exists()
+
+
+def test_a_file_that_another_fit_writes_is_left_to_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_REST", 0)
+    settings = {"solver": "sgd", "random_state": 0}
+    first, second = (
+        xl.LinearClassifier(max_iter=n, checkpoint=xl.Checkpoint(path, every=0), **settings)
+        for n in (8, 20)
+    )
+
+    def other(progress: Any) -> None:
+        if progress.iteration == 3:
+            path.unlink()
+            cut(second, 6)
+
+    with pytest.warns(RuntimeWarning, match="another fit meanwhile, and is left to it") as told:
+        first.fit(X, Y, callbacks=[other])
+    assert len(told) == 1
+    assert_same(first, xl.LinearClassifier(max_iter=8, **settings).fit(X, Y))
+    assert calls_of(second, X, Y) == 20 - 6
+
+    def begun(self: Any, _: Any) -> None:  # between the look and the first writing
+        path.write_text("of another")
+
+    monkeypatch.setattr(journal.Journal, "_read", begun)
+    with pytest.raises(ValueError, match="another fit began there just now; name another"):
+        first.fit(X, Y)
+    assert path.read_text() == "of another"
 
 
 # What goes wrong.
@@ -594,6 +676,7 @@ class Steep:
             r"loss was SquaredHingeLoss\(margin=2.0\), and is SquaredHingeLoss\(margin=1.0\)",
         ),
         ({"loss": Steep(1.0)}, {"loss": Steep(2.0)}, "loss was .*'by': 1.0.*, and is .*'by': 2.0"),
+        ({"loss": Steep(np.ones(2))}, {"loss": Steep(np.ones(2) + 1e-15)}, "loss holds other"),
         ({}, {"backend": "array_api_strict"}, "backend was numpy, and is array_api_strict"),
         ({}, {"accelerate": False}, "accelerate was True, and is False"),
         ({}, {"dtype": "float32"}, "dtype was None, and is 'float32'"),
@@ -607,6 +690,43 @@ def test_other_settings(path: Path, own: Any, other: Any, what: str) -> None:
     with pytest.raises(ValueError, match=f"is of another fit: {what}"):
         clf.set_params(**other).fit(X, Y, callbacks=[after(1)])
     assert path.read_bytes() == before
+
+
+def test_a_loss_that_shows_its_place_in_memory(path: Path) -> None:
+    losses = [Steep(1.0) for _ in range(2)]
+    clfs = [xl.LinearClassifier(loss=loss, **SLOW, checkpoint=path) for loss in losses]
+    cut(clfs[0], 5)
+    whole = xl.LinearClassifier(loss=losses[0], **SLOW).fit(X, Y)
+    assert calls_of(clfs[1], X, Y) == whole.n_iter_ - 5
+    assert_same(clfs[1], whole)
+
+
+def test_functions_are_told_apart(path: Path) -> None:
+    def score(sign: Any) -> Any:
+        return lambda y, Z: float(sign * np.mean(Z.argmax(axis=1) == y))
+
+    def best(y: Any, Z: Any, *, sign: float = 1.0) -> float:
+        return score(sign)(y, Z)
+
+    def sweep(scoring: Any) -> Any:
+        return xl.LinearClassifierCV([0.1], cv=2, scoring=scoring, checkpoint=path)
+
+    for own, other in (
+        (score(1), score(-1)),
+        (score(np.ones(1)), score(np.ones(1) + 1e-15)),
+        (best, partial(best, sign=-1)),
+        (partial(best, sign=2), partial(best, sign=-1)),
+        (lambda y, Z: 1.0, lambda y, Z: 2.0),
+        (make_scorer(lambda y, z: 1.0), make_scorer(lambda y, z: 2.0)),
+    ):
+        path.unlink(missing_ok=True)
+        cut(sweep(own), 2)
+        with pytest.raises(ValueError, match="is of another fit: scoring"):
+            sweep(other).fit(X, Y)
+    path.unlink()
+    cut(sweep(score(2)), 2)
+    sweep(score(2)).fit(X, Y)
+    assert not path.exists()
 
 
 def test_another_estimator_and_other_folds(path: Path) -> None:
@@ -756,6 +876,19 @@ def test_states_of_other_solvers(path: Path) -> None:
     assert calls_of(clf, X, Y) == whole.n_iter_ - 5
     clf.solver_ = whole.solver_
     assert_same(clf, whole)
+
+
+@pytest.mark.parametrize("fields", [("params", "report", "inner", "more"), ("params", "report")])
+def test_a_solver_whose_state_was_changed(path: Path, monkeypatch: Any, fields: Any) -> None:
+    cut(xl.LinearClassifier(solver=KnownWalker(tol=1e-6), checkpoint=path), 5)
+    before = path.read_bytes()
+    changed = NamedTuple("Place", [(name, Any) for name in fields])
+    for kind in (changed, Position):  # of other fields, of another name
+        monkeypatch.setattr(KnownWalker, "state_type", kind)
+        clf = xl.LinearClassifier(solver=KnownWalker(tol=1e-6), checkpoint=path)
+        with pytest.raises(ValueError, match=r"a state that is not of this solver.*fit as then"):
+            clf.fit(X, Y)
+        assert path.read_bytes() == before
 
 
 # The parameter.

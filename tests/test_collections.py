@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 from itertools import pairwise
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array, csr_matrix
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 
 import xplinear as xl
+from xplinear.backends.base import GPU_COLUMNS
 from xplinear.data.dask import Partitions
 from xplinear.estimator.collected import _predicted
 
@@ -178,6 +181,32 @@ class TestFit:
         rows = chunked(X).map_blocks(counted, dtype=X.dtype, meta=X[:0])
         xl.LinearClassifier(alpha=0.1).fit(rows, (rows[:, 0] > 0.5).astype(int))
         assert sorted(calls) == sorted(size for size in CHUNKS if size)
+
+    def test_callbacks_and_verbose(self, capsys):
+        told, own = [], []
+        clf = xl.LinearClassifier(**TIGHT, verbose=1)
+        found = clf.fit(chunked(X), chunked(Y), callbacks=[lambda now: told.append(now.loss)])
+        lines = capsys.readouterr().out.splitlines()
+        expected = clf.fit(X, Y, callbacks=[lambda now: own.append(now.loss)])
+        np.testing.assert_allclose(told, own)
+        assert len(told) == found.n_iter_ == expected.n_iter_
+        assert len(lines) == len(capsys.readouterr().out.splitlines()) > found.n_iter_ / 2
+        stopped = xl.LinearClassifier(**TIGHT).fit(
+            chunked(X), chunked(Y), callbacks=[lambda now: now.iteration == 3]
+        )
+        assert stopped.n_iter_ == 3
+
+    def test_ctrl_c_keeps_the_best_so_far(self):
+        def interrupted(progress):
+            if progress.iteration == 3:
+                raise KeyboardInterrupt
+
+        clf = xl.LinearClassifier(**TIGHT)
+        with pytest.raises(KeyboardInterrupt):
+            clf.fit(chunked(X), chunked(Y), callbacks=[interrupted])
+        with pytest.warns(ConvergenceWarning):
+            expected = xl.LinearClassifier(**TIGHT, max_iter=3).fit(chunked(X), chunked(Y))
+        np.testing.assert_array_equal(clf.coef_, expected.coef_)
 
     def test_labels_on_a_cluster_and_rows_here(self):
         found = xl.LinearClassifier(**TIGHT).fit(X, chunked(Y), frame(pd.Series(S)))
@@ -373,19 +402,24 @@ class TestSweep:
         np.testing.assert_array_equal(found.predict(chunked(X)).compute(), expected.predict(X))
 
     @pytest.mark.usefixtures("ends_of_grids_and_rounding")
-    def test_needs_few_more_rounds_than_its_longest_path(self, dask_client, monkeypatch):
-        made = []
+    def test_needs_few_more_rounds_than_its_longest_path(self, monkeypatch):
+        made, columns = [], 1
 
         def counted(*args):
-            made.append(Partitions(*args))
+            made.append(Wide(*args))
             return made[-1]
+
+        class Wide(Partitions):
+            @property
+            def free_columns(self):
+                return columns
 
         monkeypatch.setattr("xplinear.estimator.collected.Partitions", counted)
         settings = {"alphas": np.logspace(0, -4, 20), "solver": "lbfgs"}
         alone = [(np.arange(N), np.arange(30))]
         xl.LinearClassifierCV(**settings, cv=alone, refit=False).fit(chunked(X), chunked(Y))
-        rows, labels = dask_client.persist([chunked(X), chunked(Y)])
-        found = xl.LinearClassifierCV(**settings).fit(rows, labels)
+        columns = GPU_COLUMNS  # as many as on a cluster
+        found = xl.LinearClassifierCV(**settings).fit(chunked(X), chunked(Y))
         path, sweep = (rows.rounds for rows in made)
         assert sweep <= 1.3 * path
         expected = xl.LinearClassifierCV(**settings).fit(X, Y)
@@ -450,6 +484,17 @@ BAD = {
         ValueError,
         "column 't'",
     ),
+    "delayed rows": (lambda: (dask.delayed(X), chunked(Y)), TypeError, "X is of Dask's .*Delayed"),
+    "delayed labels": (
+        lambda: (chunked(X), dask.delayed(Y)),
+        TypeError,
+        "y is of Dask's .*Delayed.*give an array",
+    ),
+    "y of three axes": (
+        lambda: (chunked(X), chunked(np.zeros((N, 2, 2)))),
+        ValueError,
+        r"y must have one entry for each row.*\(300, 2, 2\)",
+    ),
     "a series as X": (
         lambda: (frame(pd.Series(Y)), frame(pd.Series(Y))),
         TypeError,
@@ -504,6 +549,12 @@ def test_nan_is_named_by_its_row_and_column(form):
     assert f"row {at[0]}" in str(error.value)
 
 
+def dies(block):
+    if len(block) == CHUNKS[0]:
+        os._exit(1)
+    return block
+
+
 class TestCluster:
     """On workers, whose client is nobody's default."""
 
@@ -537,6 +588,31 @@ class TestCluster:
         expected = xl.LinearClassifier(**TIGHT).fit(FRAME, TEXTS)
         same(found, expected)
         np.testing.assert_array_equal(labels, expected.predict(FRAME))
+
+    def test_rows_are_let_go_after_ctrl_c(self, dask_client, held):
+        def interrupted(progress):
+            if progress.iteration == 2:
+                raise KeyboardInterrupt
+
+        rows, labels, _ = held
+        before = set(dask_client.futures)
+        with pytest.raises(KeyboardInterrupt):
+            xl.LinearClassifier(**TIGHT).fit(rows + 1.0, labels, callbacks=[interrupted])
+        for _ in range(100):
+            if set(dask_client.futures) == before:
+                break
+            time.sleep(0.1)
+        assert set(dask_client.futures) == before
+
+    def test_workers_that_die_while_rows_are_made(self, dask_client, monkeypatch):
+        monkeypatch.setattr(dask_client.cluster.scheduler, "allowed_failures", 0)
+        rows = chunked(X).map_blocks(dies, dtype=X.dtype, meta=X[:0])
+        with (
+            pytest.raises(RuntimeError, match="make its chunks smaller"),
+            dask_client.as_current(),
+            dask.config.set(scheduler=dask_client),
+        ):
+            xl.LinearClassifier(**TIGHT).fit(rows, chunked(Y))
 
     @pytest.mark.usefixtures("ends_of_grids_and_rounding")
     def test_a_sweep(self, held):

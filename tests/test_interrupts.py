@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -424,3 +426,34 @@ def test_ctrl_c_while_looking_ahead_keeps_the_fit(monkeypatch):
         clf.fit(X, Y)
     assert clf.score(X, Y) > 0.7
     assert not hasattr(clf, "certificate_")
+
+
+@pytest.fixture
+def no_collection():
+    """Let nothing go that is in a cycle."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize(
+    "clf",
+    [
+        xl.LinearClassifier(),
+        xl.LinearClassifier(solver="sgd"),
+        xl.LinearClassifierCV(ALPHAS, solver="lbfgs"),
+        xl.LinearClassifierCV(ALPHAS, solver="gd"),
+    ],
+    ids=str,
+)
+def test_nothing_is_held_once_the_exception_is_gone(clf):
+    """Rows of a GPU's memory, or of a cluster's, say."""
+    callback = press_ctrl_c(2)
+    held = weakref.ref(callback)
+    with suppress(KeyboardInterrupt):
+        clf.fit(X, Y, callbacks=[callback])
+    assert held() is callback
+    del callback
+    assert held() is None

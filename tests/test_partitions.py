@@ -198,15 +198,27 @@ def test_workers_that_die_again_and_again(partitions, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [np.array], ids=["dense"], indirect=True)
-def test_ctrl_c_calls_the_tasks_off(partitions):
-    F, scheduler = objective(partitions, Failing("waits")), partitions.client.cluster.scheduler
-    before = set(scheduler.tasks)
-    threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()
+@pytest.mark.parametrize("when", ["they run", "they are sent"])
+def test_ctrl_c_calls_the_tasks_off(partitions, monkeypatch, when):
+    F, client = objective(partitions, Failing("waits")), partitions.client
+    before, submit, sent = set(client.cluster.scheduler.tasks), client.submit, []
+
+    def interrupted(function, *args, **settings):
+        if sent:
+            raise KeyboardInterrupt
+        sent.append(submit(function, *args, **settings))
+        return sent.pop() if function.__name__ != "_some" else sent[0]
+
+    if when == "they run":
+        threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()
+    else:
+        monkeypatch.setattr(client, "submit", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         F.value(F.zeros())
-    end = time.monotonic() + 10.0
-    while any(str(key).startswith("_some") for key in set(scheduler.tasks) - before):
-        assert time.monotonic() < end, caught  # which holds its frames
+    monkeypatch.undo()
+    end = time.monotonic() + 60.0
+    while any(str(key).startswith("_some") for key in set(client.cluster.scheduler.tasks) - before):
+        assert time.monotonic() < end, (caught, sent)  # which hold frames and tasks
         time.sleep(0.05)
     assert np.isfinite(objective(partitions).value(F.zeros())).all()
 

@@ -133,6 +133,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
+def nameless(value: Any) -> str:
+    """Return what an object shows, without its place in memory: that is another in every run."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
 def plain(value: Any) -> Any:
     """Return a number or truth value of any library as Python has it, anything else as it is.
 

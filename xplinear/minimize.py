@@ -26,6 +26,7 @@ from xplinear.arguments import (
     check_same_library,
     instance,
     integer,
+    nameless,
     number,
     warn,
 )
@@ -423,7 +424,8 @@ def minimize(
     except KeyboardInterrupt as error:
         if not loop.iteration:
             raise
-        reason, interrupt = "interrupted", error
+        # Where it came is of no use, and its frames would hold all rows as long as they are kept.
+        reason, interrupt = "interrupted", error.with_traceback(None)
     best = limit is not None or interrupt is not None
     result = result_of(objective, loop, reason or "max_iter", best=best)
     reasons, seconds = " or ".join(dict.fromkeys(result.reasons)), time.perf_counter() - start
@@ -438,7 +440,7 @@ def subject_of(objective: Objective) -> str:
     data, loss, penalty = objective.data, objective.loss, objective.penalty
     shape = f"{name_of(data.dtype)}, n={data.n}, p={data.p}, k={objective.k}, {objective.m} models"
     intercept = "" if objective.fit_intercept else ", intercepts as given"
-    return f"{loss!r} + alpha {penalty!r}: {shape}{intercept}"
+    return f"{nameless(loss)} + alpha {nameless(penalty)}: {shape}{intercept}"
 
 
 def _check_start(

@@ -23,6 +23,7 @@ __all__ = [
     "filled",
     "is_scipy",
     "is_sparse",
+    "sparse_bounds",
     "sparse_pays",
 ]
 
@@ -363,3 +364,15 @@ class ScipyRows:
     def to_dense(self) -> HostArray:
         """Return the matrix ``(r, p)``, dense."""
         return self.matrix.toarray()
+
+
+def sparse_bounds(X: HostSparse) -> tuple[HostArray, HostArray]:
+    """Return the least and the largest value of each column; where none is stored it is 0."""
+    n, p = X.shape
+    values = X.data.view(np.int8) if X.dtype.kind == "b" else X.data
+    info = (np.iinfo if values.dtype.kind in "iu" else np.finfo)(values.dtype)
+    full = np.bincount(X.indices, minlength=p) == n
+    low, high = (np.where(full, end, 0).astype(values.dtype) for end in (info.max, info.min))
+    np.minimum.at(low, X.indices, values)
+    np.maximum.at(high, X.indices, values)
+    return low, high

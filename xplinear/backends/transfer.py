@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
-from functools import cache
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from functools import cache, partial
+from itertools import islice
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -19,12 +20,14 @@ __all__ = [
     "Copier",
     "RowIndices",
     "Slices",
+    "ahead",
     "read_ahead",
     "read_rows",
     "sequence_of",
     "upload_ahead",
 ]
 
+_Made = TypeVar("_Made")
 RowIndices: TypeAlias = "range | HostArray"  # a run of rows, or the indices of some
 
 # A core copies 5 to 10 GB/s, a bus 25 to 55. More than these would wait for the memory.
@@ -140,25 +143,20 @@ def _read_together(X: HostArray | Slices, rows: RowIndices, buffer: HostArray) -
             part.result()
 
 
-def _ahead(
-    make: Callable[[int, Any], Any],
-    count: int,
-    mark: Callable[[], Any],
-    threads: int = 1,
-    pieces: int = 1,
-) -> Generator[Any]:
-    """Yield ``make(i, mark())`` for i below ``count``, in order; threads make the next meanwhile.
+def ahead(
+    calls: Iterable[Callable[[], _Made]], threads: int = 1, pieces: int = 1
+) -> Generator[_Made]:
+    """Yield what calls return, in order; threads make the next meanwhile.
 
-    So many ``pieces`` are being made, or wait. ``mark`` is called here; where that is one, when
-    what was yielded before the last one is done with.
+    So many ``pieces`` are being made, or wait. A call is taken here; where that is one, when what
+    was yielded before the last one is done with.
     """
-    executor = ThreadPoolExecutor(min(threads, pieces))
+    executor, calls = ThreadPoolExecutor(min(threads, pieces)), iter(calls)
     try:
-        coming = deque(executor.submit(make, i, mark()) for i in range(min(pieces, count)))
-        for i in range(pieces, pieces + count):
+        coming = deque(executor.submit(call) for call in islice(calls, pieces))
+        while coming:
             made = coming.popleft().result()
-            if i < count:
-                coming.append(executor.submit(make, i, mark()))
+            coming.extend(executor.submit(call) for call in islice(calls, 1))
             yield made
     finally:
         executor.shutdown(cancel_futures=True)
@@ -177,18 +175,13 @@ def read_ahead(X: HostArray | Slices, pieces: Sequence[RowIndices]) -> Generator
     """
     shape, dtype = (max(map(len, pieces)), *X.shape[1:]), X.dtype.newbyteorder("=")
 
-    def make(i: int, buffer: HostArray) -> HostArray:
-        return read_rows(X, pieces[i], buffer)
-
-    def fresh() -> HostArray:
-        # In this thread, whose memory is used again: another's would be made anew, page by page.
-        return np.empty(shape, dtype)
-
+    # Memory is made in this thread, where it is used again: another's would be new, page by page.
+    reads = (partial(read_rows, X, piece, np.empty(shape, dtype)) for piece in pieces)
     if isinstance(X, np.ndarray):
-        return _ahead(make, len(pieces), fresh)
+        return ahead(reads)
     readers = max(_FILE_READERS, min(_READERS, _cores()))
     most = _AHEAD_BYTES // max(1, math.prod(shape) * dtype.itemsize)
-    return _ahead(make, len(pieces), fresh, readers, max(1, min(readers + 1, most)))
+    return ahead(reads, readers, max(1, min(readers + 1, most)))
 
 
 class Copier(Protocol):
@@ -237,8 +230,9 @@ def upload_ahead(
         # The buffer was last used for piece i − 2; `free` comes after its computation.
         return copies.copy(i % 2, len(pieces[i]), free)
 
+    calls = (partial(make, i, copies.mark()) for i in range(len(pieces)))
     try:
-        with closing(_ahead(make, len(pieces), copies.mark)) as uploaded:
+        with closing(ahead(calls)) as uploaded:
             for i, rows in enumerate(uploaded):
                 copies.await_copy(i % 2)
                 yield rows

@@ -23,6 +23,7 @@ from xplinear.datasets.loading import load_parts
 from xplinear.datasets.preparation import Column, Preparation
 from xplinear.estimator import classifier
 from xplinear.estimator.classifier import LinearClassifier
+from xplinear.estimator.outputs import columns_of
 from xplinear.formats.model_file import content_of
 from xplinear.formats.writing import written
 from xplinear.namespace import HostArray
@@ -211,12 +212,11 @@ def _columns(clf: LinearClassifier, labels: Any, probabilities: Any) -> dict[str
 
     Where rows have many labels, a column of 0 and 1 for each.
     """
-    classes = list(map(str, clf.classes_.tolist()))
-    columns = dict(zip(classes, labels.T, strict=True)) if clf.multilabel_ else {"label": labels}
+    columns = columns_of(labels, clf, "predict")
     if probabilities is not None:
         # A class of that name must not be taken for the labels.
-        named = [f"probability of {one}" if one in columns else one for one in classes]
-        columns |= dict(zip(named, probabilities.T, strict=True))
+        for name, own in columns_of(probabilities, clf, "predict_proba").items():
+            columns[f"probability of {name}" if name in columns else name] = own
     return columns
 
 

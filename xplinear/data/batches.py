@@ -5,20 +5,20 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import repeat
 from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import numpy as np
 
 from xplinear.backends.base import Backend, backend_of, fetched
 from xplinear.backends.sparse import is_scipy
-from xplinear.backends.transfer import RowIndices
+from xplinear.backends.transfer import RowIndices, ahead
 from xplinear.data.protocol import Data
-from xplinear.data.remote import Survey, finite_bounds, surveyed
-from xplinear.data.streamed import Spaced, data_of, streamed
+from xplinear.data.remote import Survey, checksum, finite, surveyed
+from xplinear.data.streamed import Spaced, counts_of, data_of, streamed
 from xplinear.namespace import Array, HostArray, is_array
 
 __all__ = ["Batches", "InOrderRows", "batches_of"]
@@ -69,7 +69,7 @@ class _Batch(NamedTuple):
     @property
     def mark(self) -> tuple[int, ...]:
         """How many rows it has, and checksums of what is in it."""
-        return len(self.X), *map(_checksum, self[:3])
+        return len(self.X), *map(_mark, self[:3])
 
 
 class _Found(NamedTuple):
@@ -171,17 +171,8 @@ class Batches:
         if hasattr(source, "__iter__") and iter(cast("Iterable[Any]", source)) is source:
             raise TypeError(_ONE_SHOT.format(f"a {type(source).__name__}"))
         gathered = _Gathered()
-
-        def seen(batches: Iterable[_Batch]) -> Generator[HostArray]:
-            for batch in batches:
-                gathered.add(batch)
-                if len(batch.X):
-                    yield batch.X
-            if not gathered.n:
-                raise ValueError(_NO_ROWS)
-
-        with closing(_ahead(_batches(self._begin()))) as batches:
-            survey = surveyed(seen(batches))
+        with closing(_rows(_ahead(_batches(self._begin())), gathered.add)) as rows:
+            survey = surveyed(rows)
         return gathered.found(survey)
 
     @property
@@ -230,35 +221,17 @@ class Batches:
         counted: HostArray | None = None,
     ) -> Data:
         """Return the rows as a stream, or as the array that few of them are."""
-        kept, spaced = self._found.kept, self._found.spaced
-        held: dict[str, Any] = {"backend": backend, "classes": classes}
-        rows = InOrderRows(self)
+        kept, how = self._found.kept, dict[str, Any](backend=backend, classes=classes)
+        if kept is None:
+            rows, spaced = InOrderRows(self), self._found.spaced
+            return streamed(rows, y, s, dtype, counted, spaced=spaced, **how)
         if counted is not None:
-            counts = np.zeros((self.shape[0], 1), bool)
-            counts[counted] = True
-            one = self._row(int(counted[0])) if kept is None else kept[counted[:1]]
-            kept = None if kept is None else np.where(counts, kept, one)
-            spaced = spaced._replace(rows=np.where(counts[:: spaced.step], spaced.rows, one))
-            rows = InOrderRows(self, counts, one)
-        if kept is not None:
-            return data_of(kept, y, s, dtype, **held)
-        return streamed(rows, y, s, dtype, spaced=spaced, **held)
-
-    def _row(self, index: int) -> HostArray:
-        with closing(self.passed([range(index, index + 1)])) as rows:
-            return next(rows)
+            kept = np.where(counts_of(counted, len(kept))[:, None], kept, kept[counted[:1]])
+        return data_of(kept, y, s, dtype, **how)
 
     def blocks(self) -> Generator[HostArray]:
         """Yield the rows of each batch, finite; of an iterator too, which is gone through."""
-        first = 0
-        with closing(_ahead(_batches(self._begin()))) as batches:
-            for batch in batches:
-                if len(batch.X):
-                    finite_bounds(batch.X, first)
-                    first += len(batch.X)
-                    yield batch.X
-        if not first:
-            raise ValueError(_NO_ROWS)
+        return finite(_rows(_ahead(_batches(self._begin()))))
 
     def passed(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
         """Yield pieces of the rows, each after the last one: what lies between is left out.
@@ -315,11 +288,9 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class InOrderRows:
-    """The rows of batches as `Slices`; those that do not count are made like one that does."""
+    """The rows of batches as `Slices`."""
 
     batches: Batches
-    counts: HostArray | None = None  # (n, 1)
-    one: HostArray | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -333,12 +304,7 @@ class InOrderRows:
 
     def in_order(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
         """Yield pieces of the rows in one pass."""
-        with closing(self.batches.passed(pieces)) as passed:
-            for piece, rows in zip(pieces, passed, strict=True):
-                if self.counts is None or self.one is None:
-                    yield rows
-                else:
-                    yield np.where(self.counts[np.asarray(piece)], rows, self.one)
+        return self.batches.passed(pieces)
 
     def read(self, start: int, stop: int, into: HostArray) -> None:
         """Write some rows to an array: in a pass of their own."""
@@ -348,11 +314,26 @@ class InOrderRows:
 
 def _ahead(made: Generator[_Made]) -> Generator[_Made]:
     """Yield what a generator makes; a thread makes the next one meanwhile."""
-    with closing(made), ThreadPoolExecutor(1, "xplinear-batches") as thread:
-        coming = thread.submit(next, made, None)
-        while (one := coming.result()) is not None:
-            coming = thread.submit(next, made, None)
+    with closing(made), closing(ahead(repeat(partial(next, made, None)))) as coming:
+        for one in coming:
+            if one is None:
+                return
             yield one
+
+
+def _rows(
+    batches: Generator[_Batch], look: Callable[[_Batch], None] = lambda batch: None
+) -> Generator[HostArray]:
+    """Yield the rows of batches that have some; raise ValueError if none has."""
+    none = True
+    with closing(batches):
+        for batch in batches:
+            look(batch)
+            if len(batch.X):
+                none = False
+                yield batch.X
+    if none:
+        raise ValueError(_NO_ROWS)
 
 
 def _batches(iterator: Iterator[Any]) -> Generator[_Batch]:
@@ -429,12 +410,12 @@ def _refuse(number: int, what: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def _checksum(values: HostArray | None) -> int:
+def _mark(values: HostArray | None) -> int:
     if values is None:
         return 0
     if values.dtype.kind == "O":
         return zlib.crc32(repr(values.tolist()).encode())
-    return zlib.crc32(np.ascontiguousarray(values).view(np.uint8).data)
+    return checksum(values)
 
 
 def _joined(name: str, parts: Sequence[HostArray | None]) -> HostArray | None:

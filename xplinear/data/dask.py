@@ -31,11 +31,11 @@ from xplinear.data.blocks import joined, shuffled
 from xplinear.data.protocol import Block, Data, Kernel
 from xplinear.data.rows import Standard
 from xplinear.data.sparse import SparseData
-from xplinear.data.streamed import data_of
+from xplinear.data.streamed import counts_of, data_of
 from xplinear.losses import LOSSES, Loss
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["DaskData", "Partitions", "added", "libraries"]
+__all__ = ["DaskData", "Partitions", "added", "gathered", "libraries"]
 
 Client: TypeAlias = Any  # a `distributed.Client`
 Handle: TypeAlias = Any  # a `distributed.Future`; without a client, what it would stand for
@@ -193,9 +193,8 @@ class Partitions:
         The others weigh nothing; of a partition in which one is far beyond those that count, it is
         0 in a copy.
         """
-        there = np.zeros(self.shape[0], dtype=bool)
-        there[index] = True
-        columns = list(zip(self.chunks, self.cut(there), strict=True))
+        there = self.cut(counts_of(index, self.shape[0]))
+        columns = list(zip(self.chunks, there, strict=True))
         own, others = np.asarray(self.each(_reach, columns)).T
         limit = _FAR * float(own.max())
         if others.max() <= limit:
@@ -224,12 +223,13 @@ class Partitions:
                 carry = function(carry, *args, *own)
             return carry
         state: Any = self._packed(function, args, carry)
-        runs, submit = self._runs(order), self._open().submit
-        with _unlimited():
+        runs, submit, last = self._runs(order), self._open().submit, list[Any]()
+        with _calling_off(self._open(), last), _unlimited():
             for run in runs:
                 names, own = [self._names[order[k]] for k in run], [columns[k] for k in run]
                 state = submit(_chained, state, names, own, run is runs[-1], pure=False)
-        ((worker, carry),) = self._gathered([state])
+                last[:] = [state]
+            ((worker, carry),) = self._open().gather(last)
         self._look_again(worker, order[runs[-1][0]])
         return _unpacked(carry)
 
@@ -251,12 +251,13 @@ class Partitions:
         groups = self._groups() if every else [[i] for i in range(len(columns))]
         payload = self._packed(function, args, times=len(groups))
         futures: list[Any] = []
-        with _unlimited():
+        with _calling_off(self._open(), futures), _unlimited():
             for group in groups:
                 names = [self._names[i] for i in group] if every else group
                 own = [columns[i] for i in group]
                 futures.append(submit(_some, how, payload, group, names, own, pure=False))
-        for group, (worker, results) in zip(groups, self._gathered(futures), strict=True):
+            answers = self._open().gather(futures)
+        for group, (worker, results) in zip(groups, answers, strict=True):
             if every:
                 self._look_again(worker, group[0])
             yield from _unpacked(results)
@@ -287,7 +288,7 @@ class Partitions:
             import distributed
 
             client = self._open()
-            with client.as_current():
+            with _explained(), client.as_current():
                 distributed.wait(self.chunks)
             holders, self._threads = client.who_has(self.chunks), client.nthreads()
             self._workers = [next(iter(holders[chunk.key]), "") for chunk in self.chunks]
@@ -319,34 +320,48 @@ class Partitions:
         self.sent += times * len(payload)
         return payload
 
-    def _gathered(self, futures: list[Any]) -> list[Any]:
-        """Return results of tasks; where one fails, or Ctrl-C comes, the others are called off."""
-        import distributed
 
-        try:
-            with self._calling_off(futures):
-                return self._open().gather(futures)
-        except distributed.KilledWorker as error:
-            raise RuntimeError(_KILLED) from error
-        except CancelledError as error:
-            raise RuntimeError(_CLOSED) from error
+def gathered(client: Client, futures: list[Any]) -> list[Any]:
+    """Return results of tasks; where one fails, or Ctrl-C comes, the others are called off.
 
-    @contextmanager
-    def _calling_off(self, futures: list[Any]) -> Generator[None]:
-        try:
+    Raises
+    ------
+    RuntimeError
+        If workers die again and again, or the client forgets its tasks.
+    """
+    with _calling_off(client, futures):
+        return client.gather(futures)
+
+
+@contextmanager
+def _calling_off(client: Client, futures: list[Any]) -> Generator[None]:
+    """Call off tasks that are there where something happens, while they are submitted too."""
+    try:
+        with _explained():
             yield
-        except BaseException:
-            if self.client is not None and self.client.status == "running":
-                self.client.cancel(futures)
-            raise
+    except BaseException:
+        if client.status == "running":
+            client.cancel(futures)
+        raise
+
+
+@contextmanager
+def _explained() -> Generator[None]:
+    """Say what happened to tasks that were lost, and what to do."""
+    import distributed
+
+    try:
+        yield
+    except distributed.KilledWorker as error:
+        raise RuntimeError(_KILLED) from error
+    except CancelledError as error:
+        raise RuntimeError(_CLOSED) from error
 
 
 _CLOSED = (
-    "the Dask client that holds X is closed, or has lost its scheduler; fit, and compute, while it "
-    "is open"
+    "the Dask client that holds X is closed, was restarted, or has lost its scheduler, and X with "
+    "it; make X anew, and fit, and compute, while the client is open"
 )
-
-
 _ASYNCHRONOUS = (
     "the Dask client is asynchronous, and a fit waits for results: use one made with "
     "Client(asynchronous=False), outside of the event loop"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from xplinear.backends.base import Backend, backend_of
-from xplinear.backends.sparse import HostRows, HostSparse, is_scipy
-from xplinear.data.dask import DaskData, Partitions, libraries
+from xplinear.backends.sparse import HostRows, HostSparse, is_scipy, sparse_bounds
+from xplinear.data.dask import DaskData, Partitions, gathered, libraries
 from xplinear.data.protocol import Data
-from xplinear.data.remote import Survey, finite_bounds, not_finite
+from xplinear.data.remote import Survey, checksum, finite_bounds, not_finite
+from xplinear.data.streamed import counts_of
 from xplinear.namespace import Array, HostArray
 
 __all__ = ["Collection", "DaskRows", "Held", "computed", "held", "is_collection", "mapped"]
@@ -46,7 +46,7 @@ class Held(NamedTuple):
         if self.client is None:
             return [function(*args) for args in zip(*parts, strict=True)]
         futures = self.client.map(function, *parts, pure=False)
-        return futures if keep else self.client.gather(futures)
+        return futures if keep else gathered(self.client, futures)
 
 
 def held(*collections: Collection) -> Held:
@@ -164,16 +164,14 @@ class DaskRows:
 
     def survey(self, counted: HostArray | None = None) -> Survey:
         """Look at every number once; bounds are those of the rows that count, all if None."""
-        rows, there = self._rows, None
-        if counted is not None:
-            there = np.zeros(self.shape[0], dtype=bool)
-            there[counted] = True
+        rows, n = self._rows, self.shape[0]
+        there = None if counted is None else counts_of(counted, n)
         starts = (rows.ends - rows.sizes).tolist()
         columns = list(zip(rows.chunks, starts, rows.cut(there), strict=True))
         found: list[Survey] = rows.each(_surveyed, columns)
-        digests = np.asarray([one.digest for one in found])
         low, high = (np.concatenate([one[i] for one in found]) for i in (0, 1))
-        return Survey(low.min(axis=0), high.max(axis=0), zlib.crc32(digests.data))
+        digest = checksum(np.asarray([one.digest for one in found]))
+        return Survey(low.min(axis=0), high.max(axis=0), digest)
 
     def data(
         self,
@@ -205,7 +203,7 @@ def _surveyed(rows: Any, start: int, counted: HostArray | None) -> Survey:
     bounds = _sparse_bounds if is_scipy(near) else finite_bounds
     digest = 0
     for a in (near.data, near.indices, near.indptr) if is_scipy(near) else (near,):
-        digest = zlib.crc32(np.ascontiguousarray(a).view(np.uint8).data, digest)
+        digest = checksum(a, digest)
     low, high = bounds(near, start)
     if counted is not None and not counted.all():
         low, high = bounds(near[np.flatnonzero(counted)], start)
@@ -221,6 +219,5 @@ def _sparse_bounds(rows: HostSparse, start: int) -> tuple[HostArray, HostArray]:
         raise not_finite(values[at], start + row, int(rows.indices[at]))
     if not rows.shape[0]:
         return np.empty((0, rows.shape[1])), np.empty((0, rows.shape[1]))
-    rows = rows.astype(np.int8) if rows.dtype.kind == "b" else rows
-    low, high = rows.min(axis=0).toarray(), rows.max(axis=0).toarray()
-    return low.reshape(1, -1), high.reshape(1, -1)
+    low, high = sparse_bounds(rows)
+    return low[None, :], high[None, :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Generator, Iterable
+from contextlib import closing
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
@@ -18,6 +19,8 @@ __all__ = [
     "RemoteRows",
     "Slices",
     "Survey",
+    "checksum",
+    "finite",
     "finite_bounds",
     "is_remote",
     "not_finite",
@@ -112,7 +115,7 @@ def surveyed(blocks: Iterable[HostArray], counted: HostArray | None = None) -> S
     lows: list[HostArray] = []
     highs: list[HostArray] = []
     for X in blocks:
-        digest = zlib.crc32(np.ascontiguousarray(X).view(np.uint8).data, digest)
+        digest = checksum(X, digest)
         low, high = finite_bounds(X, first)
         if counted is not None:
             own = counted[slice(*np.searchsorted(counted, [first, first + len(X)]))] - first
@@ -122,6 +125,21 @@ def surveyed(blocks: Iterable[HostArray], counted: HostArray | None = None) -> S
         first += len(X)
     low, high = (np.concatenate(ends).reshape(-1, lows[0].shape[-1]) for ends in (lows, highs))
     return Survey(low.min(axis=0), high.max(axis=0), digest)
+
+
+def checksum(a: HostArray, before: int = 0) -> int:
+    """Return the CRC-32 of the numbers of an array, or of those ``before`` it and these."""
+    return zlib.crc32(np.ascontiguousarray(a).view(np.uint8).data, before)
+
+
+def finite(blocks: Generator[HostArray]) -> Generator[HostArray]:
+    """Yield blocks of rows, in order; raise ValueError at a number that is not finite."""
+    first = 0
+    with closing(blocks):
+        for X in blocks:
+            finite_bounds(X, first)
+            first += len(X)
+            yield X
 
 
 def finite_bounds(X: HostArray, first: int) -> tuple[HostArray, HostArray]:

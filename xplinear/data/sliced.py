@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from xplinear.backends.base import Backend, fetched
 from xplinear.backends.transfer import Slices, read_ahead, sequence_of
 from xplinear.data.mapped import in_file
 from xplinear.data.protocol import Data
-from xplinear.data.remote import Survey, finite_bounds, surveyed
+from xplinear.data.remote import Survey, finite, finite_bounds, surveyed
 from xplinear.data.streamed import Spaced, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
@@ -59,8 +59,7 @@ class Sliced:
             error.add_note(f"while rows {start} to {stop} of X were read")
             raise
         if found.shape != into.shape or shape != self.shape:
-            what = f"it had the shape {self.shape}, and now has {shape}"
-            raise _changed(what)
+            _refuse_changed(f"it had the shape {self.shape}, and now has {shape}")
         into[...] = found
 
 
@@ -121,26 +120,7 @@ class Unchanged:
         same = now.view(wide) == before.view(wide)
         if not same.all():
             row = (first + int(np.argmin(same.all(axis=1)))) * step
-            what = f"row {row} is another one than when it was read first"
-            raise _changed(what)
-
-
-@dataclass(frozen=True, eq=False)
-class Counted:
-    """Rows of which those that do not count are made like one that does."""
-
-    rows: Slices
-    counts: HostArray
-    one: HostArray
-    shape: tuple[int, int]
-    dtype: np.dtype[Any]
-    chunk: int
-    sequence: int
-
-    def read(self, start: int, stop: int, into: HostArray) -> None:
-        """Write some rows to an array."""
-        self.rows.read(start, stop, into)
-        into[~self.counts[start:stop]] = self.one
+            _refuse_changed(f"row {row} is another one than when it was read first")
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,12 +163,7 @@ class SlicedRows:
 
     def blocks(self) -> Generator[HostArray]:
         """Yield all rows in order, some at a time, finite."""
-        first = 0
-        with closing(self._runs()) as runs:
-            for X in runs:
-                finite_bounds(X, first)
-                first += len(X)
-                yield X
+        return finite(self._runs())
 
     def data(
         self,
@@ -201,22 +176,14 @@ class SlicedRows:
         counted: HostArray | None = None,
     ) -> Data:
         """Return the rows as a stream; as an array on a device of own memory that holds them."""
-        slices, (n, p), spaced = self.slices, self.shape, next(iter(self.spaced), None)
-        kind = self.shape, self.dtype, slices.chunk, sequence_of(slices)
+        slices, spaced = self.slices, next(iter(self.spaced), None)
         if spaced is not None:
+            kind = self.shape, self.dtype, slices.chunk, sequence_of(slices)
             slices = Unchanged(slices, spaced, *kind)
-        if counted is not None:
-            counts = np.zeros(n, bool)
-            counts[counted] = True
-            one = np.empty((1, p), self.dtype.newbyteorder("="))
-            slices.read(int(counted[0]), int(counted[0]) + 1, one)
-            slices = Counted(slices, counts, one, *kind)
-            if spaced is not None:
-                own = counts[:: spaced.step, None]
-                spaced = spaced._replace(rows=np.where(own, spaced.rows, one))
-        stream = streamed(slices, y, s, dtype, backend=backend, classes=classes, spaced=spaced)
+        how: dict[str, Any] = {"backend": backend, "classes": classes}
+        stream = streamed(slices, y, s, dtype, counted, spaced=spaced, **how)
         # A third: while they are joined there are two of them.
-        fits = n * p * self.dtype.itemsize <= backend.free_memory() // 3
+        fits = math.prod(self.shape) * self.dtype.itemsize <= backend.free_memory() // 3
         return stream.on_device() if backend.own_memory and fits else stream
 
     def array(self) -> HostArray:
@@ -370,10 +337,9 @@ def _checked(X: Any, name: str = "X") -> Slices:
     return (in_file(X) if isinstance(X, np.memmap) else None) or rows
 
 
-def _changed(what: str) -> ValueError:
-    return ValueError(
-        f"X has changed while it was read: {what}; fit again, to a file that nobody writes to"
-    )
+def _refuse_changed(what: str) -> NoReturn:
+    msg = f"X has changed while it was read: {what}; fit again, to a file that nobody writes to"
+    raise ValueError(msg)
 
 
 def _refuse_group(X: Any) -> None:

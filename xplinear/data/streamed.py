@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from xplinear.data.rows import Standard
 from xplinear.data.sparse import SparseData
 from xplinear.namespace import Array, HostArray
 
-__all__ = ["InOrder", "Spaced", "StreamedData", "data_of", "streamed"]
+__all__ = ["Spaced", "StreamedData", "counts_of", "data_of", "streamed"]
 
 _HOST_ROWS = instance(np.ndarray, "a NumPy array") | offering(Slices, "slices of rows in a file")
 _MOST_BYTES = 256 * 2**20
@@ -34,16 +34,51 @@ _FEW_BLOCKS = 8  # of a window, up to the most bytes of a block
 _SAMPLES = 2  # of rows in a file that are kept
 
 
-class InOrder(Slices, Protocol):
-    """Rows that come one after another: what is left out, or read again, is a pass over all."""
-
-    def in_order(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
-        """Yield pieces of the rows, each after the last one, in one pass."""
-        ...
+_Passes: TypeAlias = Callable[[Sequence[RowIndices]], Generator[HostArray]]
 
 
-def _come_in_order(X: HostArray | Slices) -> TypeGuard[InOrder]:
-    return hasattr(type(X), "in_order")
+def _in_order(X: HostArray | Slices) -> _Passes | None:
+    """Return what yields pieces of rows, each after the last one, in one pass over all of them.
+
+    Of rows that only come one after another it is an attribute ``in_order``.
+    """
+    return getattr(X, "in_order", None)
+
+
+def counts_of(counted: HostArray, n: int) -> HostArray:
+    """Return of each row whether it is among those that count."""
+    counts = np.zeros(n, bool)
+    counts[counted] = True
+    return counts
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """Rows of which those that do not count are made like one that does."""
+
+    rows: Slices
+    counts: HostArray
+    one: HostArray
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    chunk: int
+    sequence: int
+
+    def read(self, start: int, stop: int, into: HostArray) -> None:
+        """Write some rows to an array."""
+        self.rows.read(start, stop, into)
+        into[~self.counts[start:stop]] = self.one
+
+    @property
+    def in_order(self) -> _Passes | None:
+        """What yields them in order, if they only come so."""
+        return None if _in_order(self.rows) is None else self._passed
+
+    def _passed(self, pieces: Sequence[RowIndices]) -> Generator[HostArray]:
+        passes = cast("_Passes", _in_order(self.rows))
+        with closing(passes(pieces)) as passed:
+            for piece, rows in zip(pieces, passed, strict=True):
+                yield np.where(self.counts[np.asarray(piece), None], rows, self.one)
 
 
 class Spaced(NamedTuple):
@@ -193,8 +228,8 @@ class StreamedData:
         if key not in self.samples:
             if self.spaced is not None and not (index % self.spaced.step).any():
                 found = self.spaced.rows[index // self.spaced.step]
-            elif _come_in_order(self.X):
-                with closing(self.X.in_order([index])) as passed:
+            elif (passes := _in_order(self.X)) is not None:
+                with closing(passes([index])) as passed:
                     found = next(passed)
             else:
                 found = read_rows(self.X, index, np.empty((len(index), self.p), self._dtype))
@@ -239,11 +274,9 @@ class StreamedData:
         if self.rows is not None:
             slices = (slice(a.start, a.stop) if isinstance(a, range) else a for a in pieces)
             pieces = [self.rows[a] for a in slices]
-        if _come_in_order(self.X):
-            read = self.X.in_order(pieces)
-        else:
-            read = self.backend.upload(self.X, pieces)
-        with closing(read) as uploaded:
+        passes = _in_order(self.X)
+        read = partial(self.backend.upload, self.X) if passes is None else passes
+        with closing(read(pieces)) as uploaded:
             for X in uploaded:
                 yield self.backend.asarray(X)
 
@@ -284,7 +317,7 @@ class StreamedData:
         if isinstance(self.X, np.ndarray):
             return None
         row, chunk = self.p * self.X.dtype.itemsize, self.X.chunk
-        if _come_in_order(self.X):
+        if _in_order(self.X) is not None:
             return Nearby(self.n, max(1, _WINDOW_BYTES // (row * batch_size)) * batch_size)
         block = -(-max(1, _BLOCK_BYTES // row) // chunk) * chunk
         step = batch_size // math.gcd(block, batch_size)  # blocks of whole batches together
@@ -302,12 +335,24 @@ def streamed(
     y: Array,
     s: Array | None,
     dtype: Any,
+    counted: HostArray | None,
     *,
     backend: Backend,
     classes: int | None,
     spaced: Spaced | None = None,
 ) -> StreamedData:
-    """Return rows of files, or in batches, with labels and weights on the backend."""
+    """Return rows of files, or in batches, with labels and weights on the backend.
+
+    Those that are not ``counted``, if that is given, may be huge: they are made like one that is.
+    """
+    if counted is not None:
+        counts, first = counts_of(counted, X.shape[0]), int(counted[0])
+        one = np.empty((1, X.shape[1]), X.dtype.newbyteorder("="))
+        X.read(first, first + 1, one)
+        X = Counted(X, counts, one, X.shape, X.dtype, X.chunk, sequence_of(X))
+        if spaced is not None:
+            own = counts[:: spaced.step, None]
+            spaced = spaced._replace(rows=np.where(own, spaced.rows, one))
     padding = backend.padding(np.empty((1, X.shape[1]), np.int8), X.shape[0])
     y = padded(y, padding, backend=backend)
     s = None if s is None else padded(s, padding, backend=backend, weigh=True)

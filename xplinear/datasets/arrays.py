@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -26,6 +26,7 @@ __all__ = [
     "read_npy",
     "read_npz",
     "read_svmlight",
+    "runs_of",
     "svmlight_parts",
 ]
 
@@ -80,13 +81,19 @@ def read_npy(file: File, request: Request) -> Dataset:
 def npy_parts(file: File, request: Request) -> Generator[Dataset]:
     """Yield X some rows at a time, and their labels."""
     X, y = _load_npy(file, mapped=True), _labels_beside(file, request, mapped=True)
-    if X.ndim < 2 or not X.size or (y is not None and y.shape != X.shape[:1]):
-        yield Dataset(X, y)  # whoever takes it says what is wrong
-        return
-    size = rows_at_once(math.prod(X.shape[1:]))
-    for start in range(0, len(X), size):
-        rows = slice(start, start + size)
-        yield Dataset(np.array(X[rows]), None if y is None else np.array(y[rows]))
+    return runs_of(X, y, lambda a, rows: np.array(a[rows]))
+
+
+def runs_of(
+    X: Any, y: Any, read: Callable[[Any, Any], HostArray], chunk: int = 1
+) -> Generator[Dataset]:
+    """Yield rows of X and y some at a time, in whole chunks: ``read(X, slice)``."""
+    pieces: list[Any] = [...]  # where something is wrong, which whoever takes all will say
+    if len(X.shape) > 1 and 0 not in X.shape and (y is None or tuple(y.shape) == (X.shape[0],)):
+        size = -(-rows_at_once(math.prod(X.shape[1:])) // chunk) * chunk
+        pieces = [slice(start, start + size) for start in range(0, X.shape[0], size)]
+    for rows in pieces:
+        yield Dataset(read(X, rows), None if y is None else read(y, rows))
 
 
 def _labels_beside(file: File, request: Request, *, mapped: bool = False) -> HostArray | None:

@@ -53,20 +53,12 @@ FORMATS: dict[str, Callable[[File, Request], Dataset]] = {
 }
 
 # Those that can be read some rows at a time.
-PARTS: dict[str, Callable[[File, Request], Iterator[Dataset]]] = {
-    ".npy": npy_parts,
-    ".csv": csv_parts,
-    ".csv.gz": csv_parts,
-    ".tsv": csv_parts,
-    ".tsv.gz": csv_parts,
-    ".parquet": parquet_parts,
-    ".svm": svmlight_parts,
-    ".svm.gz": svmlight_parts,
-    ".libsvm": svmlight_parts,
-    ".svmlight": svmlight_parts,
-    ".h5": store_parts,
-    ".hdf5": store_parts,
-    ".zarr": store_parts,
+PARTS: dict[Callable[[File, Request], Dataset], Callable[[File, Request], Iterator[Dataset]]] = {
+    read_npy: npy_parts,
+    read_csv: csv_parts,
+    read_parquet: parquet_parts,
+    read_svmlight: svmlight_parts,
+    read_store: store_parts,
 }
 
 
@@ -222,12 +214,11 @@ def load_parts(
     )
     with _found(source, ending) as file:
         name, start = Path(file.name).name, 0
-        read = PARTS.get(file.ending, lambda *asked: iter([FORMATS[file.ending](*asked)]))
-        for part in read(file, request):
+        read = FORMATS[file.ending]
+        parts = PARTS[read](file, request) if read in PARTS else [read(file, request)]
+        for part in parts:
             if not start or part.X.shape[0]:
-                yield _sound(
-                    part, name, n_features, classes, start if file.ending in PARTS else None
-                )
+                yield _sound(part, name, n_features, classes, start if read in PARTS else None)
                 start += part.X.shape[0]
 
 

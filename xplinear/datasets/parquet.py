@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from xplinear.data.arrow import pyarrow_for
+from xplinear.data.arrow import pyarrow_for, row_index
 from xplinear.datasets import tables
 from xplinear.datasets.dataset import Dataset
 from xplinear.datasets.reader import DAMAGED, File, Request, rows_at_once
@@ -140,15 +140,12 @@ def _places(file: File, schema: Any, request: Request) -> list[int]:
     """Return where the columns are that are no row index of pandas."""
     columns = request.columns
     wanted = {request.target} | ({*columns.texts, columns.target} if columns else set[str | None]())
-    index = {
-        name
-        for name in (schema.pandas_metadata or {}).get("index_columns", ())
-        if isinstance(name, str) and name in schema.names and name not in wanted
-    }
-    nameless = {name for name in schema.names if name.startswith("__index_level_")}
-    if index - nameless and request.n_features is None:
+    index = row_index(schema)
+    nameless = {name for name in index if name.startswith("__index_level_")}
+    index -= nameless | wanted
+    if index and request.n_features is None:
         file.warn(
-            f": the row index of pandas, {', '.join(sorted(index - nameless))}, is "
+            f": the row index of pandas, {', '.join(sorted(index))}, is "
             "left out; reset_index() makes it a feature"
         )
     kept = [j for j, name in enumerate(schema.names) if name not in index | nameless]

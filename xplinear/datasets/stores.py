@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 
+from xplinear.datasets.arrays import runs_of
 from xplinear.datasets.dataset import Dataset
-from xplinear.datasets.reader import DAMAGED, File, Request, rows_at_once
+from xplinear.datasets.reader import DAMAGED, File, Request
 
 __all__ = ["read_store", "store_parts"]
 
@@ -26,17 +27,8 @@ def store_parts(file: File, request: Request) -> Generator[Dataset]:
     """Yield them some rows at a time, in whole chunks."""
     with _opened(file) as store:
         X, y = _rows_and_labels(file, store, request)
-        n = X.shape[0] if X.shape else 0
-        if len(X.shape) < 2 or not n or (y is not None and y.shape != (n,)):
-            labels = None if y is None else _read(file, y)
-            yield Dataset(_read(file, X), labels)  # whoever takes it says what is wrong
-            return
         chunk = (getattr(X, "chunks", None) or (1,))[0]
-        size = -(-rows_at_once(math.prod(X.shape[1:])) // chunk) * chunk
-        for start in range(0, n, size):
-            rows = slice(start, start + size)
-            labels = None if y is None else _read(file, y, rows)
-            yield Dataset(_read(file, X, rows), labels)
+        yield from runs_of(X, y, partial(_read, file), chunk)
 
 
 @contextmanager

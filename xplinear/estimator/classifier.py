@@ -26,7 +26,8 @@ from xplinear.backends import Backend, backend_of, get_backend
 from xplinear.backends.base import undisturbed
 from xplinear.data.partitions import computed
 from xplinear.data.sources import rows_and_targets
-from xplinear.estimator.journal import Journal, told
+from xplinear.estimator.fingerprint import told
+from xplinear.estimator.journal import Journal
 from xplinear.estimator.labels import (
     check_classes,
     check_labels,
@@ -334,6 +335,9 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             that makes such an iterator. Up to 256 MiB of rows are kept from the first pass; of
             more every pass is compared with it, and ``sgd`` shuffles the rows of about 64 MiB as
             they come.
+            Or a collection of Dask: an array with its columns in one chunk, or a frame of numbers,
+            with y and weights in the same partitions or in memory. Rows stay where they are, and
+            what predicts is lazy.
         y : array or column of shape (n,), or array, sparse matrix or table of shape (n, L)
             Numbers or strings, of any library. Or 0 and 1 for each of L labels, of which any may
             be missing: NaN, masked, or None in a table. A label is learnt from the rows it is
@@ -375,7 +379,10 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
             fitted, interrupt = solve(settings, problem, before, [*callbacks, *shown], journal)
             keep(self, fitted)
             if interrupt is not None:
-                raise interrupt
+                try:
+                    raise interrupt
+                finally:
+                    del interrupt  # its traceback holds this frame, and so all rows
         warn_of_no_optimum(problem.objective, fitted)
         return self
 
@@ -428,7 +435,10 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         fitted, interrupt = solve_in_turn(settings, problem, before)
         keep(self, fitted)
         if interrupt is not None:
-            raise interrupt
+            try:
+                raise interrupt
+            finally:
+                del interrupt
         return self
 
     def decision_function(self, X: Any, *, out: Any = None) -> Array:
@@ -436,9 +446,7 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
 
         Of many labels ``(n, L)``: positive for 1.
         """
-        if out is not None:
-            return predicted_to(self, X, "decision_function", out)
-        return predicted(self, X, "decision_function")
+        return self._given(X, "decision_function", out)
 
     def predict(self, X: Any, *, out: Any = None) -> Array:
         """Return the label ``(n,)`` of the largest score of each row; of many 0 or 1 ``(n, L)``.
@@ -464,16 +472,15 @@ class LinearClassifier(SharedParameters, FittedAttributes, ClassifierMixin, Base
         Of many labels ``(n, L)``: that of 1. Those of one against the rest are normalized to add
         up to 1.
         """
-        if out is not None:
-            return predicted_to(self, X, "predict_proba", out)
-        return predicted(self, X, "predict_proba")
+        return self._given(X, "predict_proba", out)
 
     @available_if(is_probabilistic)
     def predict_log_proba(self, X: Any, *, out: Any = None) -> Array:
         """Return the logarithm of `predict_proba`, exact also for tiny probabilities."""
-        if out is not None:
-            return predicted_to(self, X, "predict_log_proba", out)
-        return predicted(self, X, "predict_log_proba")
+        return self._given(X, "predict_log_proba", out)
+
+    def _given(self, X: Any, method: str, out: Any) -> Any:
+        return predicted(self, X, method) if out is None else predicted_to(self, X, method, out)
 
     def predict_blocks(self, X: Any, method: str = "predict") -> Iterator[Array]:
         """Yield what a method gives of X, some rows at a time: more than memory holds.

@@ -54,11 +54,11 @@ class _Answer(NamedTuple):
 
 
 def _is_frame(X: Collection) -> bool:
-    return hasattr(X, "columns") and X.ndim == 2
+    return hasattr(type(X), "columns") and X.ndim == 2  # a `Delayed` says yes to any name
 
 
 def _is_array(X: Collection) -> bool:
-    return hasattr(X, "chunks")
+    return hasattr(type(X), "chunks")
 
 
 def _one_row(X: Collection) -> Any:
@@ -151,10 +151,13 @@ def collected(
 def _check_partitioned(name: str, a: Collection, X: Collection) -> None:
     """Raise ValueError, or TypeError, if labels or weights are not partitioned as X is."""
     array = _is_array(a)
-    if not (array or hasattr(a, "known_divisions")):
+    if not (array or hasattr(type(a), "known_divisions")):
         msg = f"{name} is of Dask's type {type(a).__name__}; give an array, a series or a frame"
         raise TypeError(msg)
-    if array and (a.ndim > 2 or math.prod(a.numblocks[1:]) > 1):
+    if array and a.ndim > 2:
+        msg = f"{name} must have one entry for each row of X; it has shape {a.shape}"
+        raise ValueError(msg)
+    if array and math.prod(a.numblocks[1:]) > 1:
         msg = f"{name} has its columns in several chunks, {a.chunks[1:]}: {name}.rechunk({{1: -1}})"
         raise ValueError(msg)
     both = array and _is_array(X)

@@ -9,24 +9,18 @@ from __future__ import annotations
 
 import glob
 import logging
-import math
-import re
+import os
 import time
-import zlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import numpy as np
-
 from xplinear.arguments import warn
 from xplinear.backends import backend_of
-from xplinear.backends.base import native
-from xplinear.backends.sparse import is_scipy, is_sparse
 from xplinear.checks.certificate import Certificate
+from xplinear.estimator.fingerprint import digest, in_words, told_of_data
 from xplinear.estimator.problem import Problem, drawn_seed
 from xplinear.estimator.settings import Settings
 from xplinear.formats.checkpoint import (
@@ -42,17 +36,16 @@ from xplinear.formats.checkpoint import (
 from xplinear.formats.fitted import Fitted
 from xplinear.formats.writing import check_writable
 from xplinear.minimize import Loop, Result, result_of, subject_of
-from xplinear.namespace import Array, HostArray, name_of
+from xplinear.namespace import HostArray
 from xplinear.objective import Objective
 from xplinear.version import VERSION
 
-__all__ = ["Journal", "Runs", "digest", "told"]
+__all__ = ["Journal", "Runs"]
 
 _LOG = logging.getLogger("xplinear")
 _REST = 24  # times what writing took, until it is done again
-_UNTOLD = "verbose", "checkpoint", "backend", "cv"  # decide nothing, or are told otherwise
 _LONG = 300  # letters of a message
-_DIGEST_BYTES = 2**24
+_START = "the model to start from"
 _REMEDY = "fit as then, name another file, or delete this one to begin anew"
 
 
@@ -119,6 +112,7 @@ class Journal:
     ) -> None:
         self._checkpoint, self._told = checkpoint, say() if checkpoint else {}
         self._then: Mapping[str, str] | None = None  # what the fit in the file was told
+        self._complete = False  # so is the fit in the file
         self._drawn: dict[str, list[Any]] = {}
         self._asked: defaultdict[str, int] = defaultdict(int)
         self.passed = 0.0  # seconds that recalled runs took
@@ -132,22 +126,25 @@ class Journal:
         self._begun = self._cut = self._changed = False
         self._said = ""  # of what went wrong last
         self._written = self._took = 0.0
+        self._file = Path()  # wherever the process goes, and whatever links are made
+        self._stamp: tuple[int, int] | None = None  # of the file as it is known
         self._libraries: dict[str, str] = {}
         if checkpoint is not None:
             from xplinear.backends.machine import libraries  # with subprocess and joblib
 
             self._libraries = libraries()
-            self._read(str(checkpoint.path))
+            check_writable(checkpoint.path)
+            self._file = Path(os.path.realpath(checkpoint.path))
+            self._read(self._file)
 
-    def _read(self, path: str) -> None:
-        check_writable(path)
-        file = Path(path)
-        ours = f".{glob.escape(file.stem)}.*.unfinished{glob.escape(file.suffix)}"
+    def _read(self, file: Path) -> None:
+        ours = f".{glob.escape(file.stem)}.{'[0-9a-f]' * 8}.unfinished{glob.escape(file.suffix)}"
         for rest in file.parent.glob(ours):  # of a process that was killed
             rest.unlink(missing_ok=True)
         if not file.exists():
             return
-        content, parts = read(path)
+        self._stamp = _stamp(file)
+        content, parts = read(str(file))
         if content["xplinear"] != VERSION:
             msg = (
                 f"{self._name} was begun by xplinear {content['xplinear']}, and this is {VERSION}: "
@@ -155,10 +152,11 @@ class Journal:
             )
             raise ValueError(msg)
         self._then, self._drawn = content["told"], content["drawn"]
+        self._complete = content["complete"]
         self._coming.extend(map(_Entry, content["entries"], parts))
         self._compare(self._told)
         done = sum(bool(entry.about.get("end")) for entry in self._coming)
-        _LOG.info("going on from %s: %d runs done", path, done)
+        _LOG.info("going on from %s: %d runs done", file, done)
         libraries = content["libraries"]
         other = [name for name, its in libraries.items() if self._libraries.get(name) != its]
         if other:
@@ -180,12 +178,13 @@ class Journal:
                 raise ValueError(msg)
 
     @property
-    def _path(self) -> str:
-        return str(self._checkpoint and self._checkpoint.path)
+    def _name(self) -> str:
+        return f"checkpoint={self._checkpoint and str(self._checkpoint.path)!r}"
 
     @property
-    def _name(self) -> str:
-        return f"checkpoint={self._path!r}"
+    def _is_of_another(self) -> bool:
+        """Whether another fit has written the file since this one did."""
+        return _stamp(self._file) not in (None, self._stamp)
 
     def __enter__(self) -> Self:
         return self
@@ -195,12 +194,17 @@ class Journal:
         if self._checkpoint is None or not self._begun:
             return
         something = self._then is not None or self._done or self._runs()
-        if something and (kind is not None or self._cut or self._checkpoint.keep):
-            if self._changed:
+        through = kind is None and not self._cut
+        if something and (self._checkpoint.keep or not through):
+            if self._changed or (through and not self._complete):
+                self._complete = through
                 self._write()
             return
+        if self._is_of_another:
+            self._leave()
+            return
         try:
-            Path(self._path).unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
         except OSError as error:
             warn(f"{self._name} is of no more use, and cannot be deleted: {error}")
 
@@ -223,7 +227,8 @@ class Journal:
         state = settings.random_state
         if self._checkpoint is None or isinstance(state, int):
             return settings
-        return replace(settings, random_state=self.drawn("seed", partial(drawn_seed, state)))
+        seed = drawn_seed(state)  # in any case: who draws from it next finds it as ever
+        return replace(settings, random_state=self.drawn("seed", lambda: seed))
 
     def as_wide(self, problem: Problem) -> Problem:
         """Return the problem of as many models at once as when the fit began: what memory held."""
@@ -256,12 +261,18 @@ class Journal:
         """
         if self._checkpoint is None:
             return
-        data = _told_of_data(problem, warm)
+        data = told_of_data(problem)
         data["the folds of cv"] = ", ".join(digest(rows) for fold in folds for rows in fold)
-        self._compare(data)
-        self._told |= data
+        start = {_START: ", ".join(map(digest, warm.params)) if warm else "None"}
+        # What is under way has left it behind; but labels that follow start from it too.
+        left = not self._complete and problem.objective.m == problem.sample.targets.models
+        self._compare(data if left else data | start)
+        self._told |= data | start | dict(self._then or {})
         if self._then is None:
-            write(self._path, *self._content([]))
+            if self._is_of_another:
+                msg = f"{self._name}: another fit began there just now; name another file"
+                raise ValueError(msg)
+            self._save([])
         self._begun, self._written = True, time.monotonic()
 
     def recalled(
@@ -282,7 +293,7 @@ class Journal:
             return None
         about: dict[str, Any] = {
             "subject": subject_of(objective),
-            "solver": repr(solver),
+            "solver": in_words(solver),
             "alpha": digest(objective.alpha),
             "best": best,
         }
@@ -296,7 +307,11 @@ class Journal:
         entry = self._next(about)
         if entry is None:
             return None
-        self._now = now = now.recalled(entry)
+        try:
+            self._now = now = now.recalled(entry)
+        except (LookupError, TypeError, ValueError) as error:  # a user's solver was changed, say
+            msg = f"{self._name} holds a state that is not of this solver ({error!r}); {_REMEDY}"
+            raise ValueError(msg) from error
         self.passed += now.loop.last.seconds if now.loop else 0.0
         if now.loop is None or not now.end:
             return now.loop
@@ -360,6 +375,7 @@ class Journal:
                 "there on is found anew"
             )
             self._coming.clear()
+            self._complete = False
             for name, drawn in self._drawn.items():
                 del drawn[self._asked[name] :]
             return None
@@ -386,16 +402,24 @@ class Journal:
             "libraries": self._libraries,
             "told": self._told,
             "drawn": self._drawn,
+            "complete": self._complete,
             "entries": [entry.about for entry in entries],
         }
         return content, [entry.part for entry in entries]
 
+    def _save(self, entries: Sequence[_Entry]) -> None:
+        write(str(self._file), *self._content(entries))
+        self._stamp = _stamp(self._file)
+
     def _write(self) -> None:
         """Write the file; where that fails, say so, and leave the one that is there."""
+        if self._is_of_another:
+            self._leave()
+            return
         start = time.monotonic()
         try:
             entries = [*self._done, *(run.entry() for run in self._runs()), *self._coming]
-            write(self._path, *self._content(entries))
+            self._save(entries)
             self._changed, self._said = False, ""
         except TypeError as error:
             self._give_up(error)
@@ -408,6 +432,10 @@ class Journal:
         self._open = self._changed = False
         self._say(f"cannot hold this solver's state, in which there is {error}: it ends here")
 
+    def _leave(self) -> None:
+        self._open = self._changed = False
+        self._say("was written by another fit meanwhile, and is left to it: name one for each")
+
     def _say(self, what: str) -> None:
         if what != self._said:
             warn(f"{self._name} {what}, and the fit goes on", RuntimeWarning)
@@ -418,70 +446,10 @@ def _short(text: str) -> str:
     return text if len(text) < _LONG else f"{text[:_LONG]}…"
 
 
-def _told_of_data(problem: Problem, warm: Fitted | None) -> dict[str, str]:
-    """Return what a fit is told by its data, and by where it computes."""
-    sample = problem.sample
-    X, targets = sample.X, sample.targets
-    found = problem.survey
-    data = {
-        "X": digest(X) if found is None else f"{_kind_of(X)} crc {found.digest:x}",
-        "y": digest(targets.codes),
-        "the classes of y": str(targets.classes.tolist()),
-        "what is missing of y": digest(targets.missing),
-        "sample_weight": digest(targets.sample_weight),
-        "backend": sample.backend.name,
-        "the dtype of the computation": name_of(sample.dtype),
-    }
-    if problem.objective.m < targets.models:  # those that follow start from it too
-        params = () if warm is None else warm.params
-        data["the model to start from"] = ", ".join(map(digest, params))
-    return data
-
-
-def told(owner: Any, *settings: Any, **more: Any) -> dict[str, str]:
-    """Return what an estimator is told by its settings, dataclasses, and by ``more``, in words."""
-    said = {one.name: getattr(own, one.name) for own in settings for one in fields(own)} | more
-    shown = {name: _shown(value) for name, value in said.items() if name not in _UNTOLD}
-    return {"the estimator": type(owner).__name__, **shown}
-
-
-def _shown(value: Any) -> str:
-    """Return what an object shows; what it holds, where that is only where it is."""
-    text = re.sub(r" at 0x\w+", "", own := repr(value))
-    held = vars(value) if text != own and hasattr(value, "__dict__") else {}
-    return f"{text} {dict(sorted(held.items()))}" if held else text
-
-
-def digest(x: Any) -> str:
-    """Return shape, dtype and checksum of all numbers of an array of any library, sparse or not.
-
-    Examples
-    --------
-    >>> digest(np.asarray([1.0, 2.0]))
-    '(2,) float64 crc 7ba3895f'
-    """
-    if x is None:
-        return "None"
-    parts: Sequence[Any] = (x,)
-    if is_scipy(x):
-        parts = x.data, x.indices, x.indptr
-    elif is_sparse(x):
-        parts = x.values, x.indices, x.starts
-    checksum = 0
-    for block in (block for part in parts for block in _blocks(part)):
-        checksum = zlib.crc32(np.asarray(block, order="C").data, checksum)
-    return f"{_kind_of(x)} crc {checksum:x}"
-
-
-def _kind_of(x: Any) -> str:
-    return f"{tuple(x.shape)} {name_of(x.dtype)}"
-
-
-def _blocks(x: Array) -> Iterator[Any]:
-    """Yield rows of an array on the host, some at a time."""
-    backend, n = backend_of(x), x.shape[0]
-    # Where code is compiled for every slice, all at once.
-    few = n if backend.compiles else _DIGEST_BYTES // (8 * math.prod(x.shape[1:]) or 1)
-    few = max(1, few)
-    for start in range(0, n, few):
-        yield native(x if few >= n else x[start : start + few, ...])
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Return when a file was written, and how large it is; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size

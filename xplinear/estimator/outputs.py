@@ -22,7 +22,7 @@ from xplinear.estimator.validation import check_features
 from xplinear.formats.writing import check_writable, written
 from xplinear.namespace import HostArray, is_array
 
-__all__ = ["METHOD", "predicted_to", "results_of"]
+__all__ = ["METHOD", "columns_of", "predicted_to", "results_of"]
 
 METHOD = one_of("predict", "predict_proba", "predict_log_proba", "decision_function")
 _ENDINGS = ".npy", ".parquet"

@@ -113,6 +113,8 @@ def _check_conversion(X: Array, dtype: Any, backend: Backend) -> None:
 def predicted(clf: Any, X: Any, method: str) -> Array:
     """Return what a method of a fitted classifier gives, in the library of X; codes for labels."""
     check_is_fitted(clf)
+    if type(X) is np.ndarray:
+        return _predicted(clf, X, method)
     if is_collection(X):
         return lazily(clf, X, method)
     X = remote_rows(X, clf)
@@ -121,9 +123,6 @@ def predicted(clf: Any, X: Any, method: str) -> Array:
             check_features(clf, X, reset=False)
         with closing(X.blocks()) as blocks:
             parts = [_predicted(clf, block, method, checked=True) for block in blocks]
-        if not parts:
-            msg = "X gives no rows"
-            raise ValueError(msg)
         return np.concatenate(parts)
     return _predicted(clf, X, method)
 

@@ -101,7 +101,7 @@ def minimized(
             result = minimize(objective, solver, **begin, **settings, keep=journal.keep)
         except Interrupted as interrupt:
             journal.found(interrupt.result)
-            return interrupt.result, interrupt
+            return interrupt.result, interrupt.with_traceback(None)
         except Exception as error:
             if objective.m > 1 and objective.data.backend.out_of_memory(error):
                 journal.refused()
@@ -190,7 +190,7 @@ def _solved(
     try:
         certificate = journal.certified(partial(certificate_of, objective, solver, result))
     except KeyboardInterrupt as error:
-        interrupt = interrupt or error
+        interrupt = interrupt or error.with_traceback(None)
     fitted = problem.fitted(solver, result, certificate, n_iter=n_iter)
     return _Outcome(fitted, result, getattr(solver, "tol", settings.tol)), interrupt
 

@@ -19,7 +19,7 @@ import numpy as np
 from xplinear.arguments import warn
 from xplinear.backends import Backend
 from xplinear.backends.halves import half_bounds
-from xplinear.backends.sparse import HostSparse, ScipyRows, filled
+from xplinear.backends.sparse import ScipyRows, filled, sparse_bounds
 from xplinear.data import Standard
 from xplinear.data.rows import FarStandard, centred_scores, of_models
 from xplinear.namespace import Array, HostArray, Namespace, accumulator, array_namespace
@@ -72,7 +72,7 @@ def column_bounds(
     (array([ 1., -5.]), array([3., 5.]))
     """
     if isinstance(X, ScipyRows):
-        return apart(*_sparse_bounds((X if rows is None else X.rows(rows)).matrix))
+        return apart(*sparse_bounds((X if rows is None else X.rows(rows)).matrix))
     X = backend.near(X)
     host = isinstance(X, np.ndarray)
     xp = np if host else backend.xp
@@ -121,18 +121,6 @@ def with_full_columns(X: Any, standard: Standard | None, bits: int, *, backend: 
         centre, scale = (backend.to_host(a) for a in standard)
         columns = np.abs(centre * scale) > _CANCELS[bits]
     return ScipyRows(filled(X.matrix, np.flatnonzero(columns))) if columns.any() else X
-
-
-def _sparse_bounds(X: HostSparse) -> tuple[HostArray, HostArray]:
-    """Return the least and the largest value of each column; where none is stored it is 0."""
-    n, p = X.shape
-    values = X.data.view(np.int8) if X.dtype.kind == "b" else X.data
-    info = (np.iinfo if values.dtype.kind in "iu" else np.finfo)(values.dtype)
-    full = np.bincount(X.indices, minlength=p) == n
-    low, high = (np.where(full, end, 0).astype(values.dtype) for end in (info.max, info.min))
-    np.minimum.at(low, X.indices, values)
-    np.maximum.at(high, X.indices, values)
-    return low, high
 
 
 def apart(low: HostArray, high: HostArray) -> tuple[HostArray, HostArray]:

@@ -62,6 +62,8 @@ class Checkpoint:
     begins, and the file stays. Its last bits are what they would have been where the libraries, the
     machine and its number of threads are the same too.
 
+    A file is of one fit at a time: several at once, as in a search with ``n_jobs``, need one each.
+
     The file holds the weights of every run that is done, and the state of the solver: five times
     the weights for ``sgd``, 26 times for ``lbfgs``, and where it measures Hessians their inverses,
     $(c + 1)(p + 1)²$ numbers of each model.

@@ -20,7 +20,8 @@ from xplinear.backends.base import undisturbed
 from xplinear.data.remote import is_remote
 from xplinear.data.sources import rows_and_targets
 from xplinear.estimator.classifier import LinearClassifier, is_probabilistic
-from xplinear.estimator.journal import Journal, Runs, told
+from xplinear.estimator.fingerprint import told
+from xplinear.estimator.journal import Journal, Runs
 from xplinear.estimator.problem import Problem, place_of, prepare
 from xplinear.estimator.settings import Settings, SharedParameters, check_fields, given, parameter
 from xplinear.estimator.solve import certificate_of, minimized, solve, solver_for
@@ -426,7 +427,10 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
             self.best_estimator_ = best
             vars(self).update({name: a for name, a in vars(best).items() if name.endswith("_")})
         if interrupt is not None:
-            raise interrupt
+            try:
+                raise interrupt
+            finally:
+                del interrupt  # its traceback holds this frame, and so all rows
         if not per_label and len(found.done) == len(strengths[0]):
             warn_of_an_end(end_of(found.scores.mean(axis=1)), given, name)
         return self
@@ -461,7 +465,10 @@ class LinearClassifierCV(SharedParameters, ClassifierMixin, BaseEstimator):
         own = _of_strength(objective, float(run.grid.alphas[place[0]]))
         result, interrupt = minimized(runs, own, solver, whole=True)
         if interrupt is not None:
-            raise interrupt
+            try:
+                raise interrupt
+            finally:
+                del interrupt
         run.refit(place, result)
 
     def _held_out_scores(

@@ -207,7 +207,10 @@ def stacks(
             last = Stack(at, lanes, stack, result)
             yield last
             if interrupt is not None:
-                raise interrupt
+                try:
+                    raise interrupt
+                finally:
+                    del found, interrupt  # its traceback holds this frame, and so all rows
             ends = [(float(grid.alphas[a]), last.params_at(a)) for a in at[-2:]]
             solved = [*solved, *ends][-2:]
             start = at.stop
