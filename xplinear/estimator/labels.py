@@ -120,6 +120,8 @@ def check_labels(estimator: Any, y: Any, *, name: str = "y") -> HostArray:
         labels = labels[:, 0]
     if labels.ndim != 1:
         msg = f"{name} should be a 1d array of labels, got an array of shape {labels.shape}"
+        if isinstance(y, str):
+            msg = f"{name} is {y!r}; the name of a column is for rows that xplinear.scan reads"
         raise ValueError(msg)
     labels = _plain_labels(labels, name)
     if labels.dtype.kind == "f":  # which may be no labels, but a target of a regression
