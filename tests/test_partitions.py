@@ -218,6 +218,7 @@ def test_ctrl_c_calls_the_tasks_off(partitions, monkeypatch, when):
     with pytest.raises(KeyboardInterrupt) as caught:
         F.value(F.zeros())
     monkeypatch.undo()
+    assert all(future.cancelled() for future in sent)
     end = time.monotonic() + 60.0
     while any(str(key).startswith("_some") for key in set(client.cluster.scheduler.tasks) - before):
         assert time.monotonic() < end, (caught, sent)  # which hold frames and tasks
