@@ -213,9 +213,12 @@ def test_ctrl_c_calls_the_tasks_off(partitions, monkeypatch, when):
         threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()
     else:
         monkeypatch.setattr(client, "submit", interrupted)
+        groups = [[i] for i in range(len(partitions.chunks))]  # even if all lie on one worker
+        monkeypatch.setattr(partitions, "_groups", lambda: groups)
     with pytest.raises(KeyboardInterrupt) as caught:
         F.value(F.zeros())
     monkeypatch.undo()
+    assert all(future.cancelled() for future in sent)
     end = time.monotonic() + 60.0
     while any(str(key).startswith("_some") for key in set(client.cluster.scheduler.tasks) - before):
         assert time.monotonic() < end, (caught, sent)  # which hold frames and tasks
