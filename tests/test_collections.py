@@ -306,6 +306,13 @@ class TestPredict:
         model.fit(X, 3 - Y)
         np.testing.assert_array_equal(found.compute(), expected)
 
+    def test_blocks_are_partitions(self, clf, tmp_path):
+        blocks = list(clf.predict_blocks(chunked(X), "predict_proba"))
+        assert [len(block) for block in blocks] == list(chunked(X).chunks[0])
+        np.testing.assert_allclose(np.concatenate(blocks), clf.predict_proba(X), rtol=1e-12)
+        clf.predict(chunked(X), out=tmp_path / "labels.npy")
+        np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), clf.predict(X))
+
     def test_score(self, clf):
         expected = clf.score(X, TEXTS, S)
         assert clf.score(chunked(X), chunked(TEXTS), chunked(S)) == expected

@@ -16,6 +16,7 @@ from xplinear.arguments import one_of, shown
 from xplinear.backends import backend_of
 from xplinear.backends.base import fetched
 from xplinear.data.arrow import write_parquet
+from xplinear.data.partitions import computed, is_collection
 from xplinear.data.remote import is_remote
 from xplinear.data.sources import known_rows, remote_rows
 from xplinear.estimator.validation import check_features
@@ -41,7 +42,8 @@ def results_of(clf: Any, X: Any, method: str) -> Generator[Any]:
         clf = copy(clf)
         vars(clf).pop("feature_names_in_", None)  # the blocks have no names
     with closing(_blocks_of(clf, X)) as blocks:
-        yield from map(getattr(clf, method), blocks)
+        for block in blocks:
+            yield computed(getattr(clf, method)(block))
 
 
 def _blocks_of(clf: Any, X: Any) -> Generator[Any]:
@@ -50,6 +52,8 @@ def _blocks_of(clf: Any, X: Any) -> Generator[Any]:
     if is_remote(X):
         with closing(X.blocks()) as blocks:
             yield from blocks
+    elif is_collection(X):
+        yield from (X.partitions[i] for i in range(X.npartitions))
     elif array is not None and len(array.shape) == 2 and 0 not in array.shape:
         n, p = array.shape
         size = max(1, _BLOCK_BYTES // (8 * max(p, len(clf.classes_))))
