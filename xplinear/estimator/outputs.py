@@ -48,12 +48,13 @@ def results_of(clf: Any, X: Any, method: str) -> Generator[Any]:
 
 def _blocks_of(clf: Any, X: Any) -> Generator[Any]:
     """Yield rows to predict, some at a time; a table is one block."""
+    if is_collection(X):
+        yield from (X.partitions[i] for i in range(X.npartitions))
+        return
     array: Any = X if is_array(X) and not backend_of(X).traced(X) else None
     if is_remote(X):
         with closing(X.blocks()) as blocks:
             yield from blocks
-    elif is_collection(X):
-        yield from (X.partitions[i] for i in range(X.npartitions))
     elif array is not None and len(array.shape) == 2 and 0 not in array.shape:
         n, p = array.shape
         size = max(1, _BLOCK_BYTES // (8 * max(p, len(clf.classes_))))
