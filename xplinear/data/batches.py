@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
+from inspect import isroutine
 from itertools import repeat
 from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
@@ -54,7 +55,7 @@ def batches_of(X: Any) -> Batches | None:
         return Batches(X) if len(getattr(matrix, "shape", ())) > 1 else None
     if hasattr(X, "shape") or hasattr(X, "__array__") or hasattr(X, "__dataframe__"):
         return None
-    many = hasattr(X, "__iter__") or (callable(X) and not hasattr(X, "__getitem__"))
+    many = hasattr(X, "__iter__") or isroutine(X) or isinstance(X, partial)
     return Batches(cast(Any, X)) if many else None
 
 
