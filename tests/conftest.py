@@ -51,8 +51,8 @@ def ends_of_grids_and_rounding() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def dask_client() -> Iterator[Any]:
-    """Two workers of one thread, which start again when they die; nobody's default client."""
+def _cluster() -> Iterator[Any]:
+    """A client of two workers of one thread, which start again when they die."""
     distributed = pytest.importorskip("distributed")
     own = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
@@ -60,6 +60,17 @@ def dask_client() -> Iterator[Any]:
         distributed.Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@pytest.fixture
+def dask_client(_cluster: Any) -> Any:
+    """Two workers, whatever became of them in tests before; nobody's default client."""
+    try:
+        _cluster.wait_for_workers(2, timeout=20)
+    except TimeoutError:  # killed while it started, and whoever watched over it has given up
+        _cluster.cluster.scale(len(_cluster.cluster.workers) + 1)
+        _cluster.wait_for_workers(2, timeout=60)
+    return _cluster
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,6 @@ class Kills:
     """A callback: SIGKILL to a worker after some iterations, while the next ones run."""
 
     def __init__(self, client, at):
-        client.wait_for_workers(2)  # one may just have been killed
         self.client, self.at = client, at
         self.pids = list(client.run(os.getpid).values())
 
