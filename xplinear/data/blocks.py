@@ -753,8 +753,9 @@ def map_(
     """Yield ``function(*static, block, *each, *args)`` of each block, in order."""
     backend, left = source.backend, source.n
     for part in _results(source, function, static, args, scores, each=each):
-        # Without the rows that were added.
-        yield part if part.shape[0] <= left else backend.asarray(backend.near(part)[:left, ...])
+        # Without the rows that were added, of which a block may be made alone.
+        if left > 0:
+            yield part if part.shape[0] <= left else backend.asarray(backend.near(part)[:left, ...])
         left -= part.shape[0]
 
 
