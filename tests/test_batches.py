@@ -51,14 +51,14 @@ class Again:
 def kept(request, monkeypatch):
     """Whether rows are kept after the first pass."""
     if request.param == "streamed":
-        monkeypatch.setattr(rooms, "_KEPT_BYTES", 0)
+        monkeypatch.setattr(rooms, "KEPT_BYTES", 0)
     return request.param == "kept"
 
 
 @pytest.fixture
 def _streamed(monkeypatch):
-    monkeypatch.setattr(rooms, "_KEPT_BYTES", 0)
-    monkeypatch.setattr(rooms, "_SAMPLED", 16)
+    monkeypatch.setattr(rooms, "KEPT_BYTES", 0)
+    monkeypatch.setattr(rooms, "SAMPLED", 16)
 
 
 def same(a, b, tol=1e-9):
@@ -196,7 +196,7 @@ class TestPasses:
         assert loader.open == 0
 
     def test_a_kept_one_is_gone_through_once(self, monkeypatch):
-        monkeypatch.setattr(rooms, "_KEPT_BYTES", 2**28)
+        monkeypatch.setattr(rooms, "KEPT_BYTES", 2**28)
         loader = Again(cut(X, Y))
         xl.LinearClassifier().fit(loader)
         assert loader.passes == 1
@@ -433,7 +433,7 @@ class TestTorch:
         same(xl.LinearClassifier(solver="lbfgs", tol=1e-9).fit(loader), reference)
         shuffled = DataLoader(rows, batch_size=64, shuffle=True)
         same(xl.LinearClassifier(solver="lbfgs", tol=1e-9).fit(shuffled), reference)  # kept
-        monkeypatch.setattr(rooms, "_KEPT_BYTES", 0)
+        monkeypatch.setattr(rooms, "KEPT_BYTES", 0)
         same(xl.LinearClassifier(solver="lbfgs", tol=1e-9).fit(loader), reference)
         with pytest.raises(ValueError, match="shuffle=False"):
             xl.LinearClassifier().fit(shuffled)
@@ -459,7 +459,7 @@ import xplinear as xl
 from torch.utils.data import DataLoader, TensorDataset
 from xplinear.data import batches
 
-batches._KEPT_BYTES = 0
+batches.KEPT_BYTES = 0
 rows = TensorDataset(torch.randn(300, 6), torch.arange(300) % 3)
 loader = DataLoader(rows, batch_size=64, num_workers=1)
 found = batches.Batches(loader)

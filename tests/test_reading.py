@@ -264,7 +264,7 @@ class TestSamples:
 
     @pytest.fixture
     def surveyed(self, monkeypatch):
-        monkeypatch.setattr(sliced, "_SAMPLED", 200)
+        monkeypatch.setattr(sliced, "SAMPLED", 200)
         file = File()
         rows = SlicedRows(file)
         rows.survey()
@@ -274,7 +274,7 @@ class TestSamples:
     def test_they_are_evenly_spaced_in_runs_of_any_length(self, monkeypatch):
         for run in (1, 3, 10, 64, 2000):
             monkeypatch.setattr(sliced, "_RUN_BYTES", run * P * 8)
-            monkeypatch.setattr(sliced, "_SAMPLED", 100)
+            monkeypatch.setattr(sliced, "SAMPLED", 100)
             rows = SlicedRows(File())
             rows.survey()
             ((step, kept),) = rows.spaced
@@ -324,7 +324,7 @@ class TestSamples:
         assert file.runs != []
 
     def test_they_take_little_memory(self, monkeypatch):
-        monkeypatch.setattr(sliced, "_SAMPLED_BYTES", 10 * P * 8)
+        monkeypatch.setattr(sliced, "SAMPLED_BYTES", 10 * P * 8)
         rows = SlicedRows(File())
         rows.survey()
         assert len(rows.spaced[0].rows) == 10

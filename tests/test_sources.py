@@ -495,7 +495,7 @@ class Other(Broken):
 @pytest.mark.parametrize("solver", ["lbfgs", "sgd", "newton"])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_other_rows_than_in_the_first_pass_are_told(monkeypatch, solver, weights):
-    monkeypatch.setattr(sliced, "_SAMPLED", 30)  # no other ones are compared
+    monkeypatch.setattr(sliced, "SAMPLED", 30)  # no other ones are compared
     source = Other(X)
     source.left = 20
     with pytest.raises(ValueError, match=r"X has changed while it was read: row (30|60) is "):

@@ -18,15 +18,21 @@ from xplinear.backends.base import Backend, backend_of, fetched
 from xplinear.backends.sparse import is_scipy
 from xplinear.backends.transfer import RowIndices, ahead
 from xplinear.data.protocol import Data
-from xplinear.data.remote import Survey, checksum, finite, surveyed
+from xplinear.data.remote import (
+    KEPT_BYTES,
+    SAMPLED,
+    SAMPLED_BYTES,
+    Survey,
+    checksum,
+    finite,
+    surveyed,
+)
 from xplinear.data.streamed import Spaced, counts_of, data_of, streamed
 from xplinear.namespace import Array, HostArray, is_array
 
 __all__ = ["Batches", "InOrderRows", "batches_of"]
 
 _Made = TypeVar("_Made")
-_KEPT_BYTES = 2**28  # of rows that come once, and then are an array
-_SAMPLED, _SAMPLED_BYTES = 2**15, 2**26  # rows that are kept to be sampled, and what they may take
 
 _ONE_SHOT = (
     "X is {}, which can be gone through once, and a fit makes many passes: give a function that "
@@ -109,11 +115,11 @@ class _Gathered:
         self.marks.append(batch.mark)
         self.bytes += X.nbytes
         self.rows.append(X)
-        if self.bytes > _KEPT_BYTES:
+        if self.bytes > KEPT_BYTES:
             self.rows.clear()
         self.spaced.append(X[-self.n % self.step :: self.step].copy())
         self.n, self.count = self.n + len(X), self.count + len(self.spaced[-1])
-        if self.count > 2 * _SAMPLED or self.count * X.shape[1] * X.itemsize > 2 * _SAMPLED_BYTES:
+        if self.count > 2 * SAMPLED or self.count * X.shape[1] * X.itemsize > 2 * SAMPLED_BYTES:
             self.step, self.spaced = 2 * self.step, [np.concatenate(self.spaced)[::2].copy()]
             self.count = len(self.spaced[0])
 

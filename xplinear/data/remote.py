@@ -16,6 +16,9 @@ from xplinear.data.protocol import Data
 from xplinear.namespace import Array, HostArray, name_of
 
 __all__ = [
+    "KEPT_BYTES",
+    "SAMPLED",
+    "SAMPLED_BYTES",
     "RemoteRows",
     "Slices",
     "Survey",
@@ -27,6 +30,8 @@ __all__ = [
     "surveyed",
 ]
 
+KEPT_BYTES = 2**28  # of rows that are read once, and then are an array
+SAMPLED, SAMPLED_BYTES = 2**15, 2**26  # rows that are kept to be sampled, and what they may take
 _LOOK_BYTES = 2**20  # the second look at rows finds them in the cache
 
 

@@ -24,7 +24,8 @@ from xplinear.data.arrow import (
     parts_of,
     pyarrow_for,
 )
-from xplinear.data.sliced import KEPT_BYTES, SlicedRows
+from xplinear.data.remote import KEPT_BYTES
+from xplinear.data.sliced import SlicedRows
 from xplinear.namespace import HostArray, is_array
 
 __all__ = ["Scanned", "by_name", "scan"]

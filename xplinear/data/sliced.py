@@ -18,17 +18,23 @@ from xplinear.backends.base import Backend, fetched
 from xplinear.backends.transfer import Slices, read_ahead, sequence_of
 from xplinear.data.mapped import in_file
 from xplinear.data.protocol import Data
-from xplinear.data.remote import Survey, finite, finite_bounds, surveyed
+from xplinear.data.remote import (
+    KEPT_BYTES,
+    SAMPLED,
+    SAMPLED_BYTES,
+    Survey,
+    finite,
+    finite_bounds,
+    surveyed,
+)
 from xplinear.data.streamed import Spaced, streamed
 from xplinear.namespace import Array, HostArray, is_array, name_of
 
-__all__ = ["KEPT_BYTES", "SlicedRows", "sliced_rows"]
+__all__ = ["SlicedRows", "sliced_rows"]
 
-KEPT_BYTES = 2**28  # of a file that is read once, and then is an array
 _MAPPED_BYTES = 2**30  # of a memory map that is used as an array
 _RUN_BYTES = 2**24  # read at a time
 _MOST_BYTES = 2**30  # of rows that can only be read together
-_SAMPLED, _SAMPLED_BYTES = 2**15, 2**26  # rows that are kept to be sampled, and what they may take
 # What the names of safetensors mean.
 _SAFETENSORS = {
     "BOOL": "bool",
@@ -146,7 +152,7 @@ class SlicedRows:
     def survey(self, counted: HostArray | None = None) -> Survey:
         """Look at every number once, and keep a few rows."""
         (n, p), kept = self.shape, list[HostArray]()
-        step = -(-n // max(1, min(_SAMPLED, _SAMPLED_BYTES // (p * self.dtype.itemsize))))
+        step = -(-n // max(1, min(SAMPLED, SAMPLED_BYTES // (p * self.dtype.itemsize))))
 
         def seen() -> Generator[HostArray]:
             first = 0
